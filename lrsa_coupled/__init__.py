@@ -1,0 +1,1 @@
+"""Learned low-rank operators inside classical finite element solvers."""

@@ -1,0 +1,205 @@
+"""Configuration: dataclasses <- TOML file <- ``--set key=value``; strict in names and types.
+
+The defaults below hold for any case; ``cases/<name>/config.toml`` overrides them for a case, ``--config`` and ``--set`` for a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lrsa_coupled.files import write_text_atomically
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Data generation: number and seed of the samples, resolution (0: the case's own), samples a shard holds at most."""
+
+    samples: int = 100
+    seed: int = 0
+    resolution: int = 0
+    samples_per_shard: int = 16
+
+
+@dataclass(frozen=True)
+class OperatorConfig:
+    """LRSA model: see ``operators/lrsa.py`` for the symbols."""
+
+    width: int = 64
+    num_blocks: int = 4
+    num_heads: int = 4
+    num_latents: int = 64
+    ffn_ratio: int = 1
+    num_frequencies: int = 0
+    mass_weighted: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Training; ``num_points`` is the size of the random point subset of a sample, 0 for all points.
+
+    ``valid_fraction`` is the share of the samples kept for validation. ``gradient_weight`` weighs the relative H1 seminorm of the error
+    in the loss. ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest.
+    """
+
+    epochs: int = 100
+    batch_size: int = 8
+    num_points: int = 768
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
+    gradient_clip: float = 1.0
+    gradient_weight: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    valid_fraction: float = 0.05
+    validate_every: int = 5
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class GuessConfig:
+    """Use of the operator as initial guess.
+
+    ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, ``nodes`` evaluates at every node.
+    ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
+    the guess before the classical strategy takes over.
+    """
+
+    evaluate_at: Literal["vertices", "nodes"] = "vertices"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_ratio: float = 4.0
+    max_iterations: int = 8
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Benchmark: unseen samples, their seed, resolution (0: the case's own), repeats of each timing (the median counts)."""
+
+    samples: int = 10
+    seed: int = 1
+    resolution: int = 0
+    repeats: int = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a run depends on; written as ``config.json`` beside every output."""
+
+    case: str = ""
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    operator: OperatorConfig = field(default_factory=OperatorConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    guess: GuessConfig = field(default_factory=GuessConfig)
+    bench: BenchConfig = field(default_factory=BenchConfig)
+
+
+def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str] = ()) -> Config:
+    """Override ``base`` by TOML files, then by ``key=value`` assignments such as ``training.precision=bf16``.
+
+    Raises:
+        ValueError: For an unknown key (the nearest valid one is named), a value of the wrong type, or a file that is not TOML.
+    """
+    config = base
+    for path in files:
+        config = update(config, _read_toml(path), where=str(path))
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator:
+            raise ValueError(f"--set expects key=value, got '{assignment}'")
+        config = update(config, _nested(key.strip(), _parse(text.strip())), where="--set")
+    return config
+
+
+def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str = "") -> T:
+    """Return the dataclass ``config`` with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
+    hints = typing.get_type_hints(type(config))
+    changes = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise ValueError(f"{where}: unknown key '{prefix}{key}'{nearest(prefix + key, all_keys(config, prefix))}")
+        current = getattr(config, key)
+        if dataclasses.is_dataclass(current):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{where}: '{prefix}{key}' is a table of keys, got {value!r}")
+            changes[key] = update(current, value, where=where, prefix=f"{prefix}{key}.")
+        else:
+            changes[key] = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
+    return dataclasses.replace(config, **changes)
+
+
+def from_dict[T](kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """Build a configuration dataclass from a mapping that must give every key, as ``to_dict`` does."""
+    missing = sorted({f.name for f in dataclasses.fields(kind)} - set(values))
+    if missing:
+        raise ValueError(f"{where}: missing key '{missing[0]}'")
+    return update(kind(), values, where=where)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration as nested plain dictionaries."""
+    return dataclasses.asdict(config)
+
+
+def save(config: Config, folder: Path) -> None:
+    """Write ``config.json`` into ``folder`` by atomic rename. Call on one rank."""
+    write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
+
+
+def all_keys(config: Any, prefix: str = "") -> list[str]:
+    """List the dotted names of the leaves of a configuration."""
+    keys = []
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        keys += all_keys(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else [prefix + f.name]
+    return keys
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return `` (did you mean '...'?)`` for the nearest of ``names``, or the list of all when none is near."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(names)})"
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a valid TOML file: {error}") from error
+    except OSError as error:
+        raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from error
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _parse(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _checked(value: Any, hint: Any, what: str) -> Any:
+    if typing.get_origin(hint) is Literal:
+        choices = typing.get_args(hint)
+        if value not in choices:
+            raise ValueError(f"{what} must be one of {', '.join(choices)}, got {value!r}")
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ValueError(f"{what} must be of type {hint.__name__}, got {value!r}")
+    return value

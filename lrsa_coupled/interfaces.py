@@ -1,0 +1,187 @@
+"""Contracts between the library, the solvers and the cases.
+
+A case knows the physics, a solver knows the algebra, the library knows arrays; they meet in this file. One set of contracts serves
+scalar, vector and mixed spaces, linear and nonlinear problems, one mesh or many. Imports neither torch nor dolfinx.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dolfinx.fem import DirichletBC, Form, Function, FunctionSpace
+    from dolfinx.mesh import Mesh
+    from mpi4py import MPI
+
+
+@dataclass(frozen=True)
+class Field:
+    """A named quantity given at the node set.
+
+    Args:
+        name: Name of the quantity, unique among the inputs or outputs of a case.
+        components: Number of values at a node.
+        unit: Unit as text; ``"1"`` is dimensionless.
+        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space (outputs only).
+        loss_weight: Weight of the field in the training loss (outputs only).
+    """
+
+    name: str
+    components: int = 1
+    unit: str = "1"
+    subspace: tuple[int, ...] = ()
+    loss_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the operator is told of a problem, on this rank.
+
+    Args:
+        nodal: Values of the case's ``inputs`` at the owned nodes, ``(num_owned, sum of components)``, float64.
+        scalars: Values of the case's ``scalars``, the same on all ranks, ``(num_scalars,)``, float64.
+    """
+
+    nodal: npt.NDArray[np.float64]
+    scalars: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A path of problems that ends in the one to solve.
+
+    Args:
+        set_value: Sets the path parameter in the forms of the problem.
+        start: Value at which the solver converges from the zero start.
+        target: Value of the problem to solve.
+        logarithmic: Whether steps are ratios rather than differences.
+    """
+
+    set_value: Callable[[float], None]
+    start: float
+    target: float
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A discrete problem ``residual(solution; v) = 0`` with Dirichlet conditions.
+
+    Args:
+        mesh: The mesh, distributed over the communicator of the problem.
+        parameters: The case's parameters.
+        solution: The unknown; solvers start from its values and leave the result in it.
+        residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
+        jacobian: Compiled derivative of ``residual``.
+        bcs: Dirichlet conditions on the space of ``solution``.
+        node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the fields.
+        is_linear: Whether ``residual`` is affine in ``solution``.
+        continuation: Path to the problem, when the case knows one.
+    """
+
+    mesh: Mesh
+    parameters: Any
+    solution: Function
+    residual: Form
+    jacobian: Form
+    bcs: Sequence[DirichletBC]
+    node_space: FunctionSpace
+    is_linear: bool = False
+    continuation: Continuation | None = None
+
+
+@dataclass(frozen=True)
+class SolveResult:
+    """Outcome of a solve; a failed solve is a value, to be tested by the caller.
+
+    Args:
+        converged: Whether the residual met the tolerance.
+        reason: Name of the converged or diverged reason of PETSc, or the text of the error that ended the solve.
+        advice: What to try, empty when ``converged``.
+        iterations: Newton iterations (KSP iterations of a linear problem), those of failed attempts included.
+        residual: Euclidean norm of the true residual at the end.
+        seconds: Wall time by stage [s].
+        used_fallback: Whether a learned guess was given up for the classical strategy.
+    """
+
+    converged: bool
+    reason: str
+    advice: str
+    iterations: int
+    residual: float
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    used_fallback: bool = False
+
+
+class Solver(ABC):
+    """Solves one problem from the values in ``problem.solution``."""
+
+    @abstractmethod
+    def solve(self) -> SolveResult:
+        """Solve to the tolerance the solver was made with. Collective over the communicator of the problem's mesh."""
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """Free the PETSc objects. Collective."""
+
+
+SolverFactory = Callable[[Problem, float], Solver]
+"""Makes a solver of a problem for an absolute residual tolerance."""
+
+
+class Case(ABC):
+    """A family of problems.
+
+    Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below.
+
+    Attributes:
+        name: Name of the case.
+        dim: Dimension of space.
+        resolution: Resolution at which the shipped model is trained; meaning is the case's own.
+        inputs: Nodal fields the operator sees besides the coordinates.
+        scalars: Names of the numbers the operator sees, one value a problem.
+        fields: All fields of the solution, for files and pictures.
+        outputs: Those of ``fields`` the operator predicts; the others start from zero.
+        rtol: Tolerance of the solves, relative to the residual norm of the zero start.
+    """
+
+    name: str
+    dim: int
+    resolution: int
+    inputs: tuple[Field, ...]
+    scalars: tuple[str, ...]
+    fields: tuple[Field, ...]
+    outputs: tuple[Field, ...]
+    rtol: float
+
+    @abstractmethod
+    def sample(self, rng: np.random.Generator) -> Any:
+        """Draw parameters, a frozen dataclass of numbers and tuples of numbers whose fields carry ``metadata={"unit": ...}``."""
+
+    @abstractmethod
+    def mesh(self, comm: MPI.Comm, parameters: Any, resolution: int) -> Mesh:
+        """Make the mesh, distributed over ``comm``. Collective."""
+
+    @abstractmethod
+    def problem(self, mesh: Mesh, parameters: Any) -> Problem:
+        """Set up forms, spaces and boundary conditions; the solution holds zeros. Collective."""
+
+    @abstractmethod
+    def features(self, problem: Problem) -> Features:
+        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective: no."""
+
+    @abstractmethod
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """Make the plain solver that starts from ``problem.solution`` as it is, ``max_iterations`` None for its own limit. Collective."""
+
+    @abstractmethod
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """Classical start strategies by name; each starts cold. The first is the one used for data generation and as fall-back."""
