@@ -1,0 +1,45 @@
+"""What the PETSc solvers share: options with defaults, names of converged reasons, advice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from petsc4py import PETSc
+
+MUMPS: Mapping[str, str] = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
+
+ADVICE: Mapping[str, str] = {
+    "DIVERGED_MAX_IT": "start nearer to the solution (continuation, learned guess) or allow more iterations",
+    "DIVERGED_LINE_SEARCH": "start nearer to the solution: continuation in a parameter, or a learned guess",
+    "DIVERGED_FNORM_NAN": "the residual is not finite: check the start values and the mesh",
+    "DIVERGED_LINEAR_SOLVE": "the inner solve failed: use a direct solver (MUMPS) or a stronger preconditioner",
+    "DIVERGED_DTOL": "the residual grew: start nearer to the solution or damp the steps",
+    "DIVERGED_ITS": "allow more iterations or use a stronger preconditioner",
+}
+
+
+def advice(reason: str) -> str:
+    """Return what to try after a failed solve, by the name of its reason."""
+    return ADVICE.get(reason, "see the reason in PETSc's manual; -snes_monitor and -ksp_monitor show the residuals")
+
+
+def reason_name(reasons: type, number: int) -> str:
+    """Return the name PETSc gives to a converged reason, of ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
+    names = [n for n, value in vars(reasons).items() if value == number and n.startswith(("CONVERGED", "DIVERGED"))]
+    return max(names, key=len) if names else f"reason {number}"
+
+
+@contextmanager
+def default_options(prefix: str, defaults: Mapping[str, str]) -> Iterator[None]:
+    """Put ``defaults`` under ``prefix`` into PETSc's options database for a while; what the user has set there wins."""
+    options = PETSc.Options()
+    ours = [key for key in defaults if not options.hasName(prefix + key)]
+    for key in ours:
+        options[prefix + key] = defaults[key]
+    try:
+        yield
+    finally:
+        for key in ours:
+            options.delValue(prefix + key)
