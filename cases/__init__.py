@@ -1,0 +1,1 @@
+"""Cases: one folder each, found by listing this package."""

@@ -1,0 +1,1 @@
+"""Lid-driven cavity with an elliptic obstacle."""

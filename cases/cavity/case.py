@@ -1,0 +1,148 @@
+"""Steady incompressible flow in a lid-driven cavity with an elliptic obstacle, Taylor-Hood P2-P1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import final
+
+import basix.ufl
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
+from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
+from solvers.continuation import ContinuationSolver, StepControl
+from solvers.newton import NewtonSolver
+
+from cases.cavity.mesh import cavity_mesh
+
+
+@dataclass(frozen=True)
+class CavityParameters:
+    """Lengths in units of the side of the cavity, velocities in units of the mean lid speed.
+
+    The lid moves alike at both corners, so that what leaks through the last cell of one side comes back on the other: it moves with ``1 + sum_k lid[k] sin((k + 1) pi x)``. ``semi_axes`` of zero stand for a cavity without obstacle.
+    """
+
+    reynolds: float = field(metadata={"unit": "1"})
+    centre: tuple[float, float] = field(default=(0.5, 0.5), metadata={"unit": "L"})
+    semi_axes: tuple[float, float] = field(default=(0.0, 0.0), metadata={"unit": "L"})
+    angle: float = field(default=0.0, metadata={"unit": "rad"})
+    lid: tuple[float, ...] = field(default=(0.0, 0.0, 0.0), metadata={"unit": "U"})
+
+
+def lid_speed(parameters: CavityParameters, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the speed of the lid at abscissae ``x`` [U]."""
+    return 1.0 + sum(a * np.sin((k + 1) * np.pi * x) for k, a in enumerate(parameters.lid))
+
+
+@final
+class CavityCase(Case):
+    """Steady Navier-Stokes in a lid-driven cavity with a random elliptic obstacle, random lid profile, Re 200 to 2500."""
+
+    name = "cavity"
+    dim = 2
+    resolution = 32
+    inputs = (Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5))
+    scalars = ("log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin", "lid_1", "lid_2", "lid_3")
+    fields = (Field("velocity", 2, "U", subspace=(0,)), Field("pressure", 1, "rho U^2", subspace=(1,)))
+    outputs = fields[:1]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
+    rtol = 1e-8
+
+    def sample(self, rng: np.random.Generator) -> CavityParameters:
+        """Draw an obstacle of semi-axes 0.05 to 0.15 inside the middle of the cavity, a lid profile, and Re log-uniform in [200, 2500]."""
+        return CavityParameters(
+            reynolds=float(np.exp(rng.uniform(np.log(200.0), np.log(2500.0)))),
+            centre=tuple(rng.uniform(0.3, 0.7, 2).tolist()),
+            semi_axes=tuple(rng.uniform(0.05, 0.15, 2).tolist()),
+            angle=float(rng.uniform(0.0, np.pi)),
+            lid=tuple((rng.uniform(-0.3, 0.3, 3)).tolist()),
+        )
+
+    def mesh(self, comm: MPI.Comm, parameters: CavityParameters, resolution: int) -> Mesh:
+        """Mesh the cavity, ``resolution`` cells to a unit of length half-way between the wall and the interior. Collective."""
+        return cavity_mesh(comm, parameters.centre, parameters.semi_axes, angle=parameters.angle, resolution=resolution)
+
+    def problem(self, mesh: Mesh, parameters: CavityParameters) -> Problem:
+        """Set up the mixed problem; the pressure is fixed to zero at the corner (0, 0). Collective."""
+        cell = mesh.basix_cell()
+        element = basix.ufl.mixed_element([basix.ufl.element("P", cell, 2, shape=(2,)), basix.ufl.element("P", cell, 1)])
+        space = fem.functionspace(mesh, element)
+        solution = fem.Function(space, name="solution")
+        viscosity = fem.Constant(mesh, 1.0 / parameters.reynolds)
+        residual = navier_stokes(solution, viscosity)
+
+        def set_reynolds(value: float) -> None:
+            viscosity.value = 1.0 / value
+
+        return Problem(
+            mesh=mesh,
+            parameters=parameters,
+            solution=solution,
+            residual=fem.form(residual),
+            jacobian=fem.form(ufl.derivative(residual, solution)),
+            bcs=dirichlet_conditions(space, partial(lid_speed, parameters)),
+            node_space=fem.functionspace(mesh, ("P", 2)),
+            continuation=Continuation(set_reynolds, start=200.0, target=parameters.reynolds, logarithmic=True),
+        )
+
+    def features(self, problem: Problem) -> Features:
+        """Level of the obstacle, speed of the lid above, and layers exp(-d sqrt(Re) / 5) at the four walls and the obstacle."""
+        p: CavityParameters = problem.parameters
+        x, y = problem.node_space.tabulate_dof_coordinates()[: problem.node_space.dofmap.index_map.size_local, :2].T
+        (a, b), c, s = p.semi_axes, np.cos(p.angle), np.sin(p.angle)
+        dx, dy = x - p.centre[0], y - p.centre[1]
+        level = np.hypot((c * dx + s * dy) / max(a, 1e-3), (c * dy - s * dx) / max(b, 1e-3))
+        distance = (level - 1.0) * np.hypot(dx, dy) / np.maximum(level, 1e-12)
+        layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
+        shape = (a - b) / (a + b + 1e-12)
+        scalars = [np.log(p.reynolds), *p.centre, np.sqrt(a * b), shape * np.cos(2 * p.angle), shape * np.sin(2 * p.angle), *p.lid]
+        return Features(np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers]), np.array(scalars))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """Newton with MUMPS."""
+        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
+        return {"continuation-loose": partial(_continued, LOOSE), "continuation-tight": partial(_continued, TIGHT), "zero": NewtonSolver}
+
+
+TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)
+LOOSE = StepControl(first_step=1.35, growth=1.0, inner_rtol=0.5, max_inner=3, extrapolate=False, otherwise=TIGHT)
+
+
+def _continued(control: StepControl, problem: Problem, atol: float) -> Solver:
+    return ContinuationSolver(NewtonSolver(problem, atol), control)
+
+
+def navier_stokes(solution: fem.Function, viscosity: fem.Constant, force: ufl.core.expr.Expr | None = None) -> ufl.Form:
+    """Return the residual of steady Navier-Stokes on a velocity-pressure space, ``force`` on the right-hand side."""
+    velocity, pressure = ufl.split(solution)
+    v, q = ufl.TestFunctions(solution.function_space)
+    form = viscosity * ufl.inner(ufl.grad(velocity), ufl.grad(v)) + ufl.inner(ufl.dot(ufl.grad(velocity), velocity), v)
+    form += -pressure * ufl.div(v) - q * ufl.div(velocity)
+    return (form if force is None else form - ufl.inner(force, v)) * ufl.dx
+
+
+def dirichlet_conditions(space: fem.FunctionSpace, lid: partial[npt.NDArray[np.float64]]) -> list[fem.DirichletBC]:
+    """No slip on walls and obstacle, the lid's speed at y = 1 (corners belong to the lid), pressure zero at (0, 0). Collective."""
+    mesh = space.mesh
+    mesh.topology.create_connectivity(1, 2)
+    velocity_space, pressure_space = space.sub(0).collapse()[0], space.sub(1).collapse()[0]
+    at_lid = locate_entities_boundary(mesh, 1, lambda x: np.isclose(x[1], 1.0))
+    walls = np.setdiff1d(exterior_facet_indices(mesh.topology), at_lid)
+    rest, moving, zero = fem.Function(velocity_space), fem.Function(velocity_space), fem.Function(pressure_space)
+    moving.interpolate(lambda x: np.stack([lid(x[0]), np.zeros_like(x[0])]))
+    wall_dofs = fem.locate_dofs_topological((space.sub(0), velocity_space), 1, walls)
+    lid_dofs = fem.locate_dofs_topological((space.sub(0), velocity_space), 1, at_lid)
+    corner = fem.locate_dofs_geometrical((space.sub(1), pressure_space), lambda x: np.isclose(x[0], 0.0) & np.isclose(x[1], 0.0))
+    return [
+        fem.dirichletbc(rest, wall_dofs, space.sub(0)),
+        fem.dirichletbc(moving, lid_dofs, space.sub(0)),
+        fem.dirichletbc(zero, corner, space.sub(1)),
+    ]
