@@ -1,0 +1,1 @@
+"""Between the mesh and the tensors: transfer, data generation, learned guesses."""

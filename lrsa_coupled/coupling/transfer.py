@@ -1,0 +1,183 @@
+"""Between function spaces and arrays at the node set, exactly and without communication but for ghosts.
+
+The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Every field is Lagrange of that
+degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back from the nodes it shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import basix
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from dolfinx import la
+from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, functionspace
+
+from lrsa_coupled.interfaces import Field, Problem
+
+
+@dataclass(frozen=True)
+class _FieldMap:
+    """Degrees of freedom of a field at the nodes of each cell.
+
+    ``dofs`` are unrolled local numbers in the space of the solution, ``(num_cells, num_field_nodes, components)``; ``interpolation`` takes
+    the field's values in a cell to the nodes of the cell; ``shared`` is the cell's node at which each field node sits.
+    """
+
+    dofs: npt.NDArray[np.int32]
+    interpolation: npt.NDArray[np.float64]
+    shared: npt.NDArray[np.intp]
+
+
+class NodeSet:
+    """The nodes of a problem on this rank, and the exact transfer of the output fields to and from them.
+
+    Args:
+        problem: Problem whose ``node_space`` gives the nodes.
+        outputs: Fields of the solution.
+
+    Attributes:
+        num_owned: Number of nodes owned by this rank.
+        points: Coordinates of the owned nodes ``(num_owned, dim)`` [m].
+        cells: Nodes of each local cell, ghosts included, ``(num_cells, num_cell_nodes)``; the vertices come first.
+
+    Raises:
+        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree.
+    """
+
+    def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
+        space = problem.node_space
+        element = _lagrange(space)
+        if space.dofmap.bs != 1 or element is None:
+            raise ValueError(f"the node space must be scalar Lagrange, got {space.ufl_element()}")
+        self.space = space
+        self.outputs = tuple(outputs)
+        self.num_owned: int = space.dofmap.index_map.size_local
+        self.points = space.tabulate_dof_coordinates()[: self.num_owned, : problem.mesh.geometry.dim].copy()
+        self.cells: npt.NDArray[np.int32] = space.dofmap.list
+        self.element = element
+        self.num_vertices: int = problem.mesh.geometry.dim + 1
+        self._maps = [_field_map(problem.solution.function_space, f, space) for f in outputs]
+        self._num_local: int = self.num_owned + space.dofmap.index_map.num_ghosts
+        self._bcs = tuple(problem.bcs)
+        self._num_dofs: int = problem.solution.x.array.size
+
+    @property
+    def num_values(self) -> int:
+        """Number of values at a node, K."""
+        return sum(f.components for f in self.outputs)
+
+    @cached_property
+    def mass(self) -> npt.NDArray[np.float64]:
+        """Positive lumped mass of the owned nodes ``(num_owned,)``, see ``_lumped_mass``. Collective at the first use."""
+        return _lumped_mass(self.space)
+
+    @cached_property
+    def constrained(self) -> npt.NDArray[np.bool_]:
+        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``."""
+        fixed = np.zeros(self._num_dofs, dtype=np.bool_)
+        for bc in self._bcs:
+            fixed[bc.dof_indices()[0]] = True
+        return self._gather_array(fixed.astype(np.float64))[: self.num_owned] == 1.0
+
+    def gather(self, function: Function) -> npt.NDArray[np.float64]:
+        """Copy the fields of ``function`` to the owned nodes.
+
+        Collective: no; ghosts of ``function`` must be up to date. Memory: copy.
+
+        Returns:
+            Values of the fields side by side ``(num_owned, K)``, float64, in local order of the nodes.
+        """
+        return self._gather_array(function.x.array)[: self.num_owned]
+
+    def scatter(self, values: npt.NDArray[np.float64], function: Function) -> None:
+        """Copy values at the owned nodes into the fields of ``function``, ghosts included; other fields keep theirs. Collective.
+
+        Args:
+            values: ``(num_owned, K)``, finite or not; nothing is checked but the shape.
+            function: Function on the space of the solution, changed in place.
+
+        Raises:
+            ValueError: If ``values`` has another shape.
+        """
+        if values.shape != (self.num_owned, self.num_values):
+            raise ValueError(f"expected values of shape {(self.num_owned, self.num_values)}, got {values.shape}")
+        column = 0
+        array = function.x.array
+        for f, m in zip(self.outputs, self._maps, strict=True):
+            nodes = self.cells[:, m.shared]
+            owned = nodes < self.num_owned
+            array[m.dofs[owned]] = values[nodes[owned], column : column + f.components]
+            column += f.components
+        function.x.scatter_forward()
+
+    def impose_dirichlet(self, values: npt.NDArray[np.float64]) -> None:
+        """Overwrite the constrained entries of ``values`` ``(num_owned, K)`` by the Dirichlet values, in place. Collective: no."""
+        fixed = np.zeros(self._num_dofs)
+        for bc in self._bcs:
+            bc.set(fixed)
+        values[self.constrained] = self._gather_array(fixed)[: self.num_owned][self.constrained]
+
+    def _gather_array(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        values = np.zeros((self._num_local, self.num_values))
+        column = 0
+        for f, m in zip(self.outputs, self._maps, strict=True):
+            part = array[m.dofs]
+            if not _is_identity(m.interpolation):
+                part = np.einsum("nf,cfk->cnk", m.interpolation, part)
+            values[self.cells, column : column + f.components] = part
+            column += f.components
+        return values
+
+def _is_identity(matrix: npt.NDArray[np.float64]) -> bool:
+    return matrix.shape[0] == matrix.shape[1]
+
+
+def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) -> _FieldMap:
+    """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
+    sub = space
+    for index in field.subspace:
+        sub = sub.sub(index)
+    element, node_element = _lagrange(sub), _lagrange(node_space)
+    if element is None or element.degree > node_element.degree:
+        raise ValueError(f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}")
+    block = sub.dofmap.bs
+    components = sub.dofmap.list.shape[1] * block // element.dim
+    if components != field.components:
+        raise ValueError(f"field '{field.name}' has {field.components} components, its space has {components}")
+    dofs = (sub.dofmap.list[:, :, None] * block + np.arange(block, dtype=np.int32)).reshape(-1, element.dim, components)
+    interpolation = basix.compute_interpolation_operator(element, node_element)
+    whole = np.round(interpolation)
+    interpolation = np.where(np.abs(interpolation - whole) < 1e-12, whole, interpolation)  # a shared node has its value to the last bit
+    shared = np.array([np.flatnonzero(np.isclose(column, 1.0) & np.isclose(np.abs(interpolation).sum(1), 1.0))[0]
+                       for column in interpolation.T])  # fmt: skip
+    return _FieldMap(dofs, interpolation, shared)
+
+
+def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None:
+    """Return the scalar Lagrange element under a scalar or blocked space, None for another family."""
+    ufl_element = space.ufl_element()
+    scalar = ufl_element.sub_elements[0] if ufl_element.block_size > 1 else ufl_element
+    if scalar.element_family != basix.ElementFamily.P:
+        return None
+    return basix.create_element(scalar.element_family, scalar.cell_type, scalar.embedded_superdegree, scalar.lagrange_variant)
+
+
+def _lumped_mass(space: FunctionSpace) -> npt.NDArray[np.float64]:
+    """Share out each cell's volume to its nodes as the diagonal of the mass matrix does (Hinton, Rock & Zienkiewicz, 1976). Collective."""
+    mesh, element = space.mesh, _lagrange(space)
+    constants = functionspace(mesh, ("DG", 0))
+    volumes = assemble_vector(form(ufl.TestFunction(constants) * ufl.dx)).array
+    points, weights = basix.make_quadrature(element.cell_type, 2 * element.degree)
+    diagonal = weights @ element.tabulate(0, points)[0, :, :, 0] ** 2
+    num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
+    mass = la.vector(space.dofmap.index_map)
+    share = volumes[constants.dofmap.list[:num_cells]] * (diagonal / diagonal.sum())
+    np.add.at(mass.array, space.dofmap.list[:num_cells], share)
+    mass.scatter_reverse(la.InsertMode.add)
+    return mass.array[: space.dofmap.index_map.size_local].copy()

@@ -1,0 +1,70 @@
+"""Logging, progress bars and metrics; rank 0 speaks for all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lrsa_coupled import mpi
+
+_HANDLER = "lrsa_coupled"
+
+
+class RankZeroFilter(logging.Filter):
+    """Lets records of rank 0 pass, and errors of any rank."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return mpi.rank() == 0 or record.levelno >= logging.ERROR
+
+
+def setup(verbosity: int = 0) -> None:
+    """Send log records to stderr: warnings at -1, information at 0, everything from 1 on."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if h.get_name() == _HANDLER]:
+        root.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(_HANDLER)
+    handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
+    handler.addFilter(RankZeroFilter())
+    root.addHandler(handler)
+    level = {-1: logging.WARNING, 0: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
+    for name in ("lrsa_coupled", "solvers", "cases"):
+        logging.getLogger(name).setLevel(level)
+
+
+def progress(iterable: Iterable[Any] | None = None, *, total: int | None = None, description: str = "") -> Any:
+    """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information.
+
+    Collective: no.
+
+    Args:
+        iterable: What to go through; None for a bar moved by ``update``.
+        total: Number of steps, when ``iterable`` does not tell.
+        description: Text before the bar.
+    """
+    from tqdm import tqdm
+
+    silent = mpi.rank() != 0 or not logging.getLogger("lrsa_coupled").isEnabledFor(logging.INFO)
+    # mpirun gives no terminal: every update is then a line of its own in a log file.
+    interval = 0.1 if sys.stderr.isatty() else 2.0
+    return tqdm(iterable, total=total, desc=description, disable=silent, mininterval=interval, file=sys.stderr)
+
+
+class MetricsFile:
+    """A file of JSON lines, one appended a record; use it on one rank.
+
+    Args:
+        path: The file, kept when it exists (a resumed run goes on where it stopped).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one line and flush it, so that a killed run keeps what it has measured."""
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(record) + "\n")

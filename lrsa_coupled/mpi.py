@@ -1,0 +1,149 @@
+"""Ranks, and errors that reach all of them.
+
+Nothing here imports mpi4py before a communicator is asked for, so training runs without an MPI library.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+# Rank and size as launchers tell them: MPICH and Intel MPI, Open MPI, MVAPICH, Slurm (set in a step started by srun only).
+_LAUNCHERS = (
+    ("PMI_RANK", "PMI_SIZE"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
+
+
+def rank() -> int:
+    """Return the rank of this process in the world; 0 without MPI. Collective: no."""
+    return _placement()[0]
+
+
+def size() -> int:
+    """Return the number of ranks in the world; 1 without MPI. Collective: no."""
+    return _placement()[1]
+
+
+def world() -> MPI.Intracomm:
+    """Return the world communicator; loads the MPI library."""
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
+
+
+def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
+    """Raise the error of the lowest rank that has one, on every rank; return when none has.
+
+    Collective: yes. Call it after the rank-local work and before the next collective call.
+
+    Args:
+        comm: Communicator whose ranks take part.
+        error: This rank's error, None when it has none.
+    Raises:
+        Exception: Of the same built-in type and text on every rank; RuntimeError where the type is not built in.
+    """
+    from mpi4py import MPI
+
+    first = comm.allreduce(comm.rank if error is not None else comm.size, op=MPI.MIN)
+    if first == comm.size:
+        return
+    described = comm.bcast(_describe(error) if comm.rank == first else None, root=first)
+    if comm.rank == first and error is not None:
+        raise error
+    _raise_described(described)
+
+
+@contextmanager
+def collective_errors(comm: MPI.Comm) -> Iterator[None]:
+    """Run rank-local code such that an exception on one rank is raised on all.
+
+    Collective: at the end; the code inside must not be.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:  # noqa: BLE001 - any error has to reach the other ranks, which would wait forever
+        error = caught
+    raise_on_all_ranks(comm, error)
+
+
+def share[T](comm: MPI.Comm, function: Callable[[], T]) -> T:
+    """Call ``function`` on rank 0 and return its value, or raise its error, on all ranks.
+
+    Collective: yes. The other ranks sleep meanwhile, so that rank 0 may use their cores. The value is pickled.
+    """
+    if comm.size == 1:
+        return function()
+    value, error = None, None
+    if comm.rank == 0:
+        try:
+            value = function()
+        except Exception as caught:  # noqa: BLE001 - see collective_errors
+            error = caught
+    _wait(comm.Ibarrier())
+    raise_on_all_ranks(comm, error)
+    return comm.bcast(value, root=0)
+
+
+def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] | None:
+    """Return the ranks that failed once all ranks have called; None when this rank failed and others do not come.
+
+    Collective: yes, over a communicator used for nothing else.
+
+    Args:
+        comm: Communicator whose ranks take part.
+        failed: Whether this rank failed.
+        patience: Time a failed rank waits for the others [s]; a rank that did not fail waits for all.
+    """
+    import numpy as np
+
+    flags = np.zeros(comm.size, dtype=np.int32)
+    request = comm.Iallgather(np.array([failed], dtype=np.int32), flags)
+    if not _wait(request, seconds=patience if failed else float("inf")):
+        return None
+    return [int(r) for r in np.flatnonzero(flags)]
+
+
+def _placement() -> tuple[int, int]:
+    module = sys.modules.get("mpi4py.MPI")
+    if module is not None:
+        return module.COMM_WORLD.rank, module.COMM_WORLD.size
+    for rank_name, size_name in _LAUNCHERS:
+        if rank_name in os.environ and size_name in os.environ:
+            return int(os.environ[rank_name]), int(os.environ[size_name])
+    return 0, 1
+
+
+def _wait(request: MPI.Request, seconds: float = float("inf")) -> bool:
+    end, pause = time.monotonic() + seconds, 5e-5
+    while not request.Test():
+        if time.monotonic() > end:
+            return False
+        time.sleep(pause)
+        pause = min(2 * pause, 0.02)
+    return True
+
+
+def _describe(error: Exception | None) -> tuple[str, str]:
+    if isinstance(error, OSError) and error.strerror is not None:
+        return type(error).__name__, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return type(error).__name__, str(error)
+
+
+def _raise_described(described: tuple[str, str]) -> NoReturn:
+    name, text = described
+    kind = vars(builtins).get(name)
+    if isinstance(kind, type) and issubclass(kind, (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)):
+        raise kind(text)
+    raise RuntimeError(f"{name}: {text}")
