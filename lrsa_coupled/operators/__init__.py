@@ -1,0 +1,1 @@
+"""Neural operators on point sets; torch only."""

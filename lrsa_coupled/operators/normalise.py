@@ -1,0 +1,88 @@
+"""Affine maps between physical units and the units the operator works in, kept with its weights.
+
+Shapes: B batch, N points, T points of all samples, S samples, d dimension of space, F nodal inputs, G scalars, K outputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CONSTANT = 1e-6
+
+
+class Normaliser(nn.Module):
+    """Mean and standard deviation of coordinates, nodal inputs, scalars and outputs, and the range of the outputs seen in training.
+
+    A channel that is constant in the training data has standard deviation 1. Results have the type of the buffers (float32); the
+    difference with the mean is taken in the type of the argument when that is finer.
+    """
+
+    def __init__(self, dim: int, num_inputs: int, *, num_scalars: int, num_outputs: int) -> None:
+        super().__init__()
+        for name, size in (("points", dim), ("inputs", num_inputs), ("scalars", num_scalars), ("outputs", num_outputs)):
+            self.register_buffer(f"{name}_mean", torch.zeros(size))
+            self.register_buffer(f"{name}_std", torch.ones(size))
+        self.register_buffer("outputs_min", torch.full((num_outputs,), -1.0))
+        self.register_buffer("outputs_max", torch.ones(num_outputs))
+
+    @torch.no_grad()
+    def fit(self, points_Td: Tensor, inputs_TF: Tensor, *, scalars_SG: Tensor, outputs_TK: Tensor) -> None:
+        """Set all buffers from training data in physical units."""
+        pairs = (
+            (points_Td, self.points_mean, self.points_std),
+            (inputs_TF, self.inputs_mean, self.inputs_std),
+            (scalars_SG, self.scalars_mean, self.scalars_std),
+            (outputs_TK, self.outputs_mean, self.outputs_std),
+        )
+        for values, mean, std in pairs:
+            _set_moments(values, mean=mean, std=std)
+        if outputs_TK.shape[1] > 0:
+            self.outputs_min.copy_(outputs_TK.amin(dim=0))
+            self.outputs_max.copy_(outputs_TK.amax(dim=0))
+
+    def points(self, points_BNd: Tensor) -> Tensor:
+        """Normalise coordinates."""
+        return _normalised(points_BNd, mean=self.points_mean, std=self.points_std)
+
+    def inputs(self, inputs_BNF: Tensor) -> Tensor:
+        """Normalise nodal inputs."""
+        return _normalised(inputs_BNF, mean=self.inputs_mean, std=self.inputs_std)
+
+    def scalars(self, scalars_BG: Tensor) -> Tensor:
+        """Normalise scalars."""
+        return _normalised(scalars_BG, mean=self.scalars_mean, std=self.scalars_std)
+
+    def physical_outputs(self, outputs_BNK: Tensor) -> Tensor:
+        """Map the operator's outputs to physical units."""
+        return torch.addcmul(self.outputs_mean, outputs_BNK.to(self.outputs_std.dtype), self.outputs_std)
+
+    @torch.no_grad()
+    def excess(self, outputs_BNK: Tensor) -> float:
+        """Return how far predictions leave the training range: the largest |value - mid-range| / half-range over all channels.
+
+        At most 1 inside the range, infinite when a value is not finite, 0 without points. A channel without range counts in units of
+        its standard deviation (1).
+        """
+        if outputs_BNK.numel() == 0:
+            return 0.0
+        middle_K = 0.5 * (self.outputs_min + self.outputs_max)
+        half_K = 0.5 * (self.outputs_max - self.outputs_min)
+        half_K = torch.where(half_K > 0, half_K, self.outputs_std)
+        largest = ((outputs_BNK - middle_K) / half_K).abs().amax()
+        return float(torch.nan_to_num(largest, nan=torch.inf, posinf=torch.inf))
+
+
+def _normalised(values: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
+    return ((values - mean) / std).to(mean.dtype)
+
+
+def _set_moments(values: Tensor, *, mean: Tensor, std: Tensor) -> None:
+    values_mean = values.mean(dim=0, dtype=torch.float64)
+    square = torch.zeros_like(values_mean)
+    for chunk in values.split(1 << 20):
+        square += (chunk.to(torch.float64) - values_mean).square_().sum(dim=0)
+    values_std = torch.sqrt(square / max(1, len(values)))
+    constant = values_std <= CONSTANT * values_mean.abs()
+    mean.copy_(values_mean)
+    std.copy_(torch.where(constant, torch.ones_like(values_std), values_std))

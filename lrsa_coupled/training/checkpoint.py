@@ -1,0 +1,175 @@
+"""Trained models on disk: ``model.safetensors`` (float32 weights) and ``model.json`` (the card), bound by one digest.
+
+``model.json`` holds ``{"card": ..., "sha256": ...}``; the digest is of the card as canonical JSON followed by the bytes of
+``model.safetensors``. A damaged or mismatched pair is a ValueError; nothing in a file is ever executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.data.dataset import Description, fields_from
+from lrsa_coupled.files import atomic_path
+from lrsa_coupled.interfaces import Field
+from lrsa_coupled.operators.lrsa import LRSA
+
+VERSION = 1
+WEIGHTS = "model.safetensors"
+CARD = "model.json"
+REMEDY = "restore the file from its source or train again"
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The data a model was trained on: number of training samples and seed of the data set."""
+
+    samples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output."""
+
+    case: str
+    dim: int
+    inputs: tuple[Field, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[Field, ...]
+    resolution: int
+    operator: OperatorConfig
+    training: TrainingConfig
+    data: DataInfo
+    errors: dict[str, float]
+    version: int = VERSION
+
+
+def make_model(operator: OperatorConfig, description: Description | ModelCard) -> LRSA:
+    """Make an operator for the fields of a data set or a card."""
+    num_inputs, num_outputs = (sum(item.components for item in fields) for fields in (description.inputs, description.outputs))
+    return LRSA(operator, description.dim, num_inputs, len(description.scalars), num_outputs)
+
+
+def save(folder: Path, model: LRSA, card: ModelCard) -> None:
+    """Write a checkpoint; each file appears by atomic rename, the two one right after the other. Call on one rank.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = safetensors.torch.save({name: _stored(tensor) for name, tensor in model.state_dict().items()})
+    content = asdict(card)
+    text = json.dumps({"card": content, "sha256": _digest(content, weights)}, indent=1) + "\n"
+    with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
+        weights_path.write_bytes(weights)
+        card_path.write_text(text, encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[LRSA, ModelCard]:
+    """Read a checkpoint, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or the two do not belong together; the message names the file.
+    """
+    content, sha256 = _read_card(folder / CARD)
+    weights = _read_bytes(folder / WEIGHTS)
+    if _digest(content, weights) != sha256:
+        raise ValueError(f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}")
+    card = _parse_card(content, folder / CARD)
+    tensors = read_tensors(weights, folder / WEIGHTS)
+    with torch.device("meta"):
+        model = make_model(card.operator, card)
+    check_tensors(tensors, model.state_dict(), path=folder / WEIGHTS)
+    model.to_empty(device="cpu")
+    model.load_state_dict(tensors)
+    return model.eval(), card
+
+
+def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Parse the content of a safetensors file; ValueError when it is none."""
+    try:
+        return safetensors.torch.load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a safetensors file ({error}): {REMEDY}") from error
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path) -> None:
+    """Raise ValueError unless names, shapes and types are exactly those expected."""
+    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
+    if missing or unexpected:
+        what = f"tensor '{missing[0]}' is missing" if missing else f"tensor '{unexpected[0]}' is not part of the model"
+        raise ValueError(f"{path}: {what}: {REMEDY}")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            kinds = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (expected[name], tensor)]
+            raise ValueError(f"{path}: tensor '{name}' should be {kinds[0]}, is {kinds[1]}: {REMEDY}")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError when the file is missing or holds none."""
+    raw = _read_bytes(path)
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error}): {REMEDY}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}: {REMEDY}")
+    return content
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}): give the folder of a trained model") from error
+
+
+def _read_card(path: Path) -> tuple[dict[str, Any], str]:
+    content = read_json(path)
+    card, sha256 = content.get("card"), content.get("sha256")
+    if not isinstance(card, dict) or not isinstance(sha256, str) or len(content) != 2:
+        raise ValueError(f"{path}: expected the entries 'card' and 'sha256': {REMEDY}")
+    return card, sha256
+
+
+def _digest(card: Mapping[str, Any], weights: bytes) -> str:
+    canonical = json.dumps(card, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode("ascii") + weights).hexdigest()
+
+
+def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
+    if content.get("version") != VERSION:
+        raise ValueError(f"{path}: format version {content.get('version')!r}, this library reads {VERSION}: install the matching release")
+    try:
+        return ModelCard(
+            case=str(content["case"]),
+            dim=int(content["dim"]),
+            inputs=fields_from(content["inputs"]),
+            scalars=tuple(str(name) for name in content["scalars"]),
+            outputs=fields_from(content["outputs"]),
+            resolution=int(content["resolution"]),
+            operator=configuration.from_dict(OperatorConfig, content["operator"], where=str(path)),
+            training=configuration.from_dict(TrainingConfig, content["training"], where=str(path)),
+            data=DataInfo(samples=int(content["data"]["samples"]), seed=int(content["data"]["seed"])),
+            errors={str(name): float(value) for name, value in content["errors"].items()},
+        )
+    except KeyError as error:
+        raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()

@@ -1,0 +1,119 @@
+"""Relative errors of nodal predictions, one number a sample and field, and the training loss made of them.
+
+Constrained values count as exact, since a guess carries the exact Dirichlet values. Both errors divide by the norm of the exact field,
+or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a sample whose field vanishes
+does not take over the loss.
+
+Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lrsa_coupled.interfaces import Field
+
+SMALL = 1e-3
+
+
+@dataclass(frozen=True)
+class FieldColumns:
+    """Columns ``start`` to ``stop`` of the outputs hold a field; ``scale`` is its size in training (0: unknown)."""
+
+    name: str
+    start: int
+    stop: int
+    weight: float = 1.0
+    scale: float = 0.0
+
+
+def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None = None) -> tuple[FieldColumns, ...]:
+    """Lay ``fields`` side by side; ``outputs_std`` gives the standard deviation of each output."""
+    columns, start = [], 0
+    for item in fields:
+        stop = start + item.components
+        scale = 0.0 if outputs_std is None else math.sqrt(sum(value**2 for value in outputs_std[start:stop]))
+        columns.append(FieldColumns(item.name, start, stop, item.loss_weight, scale))
+        start = stop
+    return tuple(columns)
+
+
+def relative_l2(
+    predicted_BNK: Tensor, exact_BNK: Tensor, *, mass_BN: Tensor, free_BNK: Tensor, fields: Sequence[FieldColumns]
+) -> Tensor:  # fmt: skip
+    """Return ``|free (predicted - exact)| / |exact|`` in the norm of the lumped masses.
+
+    Args:
+        predicted_BNK: Predicted outputs.
+        exact_BNK: Exact outputs.
+        mass_BN: Lumped mass of the points, any unit.
+        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
+        fields: Columns of the fields.
+    Returns:
+        Errors ``(B, P)``.
+    """
+    root_BN1 = torch.sqrt(mass_BN).unsqueeze(-1)
+    error_BNK = (predicted_BNK - exact_BNK) * (free_BNK * root_BN1)
+    weighted_BNK = exact_BNK * root_BN1
+    root_total_B = torch.sqrt(mass_BN.sum(dim=1))
+    errors = []
+    for item in fields:
+        columns = slice(item.start, item.stop)
+        errors.append(_ratio(error_BNK[..., columns], weighted_BNK[..., columns], floor_B=SMALL * item.scale * root_total_B))
+    return torch.stack(errors, dim=1)
+
+
+def relative_h1(
+    predicted_BNK: Tensor,
+    exact_BNK: Tensor,
+    *,
+    points_BNd: Tensor,
+    free_BNK: Tensor,
+    cells_EV: Tensor,
+    fields: Sequence[FieldColumns],
+) -> Tensor:
+    """Return the relative H1 seminorm of the error over some simplices, from the P1 gradients of the values at their vertices.
+
+    Args:
+        predicted_BNK: Predicted outputs.
+        exact_BNK: Exact outputs.
+        points_BNd: Coordinates of the points.
+        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
+        cells_EV: Row numbers of the points that are the vertices of each simplex, the same for all samples.
+        fields: Columns of the fields.
+    Returns:
+        Errors ``(B, P)``.
+    """
+    error_BNK = (predicted_BNK - exact_BNK) * free_BNK
+    corners_BEVd = points_BNd[:, cells_EV]
+    edges_BEdd = corners_BEVd[:, :, 1:] - corners_BEVd[:, :, :1]
+    inverse_BEdd = torch.linalg.inv_ex(edges_BEdd).inverse
+    root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEdd).abs())[..., None, None]
+    operator_BEdd = inverse_BEdd * root_volume_BE11
+    error_gradient, exact_gradient = (
+        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]]) for values in (error_BNK, exact_BNK)
+    )
+    extent_B = (points_BNd.amax(dim=1) - points_BNd.amin(dim=1)).norm(dim=-1)
+    unit_B = SMALL * torch.sqrt(root_volume_BE11.square().sum(dim=(1, 2, 3))) / extent_B
+    errors = []
+    for item in fields:
+        columns = slice(item.start, item.stop)
+        errors.append(_ratio(error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B))
+    return torch.stack(errors, dim=1)
+
+
+def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
+    """Return the mean over the batch and, with the loss weights, over the fields."""
+    weights_P = errors_BP.new_tensor([item.weight for item in fields])
+    return (errors_BP.mean(dim=0) * weights_P).sum() / weights_P.sum()
+
+
+def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor) -> Tensor:
+    tiny = torch.finfo(exact.dtype).tiny ** 0.5
+    norm_B = torch.linalg.vector_norm(exact.flatten(start_dim=1), dim=1)
+    return torch.linalg.vector_norm(error.flatten(start_dim=1), dim=1) / torch.maximum(norm_B, floor_B).clamp_min(tiny)

@@ -1,0 +1,48 @@
+"""Devices and floating-point formats; the only file that names bfloat16."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device ``cpu``, ``cuda`` or, for ``auto``, the GPU when there is one.
+
+    Raises:
+        ValueError: For another name, or when a GPU is asked for and none is usable.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got '{name}'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda was asked for, but torch finds no usable GPU; use device auto or cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which the blocks run: nothing for ``fp32``, autocast to bfloat16 for ``bf16``.
+
+    Raises:
+        ValueError: For another name.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be fp32 or bf16, got '{precision}'")
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); elsewhere bf16 is slower than fp32."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    return any(flag in flags for flag in CPU_FLAGS)

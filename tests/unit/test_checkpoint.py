@@ -1,0 +1,149 @@
+"""Checkpoints: round trip, and no damage that passes unnoticed or surfaces as anything but a ValueError."""
+
+import dataclasses
+import json
+import time
+
+import pytest
+import safetensors.torch
+import torch
+
+from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.interfaces import Field
+from lrsa_coupled.training import checkpoint
+from lrsa_coupled.training.checkpoint import CARD, WEIGHTS, DataInfo, ModelCard
+
+CARD_OF_TEST = ModelCard(
+    case="channel",
+    dim=2,
+    inputs=(Field("distance", unit="m"), Field("wall", 2)),
+    scalars=("reynolds",),
+    outputs=(Field("velocity", 2, "m/s", (0,), 2.0), Field("pressure", unit="Pa", subspace=(1,))),
+    resolution=16,
+    operator=OperatorConfig(width=8, num_blocks=1, num_heads=2, num_latents=3, num_frequencies=2),
+    training=TrainingConfig(epochs=3),
+    data=DataInfo(samples=10, seed=4),
+    errors={"velocity": 0.1, "pressure": 0.25},
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    model = checkpoint.make_model(CARD_OF_TEST.operator, CARD_OF_TEST)
+    model.normaliser.outputs_mean += 3.0
+    checkpoint.save(tmp_path, model, CARD_OF_TEST)
+    return tmp_path
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def rewrite(folder, *, tensors=None, **changes):
+    """Write a pair of files that fit each other but not the model."""
+    content = json.loads((folder / CARD).read_text(encoding="utf-8"))["card"] | changes
+    weights = (folder / WEIGHTS).read_bytes() if tensors is None else safetensors.torch.save(tensors)
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / CARD).write_text(json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8")
+
+
+def test_round_trip(folder):
+    model, card = checkpoint.load(folder)
+    assert card == CARD_OF_TEST
+    assert not model.training
+    assert sorted(path.name for path in folder.iterdir()) == [CARD, WEIGHTS]
+    torch.manual_seed(0)
+    fresh = checkpoint.make_model(card.operator, card)
+    fresh.normaliser.outputs_mean += 3.0
+    assert same(model.state_dict(), fresh.state_dict())
+    arguments = torch.randn(1, 7, 2), torch.randn(1, 7, 3), torch.randn(1, 1)
+    assert torch.equal(model(*arguments), fresh(*arguments))
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_loading_is_fast(folder):
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        checkpoint.load(folder)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05
+
+
+@pytest.mark.parametrize("name", [CARD, WEIGHTS])
+def test_a_flipped_byte_is_a_value_error_or_harmless(folder, name):
+    reference, card = checkpoint.load(folder)
+    path = folder / name
+    content = path.read_bytes()
+    places = range(len(content))
+    if name == WEIGHTS:
+        header = 8 + int.from_bytes(content[:8], "little")
+        places = [*range(header), *range(header, len(content), 61)]
+    for place in places:
+        mask = (0x01, 0x20, 0x80, 0xFF)[place % 4]
+        path.write_bytes(content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :])
+        try:
+            loaded, loaded_card = checkpoint.load(folder)
+        except ValueError as error:
+            assert type(error) is ValueError and "\n" not in str(error) and str(folder) in str(error), (place, error)
+        else:
+            assert name == CARD and loaded_card == card and same(loaded.state_dict(), reference.state_dict()), place
+
+
+@pytest.mark.parametrize("name", [CARD, WEIGHTS])
+def test_a_truncated_or_missing_file_is_named(folder, name):
+    path = folder / name
+    content = path.read_bytes()
+    for size in (0, 1, 7, 100, len(content) - 2):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match=str(folder)):
+            checkpoint.load(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+        checkpoint.load(folder)
+
+
+def test_weights_of_another_model_are_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    operator = dataclasses.replace(CARD_OF_TEST.operator, num_latents=4)
+    model = checkpoint.make_model(operator, CARD_OF_TEST)
+    checkpoint.save(other, model, dataclasses.replace(CARD_OF_TEST, operator=operator))
+    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
+    with pytest.raises(ValueError, match="of two models"):
+        checkpoint.load(folder)
+
+
+def test_tensors_that_do_not_fit_are_named(folder):
+    tensors = safetensors.torch.load((folder / WEIGHTS).read_bytes())
+    for change, message in (
+        ({"head.weight": tensors["head.weight"][:1].clone()}, r"'head.weight' should be \(3, 8\) float32, is \(1, 8\) float32"),
+        ({"head.weight": tensors["head.weight"].double()}, r"is \(3, 8\) float64"),
+        ({"tail": torch.zeros(1)}, "'tail' is not part of the model"),
+    ):
+        rewrite(folder, tensors=tensors | change)
+        with pytest.raises(ValueError, match=message):
+            checkpoint.load(folder)
+    rewrite(folder, tensors={name: tensor for name, tensor in tensors.items() if name != "head.bias"})
+    with pytest.raises(ValueError, match="'head.bias' is missing"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": 99}, {"dim": None}, {"dim": "two"}, {"inputs": 3}, {"inputs": [{}]}, {"operator": {"width": 8}}, {"operator": []},
+        {"operator": {"width": "8"}}, {"data": []}, {"errors": None}, {"errors": {"p": []}}, {"dim": -1}, {"outputs": []},
+    ],
+)  # fmt: skip
+def test_a_card_that_makes_no_sense_is_a_value_error(folder, changes):
+    rewrite(folder, **changes)
+    with pytest.raises(ValueError):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"card": {}, "sha256": 1}', "[" * 100000, "1" * 10000, "nul"])
+def test_another_json_file_is_a_value_error(folder, text):
+    (folder / CARD).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=CARD):
+        checkpoint.load(folder)

@@ -1,0 +1,112 @@
+"""Relative errors against hand-computed and analytic values."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lrsa_coupled.interfaces import Field
+from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2, weighted_mean
+
+FIELDS = field_columns((Field("u", 2, loss_weight=3.0), Field("p")))
+
+
+def square(n):
+    """Return nodes and triangles of the unit square."""
+    axis = np.linspace(0.0, 1.0, n + 1)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    node = np.arange((n + 1) ** 2).reshape(n + 1, n + 1)
+    a, b, c, d = node[:-1, :-1].ravel(), node[1:, :-1].ravel(), node[:-1, 1:].ravel(), node[1:, 1:].ravel()
+    return torch.tensor(points), torch.tensor(np.concatenate((np.stack((a, b, d), 1), np.stack((a, d, c), 1))))
+
+
+def test_columns_lie_side_by_side():
+    assert FIELDS == (FieldColumns("u", 0, 2, 3.0), FieldColumns("p", 2, 3, 1.0))
+    assert field_columns((Field("u", 2),), [3.0, 4.0])[0].scale == 5.0
+
+
+def test_relative_l2_by_hand():
+    exact = torch.tensor([[[3.0, 4.0, 1.0], [0.0, 0.0, 2.0]]])
+    predicted = exact + torch.tensor([[[1.0, 2.0, 0.5], [2.0, 4.0, 1.0]]])
+    free = torch.tensor([[[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]])
+    errors = relative_l2(predicted, exact, mass_BN=torch.tensor([[4.0, 1.0]]), free_BNK=free, fields=FIELDS)
+    assert errors.shape == (1, 2)
+    assert errors[0, 0].item() == pytest.approx(math.sqrt((4 * 1 + 1 * (4 + 16)) / (4 * 25)))
+    assert errors[0, 1].item() == pytest.approx(0.5)
+    assert weighted_mean(errors, FIELDS).item() == pytest.approx((3 * errors[0, 0].item() + 0.5) / 4)
+
+
+def test_a_vanishing_field_counts_against_its_size_in_training():
+    fields = (FieldColumns("p", 0, 1, scale=2.0),)
+    ones = torch.ones(1, 10, 1)
+    errors = relative_l2(2e-3 * ones, 0.0 * ones, mass_BN=0.1 * ones[..., 0], free_BNK=ones, fields=fields)
+    assert errors.item() == pytest.approx(1.0)
+
+
+def test_a_perfect_prediction_has_a_finite_gradient():
+    points, cells = square(2)
+    exact = torch.stack((points[:, 0], points[:, 1], points.sum(dim=1)), dim=1)[None]
+    predicted = exact.clone().requires_grad_()
+    arguments = {"free_BNK": torch.ones_like(exact), "fields": FIELDS}
+    loss = relative_l2(predicted, exact, mass_BN=torch.ones(1, 9, dtype=torch.float64), **arguments).sum()
+    loss = loss + relative_h1(predicted, exact, points_BNd=points[None], cells_EV=cells, **arguments).sum()
+    loss.backward()
+    assert loss.item() == 0.0 and predicted.grad.abs().max() == 0.0
+
+
+def test_h1_seminorm_of_linear_fields_is_exact():
+    points, cells = square(4)
+    points = points @ torch.tensor([[2.0, 0.3], [-0.5, 1.0]], dtype=torch.float64)
+    exact = torch.stack((points @ torch.tensor([1.0, 2.0]).double(), points[:, 1], 3.0 * points[:, 0] + 7.0), dim=1)[None]
+    predicted = exact + torch.stack((0.5 * points[:, 0], 0.0 * points[:, 0], 4.0 * points[:, 1] - 1.0), dim=1)[None]
+    errors = relative_h1(
+        predicted, exact, points_BNd=points[None], free_BNK=torch.ones_like(exact), cells_EV=cells, fields=FIELDS
+    )  # fmt: skip
+    expected = [math.sqrt(0.25 / 6.0), 4.0 / 3.0]
+    assert errors[0].tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_h1_seminorm_in_space_is_exact():
+    points = torch.tensor([[0.0, 0, 0], [2.0, 0, 0], [0, 1.0, 0], [0, 0, 3.0], [2.0, 2.0, 2.0]], dtype=torch.float64)
+    cells = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+    gradient, error = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.1, 0.2, -0.3]).double()
+    exact = (points @ gradient)[None, :, None]
+    errors = relative_h1(
+        exact + (points @ error)[None, :, None],
+        exact,
+        points_BNd=points[None],
+        free_BNK=torch.ones_like(exact),
+        cells_EV=cells,
+        fields=(FieldColumns("u", 0, 1),),
+    )
+    assert errors.item() == pytest.approx(float(error.norm() / gradient.norm()), rel=1e-12)
+
+
+def test_h1_seminorm_of_interpolants_converges_with_order_two():
+    """Error field ``x (1 - x)``, seminorm sqrt(1/3), against ``sin(pi x) sin(pi y)``, seminorm pi / sqrt(2)."""
+    expected = math.sqrt(1.0 / 3.0) / (math.pi / math.sqrt(2.0))
+    gaps = []
+    for n in (16, 32):
+        points, cells = square(n)
+        exact = (torch.sin(math.pi * points[:, 0]) * torch.sin(math.pi * points[:, 1]))[None, :, None]
+        error = (points[:, 0] * (1.0 - points[:, 0]))[None, :, None]
+        value = relative_h1(
+            exact + error, exact, points_BNd=points[None], free_BNK=torch.ones_like(exact), cells_EV=cells,
+            fields=(FieldColumns("u", 0, 1),),
+        )  # fmt: skip
+        gaps.append(abs(value.item() - expected))
+    assert math.log2(gaps[0] / gaps[1]) == pytest.approx(2.0, abs=0.1)
+
+
+def test_constrained_values_count_as_exact_in_the_seminorm():
+    points, cells = square(3)
+    exact = points[None, :, :1].clone()
+    free = torch.ones_like(exact)
+    free[0, 5] = 0.0
+    predicted = exact.clone()
+    predicted[0, 5] += 10.0
+    errors = relative_h1(
+        predicted, exact, points_BNd=points[None], free_BNK=free, cells_EV=cells, fields=(FieldColumns("u", 0, 1),)
+    )  # fmt: skip
+    assert errors.item() == 0.0

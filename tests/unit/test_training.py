@@ -1,0 +1,257 @@
+"""Training on a small data set with a known map: it learns, resumes exactly, and refuses what it cannot use."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lrsa_coupled.config import Config, OperatorConfig, TrainingConfig
+from lrsa_coupled.data.dataset import PointDataset, epoch_generator, split_samples, training_batches
+from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.store import DataStore, create, write_shard
+from lrsa_coupled.training import checkpoint, loop
+from lrsa_coupled.training.evaluate import evaluate
+from lrsa_coupled.training.loop import train
+from lrsa_coupled.training.optimiser import learning_rate
+
+NUM_SAMPLES = 20
+CONFIG = Config(
+    operator=OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8),
+    training=TrainingConfig(epochs=4, batch_size=6, num_points=40, validate_every=2, valid_fraction=0.2, device="cpu"),
+)
+META = {
+    "case": "synthetic",
+    "dim": 2,
+    "inputs": [{"name": "a", "components": 1, "unit": "1", "subspace": [], "loss_weight": 1.0}],
+    "scalars": ["s"],
+    "outputs": [
+        {"name": "u", "components": 2, "unit": "1", "subspace": [0], "loss_weight": 1.0},
+        {"name": "p", "components": 1, "unit": "1", "subspace": [1], "loss_weight": 1.0},
+    ],
+    "seed": 0,
+    "resolution": 8,
+}
+
+
+def sample(index):
+    """Make one sample on a triangulated square: outputs are smooth functions of input, scalar and place."""
+    rng = np.random.default_rng(index)
+    n = 8 + index % 2
+    axis = np.linspace(0.0, 1.0, n)
+    points = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2)
+    node = np.arange(n * n).reshape(n, n)
+    a, b, c, d = node[:-1, :-1].ravel(), node[1:, :-1].ravel(), node[:-1, 1:].ravel(), node[1:, 1:].ravel()
+    scalar = rng.uniform(1.0, 2.0)
+    values = rng.uniform(0.5, 1.0) + rng.uniform(-0.5, 0.5) * points[:, 0]
+    wall = (points[:, 0] == 0.0) | (points[:, 0] == 1.0)
+    return SampleArrays(
+        points=points,
+        mass=np.full(n * n, 1.0 / n**2),
+        inputs=values[:, None].astype(np.float32),
+        outputs=np.stack((scalar * values, values * points[:, 1], 2.0 + values + points[:, 0]), axis=1),
+        constrained=np.repeat(wall[:, None], 3, axis=1).astype(np.uint8),
+        cells=np.concatenate((np.stack((a, b, d), 1), np.stack((a, d, c), 1))).astype(np.int32),
+        scalars=np.array([scalar]),
+    )
+
+
+def write(folder, count=NUM_SAMPLES, *, meta=None, **changes):
+    """Write a data set; ``changes`` replace arrays of sample 3; sample 1 has failed."""
+    create(folder, META | (meta or {}))
+    records = []
+    for index in range(count):
+        arrays = None if index == 1 else sample(index)
+        if index == 3:
+            arrays = dataclasses.replace(arrays, **changes)
+        status = "failed" if arrays is None else "ok"
+        records.append(SampleRecord(index, status, "text", "{}", iterations=3, residual=1e-9, seconds=0.1, arrays=arrays))
+    write_shard(folder, records)
+    return folder
+
+
+def with_training(**changes):
+    return dataclasses.replace(CONFIG, training=dataclasses.replace(CONFIG.training, **changes))
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def last_weights(folder):
+    (path,) = (folder / "last").glob("state-*.safetensors")
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns_the_map(data, tmp_path, optimizer):
+    config = with_training(epochs=60, learning_rate=1e-2, optimizer=optimizer, validate_every=30, gradient_weight=0.1)
+    summary = train(data, tmp_path, config)
+    lines = metrics(tmp_path)
+    assert [line["epoch"] for line in lines] == list(range(1, 61))
+    assert lines[-1]["loss"] < lines[0]["loss"] / 5.0
+    assert summary["best_error"] == min(line["valid_error"] for line in lines if "valid_error" in line)
+    assert (summary["train_samples"], summary["valid_samples"]) == (15, 4)
+    errors = evaluate(tmp_path, data, config)
+    assert errors["samples"] == NUM_SAMPLES - 1 and set(errors["fields"]) == {"u", "p"}
+    for name, statistics in errors["fields"].items():
+        assert statistics["median"] <= statistics["p95"] <= statistics["worst"]
+        assert statistics["mean"] == pytest.approx(summary["errors"][name], rel=0.7)
+    assert checkpoint.load(tmp_path)[1].errors == summary["errors"]
+    assert json.loads((tmp_path / "config.json").read_text())["training"]["epochs"] == 60
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon", "gradient_weight": 0.5, "schedule": "cosine"}])
+@pytest.mark.parametrize("stop_at", [5, 6])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp_path, monkeypatch, changes, stop_at):
+    config = with_training(**changes)
+    train(data, tmp_path / "whole", config)
+    calls = iter(range(10**6))
+    step = loop._step
+
+    def stop(run, batch):
+        if next(calls) == stop_at:
+            raise KeyboardInterrupt
+        return step(run, batch)
+
+    monkeypatch.setattr(loop, "_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "parts", config)
+    monkeypatch.setattr(loop, "_step", step)
+    summary = train(data, tmp_path / "parts", config)
+    assert summary["epochs"] == 4
+    assert last_weights(tmp_path / "parts") == last_weights(tmp_path / "whole")
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_a_finished_run_returns_at_once_and_another_one_is_refused(data, tmp_path, monkeypatch):
+    summary = train(data, tmp_path, CONFIG)
+    monkeypatch.setattr(loop, "_prepare", None)
+    assert train(data, tmp_path, CONFIG) == summary
+    assert train(data, tmp_path, with_training(device="auto")) == summary
+    with pytest.raises(ValueError, match=r"training.learning_rate = 0.001, now it is 0.01"):
+        train(data, tmp_path, with_training(learning_rate=1e-2))
+    other = write(tmp_path / "other", meta={"seed": 5})
+    with pytest.raises(ValueError, match=r"data.seed = 0, now it is 5"):
+        train(other, tmp_path, CONFIG)
+    monkeypatch.undo()
+    assert train(data, tmp_path, with_training(epochs=1), resume=False)["epochs"] == 1
+    assert len(metrics(tmp_path)) == 1
+
+
+def test_a_damaged_state_is_a_value_error(data, tmp_path):
+    train(data, tmp_path, CONFIG)
+    state = json.loads((tmp_path / "last" / "state.json").read_text())
+    state["progress"]["epoch"] = 2
+    (tmp_path / "last" / "state.json").write_text(json.dumps(state))
+    (path,) = (tmp_path / "last").glob("state-*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        train(data, tmp_path, CONFIG)
+    (tmp_path / "last" / "state.json").write_text("{")
+    with pytest.raises(ValueError, match="state.json"):
+        train(data, tmp_path, CONFIG)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 1e-3 if step < 6 else float("inf"))
+    with pytest.raises(RuntimeError, match="diverged.*epoch"):
+        train(data, tmp_path, CONFIG)
+    model, card = checkpoint.load(tmp_path)
+    assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"outputs": np.full((81, 3), np.nan)}, "sample 3: 'outputs' holds values that are not finite"),
+        ({"inputs": np.zeros((5, 1), np.float32)}, r"sample 3: 'inputs' has shape \(5, 1\), expected \(81, 1\)"),
+        ({"mass": np.zeros(81)}, "sample 3: it has no points or a mass that is not positive"),
+        ({"cells": np.full((2, 3), 99, np.int32)}, "sample 3: 'cells' names nodes beyond"),
+        ({"scalars": np.zeros(2)}, "sample 3: 'scalars'"),
+    ],
+)
+def test_corrupt_samples_are_named(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        train(write(tmp_path / "data", **changes), tmp_path / "out", CONFIG)
+
+
+def test_data_sets_that_cannot_be_used_are_refused(data, tmp_path):
+    with pytest.raises(ValueError, match="at least 2 solved samples"):
+        train(write(tmp_path / "one", 1), tmp_path / "out", CONFIG)
+    create(tmp_path / "none", META)
+    with pytest.raises(ValueError, match="holds no solved sample"):
+        train(tmp_path / "none", tmp_path / "out", CONFIG)
+    with pytest.raises(ValueError, match="of case 'synthetic', not of 'cavity'"):
+        train(data, tmp_path / "out", dataclasses.replace(CONFIG, case="cavity"))
+    train(data, tmp_path / "out", with_training(epochs=1))
+    with pytest.raises(ValueError, match="case is 'synthetic', the data set's is 'other'"):
+        evaluate(tmp_path / "out", write(tmp_path / "other", meta={"case": "other"}), CONFIG)
+    cells = {"cells": np.zeros((1, 4), np.int32)}
+    with pytest.raises(ValueError, match="of the samples before it"):
+        train(write(tmp_path / "mixed", **cells), tmp_path / "out2", CONFIG)
+
+
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"valid_fraction": 1.0}])
+def test_impossible_settings_are_refused(data, tmp_path, changes):
+    with pytest.raises(ValueError, match=f"training.*{next(iter(changes))}"):
+        train(data, tmp_path, with_training(**changes))
+
+
+def test_batches_hold_nodes_and_cells_of_the_samples(data):
+    dataset = PointDataset(DataStore(data))
+    samples = torch.tensor([0, 4, 2])
+    batch = dataset.batch(samples, 40, generator=epoch_generator(0, 1), with_cells=True)
+    assert batch.points_BNd.shape == (3, 40, 2) and batch.cells_EV.shape == (6, 3)
+    for place, position in enumerate(samples.tolist()):
+        arrays = sample(dataset.indices[position])
+        for row in range(40):
+            (node,) = np.flatnonzero((np.abs(arrays.points - batch.points_BNd[place, row].numpy()) < 1e-6).all(axis=1))
+            assert np.allclose(batch.outputs_BNK[place, row], arrays.outputs[node])
+            assert np.array_equal(batch.free_BNK[place, row], 1 - arrays.constrained[node])
+        edges = batch.points_BNd[place][batch.cells_EV]
+        areas = 0.5 * torch.linalg.det(edges[:, 1:] - edges[:, :1]).abs()
+        assert torch.allclose(areas, torch.tensor(0.5 / (len(np.unique(arrays.points)) - 1) ** 2), rtol=1e-4)
+    whole = dataset.whole(0)
+    assert np.allclose(whole.points_BNd[0], sample(0).points) and whole.mass_BN.sum().item() == pytest.approx(1.0)
+
+
+def test_batches_depend_on_seed_and_epoch_alone(data):
+    dataset = PointDataset(DataStore(data))
+    draw = [
+        torch.cat([batch.points_BNd for batch in training_batches(
+            dataset, torch.arange(19), batch_size=6, num_points=30, generator=epoch_generator(seed, epoch), with_cells=False
+        )]) for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
+    ]  # fmt: skip
+    assert len(draw[0]) == 18
+    assert torch.equal(draw[0], draw[1])
+    assert not torch.equal(draw[0], draw[2]) and not torch.equal(draw[0], draw[3])
+
+
+def test_all_points_are_drawn_when_asked_and_the_split_is_disjoint(data):
+    dataset = PointDataset(DataStore(data))
+    batch = dataset.batch(torch.tensor([0]), 0, generator=epoch_generator(0, 1))
+    assert torch.equal(batch.points_BNd, dataset.whole(0).points_BNd)
+    train_samples, valid_samples = split_samples(19, 0.2, seed=7)
+    assert sorted([*train_samples.tolist(), *valid_samples.tolist()]) == list(range(19))
+    assert not torch.equal(split_samples(19, 0.2, seed=8)[1], valid_samples)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_the_learning_rate_rises_once_and_falls(schedule):
+    config = TrainingConfig(schedule=schedule, learning_rate=2.0)
+    rates = [learning_rate(config, step, num_steps=100) for step in range(100)]
+    peak = int(np.argmax(rates))
+    assert rates[peak] == 2.0 and peak == {"one-cycle": 30, "cosine": 5}[schedule]
+    assert rates[0] == pytest.approx(2.0 / 25.0) and rates[-1] < 1e-5
+    assert np.all(np.diff(rates[: peak + 1]) > 0) and np.all(np.diff(rates[peak:]) < 0)
