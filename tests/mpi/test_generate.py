@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +18,9 @@ from lrsa_coupled.coupling.generate import generate
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case
-from lrsa_coupled.mpi import share
 
 COMM = MPI.COMM_WORLD
 CONFIG = Config(case="cavity", generate=GenerateConfig(samples=5, seed=3, resolution=8, samples_per_shard=2))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    path = share(COMM, lambda: Path(tempfile.mkdtemp()))
-    yield path
-    COMM.Barrier()
-    if COMM.rank == 0:
-        shutil.rmtree(path)
 
 
 def assert_same_arrays(one: Path, two: Path) -> None:
@@ -44,24 +32,24 @@ def assert_same_arrays(one: Path, two: Path) -> None:
             assert getattr(first, field.name).tobytes() == getattr(second, field.name).tobytes(), (index, field.name)
 
 
-def test_arrays_do_not_depend_on_the_ranks(folder: Path) -> None:
-    summary = generate(CavityCase(), CONFIG, folder / "all", COMM)
+def test_arrays_do_not_depend_on_the_ranks(shared_path: Path) -> None:
+    summary = generate(CavityCase(), CONFIG, shared_path / "all", COMM)
     assert (summary.samples, summary.solved) == (5, 5)
     if COMM.rank == 0:
-        generate(CavityCase(), CONFIG, folder / "one", MPI.COMM_SELF)
-        assert_same_arrays(folder / "all", folder / "one")
+        generate(CavityCase(), CONFIG, shared_path / "one", MPI.COMM_SELF)
+        assert_same_arrays(shared_path / "all", shared_path / "one")
 
 
-def test_a_lost_shard_is_made_again(folder: Path) -> None:
-    generate(CavityCase(), CONFIG, folder / "all", COMM)
+def test_a_lost_shard_is_made_again(shared_path: Path) -> None:
+    generate(CavityCase(), CONFIG, shared_path / "all", COMM)
     if COMM.rank == 0:
-        shutil.copytree(folder / "all", folder / "whole")
-        lost = sorted((folder / "all" / "shards").glob("*.h5"))[0]
+        shutil.copytree(shared_path / "all", shared_path / "whole")
+        lost = sorted((shared_path / "all" / "shards").glob("*.h5"))[0]
         lost.unlink()
     COMM.Barrier()
-    generate(CavityCase(), CONFIG, folder / "all", COMM)
+    generate(CavityCase(), CONFIG, shared_path / "all", COMM)
     if COMM.rank == 0:
-        assert_same_arrays(folder / "all", folder / "whole")
+        assert_same_arrays(shared_path / "all", shared_path / "whole")
 
 
 class FailingCavity(Case):
@@ -94,38 +82,38 @@ class FailingCavity(Case):
         return {"zero": self.real.strategies()["zero"]}
 
 
-def test_failures_are_recorded_with_their_reason(folder: Path) -> None:
+def test_failures_are_recorded_with_their_reason(shared_path: Path) -> None:
     config = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=8))
-    summary = generate(FailingCavity(), config, folder / "failing", COMM)
+    summary = generate(FailingCavity(), config, shared_path / "failing", COMM)
     assert summary.samples == 8
     assert summary.solved + sum(summary.failed.values()) == 8
     assert "Exception: the mesher gave up" in summary.failed
     assert any(reason.startswith("DIVERGED") for reason in summary.failed)
 
 
-def test_another_seed_in_the_same_folder_is_refused(folder: Path) -> None:
-    generate(CavityCase(), CONFIG, folder / "data", COMM)
+def test_another_seed_in_the_same_folder_is_refused(shared_path: Path) -> None:
+    generate(CavityCase(), CONFIG, shared_path / "data", COMM)
     other = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, seed=4))
     with pytest.raises(ValueError, match="seed = 3, asked for 4"):
-        generate(CavityCase(), other, folder / "data", COMM)
+        generate(CavityCase(), other, shared_path / "data", COMM)
 
 
-def test_zero_samples_are_refused(folder: Path) -> None:
+def test_zero_samples_are_refused(shared_path: Path) -> None:
     none = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=0))
     with pytest.raises(ValueError, match="at least one sample"):
-        generate(CavityCase(), none, folder / "data", COMM)
+        generate(CavityCase(), none, shared_path / "data", COMM)
 
 
-def test_more_ranks_than_samples(folder: Path) -> None:
+def test_more_ranks_than_samples(shared_path: Path) -> None:
     one = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=1))
-    assert generate(CavityCase(), one, folder / "data", COMM).solved == 1
+    assert generate(CavityCase(), one, shared_path / "data", COMM).solved == 1
 
 
-def test_damaged_shard_is_named(folder: Path) -> None:
-    generate(CavityCase(), CONFIG, folder / "data", COMM)
+def test_damaged_shard_is_named(shared_path: Path) -> None:
+    generate(CavityCase(), CONFIG, shared_path / "data", COMM)
     if COMM.rank == 0:
-        path = sorted((folder / "data" / "shards").glob("*.h5"))[0]
+        path = sorted((shared_path / "data" / "shards").glob("*.h5"))[0]
         path.write_bytes(path.read_bytes()[:100])
     COMM.Barrier()
     with pytest.raises(ValueError, match="is damaged"):
-        generate(CavityCase(), CONFIG, folder / "data", COMM)
+        generate(CavityCase(), CONFIG, shared_path / "data", COMM)

@@ -1,0 +1,178 @@
+"""Command line ``lrsa-coupled``: arguments, and errors as one line on any number of ranks. The verbs are in ``verbs.py``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NoReturn, final
+
+from lrsa_coupled import logs, mpi
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+PATIENCE = 10.0
+"""Time a rank with an error waits for the others to end before it ends them [s]."""
+
+_FEM_MODULES = frozenset({"mpi4py", "petsc4py", "slepc4py", "dolfinx", "ufl", "basix", "ffcx", "gmsh"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 1 for a solve that failed, 2 for an error.
+
+    Collective over the world when an MPI launcher started the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # A communicator of its own: an error on one rank must not meet a collective call of another.
+    comm = mpi.world().Dup() if mpi.size() > 1 else None
+    code, error = 0, None
+    try:
+        code = _run(given)
+    except SystemExit as stop:  # --help
+        code = int(stop.code or 0)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as caught:  # noqa: BLE001 - reported below, on all ranks
+        error = caught
+    verbose = "--verbose-errors" in given
+    if comm is not None:
+        failed = _agree(comm, error, verbose)
+        comm.Free()
+        return 2 if failed else code
+    if error is not None:
+        _report(error, verbose)
+    return code if error is None else 2
+
+
+@final
+class Parser(argparse.ArgumentParser):
+    """Raises usage errors instead of leaving, and prints help on rank 0 only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see '{self.prog} --help')")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        if mpi.rank() == 0:
+            super().print_help(file)
+
+
+def make_parser() -> Parser:
+    """Return the parser of all verbs."""
+    parser = Parser(prog="lrsa-coupled", description="Learned low-rank operators inside classical finite element solvers.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
+    common = _common()
+
+    def add(verb: str, text: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(verb, help=text, description=text, parents=[common], epilog="what follows -- goes to PETSc")
+
+    add("list", "list the cases")
+    generate = add("generate", "make a data set")
+    _case(generate)
+    generate.add_argument("--samples", type=int, help="number of samples")
+    _seed_and_resolution(generate)
+    _out(generate, "folder of the data set; one that exists is continued")
+    train = add("train", "train an operator on a data set (one process, no MPI)")
+    train.add_argument("data", type=Path, metavar="DIR", help="data set")
+    _out(train, "folder of the model; a run that exists is resumed")
+    train.add_argument("--no-resume", action="store_true", help="start anew")
+    evaluate = add("evaluate", "errors of a model on a data set (one process, no MPI)")
+    evaluate.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    evaluate.add_argument("data", type=Path, metavar="DIR", help="data set")
+    _add_solve(add("solve", "solve one problem and write it for ParaView"))
+    _add_bench(add("bench", "measure start strategies on unseen samples"))
+    run = add("run", "generate, train and bench in one go")
+    _case(run)
+    _out(run, "folder of data, model and bench")
+    run.add_argument("--preset", metavar="NAME", help="a table of presets in the case's config.toml: smoke (default) or full")
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    common = Parser(add_help=False)
+    common.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help="TOML file of settings; repeatable")
+    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as training.epochs=50; repeatable")
+    common.add_argument("-v", "--verbose", action="count", default=0, help="print more")
+    common.add_argument("-q", "--quiet", action="store_true", help="print results, warnings and errors only")
+    common.add_argument("--verbose-errors", action="store_true", help="show where an error comes from")
+    return common
+
+
+def _case(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("case", metavar="CASE", help="name of a case, or path to a case.py or its folder")
+
+
+def _out(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+
+
+def _seed_and_resolution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, help="seed of the samples")
+    parser.add_argument("--resolution", type=int, help="resolution of the meshes; the case's own by default")
+
+
+def _add_solve(parser: argparse.ArgumentParser) -> None:
+    _case(parser)
+    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
+    parser.add_argument("--strategy", metavar="NAME", help="classical start strategy, instead of a model")
+    parser.add_argument("--index", type=int, default=0, help="index of the sample")
+    _seed_and_resolution(parser)
+    parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON file of parameters that replace those of the sample")
+    _out(parser, "folder of the results")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    _case(parser)
+    parser.add_argument("--samples", type=int, help="number of samples")
+    _seed_and_resolution(parser)
+    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="training data: adds the nearest training sample as a rival")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")
+
+
+def _run(given: list[str]) -> int:
+    place = given.index("--") if "--" in given else len(given)
+    args = make_parser().parse_args(given[:place])
+    logs.setup(-1 if args.quiet else args.verbose)
+    verbs = importlib.import_module("lrsa_coupled.verbs")
+    return verbs.VERBS[args.verb](args, given[place + 1 :])
+
+
+def _agree(comm: MPI.Comm, error: Exception | None, verbose: bool) -> bool:
+    """Tell whether a rank failed; the lowest one speaks. A rank that fails alone ends the job rather than let the others wait."""
+    failed = mpi.failed_ranks(comm, error is not None, patience=PATIENCE)
+    if error is not None and (failed is None or failed[0] == comm.rank):
+        _report(error, verbose)
+    if failed is None:
+        sys.stderr.flush()
+        comm.Abort(2)
+    return bool(failed)
+
+
+def _report(error: Exception, verbose: bool) -> None:
+    line = _line(error)
+    if verbose or line is None:
+        traceback.print_exception(error, file=sys.stderr)
+        line = line or f"unexpected {type(error).__name__}: {_flat(str(error))}"
+    print(f"lrsa-coupled: error: {line}", file=sys.stderr, flush=True)
+
+
+def _line(error: Exception) -> str | None:
+    """Describe an error that a user can do something about; None for any other."""
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _FEM_MODULES:
+        return f"{error.name} is not installed; install the extra with pip install 'lrsa-coupled[fem]', or fenics-dolfinx from conda-forge"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, (ValueError, TypeError, OSError)):
+        return _flat(str(error))
+    if type(error).__module__.startswith("petsc4py"):
+        return f"PETSc: {_flat(str(error))}"
+    return None
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,279 @@
+"""The learned operator as initial guess of a PETSc solve, with the classical strategy as fall-back."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mpi4py import MPI
+from dolfinx.fem.petsc import assign
+from petsc4py import PETSc
+
+from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.prolong import VertexProlongation
+from lrsa_coupled.coupling.residual import set_dirichlet
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.training.checkpoint import ModelCard, load
+from lrsa_coupled.training.precision import autocast
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted fields on this rank.
+
+    Args:
+        values: Fields at the owned nodes ``(num_owned, K)``, Dirichlet values exact; zeros when not accepted.
+        seconds: Wall time of ``transfer`` and ``inference`` [s].
+        accepted: Whether the values are finite and within reach of the training range, on all ranks.
+        reason: Why not, empty when accepted.
+    """
+
+    values: npt.NDArray[np.float64]
+    seconds: dict[str, float]
+    accepted: bool
+    reason: str
+
+
+@dataclass
+class GuessCounts:
+    """How often a guess was used, rejected before the solve, and given up for the classical strategy."""
+
+    used: int = 0
+    rejected: int = 0
+    fallbacks: int = 0
+
+
+@final
+class LearnedGuess:
+    """A trained operator that predicts the solution of a case's problems.
+
+    Attributes:
+        card: What the model was trained for.
+        settings: How it is evaluated and when it is given up.
+        counts: What has become of its guesses so far.
+    """
+
+    def __init__(self, model: LRSA, card: ModelCard, settings: GuessConfig) -> None:
+        self.model = model
+        self.card = card
+        self.settings = settings
+        self.counts = GuessCounts()
+
+    @classmethod
+    def load(cls, folder: Path | str, settings: GuessConfig | None = None) -> LearnedGuess:
+        """Load a model. Collective: no. One thread a rank is used under MPI unless OMP_NUM_THREADS says otherwise.
+
+        Raises:
+            ValueError: If there is no model in the folder, or it is damaged.
+        """
+        if MPI.COMM_WORLD.size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        model, card = load(Path(folder))
+        return cls(model.eval(), card, settings or GuessConfig())
+
+    def predict(self, case: Case, problem: Problem, nodes: NodeSet) -> Prediction:
+        """Evaluate the operator on a problem, each rank at its own nodes. Collective.
+
+        Raises:
+            ValueError: If the model belongs to another case or has other fields, on all ranks.
+        """
+        self._check(case)
+        started = time.perf_counter()
+        features = case.features(problem)
+        prolongation = VertexProlongation(nodes) if self.settings.evaluate_at == "vertices" else None
+        rows = slice(None) if prolongation is None else prolongation.vertices
+        arrays = (nodes.points[rows], features.nodal[rows], features.scalars)
+        mass = nodes.mass[rows] if self.model.config.mass_weighted else None
+        evaluated = time.perf_counter()
+        outputs = self._evaluate(arrays, mass, problem.mesh.comm)
+        inferred = time.perf_counter()
+        values = np.zeros((nodes.num_owned, nodes.num_values))
+        reason = self._objection(outputs, problem.mesh.comm)
+        if not reason:
+            values[rows] = outputs.numpy()
+            nodes.impose_dirichlet(values)
+            if prolongation is not None:
+                values = prolongation(values)
+                nodes.impose_dirichlet(values)
+        seconds = {"transfer": time.perf_counter() - inferred + evaluated - started, "inference": inferred - evaluated}
+        return Prediction(values, seconds, not reason, reason)
+
+    def start(self, case: Case, problem: Problem, nodes: NodeSet | None = None) -> Prediction:
+        """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
+        started = time.perf_counter()
+        nodes = nodes or NodeSet(problem, case.outputs)
+        made = time.perf_counter() - started
+        prediction = self.predict(case, problem, nodes)
+        started = time.perf_counter()
+        if prediction.accepted:
+            nodes.scatter(prediction.values, problem.solution)
+            set_dirichlet(problem)
+            self.counts.used += 1
+        else:
+            self.counts.rejected += 1
+            logger.warning("learned guess rejected: %s", prediction.reason)
+        seconds = dict(prediction.seconds)
+        seconds["transfer"] += made + time.perf_counter() - started
+        return dataclasses.replace(prediction, seconds=seconds)
+
+    def attach(self, snes: PETSc.SNES, case: Case, problem: Problem, *, fallback: Callable[[], Any] | None = None) -> AttachedGuess:
+        """Make the operator the initial guess of a SNES whose unknown is ``problem.solution``.
+
+        Collective. Each ``snes.solve`` then starts from the prediction for the problem as it is at that moment; a rejected prediction
+        leaves the start as it was. ``AttachedGuess.solve`` adds the budget and the fall-back.
+
+        Args:
+            snes: The solver; its options are not touched.
+            case: Says what the operator is told of the problem.
+            problem: The problem the SNES solves.
+            fallback: Solves ``problem`` classically, from a zero solution, when Newton from the guess fails within its budget.
+
+        Raises:
+            ValueError: If the model belongs to another case, or the SNES to another space.
+        """
+        self._check(case)
+        return AttachedGuess(self, snes, case, problem, fallback)
+
+    def _check(self, case: Case) -> None:
+        card = self.card
+        expected = (case.name, case.dim, [f.name for f in case.inputs], list(case.scalars), [f.name for f in case.outputs])
+        found = (card.case, card.dim, [f.name for f in card.inputs], list(card.scalars), [f.name for f in card.outputs])
+        for what, want, have in zip(("case", "dimension", "inputs", "scalars", "outputs"), expected, found, strict=True):
+            if want != have:
+                raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
+
+    def _evaluate(self, arrays: tuple[npt.NDArray[np.float64], ...], mass: npt.NDArray[np.float64] | None, comm: MPI.Comm) -> torch.Tensor:
+        batch = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))[None] for a in arrays]
+        mass_BN = None if mass is None else torch.from_numpy(mass.astype(np.float32))[None]
+        reducer = MPIReducer(comm) if comm.size > 1 else None
+        with torch.inference_mode(), autocast(self.settings.precision, "cpu"):
+            return self.model(*batch, mass_BN=mass_BN, reducer=reducer)[0].float()
+
+    def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
+        finite = bool(torch.isfinite(outputs).all())
+        excess = (self.model.normaliser.excess(outputs[None]) if outputs.numel() else 0.0) if finite else np.inf
+        worst = comm.allreduce(excess, op=MPI.MAX)
+        if not np.isfinite(worst):
+            return "the prediction is not finite"
+        if worst > self.settings.max_ratio:
+            return f"the prediction reaches {worst:.1f} times the range seen in training, {self.settings.max_ratio} allowed"
+        return ""
+
+
+@final
+class AttachedGuess:
+    """A learned guess at work in a SNES; made by ``LearnedGuess.attach``."""
+
+    def __init__(self, guess: LearnedGuess, snes: PETSc.SNES, case: Case, problem: Problem, fallback: Callable[[], Any] | None) -> None:
+        self.guess = guess
+        self.snes = snes
+        self.case = case
+        self.problem = problem
+        self.fallback = fallback
+        self.nodes = NodeSet(problem, case.outputs)
+        snes.setInitialGuess(self._set_start)
+
+    def solve(self, solve: Callable[[], Any]) -> bool:
+        """Run the user's solve with the guess's budget of iterations; when it fails, the fall-back. Collective.
+
+        Args:
+            solve: Runs the SNES, for instance ``problem.solve`` of a ``dolfinx.fem.petsc.NonlinearProblem``.
+
+        Returns:
+            Whether the guess led to a converged solve; False means that the fall-back has run, or that there is none.
+        """
+        limit = self.snes.max_it
+        self.snes.setTolerances(max_it=min(limit, self.guess.settings.max_iterations))
+        try:
+            solve()
+            converged = self.snes.getConvergedReason() > 0
+        except PETSc.Error:
+            converged = False
+        self.snes.setTolerances(max_it=limit)
+        if not converged and self.fallback is not None:
+            self.guess.counts.fallbacks += 1
+            logger.warning("Newton from the learned guess failed; the classical strategy takes over")
+            self.problem.solution.x.array[:] = 0.0
+            self.fallback()
+        return converged
+
+    def detach(self) -> None:
+        """Take the guess out of the SNES. Collective."""
+        self.snes.setInitialGuess(None)
+
+    def _set_start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
+        assign(x, self.problem.solution)
+        if self.guess.start(self.case, self.problem, self.nodes).accepted:
+            assign(self.problem.solution, x)
+
+
+@final
+class GuessSolver(Solver):
+    """Learned guess, the case's plain solver within a budget of iterations, else the case's first classical strategy."""
+
+    def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, atol: float) -> None:
+        self.case = case
+        self.guess = guess
+        self.problem = problem
+        self.atol = atol
+        self.plain = case.solver(problem, atol, max_iterations=guess.settings.max_iterations)
+
+    def solve(self) -> SolveResult:
+        """Solve; ``seconds`` has transfer, inference and solve. Collective."""
+        prediction = self.guess.start(self.case, self.problem)
+        seconds = dict(prediction.seconds)
+        result = None
+        if prediction.accepted:
+            result = self.plain.solve()
+            seconds["solve"] = sum(result.seconds.values())
+            if result.converged:
+                return dataclasses.replace(result, seconds=seconds)
+            self.guess.counts.fallbacks += 1
+            logger.warning("Newton from the learned guess failed (%s); the classical strategy takes over", result.reason)
+        return self._classical(seconds, 0 if result is None else result.iterations)
+
+    def destroy(self) -> None:
+        """Free the plain solver. Collective."""
+        self.plain.destroy()
+
+    def _classical(self, seconds: dict[str, float], iterations: int) -> SolveResult:
+        started = time.perf_counter()
+        self.problem.solution.x.array[:] = 0.0
+        solver = next(iter(self.case.strategies().values()))(self.problem, self.atol)
+        result = solver.solve()
+        solver.destroy()
+        seconds["solve"] = seconds.get("solve", 0.0) + time.perf_counter() - started
+        return dataclasses.replace(result, iterations=iterations + result.iterations, seconds=seconds, used_fallback=True)
+
+
+class MPIReducer:
+    """All-reduce of CPU tensors over a communicator; forward only, see ``operators.attention.Reducer``."""
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self.comm = comm
+
+    def max(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the elementwise maximum over the ranks. Collective."""
+        return self._reduce(tensor, MPI.MAX)
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the elementwise sum over the ranks. Collective."""
+        return self._reduce(tensor, MPI.SUM)
+
+    def _reduce(self, tensor: torch.Tensor, operation: MPI.Op) -> torch.Tensor:
+        result = tensor.detach().contiguous().clone()
+        self.comm.Allreduce(MPI.IN_PLACE, result.numpy(), op=operation)
+        return result

@@ -1,0 +1,61 @@
+"""Errors and values reach all ranks."""
+
+from __future__ import annotations
+
+import pytest
+from lrsa_coupled import mpi
+from mpi4py import MPI
+
+
+class OwnError(Exception):
+    """An exception that takes more than its text."""
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"{number}: {text}")
+
+
+def test_placement(comm: MPI.Intracomm) -> None:
+    assert (mpi.rank(), mpi.size()) == (comm.rank, comm.size)
+
+
+def test_no_error(comm: MPI.Intracomm) -> None:
+    mpi.raise_on_all_ranks(comm, None)
+    with mpi.collective_errors(comm):
+        pass
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong"), FileNotFoundError(2, "No such file", "x.h5"), TypeError("kind")])
+def test_one_rank_fails(comm: MPI.Intracomm, error: Exception) -> None:
+    last = comm.size - 1
+    with pytest.raises(type(error)) as caught:
+        mpi.raise_on_all_ranks(comm, error if comm.rank == last else None)
+    expected = str(error) if comm.rank == last or not isinstance(error, OSError) else "No such file: x.h5"
+    assert str(caught.value) == expected
+
+
+def test_lowest_rank_speaks(comm: MPI.Intracomm) -> None:
+    with pytest.raises(ValueError, match="of rank 0"), mpi.collective_errors(comm):
+        raise ValueError(f"of rank {comm.rank}")
+
+
+def test_error_of_an_unknown_type(comm: MPI.Intracomm) -> None:
+    with pytest.raises(OwnError if comm.rank == 0 else RuntimeError, match="3: text"), mpi.collective_errors(comm):
+        if comm.rank == 0:
+            raise OwnError(3, "text")
+
+
+def test_share(comm: MPI.Intracomm) -> None:
+    assert mpi.share(comm, lambda: {"rank": comm.rank}) == {"rank": 0}
+    with pytest.raises(ValueError, match="on rank 0"):
+        mpi.share(comm, lambda: int("on rank 0"))
+
+
+def test_failed_ranks(comm: MPI.Intracomm) -> None:
+    own = comm.Dup()
+    assert mpi.failed_ranks(own, False, patience=5.0) == []
+    assert mpi.failed_ranks(own, comm.rank == comm.size - 1, patience=5.0) == [comm.size - 1]
+    own.Free()
+
+
+def test_shared_path(shared_path: object, comm: MPI.Intracomm) -> None:
+    assert len(set(comm.allgather(str(shared_path)))) == 1

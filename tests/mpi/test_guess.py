@@ -1,0 +1,142 @@
+"""The learned guess: exact Dirichlet values, the same on any partition, and a fall-back when it is bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
+
+from cases.cavity.case import CavityCase
+from dolfinx.fem.petsc import NonlinearProblem
+from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.training import checkpoint
+
+COMM = MPI.COMM_WORLD
+CASE = CavityCase()
+PARAMETERS = CASE.sample(np.random.default_rng([7, 7]))
+
+
+def make_problem(comm: MPI.Comm = COMM) -> Problem:
+    return CASE.problem(CASE.mesh(comm, PARAMETERS, 8), PARAMETERS)
+
+
+def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = False) -> LearnedGuess:
+    """An untrained operator whose outputs are of the size of the lid's speed."""
+    torch.manual_seed(0)
+    operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
+    card = checkpoint.ModelCard(CASE.name, CASE.dim, CASE.inputs, CASE.scalars, CASE.outputs, 8, operator, TrainingConfig(),
+                                checkpoint.DataInfo(10, 0), {})  # fmt: skip
+    model = checkpoint.make_model(operator, card)
+    points = torch.rand(100, 2)
+    model.normaliser.fit(points, torch.rand(100, 7), scalars_SG=torch.rand(10, 9), outputs_TK=torch.rand(100, 2) - 0.5)
+    return LearnedGuess(model.eval(), card, settings or GuessConfig(max_ratio=1e3))
+
+
+def sorted_by_position(points: np.ndarray, values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
+    rows = np.vstack(comm.allgather(np.column_stack([points.round(10), values])))
+    return rows[np.lexsort(rows[:, :2].T)]
+
+
+@pytest.mark.parametrize("evaluate_at", ["vertices", "nodes"])
+@pytest.mark.parametrize("mass_weighted", [False, True])
+def test_prediction_does_not_depend_on_the_partition(evaluate_at: str, mass_weighted: bool) -> None:
+    guess = make_guess(GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3), mass_weighted=mass_weighted)
+    tables = []
+    for comm in (COMM, MPI.COMM_SELF):
+        problem = make_problem(comm)
+        nodes = NodeSet(problem, CASE.outputs)
+        prediction = guess.predict(CASE, problem, nodes)
+        assert prediction.accepted
+        tables.append(sorted_by_position(nodes.points, prediction.values, comm))
+    assert tables[0].shape == tables[1].shape
+    assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
+
+
+def test_dirichlet_values_are_exact() -> None:
+    guess, problem = make_guess(), make_problem()
+    guess.start(CASE, problem)
+    array = problem.solution.x.array.copy()
+    for bc in problem.bcs:
+        bc.set(array)
+    assert np.array_equal(array, problem.solution.x.array)
+    assert COMM.allreduce(np.abs(array).sum()) > 0
+
+
+def test_a_poor_guess_still_ends_at_the_tolerance() -> None:
+    problem, guess = make_problem(), make_guess()
+    atol = CASE.rtol * reference_norm(problem)
+    solver = GuessSolver(CASE, guess, problem, atol)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+    assert set(result.seconds) == {"transfer", "inference", "solve"}
+
+
+def test_budget_then_classical_strategy(caplog: pytest.LogCaptureFixture) -> None:
+    problem = make_problem()
+    guess = make_guess(GuessConfig(max_iterations=1, max_ratio=1e3))
+    atol = CASE.rtol * reference_norm(problem)
+    solver = GuessSolver(CASE, guess, problem, atol)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged
+    assert result.used_fallback
+    assert (guess.counts.used, guess.counts.fallbacks) == (1, 1)
+    assert "classical strategy takes over" in caplog.text
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("spoil", ["nan", "inf", "huge"])
+def test_spoilt_predictions_never_reach_petsc(spoil: str, caplog: pytest.LogCaptureFixture) -> None:
+    problem, guess = make_problem(), make_guess(GuessConfig())
+    with torch.no_grad():
+        guess.model.head.bias.fill_({"nan": float("nan"), "inf": float("inf"), "huge": 1e6}[spoil])
+    solver = GuessSolver(CASE, guess, problem, CASE.rtol * reference_norm(problem))
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged
+    assert result.used_fallback
+    assert (guess.counts.used, guess.counts.rejected) == (0, 1)
+    assert "rejected" in caplog.text
+
+
+def test_attach_to_the_snes_of_a_user() -> None:
+    problem, guess = make_problem(), make_guess()
+    atol = CASE.rtol * reference_norm(problem)
+    options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps", "snes_atol": atol, "snes_rtol": 1e-50}
+    nonlinear = NonlinearProblem(problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs),
+                                 petsc_options_prefix="user_", petsc_options=options)  # fmt: skip
+    attached = guess.attach(nonlinear.solver, CASE, problem)
+    assert attached.solve(nonlinear.solve)
+    assert guess.counts.used == 1
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+
+    calls = []
+    guess.settings = GuessConfig(max_iterations=1, max_ratio=1e3)
+    attached.fallback = lambda: calls.append(np.abs(problem.solution.x.array).max(initial=0.0))
+    assert not attached.solve(nonlinear.solve)
+    assert calls == [0.0]
+    assert nonlinear.solver.max_it > 1
+    attached.detach()
+
+
+def test_model_of_another_case_is_refused() -> None:
+    guess, problem = make_guess(), make_problem()
+    guess.card = checkpoint.ModelCard(**{**vars(guess.card), "case": "darcy"})
+    with pytest.raises(ValueError, match="darcy"):
+        guess.start(CASE, problem)
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="model.json"):
+        LearnedGuess.load(tmp_path)

@@ -1,0 +1,149 @@
+"""The rules of the tree: who imports whom, how long a file may be, what the README lists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("lrsa_coupled", "solvers", "cases")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+BASE = frozenset({"interfaces", "config", "files", "mpi", "logs"})
+ARROWS = {
+    "operators": BASE | {"operators"},
+    "data": BASE | {"data"},
+    "training": BASE | {"training", "data", "operators"},
+    "coupling": BASE | {"coupling", "training", "data", "operators"},
+    "petsc": BASE | {"petsc", "coupling", "training", "operators"},
+    "bench": BASE | {"bench", "coupling", "training", "data"},
+    "catalog": BASE,
+    "petsc_options": BASE,
+    "verbs": BASE | {"catalog", "petsc_options", "coupling", "training", "data", "bench"},
+    "cli": BASE | {"verbs"},
+} | dict.fromkeys(BASE, BASE)
+"""Parts of the library, and the parts that each may import."""
+
+FEM = frozenset({"dolfinx", "petsc4py", "slepc4py", "ufl", "basix", "ffcx", "gmsh"})
+FORBIDDEN = {
+    "operators": FEM | {"mpi4py", "h5py"},
+    "data": FEM | {"mpi4py"},
+    "training": FEM | {"mpi4py"},
+    "solvers": frozenset({"torch"}),
+    "cases": frozenset({"torch"}),
+    "interfaces": FEM | {"mpi4py", "torch"},
+}
+"""Outside modules that a part must do without."""
+
+MEETING_PLACES = frozenset({"coupling", "petsc", "bench"})
+"""Parts whose files may import torch and PETSc together; the bench times both."""
+
+
+def part_of(path: Path) -> str:
+    names = path.relative_to(ROOT).with_suffix("").parts
+    return names[1] if names[0] == "lrsa_coupled" and len(names) > 1 else names[0]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, inside functions too, but for type checkers."""
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        pending += ast.iter_child_nodes(node)
+
+
+def ours(path: Path) -> list[tuple[str, str]]:
+    """(package, part) of every import of our own packages."""
+    split = [name.split(".") for name in imports(path)]
+    return [(names[0], names[1] if len(names) > 1 else "") for names in split if names[0] in PACKAGES]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_import_arrows(path: Path) -> None:
+    package, part = path.relative_to(ROOT).parts[0], part_of(path)
+    for target, name in ours(path):
+        arrow = f"{path.relative_to(ROOT)} -> {target}.{name}"
+        if package == "lrsa_coupled":
+            assert target == "lrsa_coupled" and name in ARROWS.get(part, BASE), arrow
+        elif package == "solvers":
+            assert target == "solvers" or (target, name) == ("lrsa_coupled", "interfaces"), arrow
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_outside_imports(path: Path) -> None:
+    part, outside = part_of(path), {name.split(".")[0] for name in imports(path)}
+    assert not outside & FORBIDDEN.get(part, frozenset())
+    if part not in MEETING_PLACES:
+        assert not ("torch" in outside and outside & {"petsc4py", "slepc4py", "dolfinx"})
+
+
+def test_case_imports_no_other_case() -> None:
+    for path in (ROOT / "cases").rglob("*.py"):
+        names = path.relative_to(ROOT).parts
+        assert {part for package, part in ours(path) if package == "cases"} <= {names[1]}
+
+
+def test_files_are_short() -> None:
+    lengths = {str(p.relative_to(ROOT)): p.read_text(encoding="utf-8").count("\n") for p in [*SOURCES, *TESTS]}
+    assert not {name: lines for name, lines in lengths.items() if lines >= 300}
+
+
+def test_functions_are_short() -> None:
+    long = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and body_lines(node) > 40:
+                long.append(f"{path.relative_to(ROOT)}: {node.name} has {body_lines(node)} lines")
+    assert not long
+
+
+def body_lines(node: ast.FunctionDef) -> int:
+    """Lines of a function below its docstring."""
+    first = node.body[1] if ast.get_docstring(node) and len(node.body) > 1 else node.body[0]
+    return (node.end_lineno or 0) - first.lineno + 1
+
+
+def test_import_is_cheap() -> None:
+    code = "import sys, lrsa_coupled; print(*(m for m in ('torch', 'dolfinx', 'mpi4py', 'petsc4py') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def readme_tree() -> set[str]:
+    """Files in the tree of the README: folders end in ``/``, two spaces a level."""
+    block = re.search(r"^```tree\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    folders: list[str] = []
+    files = set()
+    for line in block[1].splitlines():
+        name = line.split()[0]
+        folders = folders[: (len(line) - len(line.lstrip())) // 2]
+        if name.endswith("/"):
+            folders.append(name)
+        else:
+            files.add("".join(folders) + name)
+    return files
+
+
+def test_readme_lists_every_file() -> None:
+    listed = readme_tree()
+    kinds = {".py", ".toml", ".md", ".png", ".safetensors", ".json"}
+    present = {p.relative_to(ROOT).as_posix() for package in PACKAGES for p in (ROOT / package).rglob("*") if p.suffix in kinds}
+    present = {name for name in present if not name.endswith("__init__.py")}
+    assert not present - listed, "missing in the tree of README.md"
+    assert not {name for name in listed if not (ROOT / name).exists()}, "in the tree of README.md but not there"

@@ -1,0 +1,52 @@
+"""Cases by name and by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from lrsa_coupled import catalog
+from lrsa_coupled.interfaces import Case
+
+METHODS = ("sample", "mesh", "problem", "features", "solver", "strategies")
+OWN = "from lrsa_coupled.interfaces import Case\n\n" + "".join(
+    f"class {name}(Case):\n    name = 'own'\n" + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS) for name in ("Own",)
+)
+
+
+def test_names() -> None:
+    assert "cavity" in catalog.case_names()
+    assert (catalog.case_folder("cavity") / "case.py").is_file()
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_own_case(tmp_path: Path, file: bool) -> None:
+    (tmp_path / "case.py").write_text(OWN)
+    path = tmp_path / "case.py" if file else tmp_path
+    case = catalog.load_case(str(path))
+    assert isinstance(case, Case) and case.name == "own"
+    assert catalog.case_folder(str(path)) == tmp_path
+    assert catalog.case_settings(tmp_path) == ({}, {})
+    assert catalog.shipped_model(tmp_path) is None
+
+
+@pytest.mark.parametrize(("content", "found"), [("", "none"), (OWN + OWN.replace("class Own", "class Other"), "Own, Other")])
+def test_not_one_class(tmp_path: Path, content: str, found: str) -> None:
+    (tmp_path / "case.py").write_text(content)
+    with pytest.raises(ValueError, match=f"exactly one class.*found: {found}"):
+        catalog.load_case(str(tmp_path))
+
+
+def test_unknown(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown case 'cavty'.*did you mean 'cavity'"):
+        catalog.load_case("cavty")
+    with pytest.raises(ValueError, match="has no case.py"):
+        catalog.load_case(str(tmp_path))
+
+
+def test_presets_are_split_off(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[training]\nepochs = 3\n[presets.smoke.generate]\nsamples = 4\n")
+    assert catalog.case_settings(tmp_path) == ({"training": {"epochs": 3}}, {"smoke": {"generate": {"samples": 4}}})
+    (tmp_path / "config.toml").write_text("[")
+    with pytest.raises(ValueError, match="not a valid TOML file"):
+        catalog.case_settings(tmp_path)

@@ -1,0 +1,154 @@
+"""Bad input: one line that says what is wrong, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from lrsa_coupled import cli, petsc_options
+from lrsa_coupled.verbs import read_parameters
+from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
+
+OUT = ("--out", "{tmp}/out")
+
+BAD = [
+    ((), "the following arguments are required: VERB"),
+    (("fly",), "invalid choice: 'fly'"),
+    (("generate", "cavity"), "--out"),
+    (("generate", "cavty", *OUT), "unknown case 'cavty' (did you mean 'cavity'?)"),
+    (("generate", "{tmp}", *OUT), "has no case.py"),
+    (("generate", "cavity", "--samples", "0", *OUT), "generate.samples must be at least 1, got 0"),
+    (("generate", "cavity", "--samples", "-3", *OUT), "generate.samples must be at least 1, got -3"),
+    (("generate", "cavity", "--samples", "few", *OUT), "invalid int value: 'few'"),
+    (("generate", "cavity", "--seed", "-1", *OUT), "must not be negative"),
+    (("generate", "cavity", "--set", "generate.sample=3", *OUT), "did you mean 'generate.samples'?"),
+    (("generate", "cavity", "--set", "training.epochs=x", *OUT), "must be of type int, got 'x'"),
+    (("generate", "cavity", "--config", "{tmp}/none.toml", *OUT), "cannot read the configuration file"),
+    (("train", "{tmp}/none", *OUT), "is not a data set"),
+    (("train", "{tmp}/none", *OUT, "--", "-ksp_type", "cg"), "does not use PETSc"),
+    (("evaluate", "{tmp}/none", "{tmp}/none"), "is not a data set"),
+    (("bench", "cavity", "--samples", "0"), "bench.samples must be at least 1"),
+    (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
+    (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
+]
+
+BAD_WITH_DOLFINX = [
+    (("solve", "cavity", "--index", "-1", *OUT), "--index counts from 0"),
+    (("solve", "cavity", "--strategy", "zeroo", "--resolution", "4", *OUT), "unknown strategy 'zeroo'"),
+    (("solve", "cavity", "--parameters", "{tmp}/none.json", *OUT), "No such file or directory"),
+    (("solve", "cavity", "--strategy", "zero", "--model", "{tmp}", *OUT), "give one of them"),
+    (("solve", "cavity", "--model", "{tmp}/none", "--resolution", "4", *OUT), "{tmp}/none"),
+    (("bench", "cavity", "--model", "{tmp}/none", "--samples", "1"), "{tmp}/none"),
+    (("generate", "cavity", "--out", "/proc/none"), "/proc/none"),
+    (("generate", "cavity", "--out", "{tmp}/file"), "File exists"),
+    (("generate", "cavity", *OUT, "--", "5", "-ksp_type"), "got '5' without a name"),
+]
+
+
+def refuse(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert cli.main([a.format(tmp=tmp_path) for a in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("lrsa-coupled: error: ") and text.count("\n") == 1, text
+    assert message.format(tmp=tmp_path) in text
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_input(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(arguments, message, tmp_path, capsys)
+
+
+@needs_dolfinx
+@pytest.mark.parametrize(("arguments", "message"), BAD_WITH_DOLFINX)
+def test_bad_input_with_dolfinx(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refuse(arguments, message, tmp_path, capsys)
+
+
+@needs_dolfinx
+def test_unknown_petsc_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verb = ("solve", "cavity", "--strategy", "zero", "--resolution", "4", "--quiet")
+    refuse((*verb, *OUT, "--", "-snes_tpye", "newtonls"), "unknown PETSc option: -snes_tpye", tmp_path, capsys)
+
+
+@needs_dolfinx
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    assert "cavity" in capsys.readouterr().out
+
+
+def test_unexpected_error_shows_its_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(given: list[str]) -> int:
+        raise KeyError("inner")
+
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["list"]) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" in text and "lrsa-coupled: error: unexpected KeyError" in text
+
+
+def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    assert "generate" in capsys.readouterr().out
+
+
+def test_petsc_options_are_names_and_values() -> None:
+    given = ["-ksp_rtol", "1e-3", "-snes_monitor", "--ksp_view", "-a_shift", "-1.5"]
+    assert petsc_options.parse(given) == {"ksp_rtol": "1e-3", "snes_monitor": None, "ksp_view": None, "a_shift": "-1.5"}
+
+
+@needs_dolfinx
+def test_case_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "case.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    arguments = ["generate", str(tmp_path / "case.py"), "--samples", "2", "--resolution", "4", "--out", str(tmp_path / "data"), "--quiet"]
+    assert cli.main(arguments) == 0
+    assert "2 samples, 2 solved" in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Stands for the parameters of a case."""
+
+    speed: float = 1.0
+    sizes: tuple[float, ...] = (1.0, 2.0)
+
+
+def test_parameters_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps({"speed": 3, "sizes": [4, 5.5]}))
+    assert read_parameters(Parameters(), path) == Parameters(3.0, (4.0, 5.5))
+    for text, message in [("[", "not a valid JSON"), ("[]", "JSON object"), ('{"sped": 1}', "did you mean 'speed'"),
+                          ('{"sizes": [1]}', "list of 2 values"), ('{"speed": "x"}', "of type float")]:  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_parameters(Parameters(), path)
+
+
+def test_training_needs_no_mpi() -> None:
+    code = (
+        "import sys\nfrom lrsa_coupled import cli\ncode = cli.main(['train', '/none', '--out', '/none'])\n"
+        "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx') if m in sys.modules]\nsys.exit(f'{bad}' if bad or code != 2 else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_dolfinx
+@pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
+@pytest.mark.parametrize(("fails_on", "code"), [("rank == 1", 2), ("True", 2)])
+def test_error_ends_all_ranks(fails_on: str, code: int, tmp_path: Path) -> None:
+    """One rank that fails alone while the others wait in a collective call ends the job; a failure of all is told once."""
+    script = tmp_path / "fail.py"
+    script.write_text(
+        "import sys\nfrom lrsa_coupled import cli, mpi\ncli.PATIENCE = 1.0\n"
+        f"def fail(given):\n    rank = mpi.rank()\n    if {fails_on}:\n        raise ValueError('told once')\n    mpi.world().Barrier()\n"
+        "cli._run = fail\nsys.exit(cli.main(['list']))\n"
+    )
+    done = subprocess.run([str(mpiexec()), "-n", "2", sys.executable, str(script)], env=plain_environment(), cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    assert done.returncode == code
+    assert done.stderr.count("lrsa-coupled: error: told once\n") == 1
