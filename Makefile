@@ -1,0 +1,37 @@
+# make demo and make test create .venv and install the package when that is missing.
+PYTHON ?= $(firstword $(foreach p,python3.12 python3.13 python3.14 python3,$(if $(shell $(p) -c "import venv" 2>/dev/null && echo yes),$(p))))
+VENV   := .venv
+BIN    := $(VENV)/bin
+MPIEXEC ?= $(BIN)/mpiexec
+STAMP  := $(VENV)/installed
+
+# One thread a process: ranks share the cores, and the problems of the tests are too small for more.
+export OMP_NUM_THREADS ?= 1
+MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
+
+.PHONY: help demo test clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo   ledger of start strategies on 6 unseen cavity flows, 2 ranks (runs/demo/)"
+	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
+	@echo "make clean  remove runs/, caches and build products (keeps .venv)"
+
+demo: $(STAMP)
+	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/ledger.json --pictures runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q tests/unit tests/cases
+	$(MPIEXEC) -n 2 $(MPITEST)
+	$(MPIEXEC) -n 3 $(MPITEST)
+
+$(STAMP): pyproject.toml
+	@"$(or $(PYTHON),python3)" -c "import sys; sys.exit(sys.version_info < (3, 12))" || \
+	  { echo "lrsa-coupled needs Python 3.12 or newer with its venv module; name one with 'make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)'"; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[fem,dev]"
+	@touch $@
+
+clean:
+	rm -rf runs build dist *.egg-info .pytest_cache
+	find lrsa_coupled solvers cases tests -name __pycache__ -prune -exec rm -rf {} +
