@@ -71,11 +71,12 @@ class GuessConfig:
 
     ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, ``nodes`` evaluates at every node.
     ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
-    the guess before the classical strategy takes over.
+    the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
     """
 
     evaluate_at: Literal["vertices", "nodes"] = "vertices"
     precision: Literal["fp32", "bf16"] = "fp32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     max_ratio: float = 4.0
     max_iterations: int = 8
 

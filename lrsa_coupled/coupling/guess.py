@@ -25,7 +25,7 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 from lrsa_coupled.operators.lrsa import LRSA
 from lrsa_coupled.training.checkpoint import ModelCard, load
-from lrsa_coupled.training.precision import autocast
+from lrsa_coupled.training.precision import autocast, choose_device
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,10 @@ class LearnedGuess:
     """
 
     def __init__(self, model: LRSA, card: ModelCard, settings: GuessConfig) -> None:
-        self.model = model
+        self.device = choose_device(settings.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())
+        self.model = model.to(self.device)
         self.card = card
         self.settings = settings
         self.counts = GuessCounts()
@@ -103,7 +106,7 @@ class LearnedGuess:
         values = np.zeros((nodes.num_owned, nodes.num_values))
         reason = self._objection(outputs, problem.mesh.comm)
         if not reason:
-            values[rows] = outputs.numpy()
+            values[rows] = outputs.cpu().numpy()
             nodes.impose_dirichlet(values)
             if prolongation is not None:
                 values = prolongation(values)
@@ -156,10 +159,10 @@ class LearnedGuess:
                 raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
 
     def _evaluate(self, arrays: tuple[npt.NDArray[np.float64], ...], mass: npt.NDArray[np.float64] | None, comm: MPI.Comm) -> torch.Tensor:
-        batch = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))[None] for a in arrays]
-        mass_BN = None if mass is None else torch.from_numpy(mass.astype(np.float32))[None]
+        batch = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))[None].to(self.device) for a in arrays]
+        mass_BN = None if mass is None else torch.from_numpy(mass.astype(np.float32))[None].to(self.device)
         reducer = MPIReducer(comm) if comm.size > 1 else None
-        with torch.inference_mode(), autocast(self.settings.precision, "cpu"):
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
             return self.model(*batch, mass_BN=mass_BN, reducer=reducer)[0].float()
 
     def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
@@ -260,7 +263,7 @@ class GuessSolver(Solver):
 
 
 class MPIReducer:
-    """All-reduce of CPU tensors over a communicator; forward only, see ``operators.attention.Reducer``."""
+    """All-reduce of tensors over a communicator, through the memory of the CPU; see ``operators.attention.Reducer``."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm
@@ -274,6 +277,6 @@ class MPIReducer:
         return self._reduce(tensor, MPI.SUM)
 
     def _reduce(self, tensor: torch.Tensor, operation: MPI.Op) -> torch.Tensor:
-        result = tensor.detach().contiguous().clone()
+        result = tensor.detach().to("cpu", copy=True).contiguous()
         self.comm.Allreduce(MPI.IN_PLACE, result.numpy(), op=operation)
-        return result
+        return result.to(tensor.device)

@@ -61,6 +61,16 @@ def test_prediction_does_not_depend_on_the_partition(evaluate_at: str, mass_weig
     assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
 
 
+def test_bf16_is_near_fp32() -> None:
+    values = []
+    for precision in ("fp32", "bf16"):
+        problem = make_problem()
+        guess = make_guess(GuessConfig(precision=precision, max_ratio=1e3))
+        values.append(guess.predict(CASE, problem, NodeSet(problem, CASE.outputs)).values)
+    difference = COMM.allreduce(np.square(values[0] - values[1]).sum())
+    assert 0.0 < np.sqrt(difference / COMM.allreduce(np.square(values[0]).sum())) < 0.03
+
+
 def test_dirichlet_values_are_exact() -> None:
     guess, problem = make_guess(), make_problem()
     guess.start(CASE, problem)

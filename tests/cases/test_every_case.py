@@ -1,0 +1,88 @@
+"""Every case of the tree at smoke size: contracts, then data, training and ledger end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="cases need DOLFINx")
+
+from lrsa_coupled import catalog, config
+from lrsa_coupled.bench.ledger import bench
+from lrsa_coupled.bench.report import LEARNED, NEAREST, pictures, table
+from lrsa_coupled.coupling.generate import generate, sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.training.loop import train
+
+
+def smoke_config(name: str) -> config.Config:
+    values, presets = catalog.case_settings(catalog.case_folder(name))
+    base = config.update(config.Config(case=name), values, where=name)
+    base = config.update(base, presets["smoke"], where=name)
+    tiny = ["generate.samples=10", "training.epochs=4", "bench.samples=1", "training.valid_fraction=0.2"]
+    return config.load(base, assignments=tiny)
+
+
+@pytest.mark.parametrize("name", catalog.case_names())
+def test_contracts(name: str) -> None:
+    case = catalog.load_case(name)
+    assert case.name == name
+    first, second = (sample_parameters(case, 4, index) for index in (0, 1))
+    assert first == sample_parameters(case, 4, 0)
+    assert first != second
+    assert all("unit" in f.metadata for f in dataclasses.fields(first))
+    assert type(first)(**{k: _tuples(v) for k, v in json.loads(json.dumps(dataclasses.asdict(first))).items()}) == first
+    problem = case.problem(case.mesh(MPI.COMM_SELF, first, smoke_config(name).bench.resolution), first)
+    assert not problem.solution.x.array.any()
+    nodes = NodeSet(problem, case.fields)
+    features = case.features(problem)
+    assert features.nodal.shape == (nodes.num_owned, sum(f.components for f in case.inputs))
+    assert features.scalars.shape == (len(case.scalars),)
+    assert np.isfinite(features.nodal).all() and np.isfinite(features.scalars).all()
+    assert set(case.outputs) <= set(case.fields)
+    atol = case.rtol * reference_norm(problem)
+    solver = next(iter(case.strategies().values()))(problem, atol)
+    assert solver.solve().converged
+    solver.destroy()
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+
+
+def _tuples(value: object) -> object:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("name", catalog.case_names())
+def test_end_to_end(name: str, tmp_path: Path) -> None:
+    case, settings = catalog.load_case(name), smoke_config(name)
+    assert generate(case, settings, tmp_path / "data", MPI.COMM_SELF).solved >= 8
+    assert train(tmp_path / "data", tmp_path / "model", settings)["epochs"] == 4
+    run = bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", data=tmp_path / "data")
+    names = [strategy["name"] for strategy in run.ledger["strategies"]]
+    assert names == [*case.strategies(), NEAREST, LEARNED]
+    learned = run.ledger["strategies"][-1]["samples"][0]
+    assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
+    assert learned["relative_error"] > 0
+    assert LEARNED in table(run.ledger)
+    assert all(path.stat().st_size > 10_000 for path in pictures(run, tmp_path))
+    assert DataStore(tmp_path / "data").meta["case"] == name
+
+
+@pytest.mark.parametrize("name", [n for n in catalog.case_names() if catalog.shipped_model(catalog.case_folder(n))])
+def test_shipped_model(name: str) -> None:
+    """The shipped weights load, are small, and start Newton better than zero does."""
+    case, folder = catalog.load_case(name), catalog.case_folder(name)
+    assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
+    settings = config.load(config.Config(case=name), assignments=["bench.samples=2", f"bench.resolution={case.resolution}", "bench.seed=9"])
+    run = bench(case, settings, MPI.COMM_SELF, model=folder)
+    learned = run.ledger["strategies"][-1]["samples"]
+    first = run.ledger["strategies"][0]["samples"]
+    assert all(sample["solved"] and not sample["used_fallback"] for sample in learned)
+    assert all(a["iterations"] < b["iterations"] for a, b in zip(learned, first, strict=True))
+    assert all(sample["relative_error"] < 0.1 for sample in learned)
