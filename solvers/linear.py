@@ -45,7 +45,8 @@ class LinearSolver(Solver):
         self.ksp.setOptionsPrefix(prefix)
         self.ksp.setOperators(self.matrix)
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=max_iterations)
-        with default_options(prefix, options or MUMPS):
+        self._prefix, self._defaults = prefix, options or MUMPS
+        with default_options(prefix, self._defaults):
             self.ksp.setFromOptions()
 
     def solve(self) -> SolveResult:
@@ -54,7 +55,8 @@ class LinearSolver(Solver):
         self._assemble_residual()
         self.residual.scale(-1.0)
         try:
-            self.ksp.solve(self.residual, self.correction)
+            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
+                self.ksp.solve(self.residual, self.correction)
             reason = reason_name(PETSc.KSP.ConvergedReason, self.ksp.getConvergedReason())
             converged = self.ksp.getConvergedReason() > 0
         except PETSc.Error as error:

@@ -37,7 +37,8 @@ class NewtonSolver(Solver):
         self._nonlinear = NonlinearProblem(problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs),
                                            petsc_options_prefix=prefix)  # fmt: skip
         self.snes = self._nonlinear.solver
-        with default_options(prefix, {**DEFAULTS, **(options or {})}):
+        self._prefix, self._defaults = prefix, {**DEFAULTS, **(options or {})}
+        with default_options(prefix, self._defaults):
             self.snes.setFromOptions()
             self.snes.getKSP().setFromOptions()
 
@@ -56,7 +57,8 @@ class NewtonSolver(Solver):
         self.snes.setTolerances(rtol=max(rtol, 1e-50), atol=self.atol, stol=0.0, max_it=limit)
         started = time.perf_counter()
         try:
-            self._nonlinear.solve()
+            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
+                self._nonlinear.solve()
             reason = reason_name(PETSc.SNES.ConvergedReason, self.snes.getConvergedReason())
             converged = self.snes.getConvergedReason() > 0
         except PETSc.Error as error:

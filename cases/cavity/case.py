@@ -105,19 +105,20 @@ class CavityCase(Case):
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
-        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30)
+        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30, options=ORDERING)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
-        return {"continuation-loose": partial(_continued, LOOSE), "continuation-tight": partial(_continued, TIGHT), "zero": NewtonSolver}
+        return {"continuation-loose": partial(_continued, LOOSE), "continuation-tight": partial(_continued, TIGHT), "zero": partial(NewtonSolver, options=ORDERING)}
 
 
 TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)
+ORDERING = {"mat_mumps_icntl_7": "6"}  # QAMD: as sparse as METIS on these meshes, its analysis five times quicker
 LOOSE = StepControl(first_step=1.35, growth=1.0, inner_rtol=0.5, max_inner=3, extrapolate=False, otherwise=TIGHT)
 
 
 def _continued(control: StepControl, problem: Problem, atol: float) -> Solver:
-    return ContinuationSolver(NewtonSolver(problem, atol), control)
+    return ContinuationSolver(NewtonSolver(problem, atol, options=ORDERING), control)
 
 
 def navier_stokes(solution: fem.Function, viscosity: fem.Constant, force: ufl.core.expr.Expr | None = None) -> ufl.Form:

@@ -106,11 +106,11 @@ class LearnedGuess:
         values = np.zeros((nodes.num_owned, nodes.num_values))
         reason = self._objection(outputs, problem.mesh.comm)
         if not reason:
+            exact = nodes.dirichlet_values()
             values[rows] = outputs.cpu().numpy()
-            nodes.impose_dirichlet(values)
+            values = np.where(nodes.constrained, exact, values)
             if prolongation is not None:
-                values = prolongation(values)
-                nodes.impose_dirichlet(values)
+                values = np.where(nodes.constrained, exact, prolongation(values))
         seconds = {"transfer": time.perf_counter() - inferred + evaluated - started, "inference": inferred - evaluated}
         return Prediction(values, seconds, not reason, reason)
 

@@ -30,8 +30,7 @@ class VertexProlongation:
         self.nodes = nodes
         self._corners = nodes.cells[:, : nodes.num_vertices]
         self.vertices = np.unique(self._corners[self._corners < nodes.num_owned])
-        coordinates = nodes.space.tabulate_dof_coordinates()[:, : nodes.points.shape[1]]
-        self._edges = coordinates[self._corners] - coordinates[self._corners[:, :1]]
+        self._edges = nodes.coordinates[self._corners] - nodes.coordinates[self._corners[:, :1]]
         inner = _barycentric(nodes)[nodes.num_vertices :]
         self._linear = inner
         self._quadratic = (inner[:, :, None] * inner[:, None, :] - inner[:, :, None] * np.eye(nodes.num_vertices)) / 2.0

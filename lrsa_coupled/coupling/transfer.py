@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import basix
 import numpy as np
@@ -43,7 +43,8 @@ class NodeSet:
 
     Attributes:
         num_owned: Number of nodes owned by this rank.
-        points: Coordinates of the owned nodes ``(num_owned, dim)`` [m].
+        coordinates: Coordinates of the owned nodes, then the ghosts ``(num_local, dim)`` [m].
+        points: Those of the owned nodes ``(num_owned, dim)`` [m].
         cells: Nodes of each local cell, ghosts included, ``(num_cells, num_cell_nodes)``; the vertices come first.
 
     Raises:
@@ -58,7 +59,8 @@ class NodeSet:
         self.space = space
         self.outputs = tuple(outputs)
         self.num_owned: int = space.dofmap.index_map.size_local
-        self.points = space.tabulate_dof_coordinates()[: self.num_owned, : problem.mesh.geometry.dim].copy()
+        self.coordinates = space.tabulate_dof_coordinates()[:, : problem.mesh.geometry.dim]
+        self.points = self.coordinates[: self.num_owned]
         self.cells: npt.NDArray[np.int32] = space.dofmap.list
         self.element = element
         self.num_vertices: int = problem.mesh.geometry.dim + 1
@@ -116,12 +118,12 @@ class NodeSet:
             column += f.components
         function.x.scatter_forward()
 
-    def impose_dirichlet(self, values: npt.NDArray[np.float64]) -> None:
-        """Overwrite the constrained entries of ``values`` ``(num_owned, K)`` by the Dirichlet values, in place. Collective: no."""
+    def dirichlet_values(self) -> npt.NDArray[np.float64]:
+        """Return the Dirichlet values at the owned nodes, of meaning where ``constrained``, ``(num_owned, K)``. Collective: no."""
         fixed = np.zeros(self._num_dofs)
         for bc in self._bcs:
             bc.set(fixed)
-        values[self.constrained] = self._gather_array(fixed)[: self.num_owned][self.constrained]
+        return self._gather_array(fixed)[: self.num_owned]
 
     def _gather_array(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         values = np.zeros((self._num_local, self.num_values))
@@ -151,12 +153,19 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) ->
     if components != field.components:
         raise ValueError(f"field '{field.name}' has {field.components} components, its space has {components}")
     dofs = (sub.dofmap.list[:, :, None] * block + np.arange(block, dtype=np.int32)).reshape(-1, element.dim, components)
+    return _FieldMap(dofs, *_interpolation(element, node_element))
+
+
+@lru_cache
+def _interpolation(
+    element: basix.finite_element.FiniteElement, node_element: basix.finite_element.FiniteElement
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+    """Return the interpolation from the field's nodes of a cell to its nodes, and the node at which each of the field's sits."""
     interpolation = basix.compute_interpolation_operator(element, node_element)
     whole = np.round(interpolation)
     interpolation = np.where(np.abs(interpolation - whole) < 1e-12, whole, interpolation)  # a shared node has its value to the last bit
-    shared = np.array([np.flatnonzero(np.isclose(column, 1.0) & np.isclose(np.abs(interpolation).sum(1), 1.0))[0]
-                       for column in interpolation.T])  # fmt: skip
-    return _FieldMap(dofs, interpolation, shared)
+    shared = np.array([np.flatnonzero((column == 1.0) & (np.abs(interpolation).sum(1) == 1.0))[0] for column in interpolation.T])
+    return interpolation, shared
 
 
 def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None:
@@ -165,7 +174,12 @@ def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None
     scalar = ufl_element.sub_elements[0] if ufl_element.block_size > 1 else ufl_element
     if scalar.element_family != basix.ElementFamily.P:
         return None
-    return basix.create_element(scalar.element_family, scalar.cell_type, scalar.embedded_superdegree, scalar.lagrange_variant)
+    return _element(scalar.cell_type, scalar.embedded_superdegree, scalar.lagrange_variant)
+
+
+@lru_cache
+def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) -> basix.finite_element.FiniteElement:
+    return basix.create_element(basix.ElementFamily.P, cell, degree, variant)
 
 
 def _lumped_mass(space: FunctionSpace) -> npt.NDArray[np.float64]:
