@@ -69,12 +69,15 @@ class TrainingConfig:
 class GuessConfig:
     """Use of the operator as initial guess.
 
-    ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, ``nodes`` evaluates at every node.
+    ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, then evaluates anew the nodes where the
+    quadratic part of the prolongation is above ``refine_above`` times the standard deviation of the outputs in training; ``nodes``
+    evaluates at every node.
     ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
     the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
     """
 
     evaluate_at: Literal["vertices", "nodes"] = "vertices"
+    refine_above: float = 0.05
     precision: Literal["fp32", "bf16"] = "fp32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_ratio: float = 4.0

@@ -20,14 +20,19 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.prolong import VertexProlongation
+from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult
+from lrsa_coupled.operators.lrsa import LRSA, Tokens
 from lrsa_coupled.training.checkpoint import ModelCard, load
 from lrsa_coupled.training.precision import autocast, choose_device
 
 logger = logging.getLogger(__name__)
+
+Points = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+Encoded = tuple[torch.Tensor, list[Tokens]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,20 @@ class GuessCounts:
     fallbacks: int = 0
 
 
+class _Clock:
+    """Shares out the wall time over stages."""
+
+    def __init__(self) -> None:
+        self.seconds = {"transfer": 0.0, "inference": 0.0}
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        """Count the time since the last stop to ``stage``."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+
 @final
 class LearnedGuess:
     """A trained operator that predicts the solution of a case's problems.
@@ -73,11 +92,12 @@ class LearnedGuess:
         self.model = model.to(self.device)
         self.card = card
         self.settings = settings
+        self.doubt_limit = settings.refine_above * float(model.normaliser.outputs_std.norm())
         self.counts = GuessCounts()
 
     @classmethod
     def load(cls, folder: Path | str, settings: GuessConfig | None = None) -> LearnedGuess:
-        """Load a model. Collective: no. One thread a rank is used under MPI unless OMP_NUM_THREADS says otherwise.
+        """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS says otherwise. Collective: no.
 
         Raises:
             ValueError: If there is no model in the folder, or it is damaged.
@@ -94,25 +114,30 @@ class LearnedGuess:
             ValueError: If the model belongs to another case or has other fields, on all ranks.
         """
         self._check(case)
-        started = time.perf_counter()
+        comm = problem.mesh.comm
+        clock = _Clock()
         features = case.features(problem)
         prolongation = VertexProlongation(nodes) if self.settings.evaluate_at == "vertices" else None
-        rows = slice(None) if prolongation is None else prolongation.vertices
-        arrays = (nodes.points[rows], features.nodal[rows], features.scalars)
+        rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         mass = nodes.mass[rows] if self.model.config.mass_weighted else None
-        evaluated = time.perf_counter()
-        outputs = self._evaluate(arrays, mass, problem.mesh.comm)
-        inferred = time.perf_counter()
+        clock.stop("transfer")
+        outputs, tokens = self._encode(nodes.points[rows], features, rows, mass=mass, comm=comm)
+        clock.stop("inference")
         values = np.zeros((nodes.num_owned, nodes.num_values))
-        reason = self._objection(outputs, problem.mesh.comm)
+        reason = self._objection(outputs, comm)
         if not reason:
             exact = nodes.dirichlet_values()
             values[rows] = outputs.cpu().numpy()
             values = np.where(nodes.constrained, exact, values)
             if prolongation is not None:
-                values = np.where(nodes.constrained, exact, prolongation(values))
-        seconds = {"transfer": time.perf_counter() - inferred + evaluated - started, "inference": inferred - evaluated}
-        return Prediction(values, seconds, not reason, reason)
+                values, doubt = prolongation(values)
+                doubtful = np.flatnonzero((doubt > self.doubt_limit) & ~nodes.constrained.all(axis=1))
+                clock.stop("transfer")
+                values[doubtful] = self._decode(nodes.points[doubtful], features, doubtful, tokens=tokens)
+                clock.stop("inference")
+                values = np.where(nodes.constrained, exact, values)
+        clock.stop("transfer")
+        return Prediction(values, clock.seconds, not reason, reason)
 
     def start(self, case: Case, problem: Problem, nodes: NodeSet | None = None) -> Prediction:
         """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
@@ -158,12 +183,23 @@ class LearnedGuess:
             if want != have:
                 raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
 
-    def _evaluate(self, arrays: tuple[npt.NDArray[np.float64], ...], mass: npt.NDArray[np.float64] | None, comm: MPI.Comm) -> torch.Tensor:
-        batch = [torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32))[None].to(self.device) for a in arrays]
-        mass_BN = None if mass is None else torch.from_numpy(mass.astype(np.float32))[None].to(self.device)
+    def _encode(self, points: Points, features: Features, rows: Rows, *, mass: Points | None, comm: MPI.Comm) -> Encoded:
+        mass_BN = None if mass is None else self._batch(mass)
         reducer = MPIReducer(comm) if comm.size > 1 else None
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            return self.model(*batch, mass_BN=mass_BN, reducer=reducer)[0].float()
+            batch = (self._batch(points), self._batch(features.nodal[rows]), self._batch(features.scalars))
+            outputs_BNK, tokens = self.model.encode(*batch, mass_BN=mass_BN, reducer=reducer)
+        return outputs_BNK[0].float(), tokens
+
+    def _decode(self, points: Points, features: Features, rows: Rows, *, tokens: list[Tokens]) -> Points:
+        if not len(rows):
+            return np.zeros((0, sum(f.components for f in self.card.outputs)))
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
+            batch = (self._batch(points), self._batch(features.nodal[rows]), self._batch(features.scalars))
+            return self.model.decode(*batch, tokens=tokens)[0].float().cpu().numpy()
+
+    def _batch(self, array: Points) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
 
     def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
         finite = bool(torch.isfinite(outputs).all())
@@ -260,23 +296,3 @@ class GuessSolver(Solver):
         solver.destroy()
         seconds["solve"] = seconds.get("solve", 0.0) + time.perf_counter() - started
         return dataclasses.replace(result, iterations=iterations + result.iterations, seconds=seconds, used_fallback=True)
-
-
-class MPIReducer:
-    """All-reduce of tensors over a communicator, through the memory of the CPU; see ``operators.attention.Reducer``."""
-
-    def __init__(self, comm: MPI.Comm) -> None:
-        self.comm = comm
-
-    def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the elementwise maximum over the ranks. Collective."""
-        return self._reduce(tensor, MPI.MAX)
-
-    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the elementwise sum over the ranks. Collective."""
-        return self._reduce(tensor, MPI.SUM)
-
-    def _reduce(self, tensor: torch.Tensor, operation: MPI.Op) -> torch.Tensor:
-        result = tensor.detach().to("cpu", copy=True).contiguous()
-        self.comm.Allreduce(MPI.IN_PLACE, result.numpy(), op=operation)
-        return result.to(tensor.device)

@@ -35,27 +35,30 @@ class VertexProlongation:
         self._linear = inner
         self._quadratic = (inner[:, :, None] * inner[:, None, :] - inner[:, :, None] * np.eye(nodes.num_vertices)) / 2.0
 
-    def __call__(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def __call__(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Fill the rows of the other nodes from those of the vertices. Collective.
 
         Args:
             values: ``(num_owned, K)``; only the rows ``vertices`` are read.
 
         Returns:
-            Values at all owned nodes ``(num_owned, K)``.
+            Values at all owned nodes ``(num_owned, K)``, and the size ``(num_owned,)`` of their quadratic part, an indicator of the error.
         """
         nodes, num_values = self.nodes, values.shape[1]
         local = self._vector(num_values)
         local.array[: values.size] = values.ravel()
         local.scatter_forward()
         result = local.array.reshape(-1, num_values)
+        size = np.zeros(len(result))
         if len(self._linear):
             corners = result[self._corners]
             gradients = self._gradients(corners)[self._corners]
             slopes = sum(gradients[..., None, d] * self._edges[:, None, None, :, d] for d in range(self._edges.shape[2]))
-            inner = np.tensordot(self._linear, corners, (1, 1)) + np.tensordot(self._quadratic, slopes, ([1, 2], [1, 3]))
-            result[nodes.cells[:, nodes.num_vertices :].T] = inner
-        return result[: nodes.num_owned].copy()
+            quadratic = np.tensordot(self._quadratic, slopes, ([1, 2], [1, 3]))
+            inner = nodes.cells[:, nodes.num_vertices :].T
+            result[inner] = np.tensordot(self._linear, corners, (1, 1)) + quadratic
+            size[inner] = np.sqrt((quadratic**2).sum(axis=2))
+        return result[: nodes.num_owned].copy(), size[: nodes.num_owned]
 
     def _gradients(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Recover gradients ``(num_local, K, d)`` at the vertices from values at the corners of the cells ``(num_cells, d + 1, K)``."""

@@ -10,16 +10,22 @@ Source: Yang, Xin, Du, Liu (2026), Low-Rank Spatial Attention, arXiv 2604.03582.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.attention import EPS, Reducer, attend, normalise_heads, pool
-from lrsa_coupled.operators.embedding import Lift, lift_width
+from lrsa_coupled.operators.embedding import Lift
 from lrsa_coupled.operators.normalise import Normaliser
 
 WEIGHT_STD = 0.02
+
+
+Tokens = tuple[Tensor, Tensor]
+"""Keys and values ``(B, H, M, D)`` of the up attention of a block: all that a further point needs."""
 
 
 class FeedForward(nn.Module):
@@ -79,13 +85,13 @@ class Block(nn.Module):
         self.up_output = nn.Linear(width, width)
         self.point_ffn = FeedForward(width, config.ffn_ratio)
 
-    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None) -> Tensor:
-        """Map ``(B, N, C)`` to ``(B, N, C)``. Collective over the ranks of ``reducer``, if any."""
+    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None) -> tuple[Tensor, Tokens]:
+        """Map ``(B, N, C)`` to ``(B, N, C)`` and the tokens it went through. Collective over the ranks of ``reducer``, if any."""
         width = features_BNC.shape[-1]
         projected = self.point_projection(self.point_norm(features_BNC))
         keys_and_queries, values = projected.split((2 * width, width), dim=-1)
         (values_BHND,) = _split_heads(values, 1, num_heads=self.num_heads)
-        keys_BHND, queries_BHND = _split_normalised(keys_and_queries, self.num_heads)
+        keys_BHND, queries_BHND = _split_normalised(keys_and_queries, 2, num_heads=self.num_heads)
 
         down_HMD = normalise_heads(self.down_queries_HMD) * self.down_gain_D
         pooled_BHMD = pool(down_HMD, keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN, reducer=reducer)
@@ -93,7 +99,19 @@ class Block(nn.Module):
         latents_BMC = self.second_ffn(self.latent_attention(self.first_ffn(latents_BMC)))
 
         up_keys_BHMD, up_values_BHMD = _split_heads(self.up_projection(self.up_norm(latents_BMC)), 2, num_heads=self.num_heads)
-        spread_BHND = attend(queries_BHND, normalise_heads(up_keys_BHMD) * self.up_gain_D, values_BHND=up_values_BHMD)
+        tokens = (normalise_heads(up_keys_BHMD) * self.up_gain_D, up_values_BHMD)
+        return self._reconstruct(features_BNC, queries_BHND, tokens), tokens
+
+    def decode(self, features_BNC: Tensor, tokens: Tokens) -> Tensor:
+        """Map the features of further points with tokens that are known already."""
+        width = features_BNC.shape[-1]
+        queries = F.linear(self.point_norm(features_BNC), self.point_projection.weight[width : 2 * width])
+        (queries_BHND,) = _split_normalised(queries, 1, num_heads=self.num_heads)
+        return self._reconstruct(features_BNC, queries_BHND, tokens)
+
+    def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: Tokens) -> Tensor:
+        keys_BHMD, values_BHMD = tokens
+        spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD)
         return self.point_ffn(features_BNC + self.up_output(_merge_heads(spread_BHND)))
 
 
@@ -162,16 +180,52 @@ class LRSA(nn.Module):
         Raises:
             ValueError: If shapes do not fit the model or a mass is needed and missing.
         """
+        return self.encode(points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer)[0]
+
+    def encode(
+        self,
+        points_BNd: Tensor,
+        inputs_BNF: Tensor,
+        scalars_BG: Tensor,
+        mass_BN: Tensor | None = None,
+        reducer: Reducer | None = None,
+    ) -> tuple[Tensor, list[Tokens]]:
+        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
         bias_BN = self._log_mass(mass_BN, reducer)
-        device = points_BNd.device.type
-        with torch.autocast(device, enabled=False):
-            unit = self.normaliser
-            features_BNC = self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
+        features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
+        all_tokens = []
         for block in self.blocks:
-            features_BNC = block(features_BNC, bias_BN, reducer=reducer)
-        with torch.autocast(device, enabled=False):
-            return unit.physical_outputs(self.head(self.head_norm(features_BNC)))
+            features_BNC, tokens = block(features_BNC, bias_BN, reducer=reducer)
+            all_tokens.append(tokens)
+        return self._outputs(features_BNC), all_tokens
+
+    def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
+        """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
+
+        Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs again.
+
+        Args:
+            points_BNd: Coordinates of the further points.
+            inputs_BNF: Nodal inputs there.
+            scalars_BG: Scalars of the problems.
+            tokens: Tokens from ``encode``.
+        Returns:
+            Outputs ``(B, N, K)`` in physical units.
+        """
+        features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
+        for block, known in zip(self.blocks, tokens, strict=True):
+            features_BNC = block.decode(features_BNC, known)
+        return self._outputs(features_BNC)
+
+    def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
+        unit = self.normaliser
+        with torch.autocast(points_BNd.device.type, enabled=False):
+            return self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
+
+    def _outputs(self, features_BNC: Tensor) -> Tensor:
+        with torch.autocast(features_BNC.device.type, enabled=False):
+            return self.normaliser.physical_outputs(self.head(self.head_norm(features_BNC)))
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
         """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""
@@ -198,39 +252,16 @@ class LRSA(nn.Module):
             raise ValueError("the operator needs at least one point")
 
 
-def parameter_count(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int) -> int:
-    """Return the number of trained values, in closed form."""
-    width, head_width = config.width, config.width // config.num_heads
-    features = lift_width(dim, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies)
-    hidden = config.ffn_ratio * width
-    ffn = 2 * width * hidden + hidden + 2 * width
-    matrices = (3 + 1 + 3 + 1 + 2 + 1) * width * width
-    vectors = 6 * width + 3 * head_width
-    block = matrices + vectors + 3 * ffn + config.num_latents * width
-    lift = (features + 1) * width + (width + 1) * width
-    return lift + config.num_blocks * block + width + (width + 1) * num_outputs
-
-
-def flop_count(config: OperatorConfig, num_points: int, *, dim: int, num_inputs: int, num_scalars: int, num_outputs: int) -> int:
-    """Return the floating-point operations of the matrix products of a forward pass of one sample, two a multiply-add."""
-    width, latents = config.width, config.num_latents
-    features = lift_width(dim, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies)
-    at_points = (3 + 1 + 2 * config.ffn_ratio) * width * width + 4 * latents * width
-    at_latents = (1 + 3 + 1 + 2 + 4 * config.ffn_ratio) * width * width + 2 * latents * width
-    ends = (features + width + num_outputs) * width
-    return 2 * (num_points * (ends + config.num_blocks * at_points) + config.num_blocks * latents * at_latents)
-
-
 def _split_heads(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
     """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``."""
     head_width = projected.shape[-1] // (parts * num_heads)
     return projected.unflatten(-1, (parts, num_heads, head_width)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def _split_normalised(projected: Tensor, num_heads: int) -> tuple[Tensor, ...]:
-    """Split ``(B, N, 2 C)`` into two tensors ``(B, H, N, D)``, normalised in one pass in the order they lie in memory."""
-    head_width = projected.shape[-1] // (2 * num_heads)
-    normalised = normalise_heads(projected.unflatten(-1, (2, num_heads, head_width)))
+def _split_normalised(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
+    """Split ``(B, N, parts C)`` into tensors ``(B, H, N, D)``, normalised in one pass in the order they lie in memory."""
+    head_width = projected.shape[-1] // (parts * num_heads)
+    normalised = normalise_heads(projected.unflatten(-1, (parts, num_heads, head_width)))
     return normalised.permute(2, 0, 3, 1, 4).unbind(0)
 
 

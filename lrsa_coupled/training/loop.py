@@ -25,7 +25,8 @@ from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.dataset import Batch, Description, PointDataset, describe, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
-from lrsa_coupled.operators.lrsa import LRSA, parameter_count
+from lrsa_coupled.operators.counts import parameter_count
+from lrsa_coupled.operators.lrsa import LRSA
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward, predict, validate

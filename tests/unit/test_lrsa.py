@@ -7,7 +7,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.lrsa import LRSA, flop_count, parameter_count
+from lrsa_coupled.operators.counts import flop_count, parameter_count
+from lrsa_coupled.operators.lrsa import LRSA
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.training.precision import autocast, choose_device, cpu_has_bf16
 
@@ -213,3 +214,12 @@ def test_devices_and_precisions(tmp_path):
     (tmp_path / "cpuinfo").write_text("processor : 0\nflags : fpu avx512_bf16 sse\n", encoding="utf-8")
     assert cpu_has_bf16(tmp_path / "cpuinfo")
     assert not cpu_has_bf16(tmp_path / "none")
+
+
+def test_decoding_a_point_gives_what_encoding_gave():
+    model = make(dtype=torch.float64)
+    points, inputs, scalars, mass = arguments(dtype=torch.float64)
+    outputs, tokens = model.encode(points, inputs, scalars, mass)
+    some = torch.tensor([3, 17, 44])
+    again = model.decode(points[:, some], inputs[:, some], scalars, tokens)
+    assert torch.allclose(again, outputs[:, some], rtol=0.0, atol=1e-12)
