@@ -29,11 +29,13 @@ class VertexProlongation:
     def __init__(self, nodes: NodeSet) -> None:
         self.nodes = nodes
         self._corners = nodes.cells[:, : nodes.num_vertices]
-        self.vertices = np.unique(self._corners[self._corners < nodes.num_owned])
-        self._edges = nodes.coordinates[self._corners] - nodes.coordinates[self._corners[:, :1]]
-        inner = _barycentric(nodes)[nodes.num_vertices :]
-        self._linear = inner
-        self._quadratic = (inner[:, :, None] * inner[:, None, :] - inner[:, :, None] * np.eye(nodes.num_vertices)) / 2.0
+        is_vertex = np.zeros(nodes.num_owned, dtype=np.bool_)
+        is_vertex[self._corners[self._corners < nodes.num_owned]] = True
+        self.vertices = np.flatnonzero(is_vertex)
+        first, second = np.triu_indices(nodes.num_vertices, 1)
+        self._first, self._second = self._corners[:, first], self._corners[:, second]
+        self._linear = _barycentric(nodes)[nodes.num_vertices :]
+        self._quadratic = self._linear[:, first] * self._linear[:, second] / 2.0
 
     def __call__(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Fill the rows of the other nodes from those of the vertices. Collective.
@@ -51,32 +53,33 @@ class VertexProlongation:
         result = local.array.reshape(-1, num_values)
         size = np.zeros(len(result))
         if len(self._linear):
-            corners = result[self._corners]
-            gradients = self._gradients(corners)[self._corners]
-            slopes = sum(gradients[..., None, d] * self._edges[:, None, None, :, d] for d in range(self._edges.shape[2]))
-            quadratic = np.tensordot(self._quadratic, slopes, ([1, 2], [1, 3]))
+            corners = result.take(self._corners, axis=0)
+            gradients = self._gradients(corners)
+            jumps = gradients.take(self._first, axis=0) - gradients.take(self._second, axis=0)
+            edges = nodes.coordinates.take(self._second, axis=0) - nodes.coordinates.take(self._first, axis=0)
+            quadratic = np.tensordot(self._quadratic, np.einsum("cpdk,cpd->cpk", jumps, edges), (1, 1))
             inner = nodes.cells[:, nodes.num_vertices :].T
             result[inner] = np.tensordot(self._linear, corners, (1, 1)) + quadratic
-            size[inner] = np.sqrt((quadratic**2).sum(axis=2))
+            size[inner] = np.sqrt(np.einsum("qck,qck->qc", quadratic, quadratic))
         return result[: nodes.num_owned].copy(), size[: nodes.num_owned]
 
     def _gradients(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Recover gradients ``(num_local, K, d)`` at the vertices from values at the corners of the cells ``(num_cells, d + 1, K)``."""
+        """Recover gradients ``(num_local, d, K)`` at the vertices from the values at the corners of the cells."""
         num_cells = self.nodes.space.mesh.topology.index_map(self.nodes.space.mesh.topology.dim).size_local
-        edges = self._edges[:num_cells, 1:]
         steps = corners[:num_cells, 1:] - corners[:num_cells, :1]
-        weights = 1.0 / np.abs(np.linalg.det(edges))
-        constant = np.linalg.solve(edges, steps).swapaxes(1, 2).reshape(num_cells, -1)
-        columns = np.column_stack([constant * weights[:, None], weights])
-        local = self._vector(columns.shape[1])
-        sums = local.array.reshape(-1, columns.shape[1])
-        for column, target in zip(columns.T, sums.T, strict=True):
+        positions = self.nodes.coordinates.take(self._corners[:num_cells], axis=0)
+        adjugate, determinant = _adjugate(positions[:, 1:] - positions[:, :1])
+        weights = 1.0 / np.abs(determinant)
+        constant = (adjugate @ steps).reshape(num_cells, -1) * (weights / determinant)[:, None]
+        local = self._vector(constant.shape[1] + 1)
+        sums = local.array.reshape(-1, constant.shape[1] + 1)
+        for column, target in zip((*constant.T, weights), sums.T, strict=True):
             repeated = np.repeat(column, self.nodes.num_vertices)
             target[:] = np.bincount(self._corners[:num_cells].ravel(), repeated, minlength=len(target))
         local.scatter_reverse(la.InsertMode.add)
         local.scatter_forward()
         gradients = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(np.float64).tiny)
-        return gradients.reshape(len(sums), corners.shape[2], -1)
+        return gradients.reshape(len(sums), -1, corners.shape[2])
 
     def _vector(self, block_size: int) -> la.Vector:
         return la.vector(self.nodes.space.dofmap.index_map, bs=block_size)
@@ -87,3 +90,17 @@ def _barycentric(nodes: NodeSet) -> npt.NDArray[np.float64]:
     cell = nodes.space.mesh.basix_cell()
     linear = basix.create_element(basix.ElementFamily.P, cell, 1)
     return basix.compute_interpolation_operator(linear, nodes.element)
+
+
+def _adjugate(matrices: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return adjugates and determinants of matrices ``(n, d, d)``, d = 1, 2, 3: their quotient is the inverse."""
+    dim = matrices.shape[1]
+    if dim == 3:
+        rows = matrices.swapaxes(0, 1)
+        adjugate = np.stack([np.cross(rows[(i + 1) % 3], rows[(i + 2) % 3]) for i in range(3)], axis=2)
+    elif dim == 2:
+        (a, b), (c, d) = matrices.transpose(1, 2, 0)
+        adjugate = np.stack([d, -b, -c, a], axis=1).reshape(-1, 2, 2)
+    else:
+        adjugate = np.ones_like(matrices)
+    return adjugate, np.einsum("cj,cj->c", matrices[:, 0], adjugate[:, :, 0])

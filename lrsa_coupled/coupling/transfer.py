@@ -23,15 +23,22 @@ from lrsa_coupled.interfaces import Field, Problem
 
 @dataclass(frozen=True)
 class _FieldMap:
-    """Degrees of freedom of a field at the nodes of each cell.
+    """Where the degrees of freedom of a field sit.
 
-    ``dofs`` are unrolled local numbers in the space of the solution, ``(num_cells, num_field_nodes, components)``; ``interpolation`` takes
-    the field's values in a cell to the nodes of the cell; ``shared`` is the cell's node at which each field node sits.
+    ``nodes`` are the local nodes that carry some, ascending, and ``dofs`` their unrolled local numbers in the space of the solution,
+    ``(num_nodes, components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and ``interpolation`` to the nodes of a cell
+    serve a field of lower degree than the nodes.
     """
 
+    nodes: npt.NDArray[np.intp]
     dofs: npt.NDArray[np.int32]
+    cell_dofs: npt.NDArray[np.int32]
     interpolation: npt.NDArray[np.float64]
-    shared: npt.NDArray[np.intp]
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether every node carries a degree of freedom."""
+        return self.interpolation.shape[0] == self.interpolation.shape[1]
 
 
 class NodeSet:
@@ -112,9 +119,8 @@ class NodeSet:
         column = 0
         array = function.x.array
         for f, m in zip(self.outputs, self._maps, strict=True):
-            nodes = self.cells[:, m.shared]
-            owned = nodes < self.num_owned
-            array[m.dofs[owned]] = values[nodes[owned], column : column + f.components]
+            owned = np.searchsorted(m.nodes, self.num_owned)
+            array[m.dofs[:owned]] = values[m.nodes[:owned], column : column + f.components]
             column += f.components
         function.x.scatter_forward()
 
@@ -129,15 +135,13 @@ class NodeSet:
         values = np.zeros((self._num_local, self.num_values))
         column = 0
         for f, m in zip(self.outputs, self._maps, strict=True):
-            part = array[m.dofs]
-            if not _is_identity(m.interpolation):
-                part = np.einsum("nf,cfk->cnk", m.interpolation, part)
-            values[self.cells, column : column + f.components] = part
+            columns = slice(column, column + f.components)
+            if m.everywhere:
+                values[:, columns] = array[m.dofs]
+            else:
+                values[self.cells, columns] = np.einsum("nf,cfk->cnk", m.interpolation, array[m.cell_dofs])
             column += f.components
         return values
-
-def _is_identity(matrix: npt.NDArray[np.float64]) -> bool:
-    return matrix.shape[0] == matrix.shape[1]
 
 
 def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) -> _FieldMap:
@@ -153,7 +157,12 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) ->
     if components != field.components:
         raise ValueError(f"field '{field.name}' has {field.components} components, its space has {components}")
     dofs = (sub.dofmap.list[:, :, None] * block + np.arange(block, dtype=np.int32)).reshape(-1, element.dim, components)
-    return _FieldMap(dofs, *_interpolation(element, node_element))
+    interpolation, shared = _interpolation(element, node_element)
+    node_map = node_space.dofmap
+    dofs_at = np.full((node_map.index_map.size_local + node_map.index_map.num_ghosts, components), -1, dtype=np.int32)
+    dofs_at[node_map.list[:, shared]] = dofs
+    nodes = np.flatnonzero(dofs_at[:, 0] >= 0)
+    return _FieldMap(nodes, dofs_at[nodes], dofs, interpolation)
 
 
 @lru_cache
