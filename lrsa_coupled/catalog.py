@@ -6,12 +6,11 @@ import importlib
 import importlib.util
 import inspect
 import sys
-import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lrsa_coupled.config import nearest
+from lrsa_coupled.config import nearest, read_toml
 from lrsa_coupled.interfaces import Case
 
 
@@ -68,10 +67,7 @@ def case_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = folder / "config.toml"
     if not path.is_file():
         return {}, {}
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid TOML file: {error}") from error
+    values = read_toml(path)
     return values, values.pop("presets", {})
 
 

@@ -114,7 +114,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
     """
     config = base
     for path in files:
-        config = update(config, _read_toml(path), where=str(path))
+        config = update(config, read_toml(path), where=str(path))
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator:
@@ -173,7 +173,8 @@ def nearest(name: str, names: Sequence[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(names)})"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; ValueError when it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,12 +1,10 @@
-"""Logging, progress bars and metrics; rank 0 speaks for all."""
+"""Logging and progress bars; rank 0 speaks for all."""
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from lrsa_coupled import mpi
@@ -36,35 +34,26 @@ def setup(verbosity: int = 0) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def progress(iterable: Iterable[Any] | None = None, *, total: int | None = None, description: str = "") -> Any:
+def progress(
+    iterable: Iterable[Any] | None = None, *, description: str, unit: str = "sample", delay: float = 0.0, total: int | None = None, done: int = 0
+) -> Any:
     """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information.
 
     Collective: no.
 
     Args:
         iterable: What to go through; None for a bar moved by ``update``.
-        total: Number of steps, when ``iterable`` does not tell.
         description: Text before the bar.
+        unit: What is counted.
+        delay: Time before the bar appears [s].
+        total: Number of steps, when ``iterable`` does not tell.
+        done: Number of steps taken before.
     """
     from tqdm import tqdm
 
     silent = mpi.rank() != 0 or not logging.getLogger("lrsa_coupled").isEnabledFor(logging.INFO)
     # mpirun gives no terminal: every update is then a line of its own in a log file.
     interval = 0.1 if sys.stderr.isatty() else 2.0
-    return tqdm(iterable, total=total, desc=description, disable=silent, mininterval=interval, file=sys.stderr)
-
-
-class MetricsFile:
-    """A file of JSON lines, one appended a record; use it on one rank.
-
-    Args:
-        path: The file, kept when it exists (a resumed run goes on where it stopped).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Append one line and flush it, so that a killed run keeps what it has measured."""
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(record) + "\n")
+    return tqdm(
+        iterable, desc=description, unit=unit, delay=delay, total=total, initial=done, disable=silent, mininterval=interval, file=sys.stderr
+    )

@@ -147,6 +147,7 @@ def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
 
 def _learned_strategy(case: Case, config: Config, model: Path) -> Strategy:
     guess = LearnedGuess.load(model, config.guess)
+    guess.check(case)
     _refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
 
     def put_start(problem: Problem) -> bool:

@@ -113,7 +113,7 @@ class LearnedGuess:
         Raises:
             ValueError: If the model belongs to another case or has other fields, on all ranks.
         """
-        self._check(case)
+        self.check(case)
         comm = problem.mesh.comm
         clock = _Clock()
         features = case.features(problem)
@@ -172,10 +172,11 @@ class LearnedGuess:
         Raises:
             ValueError: If the model belongs to another case, or the SNES to another space.
         """
-        self._check(case)
+        self.check(case)
         return AttachedGuess(self, snes, case, problem, fallback)
 
-    def _check(self, case: Case) -> None:
+    def check(self, case: Case) -> None:
+        """Raise ValueError when the model was trained for another case or other fields. Collective: no."""
         card = self.card
         expected = (case.name, case.dim, [f.name for f in case.inputs], list(case.scalars), [f.name for f in case.outputs])
         found = (card.case, card.dim, [f.name for f in card.inputs], list(card.scalars), [f.name for f in card.outputs])

@@ -13,10 +13,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.interfaces import Field
+from lrsa_coupled.logs import progress
 
 
 class Store(Protocol):
@@ -101,7 +101,7 @@ class PointDataset:
         if not self.indices:
             raise ValueError(f"the data set of case '{self.description.case}' holds no solved sample: generate some first")
         tables, cells, scalars = [], [], []
-        for index in tqdm(self.indices, desc="reading samples", unit="sample", leave=False, delay=2.0):
+        for index in progress(self.indices, description="reading samples", delay=2.0):
             arrays = store.read(index).arrays
             _check_sample(index, arrays, description=self.description)
             if cells and arrays.cells.shape[1] != cells[0].shape[1]:

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.dataset import Batch, Description, PointDataset, epoch_generator
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Field
+from lrsa_coupled.logs import progress
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
 from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_l2
@@ -73,7 +73,7 @@ def evaluate(model: Path, data: Path, config: Config) -> dict[str, Any]:
     operator.to(device)
     fields = field_columns(card.outputs, operator.normaliser.outputs_std.tolist())
     errors = []
-    for place in tqdm(range(len(dataset)), desc="evaluating", unit="sample", delay=2.0, leave=False):
+    for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
         errors.append(_errors(operator, dataset.whole(place).to(device), fields=fields, precision=config.guess.precision).cpu())
     table_SP = torch.cat(errors).numpy().astype(np.float64)
     summary = {item.name: _statistics(table_SP[:, column], dataset.indices) for column, item in enumerate(fields)}

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from tqdm import tqdm
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.dataset import Batch, Description, PointDataset, describe, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.operators.counts import parameter_count
 from lrsa_coupled.operators.lrsa import LRSA
 from lrsa_coupled.training import checkpoint
@@ -125,7 +125,7 @@ def _run_epochs(run: Run, progress: Progress, *, identity: dict[str, Any]) -> Pr
     training = run.config.training
     started, saved = time.perf_counter() - progress.seconds, time.perf_counter()
     total = training.epochs * run.steps_per_epoch
-    with tqdm(total=total, initial=progress.epoch * run.steps_per_epoch, desc="training", unit="step", mininterval=1.0) as bar:
+    with progress_bar(description="training", unit="step", total=total, done=progress.epoch * run.steps_per_epoch) as bar:
         for epoch in range(progress.epoch + 1, training.epochs + 1):
             metrics = _train_epoch(run, epoch, bar=bar)
             last = epoch == training.epochs
@@ -141,7 +141,7 @@ def _run_epochs(run: Run, progress: Progress, *, identity: dict[str, Any]) -> Pr
     return progress
 
 
-def _train_epoch(run: Run, epoch: int, *, bar: tqdm) -> dict[str, Any]:
+def _train_epoch(run: Run, epoch: int, *, bar: Any) -> dict[str, Any]:
     training = run.config.training
     total_steps, first = training.epochs * run.steps_per_epoch, (epoch - 1) * run.steps_per_epoch
     run.model.train()
