@@ -46,12 +46,14 @@ class TrainingConfig:
     """Training; ``num_points`` is the size of the random point subset of a sample, 0 for all points.
 
     ``valid_fraction`` is the share of the samples kept for validation. ``gradient_weight`` weighs the relative H1 seminorm of the error
-    in the loss.
+    in the loss. ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest; ``compile`` needs
+    a C++ compiler on a CPU.
     """
 
     epochs: int = 100
     batch_size: int = 8
     num_points: int = 768
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"

@@ -31,7 +31,7 @@ from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward, predict, validate
 from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2, weighted_mean
-from lrsa_coupled.training.optimiser import learning_rate, make_optimiser, set_learning_rate
+from lrsa_coupled.training.optimiser import learning_rate, make_optimisers, set_learning_rate
 from lrsa_coupled.training.precision import choose_device, cpu_has_bf16
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 
@@ -52,7 +52,7 @@ class Run:
     model: LRSA
     forward: Forward
     fields: tuple[FieldColumns, ...]
-    optimiser: Optimizer
+    optimisers: list[Optimizer]
     device: torch.device
 
     @property
@@ -93,7 +93,7 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True) -> dict
         if progress is None:
             progress = Progress()
         else:
-            load_state(out / "last", run.model, optimiser=run.optimiser)
+            load_state(out / "last", run.model, optimisers=run.optimisers)
             progress = _with_readable_best(progress, out)
             LOGGER.info("going on after epoch %d of %d", progress.epoch, config.training.epochs)
         configuration.save(config, out)
@@ -103,11 +103,14 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True) -> dict
 
 
 def _prepare(dataset: PointDataset, config: Config, *, out: Path) -> Run:
-    """Split the samples and make the model, its normaliser fitted to the training samples, and the optimiser."""
+    """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers."""
     training = config.training
     device = choose_device(training.device)
-    if training.precision == "bf16" and device.type == "cpu" and not cpu_has_bf16():
-        LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
+    if device.type == "cpu" and not cpu_has_bf16():
+        if training.precision == "bf16":
+            LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
+        if training.optimizer == "muon":
+            LOGGER.warning("this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer")
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -117,8 +120,8 @@ def _prepare(dataset: PointDataset, config: Config, *, out: Path) -> Run:
     fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
     model.to(device)
     forward = torch.compile(model) if training.compile else model
-    optimiser = make_optimiser(model, training)
-    return Run(config, out, dataset, train_samples, valid_samples, model, forward, fields, optimiser, device)
+    optimisers = make_optimisers(model, training)
+    return Run(config, out, dataset, train_samples, valid_samples, model, forward, fields, optimisers, device)
 
 
 def _run_epochs(run: Run, progress: Progress, *, identity: dict[str, Any]) -> Progress:
@@ -136,7 +139,7 @@ def _run_epochs(run: Run, progress: Progress, *, identity: dict[str, Any]) -> Pr
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}", valid=f"{metrics['valid_error']:.4f}")
             _append_metrics(run.out / METRICS, metrics | {"seconds": round(progress.seconds, 3)})
             if last or epoch % training.validate_every == 0 or time.perf_counter() - saved > SAVE_SECONDS:
-                save_state(run.out / "last", run.model, optimiser=run.optimiser, progress=progress, identity=identity)
+                save_state(run.out / "last", run.model, optimisers=run.optimisers, progress=progress, identity=identity)
                 saved = time.perf_counter()
     return progress
 
@@ -156,7 +159,7 @@ def _train_epoch(run: Run, epoch: int, *, bar: Any) -> dict[str, Any]:
     losses, rate = [], 0.0
     for place, batch in enumerate(batches):
         rate = learning_rate(training, first + place, num_steps=total_steps)
-        set_learning_rate(run.optimiser, rate)
+        set_learning_rate(run.optimisers, rate)
         losses.append(_step(run, batch.to(run.device)))
         if not math.isfinite(losses[-1]):
             raise RuntimeError(_diverged(run, f"the loss or its gradient at epoch {epoch}, step {place + 1}"))
@@ -175,13 +178,15 @@ def _step(run: Run, batch: Batch) -> float:
             predicted, exact, points_BNd=batch.points_BNd, free_BNK=free, cells_EV=batch.cells_EV, fields=run.fields
         )  # fmt: skip
         loss = loss + training.gradient_weight * weighted_mean(errors, run.fields)
-    run.optimiser.zero_grad(set_to_none=True)
+    for optimiser in run.optimisers:
+        optimiser.zero_grad(set_to_none=True)
     loss.backward()
     limit = training.gradient_clip if training.gradient_clip > 0.0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
     value = float(torch.where(torch.isfinite(norm), loss.detach(), torch.nan))
     if math.isfinite(value):
-        run.optimiser.step()
+        for optimiser in run.optimisers:
+            optimiser.step()
     return value
 
 

@@ -1,4 +1,4 @@
-"""The optimiser, its learning rate by step, its state as tensors."""
+"""Optimisers by name and their learning rate by step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,22 @@ START_DIVISOR = 25.0
 END_DIVISOR = 1e4
 
 
-def make_optimiser(model: LRSA, config: TrainingConfig) -> AdamW:
-    """Return AdamW for all weights."""
-    return AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+def make_optimisers(model: LRSA, config: TrainingConfig) -> list[Optimizer]:
+    """Return AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest.
+
+    Muon's updates are scaled to the size of AdamW's (``match_rms_adamw``), so both take the same learning rate and weight decay.
+
+    Raises:
+        ValueError: If Muon is asked for and this release of torch has none.
+    """
+    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
+    chosen = {id(weight) for weight in matrices}
+    rest = [weight for weight in model.parameters() if id(weight) not in chosen]
+    optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay)]
+    if matrices:
+        muon = _muon_class()(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+        optimisers.append(muon)
+    return optimisers
 
 
 def learning_rate(config: TrainingConfig, step: int, *, num_steps: int) -> float:
@@ -34,35 +47,46 @@ def learning_rate(config: TrainingConfig, step: int, *, num_steps: int) -> float
     return config.learning_rate * _cosine(1.0, end, part=(step - peak) / max(1, num_steps - 1 - peak))
 
 
-def set_learning_rate(optimiser: Optimizer, value: float) -> None:
+def set_learning_rate(optimisers: list[Optimizer], value: float) -> None:
     """Set the learning rate of all parameter groups."""
-    for group in optimiser.param_groups:
-        group["lr"] = value
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["lr"] = value
 
 
-def optimiser_tensors(optimiser: Optimizer) -> dict[str, Tensor]:
-    """Return the state of an optimiser as tensors named ``<parameter>.<entry>``."""
+def optimiser_tensors(optimisers: list[Optimizer]) -> dict[str, Tensor]:
+    """Return the states of all optimisers as tensors named ``<optimiser>.<parameter>.<entry>``."""
     tensors = {}
-    for parameter, entries in optimiser.state_dict()["state"].items():
-        for entry, value in entries.items():
-            tensors[f"{parameter}.{entry}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    for place, optimiser in enumerate(optimisers):
+        for parameter, entries in optimiser.state_dict()["state"].items():
+            for entry, value in entries.items():
+                tensors[f"{place}.{parameter}.{entry}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return tensors
 
 
-def load_optimiser_tensors(optimiser: Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Set the state from ``optimiser_tensors`` of an optimiser made alike.
+def load_optimiser_tensors(optimisers: list[Optimizer], tensors: dict[str, Tensor]) -> None:
+    """Set the states from ``optimiser_tensors`` of optimisers made alike.
 
     Raises:
-        ValueError: If a name is not of that form.
+        ValueError: If a name is not of that form or names no parameter.
     """
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for name, tensor in tensors.items():
         try:
-            parameter, entry = name.split(".")
-            state.setdefault(int(parameter), {})[entry] = tensor
-        except ValueError as error:
+            place, parameter, entry = name.split(".")
+            states[int(place)].setdefault(int(parameter), {})[entry] = tensor
+        except (ValueError, IndexError) as error:
             raise ValueError(f"'{name}' is not an optimiser state of this run") from error
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    for optimiser, state in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _muon_class() -> type[Optimizer]:
+    try:
+        from torch.optim import Muon
+    except ImportError as error:
+        raise ValueError(f"training.optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}; use adamw") from error
+    return Muon
 
 
 def _cosine(start: float, end: float, *, part: float) -> float:

@@ -38,12 +38,12 @@ class Progress:
 
 
 def save_state(
-    folder: Path, model: LRSA, *, optimiser: Optimizer, progress: Progress, identity: Mapping[str, Any]
+    folder: Path, model: LRSA, *, optimisers: list[Optimizer], progress: Progress, identity: Mapping[str, Any]
 ) -> None:  # fmt: skip
     """Write the state of a run. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{name}": tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimiser).items()}
+    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimisers).items()}
     content = safetensors.torch.save(tensors)
     path = folder / f"state-{progress.epoch:06d}.safetensors"
     with atomic_path(path) as temporary:
@@ -73,8 +73,8 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
     return progress
 
 
-def load_state(folder: Path, model: LRSA, *, optimiser: Optimizer) -> None:
-    """Set weights and optimiser state from the state in ``folder``.
+def load_state(folder: Path, model: LRSA, *, optimisers: list[Optimizer]) -> None:
+    """Set weights and optimiser states from the state in ``folder``.
 
     Raises:
         ValueError: If the state is damaged.
@@ -92,7 +92,7 @@ def load_state(folder: Path, model: LRSA, *, optimiser: Optimizer) -> None:
     check_tensors(weights, {name: tensor.to(dtype=torch.float32) for name, tensor in model.state_dict().items()}, path=path)
     model.load_state_dict(weights)
     states = {name.removeprefix("optimiser."): tensor for name, tensor in tensors.items() if name.startswith("optimiser.")}
-    load_optimiser_tensors(optimiser, states)
+    load_optimiser_tensors(optimisers, states)
 
 
 def clear(folder: Path) -> None:

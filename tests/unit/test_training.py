@@ -90,8 +90,9 @@ def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data"))
 
 
-def test_training_learns_the_map(data, tmp_path):
-    config = with_training(epochs=60, learning_rate=1e-2, validate_every=30, gradient_weight=0.1)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_training_learns_the_map(data, tmp_path, optimizer):
+    config = with_training(epochs=60, learning_rate=1e-2, optimizer=optimizer, validate_every=30, gradient_weight=0.1)
     summary = train(data, tmp_path, config)
     lines = metrics(tmp_path)
     assert [line["epoch"] for line in lines] == list(range(1, 61))
@@ -107,7 +108,7 @@ def test_training_learns_the_map(data, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["training"]["epochs"] == 60
 
 
-@pytest.mark.parametrize("changes", [{}, {"gradient_weight": 0.5, "schedule": "cosine"}])
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon", "gradient_weight": 0.5, "schedule": "cosine"}])
 @pytest.mark.parametrize("stop_at", [5, 6])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp_path, monkeypatch, changes, stop_at):
     config = with_training(**changes)
