@@ -21,6 +21,9 @@ from solvers.newton import NewtonSolver
 from cases.cavity.mesh import cavity_mesh
 
 
+Coordinates = npt.NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class CavityParameters:
     """Lengths in units of the side of the cavity, velocities in units of the mean lid speed.
@@ -37,13 +40,13 @@ class CavityParameters:
     corner_gap: float = field(default=0.0125, metadata={"unit": "L"})
 
 
-def wall_speed(parameters: CavityParameters, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def wall_speed(parameters: CavityParameters, x: Coordinates, y: Coordinates) -> Coordinates:
     """Return the horizontal speed of the side walls: from the lid's to rest over the corner gap, a quadratic that P2 holds exactly [U]."""
     s = (1.0 - y) / parameters.corner_gap
     return np.where(s < 1.0, lid_speed(parameters, x) * (1.0 - s) * (1.0 - 2.0 * s), 0.0)
 
 
-def lid_speed(parameters: CavityParameters, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def lid_speed(parameters: CavityParameters, x: Coordinates) -> Coordinates:
     """Return the speed of the lid at abscissae ``x`` [U]."""
     return 1.0 + sum(a * np.sin((k + 1) * np.pi * x) for k, a in enumerate(parameters.lid))
 
@@ -55,7 +58,7 @@ class CavityCase(Case):
     name = "cavity"
     dim = 2
     resolution = 32
-    inputs = (Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5))
+    inputs = (Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4))
     scalars = ("log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin", "lid_1", "lid_2", "lid_3")
     fields = (Field("velocity", 2, "U", subspace=(0,)), Field("pressure", 1, "rho U^2", subspace=(1,)))
     outputs = fields[:1]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
@@ -99,17 +102,22 @@ class CavityCase(Case):
         )
 
     def features(self, problem: Problem) -> Features:
-        """Level of the obstacle, speed of the lid above, and layers exp(-d sqrt(Re) / 5) at the four walls and the obstacle."""
+        """Level of the obstacle, speed of the lid above, layers exp(-d sqrt(Re) / 5) at the four walls and the obstacle, lid corners.
+
+        Of each corner of the lid the angle from the lid and the logarithm of the distance plus the corner gap: beyond the gap the velocity
+        near a corner depends on the angle alone (Taylor, 1962).
+        """
         p: CavityParameters = problem.parameters
         x, y = problem.node_space.tabulate_dof_coordinates()[: problem.node_space.dofmap.index_map.size_local, :2].T
         (a, b), c, s = p.semi_axes, np.cos(p.angle), np.sin(p.angle)
         dx, dy = x - p.centre[0], y - p.centre[1]
         level = np.hypot((c * dx + s * dy) / max(a, 1e-3), (c * dy - s * dx) / max(b, 1e-3))
         distance = (level - 1.0) * np.hypot(dx, dy) / np.maximum(level, 1e-12)
+        corners = [value for along in (x, 1.0 - x) for value in _corner_features(along, 1.0 - y, p.corner_gap)]
         layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
         shape = (a - b) / (a + b + 1e-12)
         scalars = [np.log(p.reynolds), *p.centre, np.sqrt(a * b), shape * np.cos(2 * p.angle), shape * np.sin(2 * p.angle), *p.lid]
-        return Features(np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers]), np.array(scalars))
+        return Features(np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners]), np.array(scalars))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
@@ -123,6 +131,12 @@ class CavityCase(Case):
 TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)
 ORDERING = {"mat_mumps_icntl_7": "6"}  # QAMD: as sparse as METIS on these meshes, its analysis five times quicker
 LOOSE = StepControl(first_step=1.35, growth=1.0, inner_rtol=0.5, max_inner=3, extrapolate=False, otherwise=TIGHT)
+
+
+def _corner_features(along: Coordinates, below: Coordinates, gap: float) -> tuple[Coordinates, Coordinates]:
+    """Return the angle from the lid, zero at its very corner, and the logarithm of the distance plus the gap."""
+    distance = np.hypot(along, below)
+    return np.where(distance > 1e-9, np.arctan2(below, along), 0.0), np.log(distance + gap)
 
 
 def _continued(control: StepControl, problem: Problem, atol: float) -> Solver:

@@ -1,4 +1,4 @@
-"""Unstructured triangles for the cavity, graded towards the walls, by gmsh."""
+"""Unstructured triangles for the cavity, graded towards the walls and further towards the lid's corners, by gmsh."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from dolfinx.io import gmsh as gmsh_io
 from dolfinx.mesh import Mesh
 from lrsa_coupled.mpi import collective_errors
 
-AT_WALL, INSIDE, DEPTH = 0.4, 1.6, 0.2
-"""Cell size at the walls and inside, in units of 1 / resolution, and the distance over which it grows [L]."""
+AT_CORNER, AT_WALL, INSIDE = 0.1, 0.4, 1.6
+"""Cell size at the corners of the lid, at the walls and inside, in units of 1 / resolution."""
+
+GROWTH = 6.0
+"""Growth of the cell size with the distance, in units of 1 / resolution a unit of length."""
 
 
 def cavity_mesh(comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[float, float], *, angle: float, resolution: int) -> Mesh:
@@ -65,14 +68,21 @@ def _geometry(gmsh: ModuleType, centre: tuple[float, float], semi_axes: tuple[fl
 
 def _size_field(gmsh: ModuleType, resolution: int) -> None:
     field = gmsh.model.mesh.field
-    field.add("Distance", 1)
-    field.setNumbers(1, "CurvesList", [tag for _, tag in gmsh.model.getEntities(1)])
-    field.setNumber(1, "Sampling", 200)
-    field.add("Threshold", 2)
-    sizes = {"InField": 1, "SizeMin": AT_WALL / resolution, "SizeMax": INSIDE / resolution, "DistMin": 0.0, "DistMax": DEPTH}
-    for key, value in sizes.items():
-        field.setNumber(2, key, value)
-    field.setAsBackgroundMesh(2)
+    walls = [tag for _, tag in gmsh.model.getEntities(1)]
+    corners = [tag for dim, tag in gmsh.model.getEntities(0) if gmsh.model.getValue(dim, tag, [])[1] == 1.0]
+    thresholds = []
+    for entities, tags, smallest in (("CurvesList", walls, AT_WALL), ("PointsList", corners, AT_CORNER)):
+        distance, threshold = field.add("Distance"), field.add("Threshold")
+        field.setNumbers(distance, entities, tags)
+        field.setNumber(distance, "Sampling", 200)
+        reach = (INSIDE - smallest) / GROWTH
+        sizes = {"InField": distance, "SizeMin": smallest / resolution, "SizeMax": INSIDE / resolution, "DistMin": 0.0, "DistMax": reach}
+        for key, value in sizes.items():
+            field.setNumber(threshold, key, value)
+        thresholds.append(threshold)
+    smallest_of = field.add("Min")
+    field.setNumbers(smallest_of, "FieldsList", thresholds)
+    field.setAsBackgroundMesh(smallest_of)
     for source in ("ExtendFromBoundary", "FromPoints", "FromCurvature"):
         gmsh.option.setNumber(f"Mesh.MeshSize{source}", 0)
 

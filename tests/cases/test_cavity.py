@@ -120,6 +120,33 @@ def test_strategies_reach_the_same_solution() -> None:
     assert max(np.abs(s - solutions[0]).max() for s in solutions) < 1e-4
 
 
+def test_cells_shrink_towards_walls_and_lid_corners() -> None:
+    resolution, case = 32, CavityCase()
+    mesh = case.mesh(MPI.COMM_SELF, CavityParameters(100.0, semi_axes=(0.1, 0.1)), resolution)
+    vertices = fem.functionspace(mesh, ("P", 1))
+    corners = vertices.tabulate_dof_coordinates()[vertices.dofmap.list, :2]
+    sizes = resolution * np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    middle = corners.mean(axis=1)
+    for point, expected in (((0.0, 1.0), 0.1), ((1.0, 1.0), 0.1), ((0.0, 0.0), 0.4), ((0.5, 1.0), 0.4)):
+        nearest = np.argmin(np.linalg.norm(middle - point, axis=1))
+        assert expected / 2 < sizes[nearest] < 2 * expected
+    assert 0.8 < sizes.max() < 3.2
+
+
+def test_features_see_the_corner_of_the_lid() -> None:
+    case = CavityCase()
+    parameters = CavityParameters(400.0, semi_axes=(0.1, 0.05))
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
+    x, y = problem.node_space.tabulate_dof_coordinates()[:, :2].T
+    features = case.features(problem)
+    assert features.nodal.shape == (len(x), sum(field.components for field in case.inputs))
+    assert features.scalars.shape == (len(case.scalars),)
+    angle, distance = features.nodal[:, 7:9].T
+    beyond = np.hypot(x, 1 - y) > 0
+    assert np.allclose((np.exp(distance) - parameters.corner_gap) * np.cos(angle), x)
+    assert np.allclose(((np.exp(distance) - parameters.corner_gap) * np.sin(angle))[beyond], 1 - y[beyond])
+
+
 def test_bad_geometry_is_refused() -> None:
     case = CavityCase()
     with pytest.raises(ValueError, match="inside the unit square"):

@@ -37,7 +37,9 @@ def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = Fal
                                 checkpoint.DataInfo(10, 0), {})  # fmt: skip
     model = checkpoint.make_model(operator, card)
     points = torch.rand(100, 2)
-    model.normaliser.fit(points, torch.rand(100, 7), scalars_SG=torch.rand(10, 9), outputs_TK=torch.rand(100, 2) - 0.5)
+    num_inputs = sum(field.components for field in CASE.inputs)
+    scalars = torch.rand(10, len(CASE.scalars))
+    model.normaliser.fit(points, torch.rand(100, num_inputs), scalars_SG=scalars, outputs_TK=torch.rand(100, 2) - 0.5)
     return LearnedGuess(model.eval(), card, settings or GuessConfig(max_ratio=1e3))
 
 
