@@ -6,7 +6,7 @@ import argparse
 import importlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, final
 
@@ -22,7 +22,7 @@ _FEM_MODULES = frozenset({"mpi4py", "petsc4py", "slepc4py", "dolfinx", "ufl", "b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 1 for a solve that failed, 2 for an error.
+    """Run the command line and return the exit code: 0, 1 for a failed solve or a damaged data set, 2 for an error, 3 after a signal.
 
     Collective over the world when an MPI launcher started the process.
     """
@@ -73,8 +73,10 @@ def make_parser() -> Parser:
     generate = add("generate", "make a data set")
     _case(generate)
     generate.add_argument("--samples", type=int, help="number of samples")
+    generate.add_argument("--ranks-per-sample", type=int, metavar="Q", help="ranks that share the mesh of a sample")
     _seed_and_resolution(generate)
     _out(generate, "folder of the data set; one that exists is continued")
+    _add_store_verbs(add)
     train = add("train", "train an operator on a data set (one process, no MPI)")
     train.add_argument("data", type=Path, metavar="DIR", help="data set")
     _out(train, "folder of the model; a run that exists is resumed")
@@ -112,6 +114,17 @@ def _out(parser: argparse.ArgumentParser, text: str) -> None:
 def _seed_and_resolution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="seed of the samples")
     parser.add_argument("--resolution", type=int, help="resolution of the meshes; the case's own by default")
+
+
+def _add_store_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    info = add("info", "describe a data set")
+    info.add_argument("data", type=Path, metavar="DIR", help="data set")
+    info.add_argument("--hash", action="store_true", help="print a hash of the contents, whatever ranks wrote them in whatever order")
+    add("verify", "find every damaged or missing sample").add_argument("data", type=Path, metavar="DIR", help="data set")
+    export = add("export", "write samples for ParaView")
+    export.add_argument("data", type=Path, metavar="DIR", help="data set")
+    export.add_argument("--index", type=int, nargs="+", default=[0], metavar="I", help="indices of the samples")
+    _out(export, "folder of the VTKHDF files")
 
 
 def _add_solve(parser: argparse.ArgumentParser) -> None:

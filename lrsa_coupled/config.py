@@ -20,12 +20,20 @@ from lrsa_coupled.files import write_text_atomically
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Data generation: number and seed of the samples, resolution (0: the case's own), samples a shard holds at most."""
+    """Data generation: number and seed of the samples, resolution (0: the case's own), samples of a full shard, ranks that share a sample."""
 
     samples: int = 100
     seed: int = 0
     resolution: int = 0
     samples_per_shard: int = 16
+    ranks_per_sample: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Reading of data sets: memory for samples [GiB]; of a larger set samples are read when they are needed."""
+
+    memory_gib: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ class Config:
 
     case: str = ""
     generate: GenerateConfig = field(default_factory=GenerateConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     guess: GuessConfig = field(default_factory=GuessConfig)

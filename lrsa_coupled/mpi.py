@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import builtins
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -113,6 +114,68 @@ def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] 
     if not _wait(request, seconds=patience if failed else float("inf")):
         return None
     return [int(r) for r in np.flatnonzero(flags)]
+
+
+@final
+class SharedCounter:
+    """Counts from 0 for all ranks: each number is handed out once, without waiting for other ranks.
+
+    Making and freeing are collective. It lives in a window of rank 0, locked once for good: a lock of its own for each number would wait for
+    the next MPI call of rank 0. The atomic fetch-and-add needs none within a node, nor between nodes whose network does remote atomics.
+
+    Args:
+        comm: Communicator of the ranks that count together.
+    """
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        from mpi4py import MPI
+
+        self._window = MPI.Win.Allocate(8 if comm.rank == 0 else 0, disp_unit=8, comm=comm)
+        if comm.rank == 0:
+            self._window.tomemory()[:] = bytes(8)
+        comm.Barrier()
+        self._window.Lock_all(MPI.MODE_NOCHECK)
+        comm.Barrier()
+
+    def take(self) -> int:
+        """Return the next number. Collective: no."""
+        import numpy as np
+        from mpi4py import MPI
+
+        one, taken = np.ones(1, dtype=np.int64), np.empty(1, dtype=np.int64)
+        self._window.Fetch_and_op(one, taken, 0, op=MPI.SUM)
+        self._window.Flush(0)
+        return int(taken[0])
+
+    def free(self) -> None:
+        """Free the window. Collective."""
+        self._window.Unlock_all()
+        self._window.Free()
+
+
+@final
+class StopSignals:
+    """Notes SIGTERM and SIGUSR1, the warnings of batch systems, instead of ending the process; a context manager of the main thread.
+
+    Attributes:
+        name: Name of the signal that has come, empty before.
+    """
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by a library
+
+    def _note(self, number: int, frame: object) -> None:
+        self.name = signal.Signals(number).name
 
 
 def _placement() -> tuple[int, int]:

@@ -13,12 +13,17 @@ from typing import TYPE_CHECKING, Any
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
+from lrsa_coupled.data import verbs as on_data
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.coupling.generate import GenerateSummary
     from lrsa_coupled.interfaces import Case, Field, SolveResult
+
+
+STOPPED = 3
+"""Exit code of a run that a signal ended early."""
 
 
 def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
@@ -35,10 +40,9 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
 
 def generate(args: Namespace, petsc: Sequence[str]) -> int:
     """Make a data set."""
-    case, config, comm = _start(args, petsc, section="generate", flags=("samples", "seed", "resolution"))
+    case, config, comm = _start(args, petsc, section="generate", flags=("samples", "seed", "resolution", "ranks_per_sample"))
     _prepare(comm, args.out)
-    _generate(case, config, args.out, comm=comm, petsc=petsc)
-    return 0
+    return _generate(case, config, args.out, comm=comm, petsc=petsc)
 
 
 def train(args: Namespace, petsc: Sequence[str]) -> int:
@@ -100,7 +104,9 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"bench.seed must differ from generate.seed, both are {config.generate.seed}")
     _prepare(comm, args.out)
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
-    _generate(case, config, data, comm=comm, petsc=petsc)
+    code = _generate(case, config, data, comm=comm, petsc=petsc)
+    if code:
+        return code
     from lrsa_coupled.training.loop import train as train_operator
 
     summary = mpi.share(comm, lambda: train_operator(data, model, config))
@@ -111,7 +117,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
-    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench, "run": run
+    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench, "run": run,
+    "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
 
 
@@ -230,17 +237,20 @@ def _prepare(comm: MPI.Comm, folder: Path | None) -> None:
     mpi.share(comm, probe)
 
 
-def _generate(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> None:
+def _generate(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> int:
     from lrsa_coupled.coupling.generate import generate as generate_data
-    from lrsa_coupled.data.store import DataStore
 
-    before = mpi.share(comm, lambda: len(DataStore(folder).status) if (folder / "dataset.json").is_file() else 0)
     summary: GenerateSummary = generate_data(case, config, folder, comm)
-    _print(f"{folder}: {summary.samples} samples, {summary.solved} solved, {summary.seconds:.1f} s")
+    _print(f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s, "
+           f"ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}")  # fmt: skip
     for reason, count in sorted(summary.failed.items()):
         _print(f"  {count} failed: {reason}")
-    if summary.samples > before:  # no solver has run otherwise, and none has used an option
+    if summary.made:  # no solver has run otherwise, and none has used an option
         _check_petsc(comm, petsc)
+    if summary.stopped:
+        _print(f"{summary.stopped}: stopped after the samples in progress; the same command goes on from here")
+        return STOPPED
+    return 0
 
 
 def _bench(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> None:

@@ -1,10 +1,11 @@
-"""Data generation: samples shared out over the ranks, each solved by the case's first classical strategy."""
+"""Data generation: samples handed out to groups of ranks, each solved by the case's first classical strategy."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,24 +15,42 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
-from lrsa_coupled.config import Config
+from lrsa_coupled.config import Config, GenerateConfig
 from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.coupling.sample_arrays import gather_arrays
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import SampleArrays, SampleRecord
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
-from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GenerateSummary:
-    """What a data set holds after ``generate``; ``failed`` counts samples by reason, ``seconds`` is the wall time of this run."""
+    """What a data set holds after ``generate``, and how this run went.
+
+    Args:
+        samples: Samples present, solved or failed.
+        solved: Those with arrays.
+        failed: Number of failed samples by reason.
+        made: Samples of this run.
+        seconds: Wall time of this run [s].
+        idle: Share of the groups' time in which they waited for the last sample of another.
+        overhead: Share of the groups' busy time that is neither mesh nor problem nor solve.
+        stopped: Name of the signal that ended the run early, empty without one.
+    """
 
     samples: int
     solved: int
     failed: dict[str, int]
+    made: int
     seconds: float
+    idle: float
+    overhead: float
+    stopped: str
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:
@@ -40,92 +59,145 @@ def sample_parameters(case: Case, seed: int, index: int) -> Any:
 
 
 def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> GenerateSummary:
-    """Make the samples that ``folder`` lacks.
+    """Make the samples that ``folder`` lacks, after putting it in order.
 
-    Collective. Sample i of the missing ones is solved by rank i modulo P on a mesh of its own, so that nothing depends on P. A shard
-    appears when a rank has ``samples_per_shard`` samples or a minute has passed: a killed run loses that much at most.
+    Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on a mesh distributed
+    over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run after the current ones.
 
     Raises:
-        ValueError: For zero samples, or a folder that holds another data set; on all ranks.
+        ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
-    settings = config.generate
+    _check(config.generate, comm.size)
+    share(comm, lambda: _create(case, config, folder))
     with collective_errors(comm):
-        if settings.samples < 1 or settings.samples_per_shard < 1:
-            raise ValueError(f"generate needs at least one sample and one sample a shard, got {settings.samples} and "
-                             f"{settings.samples_per_shard}")  # fmt: skip
-        if comm.rank == 0:
-            store.create(folder, _meta(case, config))
-            configuration.save(config, folder)
-    comm.Barrier()
-    with collective_errors(comm):
-        missing = sorted(set(range(settings.samples)) - set(store.DataStore(folder).status))
-    comm.Barrier()
-    with collective_errors(comm):
-        _solve_and_write(case, config, folder, missing[comm.rank :: comm.size])
-    with collective_errors(comm):
-        data = store.DataStore(folder)
-    return GenerateSummary(len(data.status), len(data.solved), data.failures(), time.perf_counter() - started)
+        damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
+    damages = [damage for part in comm.allgather(damages) for damage in part]
+    missing = share(comm, lambda: _put_in_order(folder, damages, config.generate))
+    worker = _Worker(case, config, folder, comm)
+    with StopSignals() as stop, collective_errors(comm):
+        worker.run(missing, stop)
+    longest = comm.allreduce(worker.busy, op=MPI.MAX)
+    made, busy, useful = (comm.allreduce(value) for value in (worker.made, worker.busy, worker.useful))
+    stopped = max(comm.allgather(stop.name))
+    worker.free()
+    samples, solved, failed = share(comm, lambda: _finish(folder, config.generate.samples_per_shard))
+    return GenerateSummary(
+        samples, solved, failed, made, time.perf_counter() - started,
+        idle=1.0 - busy / (comm.size * longest) if made else 0.0,
+        overhead=1.0 - useful * config.generate.ranks_per_sample / busy if made else 0.0, stopped=stopped,
+    )  # fmt: skip
 
 
-def solve_sample(case: Case, seed: int, index: int, resolution: int) -> SampleRecord:
-    """Sample, mesh and solve on this process alone; a failure becomes a record with its reason."""
+def solve_sample(case: Case, seed: int, index: int, resolution: int, comm: MPI.Comm = MPI.COMM_SELF) -> SampleRecord | None:
+    """Sample, mesh and solve on the ranks of ``comm``; a failure becomes a record with its reason. Collective; None above rank 0."""
     started = time.perf_counter()
     parameters = sample_parameters(case, seed, index)
     text = json.dumps(dataclasses.asdict(parameters))
     try:
-        mesh = case.mesh(MPI.COMM_SELF, parameters, resolution)
+        mesh = case.mesh(comm, parameters, resolution)
         problem = case.problem(mesh, parameters)
         solver = next(iter(case.strategies().values()))(problem, case.rtol * reference_norm(problem))
         result = solver.solve()
         solver.destroy()
-        arrays = sample_arrays(case, problem) if result.converged else None
+        seconds = time.perf_counter() - started
+        arrays = gather_arrays(case, problem) if result.converged else None
     except (ImportError, OSError, TypeError, ValueError):
         raise
     except Exception as error:  # gmsh raises nothing more specific; a sample that cannot be made is recorded, not dropped
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        return SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
+        record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
+        return record if comm.rank == 0 else None
     status = "ok" if result.converged else "failed"
-    return SampleRecord(index, status, result.reason, text, result.iterations, result.residual, time.perf_counter() - started, arrays)
+    record = SampleRecord(index, status, result.reason, text, result.iterations, result.residual, seconds, arrays)
+    return record if comm.rank == 0 else None
 
 
-def sample_arrays(case: Case, problem: Problem) -> SampleArrays:
-    """Take the arrays of a solved problem on a serial mesh."""
-    nodes = NodeSet(problem, case.outputs)
-    features = case.features(problem)
-    return SampleArrays(
-        points=nodes.points,
-        mass=nodes.mass,
-        inputs=features.nodal.astype(np.float32),
-        outputs=nodes.gather(problem.solution),
-        constrained=nodes.constrained.astype(np.uint8),
-        cells=nodes.cells[:, : nodes.num_vertices].astype(np.int32),
-        scalars=features.scalars,
-    )
+class _Worker:
+    """A group of ranks that solve samples until none is left; making, ``run`` and ``free`` are collective.
+
+    Attributes:
+        made: Samples written by this rank.
+        busy: Time until the group's last sample was done [s].
+        useful: Part of it that meshes, problems and solves took [s]; on the first rank of the group.
+    """
+
+    def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Comm) -> None:
+        settings = config.generate
+        self.case = case
+        self.seed, self.resolution = settings.seed, settings.resolution or case.resolution
+        self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
+        self.counter = SharedCounter(comm)
+        self.writer = ShardWriter(folder, settings.samples_per_shard)
+        self.made, self.busy, self.useful = 0, 0.0, 0.0
+
+    def run(self, indices: list[int], stop: StopSignals) -> None:
+        """Take samples while there are any and no signal has come."""
+        started = time.perf_counter()
+        with progress(description="samples", total=len(indices)) as bar:
+            place = self._next(stop)
+            while place is not None and place < len(indices):
+                record = solve_sample(self.case, self.seed, indices[place], self.resolution, self.group)
+                if record is not None:
+                    self.writer.add(record)
+                    self.made += 1
+                    self.useful += record.seconds
+                bar.update(place + 1 - bar.n)
+                place = self._next(stop)
+            self.writer.close()
+            self.busy = time.perf_counter() - started
+            if place is not None:
+                bar.update(len(indices) - bar.n)
+
+    def free(self) -> None:
+        """Free counter and group."""
+        self.counter.free()
+        self.group.Free()
+
+    def _next(self, stop: StopSignals) -> int | None:
+        """Return the place of the next sample, the same on all ranks of the group; None once one of them has seen a signal."""
+        if self.group.allreduce(bool(stop.name), op=MPI.LOR):
+            return None
+        return self.group.bcast(self.counter.take() if self.group.rank == 0 else None)
 
 
-def _solve_and_write(case: Case, config: Config, folder: Path, indices: list[int]) -> None:
-    settings = config.generate
-    resolution = settings.resolution or case.resolution
-    pending: list[SampleRecord] = []
-    published = time.perf_counter()
-    for index in progress(indices, description="samples of rank 0"):
-        pending.append(solve_sample(case, settings.seed, index, resolution))
-        if len(pending) == settings.samples_per_shard or time.perf_counter() - published > 60.0:
-            store.write_shard(folder, pending)
-            pending, published = [], time.perf_counter()
-    if pending:
-        store.write_shard(folder, pending)
+def _check(settings: GenerateConfig, num_ranks: int) -> None:
+    if settings.samples < 1 or settings.samples_per_shard < 1:
+        raise ValueError(f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}")
+    if settings.ranks_per_sample < 1 or num_ranks % settings.ranks_per_sample:
+        raise ValueError(f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}")
+
+
+def _create(case: Case, config: Config, folder: Path) -> None:
+    store.create(folder, _meta(case, config))
+    configuration.save(config, folder)
+
+
+def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateConfig) -> list[int]:
+    """Repair and tidy the data set; return the missing samples."""
+    for damage in damages:
+        logger.warning("%s; what is lost is made again", damage)
+    repair(folder, damages)
+    tidy(folder, settings.samples_per_shard)
+    return sorted(set(range(settings.samples)) - set(store.DataStore(folder).entries))
+
+
+def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, int]]:
+    tidy(folder, samples_per_shard)
+    data = store.DataStore(folder)
+    return len(data.entries), len(data.solved), data.failures()
 
 
 def _meta(case: Case, config: Config) -> dict[str, Any]:
+    parameters = sample_parameters(case, config.generate.seed, 0)
     return {
         "case": case.name,
         "dim": case.dim,
         "seed": config.generate.seed,
         "resolution": config.generate.resolution or case.resolution,
         "rtol": case.rtol,
+        "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
         "inputs": [dataclasses.asdict(f) for f in case.inputs],
         "scalars": list(case.scalars),
         "outputs": [dataclasses.asdict(f) for f in case.outputs],

@@ -1,4 +1,4 @@
-"""Solved samples in memory as one float32 table, and random point subsets of them as batches.
+"""Solved samples as float32 tables, as many in memory as allowed, and random point subsets of them as batches.
 
 Shapes: B batch, N points of a batch, T points of all samples, S samples, d dimension of space, F nodal inputs, G scalars, K outputs,
 E cells of a batch, V vertices of a cell.
@@ -6,15 +6,19 @@ E cells of a batch, V vertices of a cell.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.format import SampleArrays, SampleRecord, array_digest
+from lrsa_coupled.data.shard import Entry
+from lrsa_coupled.data.store import Damage
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.logs import progress
 
@@ -24,9 +28,16 @@ class Store(Protocol):
 
     meta: dict[str, Any]
     solved: list[int]
+    entries: dict[int, Entry]
 
     def read(self, index: int) -> SampleRecord:
         """Read one sample."""
+
+    def verify(self) -> list[Damage]:
+        """Return what is damaged."""
+
+
+MOMENT_SAMPLES = 512
 
 
 @dataclass(frozen=True)
@@ -83,49 +94,65 @@ class Batch:
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), cells_EV=cells_EV)
 
 
-class PointDataset:
-    """The solved samples of a store.
+@dataclass(frozen=True)
+class _Sample:
+    """A sample in memory: the columns of a batch side by side, cells and scalars."""
 
-    Memory: ``4 (d + F + 1 + 2 K)`` bytes a node and 4 V bytes a cell, twice that while it is read.
+    table: Tensor
+    cells: Tensor
+    scalars: Tensor
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.table, self.cells, self.scalars))
+
+
+class PointDataset:
+    """The solved samples of a store, read once and kept while they fit in memory.
+
+    Memory: ``4 (d + F + 1 + 2 K)`` bytes a node and 4 V bytes a cell of the samples kept, ``memory_gib`` at most, and 100 bytes a sample.
+    A set that fits is read at once, of a larger one every byte is checked at once; so a damaged set is refused before training.
 
     Args:
         store: The data set on disk.
         indices: Which samples, all solved ones when None.
+        memory_gib: Limit of the samples kept [GiB]; the least recently used ones go.
     Raises:
-        ValueError: If the data set is empty, its description is incomplete, or a sample does not fit it or is not finite.
+        ValueError: If the data set is empty, its description is incomplete, or a sample is damaged, does not fit it or is not finite.
     """
 
-    def __init__(self, store: Store, indices: Sequence[int] | None = None) -> None:
+    def __init__(self, store: Store, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
         self.indices = list(store.solved if indices is None else indices)
         self.description = describe(store.meta)
         if not self.indices:
             raise ValueError(f"the data set of case '{self.description.case}' holds no solved sample: generate some first")
-        tables, cells, scalars = [], [], []
-        for index in progress(self.indices, description="reading samples", delay=2.0):
-            arrays = store.read(index).arrays
-            _check_sample(index, arrays, description=self.description)
-            if cells and arrays.cells.shape[1] != cells[0].shape[1]:
-                vertices = f"{arrays.cells.shape[1]} vertices, not the {cells[0].shape[1]} of the samples before it"
-                raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
-            tables.append(_pack(arrays))
-            cells.append(torch.from_numpy(np.ascontiguousarray(arrays.cells, dtype=np.int32)))
-            scalars.append(torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)))
-        self.sizes_S = torch.tensor([len(table) for table in tables])
-        self.offsets_S = self.sizes_S.cumsum(0) - self.sizes_S
-        self._num_cells_S = torch.tensor([len(sample) for sample in cells])
-        self._cell_offsets_S = self._num_cells_S.cumsum(0) - self._num_cells_S
-        self._table = torch.cat(tables)
-        self._cells = torch.cat(cells)
-        self._scalars_SG = torch.stack(scalars)
+        self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
+        self._num_cells_S = torch.tensor([store.entries[index].num_cells for index in self.indices])
+        self._store = store
+        self._memory_bytes = memory_gib * 2**30
+        self._kept: OrderedDict[int, _Sample] = OrderedDict()
+        self._kept_bytes = 0
+        self._num_vertices = 0
+        self._cells: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        width = self.description.dim + self.description.num_inputs + 1 + 2 * self.description.num_outputs
+        if 4 * (int(self.sizes_S.sum()) * width + int(self._num_cells_S.sum()) * (self.description.dim + 1)) <= self._memory_bytes:
+            for sample in progress(range(len(self)), description="reading samples", delay=2.0):
+                self._sample(sample)
+        elif damages := store.verify():
+            raise ValueError(f"{damages[0]}; run generate again: it makes just those")
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def moments(self, samples_S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` of some samples, all their nodes."""
-        rows_T = torch.cat([torch.arange(self.sizes_S[s]) + self.offsets_S[s] for s in samples_S.tolist()])
-        points, inputs, _, outputs, _ = self._columns(self._table[rows_T])
-        return points, inputs, self._scalars_SG[samples_S], outputs
+        """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` at all nodes of some samples.
+
+        Of more than ``MOMENT_SAMPLES`` samples as many are taken, evenly spread.
+        """
+        chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
+        samples = [self._sample(sample) for sample in chosen]
+        points, inputs, _, outputs, _ = self._columns(torch.cat([sample.table for sample in samples]))
+        return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
     def batch(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Batch:
         """Draw a subset of the points of each sample.
@@ -152,27 +179,48 @@ class PointDataset:
             rows.append(vertices_BX)
             count -= vertices_BX.shape[1]
         rows.append(_draw(sizes_B, count, generator=generator))
-        rows_BN = torch.cat(rows, dim=1) + self.offsets_S[samples_B].unsqueeze(1)
-        return self._gather(samples_B, rows_BN, cells_EV=cells_EV)
+        return self._gather(samples_B, torch.cat(rows, dim=1), cells_EV=cells_EV)
 
     def whole(self, sample: int) -> Batch:
         """Return all nodes of one sample, in the order of the node set."""
-        rows_BN = torch.arange(self.sizes_S[sample]).unsqueeze(0) + self.offsets_S[sample]
-        return self._gather(torch.tensor([sample]), rows_BN, cells_EV=None)
+        return self._gather(torch.tensor([sample]), torch.arange(self.sizes_S[sample]).unsqueeze(0), cells_EV=None)
 
     def _draw_cells(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        vertices = self._cells.shape[1]
+        vertices = self._sample(int(samples_B[0])).cells.shape[1]
         if vertices != self.description.dim + 1:
             raise ValueError(f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0")
         num_cells_B = self._num_cells_S[samples_B]
         count = max(1, min(num_points // vertices, int(num_cells_B.min())))
-        cells_BE = _draw(num_cells_B, count, generator=generator) + self._cell_offsets_S[samples_B].unsqueeze(1)
-        vertices_BX = self._cells[cells_BE].flatten(start_dim=1).to(torch.int64)
-        return vertices_BX, torch.arange(count * vertices).view(count, vertices)
+        drawn_BE = _draw(num_cells_B, count, generator=generator)
+        corners = [self._sample(sample).cells[drawn_E] for sample, drawn_E in zip(samples_B.tolist(), drawn_BE, strict=True)]
+        return torch.stack(corners).flatten(start_dim=1).to(torch.int64), torch.arange(count * vertices).view(count, vertices)
 
     def _gather(self, samples_B: Tensor, rows_BN: Tensor, *, cells_EV: Tensor | None) -> Batch:
-        points, inputs, mass, outputs, free = self._columns(self._table[rows_BN])
-        return Batch(points, inputs, self._scalars_SG[samples_B], mass.squeeze(-1), outputs, free, cells_EV)
+        samples = [self._sample(sample) for sample in samples_B.tolist()]
+        table = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
+        points, inputs, mass, outputs, free = self._columns(table)
+        return Batch(points, inputs, torch.stack([sample.scalars for sample in samples]), mass.squeeze(-1), outputs, free, cells_EV)
+
+    def _sample(self, sample: int) -> _Sample:
+        """Return a sample, read when it is not in memory."""
+        if sample in self._kept:
+            self._kept.move_to_end(sample)
+            return self._kept[sample]
+        index = self.indices[sample]
+        arrays = self._store.read(index).arrays
+        _check_sample(index, arrays, description=self.description)
+        self._num_vertices = self._num_vertices or arrays.cells.shape[1]
+        if arrays.cells.shape[1] != self._num_vertices:
+            vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
+            raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
+        cells = torch.from_numpy(np.ascontiguousarray(arrays.cells, dtype=np.int32))
+        cells = self._cells.setdefault(array_digest(arrays, ("cells",)), cells)  # samples on the same mesh share them
+        read = _Sample(_pack(arrays), cells, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)))
+        self._kept[sample] = read
+        self._kept_bytes += read.num_bytes
+        while self._kept_bytes > self._memory_bytes and len(self._kept) > 1:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        return read
 
     def _columns(self, table: Tensor) -> tuple[Tensor, ...]:
         sizes = (self.description.dim, self.description.num_inputs, 1, self.description.num_outputs, self.description.num_outputs)
@@ -213,38 +261,6 @@ def fields_from(items: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
         )
         for item in items
     )
-
-
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return a generator that depends on the seed and the epoch alone; epoch 0 is for validation, training starts with 1."""
-    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def training_batches(
-    dataset: PointDataset, samples: Tensor, *, batch_size: int, num_points: int, generator: torch.Generator, with_cells: bool
-) -> Iterator[Batch]:  # fmt: skip
-    """Yield the batches of one epoch in random order; all have ``batch_size`` samples, an incomplete one is left out."""
-    batch_size = min(batch_size, len(samples))
-    shuffled = samples[torch.randperm(len(samples), generator=generator)]
-    for step in range(len(samples) // batch_size):
-        chosen = shuffled[step * batch_size : (step + 1) * batch_size]
-        yield dataset.batch(chosen, num_points, generator=generator, with_cells=with_cells)
-
-
-def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the positions of the training and the validation samples: the last ``fraction`` of a permutation validates, at least one.
-
-    Raises:
-        ValueError: If fewer than two samples are given or ``fraction`` leaves nothing to train on.
-    """
-    if count < 2:
-        raise ValueError(f"training needs at least 2 solved samples (one validates), the data set has {count}: generate more")
-    num_valid = max(1, round(fraction * count))
-    if not 0.0 <= fraction < 1.0 or num_valid >= count:
-        raise ValueError(f"training.valid_fraction = {fraction} leaves no sample of {count} to train on")
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
-    return order[:-num_valid], order[-num_valid:]
 
 
 def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:

@@ -1,38 +1,58 @@
-"""The on-disk format of a data set: this docstring is its specification (version 1).
+"""The on-disk format of a data set: this docstring is its specification (version 2).
 
 A data set is a folder::
 
-    dataset.json         what was asked for: format version, case, seed, resolution, fields, versions; written first
+    dataset.json         what was asked for: format version, case, seed, resolution, fields, units of the parameters, versions; written first
     config.json          resolved configuration of the last generate
-    shards/*.h5          HDF5 files, each complete: they appear by atomic rename
+    shards/*.h5          HDF5 files, each complete: they appear by atomic rename and never change
+    index.json           headers of the shards by file name; made again when it is missing, damaged or out of date
 
-A shard is named ``<first index>-<number of samples>.h5`` and is written by one rank. Every sample index stands in exactly one shard. A
-shard holds one group a sample, named by the index in eight digits, with N nodes, E cells, V vertices a cell, d dimensions::
+A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run that was killed may
+leave a sample in two shards, with the same contents; the larger shard counts.
 
-    points        (N, d)   float64   coordinates of the node set, in the order of the serial mesh's degrees of freedom
+**Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the rest of the header,
+a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header, and ``samples``, a list of
+``[index, solved (0 or 1), nodes, cells]``. Every digest is BLAKE2b of 16 bytes in hexadecimal, so a change of any byte shows.
+
+**Geometry.** A group ``geometry/<digest>`` for each set of nodes, shared by the samples of the shard that have it, with N nodes, E cells,
+V vertices a cell, d dimensions, K output values a node::
+
+    points        (N, d)   float64   coordinates of the node set, see below for the order
     mass          (N,)     float64   positive lumped mass (diagonal of the mass matrix scaled to the volume of each cell)
-    inputs        (N, F)   float32   nodal features, the case's ``inputs`` side by side
-    outputs       (N, K)   float64   solution, the case's ``outputs`` side by side
+    boundary      (N,)     uint8     1 on the boundary of the domain
     constrained   (N, K)   uint8     1 where a Dirichlet condition fixes the output
     cells         (E, V)   int32     node numbers of the cells' vertices
+
+**Samples.** A group ``samples/<index in eight digits>`` each, with F values of the inputs a node and G scalars::
+
+    inputs        (N, F)   float32   nodal features, the case's ``inputs`` side by side
+    outputs       (N, K)   float64   solution, the case's ``outputs`` side by side
     scalars       (G,)     float64   the case's ``scalars``
 
-and the attributes ``status`` (``"ok"`` or ``"failed"``), ``reason`` (of PETSc, or the text of the error), ``parameters`` (JSON),
-``iterations``, ``residual``, ``seconds`` (wall time, the only value that differs between runs). A failed sample holds its attributes and
-no arrays. The arrays depend on (case, seed, index, resolution) and the versions in ``dataset.json``, not on the number of ranks.
+and the attributes ``geometry`` (name of its group), ``status`` (``"ok"`` or ``"failed"``), ``reason`` (of PETSc, or the text of the
+error), ``parameters`` (JSON), ``iterations``, ``residual``, ``seconds`` (wall time, the only value that differs between runs), and
+``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty ``geometry``.
+
+The arrays depend on (case, seed, index, resolution) and the versions in ``dataset.json``, not on the number of ranks. A sample solved by
+one rank has its nodes in the order of the mesh's degrees of freedom; one solved by several has them sorted by coordinates, and its fields
+agree with those of one rank to the tolerance of the solver.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 1
+VERSION = 2
 
-ARRAYS = {"points": np.float64, "mass": np.float64, "inputs": np.float32, "outputs": np.float64,
-          "constrained": np.uint8, "cells": np.int32, "scalars": np.float64}  # fmt: skip
+GEOMETRY = {"points": np.float64, "mass": np.float64, "boundary": np.uint8, "constrained": np.uint8, "cells": np.int32}
+VALUES = {"inputs": np.float32, "outputs": np.float64, "scalars": np.float64}
+ARRAYS = GEOMETRY | VALUES
+ATTRIBUTES = {"status": str, "reason": str, "parameters": str, "iterations": int, "residual": float, "seconds": float}
 
 
 @dataclass(frozen=True)
@@ -41,10 +61,11 @@ class SampleArrays:
 
     points: npt.NDArray[np.float64]
     mass: npt.NDArray[np.float64]
-    inputs: npt.NDArray[np.float32]
-    outputs: npt.NDArray[np.float64]
+    boundary: npt.NDArray[np.uint8]
     constrained: npt.NDArray[np.uint8]
     cells: npt.NDArray[np.int32]
+    inputs: npt.NDArray[np.float32]
+    outputs: npt.NDArray[np.float64]
     scalars: npt.NDArray[np.float64]
 
 
@@ -60,3 +81,30 @@ class SampleRecord:
     residual: float
     seconds: float
     arrays: SampleArrays | None
+
+
+def digest(parts: Iterable[bytes | memoryview]) -> str:
+    """Return the digest of bytes."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()
+
+
+def array_digest(arrays: SampleArrays, names: Iterable[str]) -> str:
+    """Return the digest of some arrays with their names, types and shapes."""
+
+    def parts() -> Iterable[bytes | memoryview]:
+        for name in names:
+            values = np.ascontiguousarray(getattr(arrays, name), dtype=ARRAYS[name])
+            yield f"{name} {values.dtype.str} {values.shape}".encode()
+            yield values.reshape(-1).view(np.uint8).data
+
+    return digest(parts())
+
+
+def record_digest(record: SampleRecord, *, timing: bool) -> str:
+    """Return the digest of a sample, with or without the wall time."""
+    attributes = [kind(getattr(record, name)) for name, kind in ATTRIBUTES.items() if timing or name != "seconds"]
+    text = repr([record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, ARRAYS)])
+    return digest([text.encode()])

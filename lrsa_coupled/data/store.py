@@ -2,71 +2,146 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 import h5py
-import numpy as np
 
-from lrsa_coupled.data.format import ARRAYS, VERSION, SampleArrays, SampleRecord
-from lrsa_coupled.files import atomic_path, write_text_atomically
+from lrsa_coupled.data.format import VERSION, SampleRecord, digest, record_digest
+from lrsa_coupled.data.shard import Entry, Geometries, Header, is_whole, read_header, read_sample, readable
+from lrsa_coupled.files import write_text_atomically
 
-_ATTRIBUTES = ("status", "reason", "parameters", "iterations", "residual", "seconds")
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A shard that is not as it was written.
+
+    Args:
+        path: The shard.
+        lost: Samples that cannot be read any more; None when the shard does not even tell which it had.
+        kept: Samples that still fit their digests.
+    """
+
+    path: Path
+    lost: tuple[int, ...] | None
+    kept: tuple[int, ...]
+
+    def __str__(self) -> str:
+        lost = "samples that it no longer names" if self.lost is None else f"sample {', '.join(map(str, self.lost))}" if self.lost else "no sample"
+        return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
 @final
 class DataStore:
-    """A data set opened for reading.
+    """A data set opened for reading. Memory: some 100 bytes a sample.
 
     Attributes:
         folder: Folder of the data set.
         meta: Contents of ``dataset.json``.
-        status: ``"ok"`` or ``"failed"`` of each sample present, by index, in ascending order.
+        entries: Header entry of each sample present, by index, in ascending order.
+        damaged: Shards whose header is damaged.
+        superfluous: Shards all of whose samples stand in larger ones too, left by a killed run.
 
     Raises:
-        ValueError: If the folder is not a data set, or a shard is damaged (the file is named).
+        ValueError: If the folder is not a data set; if a header is damaged, unless ``tolerant``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, tolerant: bool = False) -> None:
         self.folder = folder
         self.meta: dict[str, Any] = _read_meta(folder)
+        self.damaged: list[Path] = []
+        self.headers = self._read_headers(tolerant)
         self._shard: dict[int, Path] = {}
-        status: dict[int, str] = {}
-        for path in sorted((folder / "shards").glob("*.h5")):
-            for index, value in _shard_status(path).items():
-                self._shard[index], status[index] = path, value
-        self.status = dict(sorted(status.items()))
+        entries: dict[int, Entry] = {}
+        for path, header in sorted(self.headers.items(), key=lambda item: (len(item[1].entries), item[0])):
+            for entry in header.entries:
+                self._shard[entry.index], entries[entry.index] = path, entry
+        self.entries = dict(sorted(entries.items()))
+        used = set(self._shard.values())
+        self.superfluous = [path for path in self.headers if path not in used]
+        self._whole: set[Path] = set()
+        self._file: tuple[Path, int, h5py.File, Geometries] | None = None
 
     @property
     def solved(self) -> list[int]:
         """Indices of the samples with arrays, ascending."""
-        return [index for index, status in self.status.items() if status == "ok"]
+        return [entry.index for entry in self.entries.values() if entry.solved]
 
     def failures(self) -> dict[str, int]:
         """Return how many samples failed for each reason."""
         counts: dict[str, int] = {}
-        for index, status in self.status.items():
-            if status == "failed":
-                reason = self.read(index).reason
+        for entry in self.entries.values():
+            if not entry.solved:
+                reason = self.read(entry.index).reason
                 counts[reason] = counts.get(reason, 0) + 1
         return counts
 
     def read(self, index: int) -> SampleRecord:
-        """Read one sample.
+        """Read one sample. The first read of a shard checks all its bytes.
 
         Raises:
             KeyError: If the data set has no such sample.
-            ValueError: If the shard is damaged.
+            ValueError: If the shard is damaged; the samples lost are named.
         """
         path = self._shard[index]
         try:
-            with h5py.File(path, "r") as shard:
-                return _read_group(shard[f"{index:08d}"], index)
-        except (OSError, KeyError, TypeError, UnicodeDecodeError) as error:
-            raise ValueError(_damaged(path, error)) from error
+            if path not in self._whole:
+                if not is_whole(path, self.headers[path]):
+                    raise ValueError(f"{self._damage(path)}; run generate again: it makes just those")
+                self._whole.add(path)
+            file, geometries = self._open(path)
+            return read_sample(file, index, geometries)
+        except (OSError, KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(f"sample {index} cannot be read from {path} ({error}); run generate again") from error
+
+    def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
+        """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed. Collective: no."""
+        paths = sorted([*self.headers, *self.damaged])[part::num_parts]
+        return [self._damage(path) for path in paths if path in self.damaged or not is_whole(path, self.headers[path])]
+
+    def content_hash(self) -> str:
+        """Return the hash of the contents; it does not depend on ranks, order of writing or solver timings. Reads everything."""
+        meta = json.dumps({key: value for key, value in self.meta.items() if key != "versions"}, sort_keys=True)
+        return digest([meta.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)])
+
+    def write_index(self) -> None:
+        """Write ``index.json``. Call on one rank."""
+        shards = {path.name: [header.digest, header.size, [_row(e) for e in header.entries]] for path, header in self.headers.items()}
+        text = json.dumps(shards, separators=(",", ":"))
+        write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
+
+    def _read_headers(self, tolerant: bool) -> dict[Path, Header]:
+        known, headers = _read_index(self.folder), {}
+        with os.scandir(self.folder / "shards") as files:
+            paths = sorted(Path(file.path) for file in files if file.name.endswith(".h5"))
+        for path in paths:
+            try:
+                headers[path] = known[path.name] if path.name in known else read_header(path)
+            except FileNotFoundError:  # a generate at work has merged it: look again
+                self.damaged.clear()
+                return self._read_headers(tolerant)
+            except (ValueError, OSError):
+                if not tolerant:
+                    raise
+                self.damaged.append(path)
+        return headers
+
+    def _open(self, path: Path) -> tuple[h5py.File, Geometries]:
+        """Open a shard, or return it when it was the last one; a forked process opens its own."""
+        if self._file is None or self._file[:2] != (path, os.getpid()):
+            self._file = (path, os.getpid(), h5py.File(path, "r"), {})
+        return self._file[2:]
+
+    def _damage(self, path: Path) -> Damage:
+        kept = readable(path)
+        header = self.headers.get(path)
+        lost = None if header is None else tuple(e.index for e in header.entries if e.index not in kept)
+        return Damage(path, lost, tuple(sorted(kept)))
 
 
 def create(folder: Path, meta: dict[str, Any]) -> None:
@@ -87,20 +162,6 @@ def create(folder: Path, meta: dict[str, Any]) -> None:
     write_text_atomically(folder / "dataset.json", json.dumps(meta, indent=1) + "\n")
 
 
-def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
-    """Write samples as one new shard by atomic rename. Collective: no; every rank writes its own samples."""
-    path = folder / "shards" / f"{records[0].index:08d}-{len(records)}.h5"
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", track_order=False) as shard:
-        for record in records:
-            group = shard.create_group(f"{record.index:08d}")
-            for name in _ATTRIBUTES:
-                group.attrs[name] = getattr(record, name)
-            if record.arrays is not None:
-                for name, dtype in ARRAYS.items():
-                    group.create_dataset(name, data=np.asarray(getattr(record.arrays, name), dtype=dtype))
-    return path
-
-
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "dataset.json"
     if not path.exists():
@@ -114,26 +175,20 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def _shard_status(path: Path) -> dict[int, str]:
+def _read_index(folder: Path) -> dict[str, Header]:
+    """Read the headers that the index knows; none when it is missing or damaged."""
     try:
-        with h5py.File(path, "r") as shard:
-            return {int(name): str(group.attrs["status"]) for name, group in shard.items()}
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(_damaged(path, error)) from error
+        first, text = (folder / INDEX).read_text(encoding="utf-8").split("\n", 1)
+    except (OSError, UnicodeDecodeError, ValueError):
+        return {}
+    if digest([text.rstrip("\n").encode()]) != first:
+        return {}
+    return {name: Header(body, size, tuple(_entry(row) for row in rows)) for name, (body, size, rows) in json.loads(text).items()}
 
 
-def _read_group(group: h5py.Group, index: int) -> SampleRecord:
-    attributes = {name: group.attrs[name] for name in _ATTRIBUTES}
-    arrays = None
-    if attributes["status"] == "ok":
-        arrays = SampleArrays(**{name: group[name][()] for name in ARRAYS})
-        for field in dataclasses.fields(SampleArrays):
-            values = getattr(arrays, field.name)
-            if values.dtype != ARRAYS[field.name]:
-                raise TypeError(f"'{field.name}' of sample {index} has type {values.dtype}")
-    return SampleRecord(index, str(attributes["status"]), str(attributes["reason"]), str(attributes["parameters"]),
-                        int(attributes["iterations"]), float(attributes["residual"]), float(attributes["seconds"]), arrays)  # fmt: skip
+def _row(entry: Entry) -> list[int]:
+    return [entry.index, int(entry.solved), entry.num_nodes, entry.num_cells]
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    return f"shard {path} is damaged ({error}); delete it and run generate again: only its samples are made anew"
+def _entry(row: list[int]) -> Entry:
+    return Entry(row[0], bool(row[1]), row[2], row[3])

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.config import Config, TrainingConfig
-from lrsa_coupled.data.dataset import Batch, Description, PointDataset, epoch_generator
+from lrsa_coupled.data.batches import epoch_generator
+from lrsa_coupled.data.dataset import Batch, Description, PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.logs import progress
@@ -68,7 +69,7 @@ def evaluate(model: Path, data: Path, config: Config) -> dict[str, Any]:
     """
     device = choose_device(config.training.device)
     operator, card = checkpoint.load(model)
-    dataset = PointDataset(DataStore(data))
+    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
     check_match(card, dataset.description)
     operator.to(device)
     fields = field_columns(card.outputs, operator.normaliser.outputs_std.tolist())

@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, TrainingConfig
-from lrsa_coupled.data.dataset import Batch, Description, PointDataset, describe, epoch_generator, split_samples, training_batches
+from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
+from lrsa_coupled.data.dataset import Batch, Description, PointDataset, describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.logs import progress as progress_bar
@@ -89,7 +90,7 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True) -> dict
         clear(out / "last")
     progress = read_progress(out / "last", identity)
     if progress is None or progress.epoch < config.training.epochs:
-        run = _prepare(PointDataset(store), config, out=out)
+        run = _prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out=out)
         if progress is None:
             progress = Progress()
         else:
@@ -157,7 +158,7 @@ def _train_epoch(run: Run, epoch: int, *, bar: Any) -> dict[str, Any]:
         with_cells=training.gradient_weight > 0.0,
     )
     losses, rate = [], 0.0
-    for place, batch in enumerate(batches):
+    for place, batch in enumerate(drawn_ahead(batches)):
         rate = learning_rate(training, first + place, num_steps=total_steps)
         set_learning_rate(run.optimisers, rate)
         losses.append(_step(run, batch.to(run.device)))

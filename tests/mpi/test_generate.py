@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ from lrsa_coupled.coupling.generate import generate
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import SharedCounter
 
 COMM = MPI.COMM_WORLD
 CONFIG = Config(case="cavity", generate=GenerateConfig(samples=5, seed=3, resolution=8, samples_per_shard=2))
@@ -25,7 +29,7 @@ CONFIG = Config(case="cavity", generate=GenerateConfig(samples=5, seed=3, resolu
 
 def assert_same_arrays(one: Path, two: Path) -> None:
     a, b = DataStore(one), DataStore(two)
-    assert a.status == b.status
+    assert a.entries == b.entries
     for index in a.solved:
         first, second = a.read(index).arrays, b.read(index).arrays
         for field in dataclasses.fields(SampleArrays):
@@ -82,6 +86,20 @@ class FailingCavity(Case):
         return {"zero": self.real.strategies()["zero"]}
 
 
+class SignalledCavity(FailingCavity):
+    """The cavity; this process gets a signal while it makes its first sample."""
+
+    def sample(self, rng: np.random.Generator) -> CavityParameters:
+        return self.real.sample(rng)
+
+    def mesh(self, comm, parameters, resolution):  # noqa: ANN001, ANN201
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return self.real.mesh(comm, parameters, resolution)
+
+    def strategies(self):  # noqa: ANN201
+        return self.real.strategies()
+
+
 def test_failures_are_recorded_with_their_reason(shared_path: Path) -> None:
     config = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=8))
     summary = generate(FailingCavity(), config, shared_path / "failing", COMM)
@@ -109,11 +127,62 @@ def test_more_ranks_than_samples(shared_path: Path) -> None:
     assert generate(CavityCase(), one, shared_path / "data", COMM).solved == 1
 
 
-def test_damaged_shard_is_named(shared_path: Path) -> None:
+def test_a_damaged_sample_is_made_again(shared_path: Path) -> None:
     generate(CavityCase(), CONFIG, shared_path / "data", COMM)
     if COMM.rank == 0:
+        shutil.copytree(shared_path / "data", shared_path / "whole")
         path = sorted((shared_path / "data" / "shards").glob("*.h5"))[0]
-        path.write_bytes(path.read_bytes()[:100])
+        path.write_bytes(path.read_bytes()[:5000])
     COMM.Barrier()
-    with pytest.raises(ValueError, match="is damaged"):
-        generate(CavityCase(), CONFIG, shared_path / "data", COMM)
+    assert generate(CavityCase(), CONFIG, shared_path / "data", COMM).made in (1, 2)
+    if COMM.rank == 0:
+        assert_same_arrays(shared_path / "data", shared_path / "whole")
+
+
+def test_fields_do_not_depend_on_the_ranks_of_a_sample(shared_path: Path) -> None:
+    together = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2, ranks_per_sample=COMM.size))
+    generate(CavityCase(), together, shared_path / "together", COMM)
+    generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2)), shared_path / "alone", COMM)
+    if COMM.rank == 0:
+        one, two = DataStore(shared_path / "together"), DataStore(shared_path / "alone")
+        for index in (0, 1):
+            first, second = (sorted_by_place(store.read(index).arrays) for store in (one, two))
+            for name in ("points", "mass", "boundary", "constrained", "inputs", "outputs"):
+                assert np.abs(first[name].astype(float) - second[name]).max() < (1e-6 if name == "inputs" else 1e-8), name
+            assert first["cells"] == second["cells"]
+
+
+def sorted_by_place(arrays: SampleArrays) -> dict:
+    """Nodes by coordinates, cells as a set of sets of coordinates."""
+    order = np.lexsort(arrays.points.round(9).T)
+    rows = {name: getattr(arrays, name)[order] for name in ("points", "mass", "boundary", "constrained", "inputs", "outputs")}
+    cells = {tuple(sorted(map(tuple, corners))) for corners in arrays.points.round(9)[arrays.cells].tolist()}
+    return rows | {"cells": cells}
+
+
+def test_ranks_that_do_not_divide_into_groups_are_refused(shared_path: Path) -> None:
+    with pytest.raises(ValueError, match="must divide the number of ranks, got 4 and"):
+        generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, ranks_per_sample=4)),
+                 shared_path / "data", COMM)  # fmt: skip
+
+
+def test_a_signal_ends_the_run_after_the_current_samples(shared_path: Path) -> None:
+    summary = generate(SignalledCavity(), CONFIG, shared_path / "data", COMM)
+    assert summary.stopped == "SIGUSR1"
+    assert summary.samples == summary.made < 5 or COMM.size > 2
+    generate(CavityCase(), CONFIG, shared_path / "data", COMM)
+    generate(CavityCase(), CONFIG, shared_path / "whole", COMM)
+    if COMM.rank == 0:
+        assert_same_arrays(shared_path / "data", shared_path / "whole")
+
+
+def test_counter_hands_out_each_number_once() -> None:
+    counter = SharedCounter(COMM)
+    started = time.perf_counter()
+    if COMM.rank == 0:
+        time.sleep(2.0)  # in a solve, say: the others are not to wait for it
+    taken = [counter.take() for _ in range(50)]
+    assert COMM.rank == 0 or time.perf_counter() - started < 1.5
+    counter.free()
+    assert sorted(sum(COMM.allgather(taken), [])) == list(range(50 * COMM.size))
+    assert taken == sorted(taken)

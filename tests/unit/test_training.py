@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
-from lrsa_coupled.config import Config, OperatorConfig, TrainingConfig
-from lrsa_coupled.data.dataset import PointDataset, epoch_generator, split_samples, training_batches
+from lrsa_coupled.config import Config, DataConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
+from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
-from lrsa_coupled.data.store import DataStore, create, write_shard
+from lrsa_coupled.data.shard import write_shard
+from lrsa_coupled.data.store import DataStore, create
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
@@ -51,6 +54,7 @@ def sample(index):
         mass=np.full(n * n, 1.0 / n**2),
         inputs=values[:, None].astype(np.float32),
         outputs=np.stack((scalar * values, values * points[:, 1], 2.0 + values + points[:, 0]), axis=1),
+        boundary=wall.astype(np.uint8),
         constrained=np.repeat(wall[:, None], 3, axis=1).astype(np.uint8),
         cells=np.concatenate((np.stack((a, b, d), 1), np.stack((a, d, c), 1))).astype(np.int32),
         scalars=np.array([scalar]),
@@ -88,6 +92,43 @@ def last_weights(folder):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data"))
+
+
+def test_a_set_larger_than_memory_trains_alike(data, tmp_path):
+    small = dataclasses.replace(CONFIG, data=DataConfig(memory_gib=1e-5))
+    assert len(PointDataset(DataStore(data), memory_gib=1e-5)._kept) == 0
+    one, two = train(data, tmp_path / "one", CONFIG), train(data, tmp_path / "two", small)
+    assert one["best_error"] == two["best_error"]
+    path = next((data / "shards").glob("*.h5"))
+    shutil.copytree(data, tmp_path / "data")
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (tmp_path / "data" / "shards" / path.name).write_bytes(bytes(raw))
+    for config in (CONFIG, small):
+        with pytest.raises(ValueError, match=r"is damaged: (sample \d+|no sample) lost.* run generate again"):
+            train(tmp_path / "data", tmp_path / "three", config)
+
+
+def test_batches_drawn_ahead_are_the_same_and_errors_arrive(data):
+    dataset = PointDataset(DataStore(data))
+
+    def batches():
+        generator = epoch_generator(0, 1)
+        return training_batches(dataset, torch.arange(len(dataset)), batch_size=3, num_points=7, generator=generator, with_cells=True)
+
+    pairs = list(zip(batches(), drawn_ahead(batches()), strict=True))
+    assert len(pairs) == len(dataset) // 3
+    assert all(torch.equal(a.outputs_BNK, b.outputs_BNK) and torch.equal(a.points_BNd, b.points_BNd) for a, b in pairs)
+
+    def failing():
+        yield next(batches())
+        raise ValueError("sample 7 is damaged")
+
+    with pytest.raises(ValueError, match="sample 7"):
+        list(drawn_ahead(failing()))
+    abandoned = drawn_ahead(batches())
+    next(abandoned)
+    abandoned.close()
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

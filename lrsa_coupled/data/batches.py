@@ -1,0 +1,85 @@
+"""The order of training: which samples validate, batches of an epoch, drawn in a thread while the last one is at work.
+
+Shapes: B batch, N points of a batch.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lrsa_coupled.data.dataset import Batch, PointDataset
+
+AHEAD = 2
+"""Batches drawn ahead of the one at work."""
+
+
+def epoch_generator(seed: int, epoch: int) -> torch.Generator:
+    """Return a generator that depends on the seed and the epoch alone; epoch 0 is for validation, training starts with 1."""
+    state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def training_batches(
+    dataset: PointDataset, samples: Tensor, *, batch_size: int, num_points: int, generator: torch.Generator, with_cells: bool
+) -> Iterator[Batch]:  # fmt: skip
+    """Yield the batches of one epoch in random order; all have ``batch_size`` samples, an incomplete one is left out."""
+    batch_size = min(batch_size, len(samples))
+    shuffled = samples[torch.randperm(len(samples), generator=generator)]
+    for step in range(len(samples) // batch_size):
+        chosen = shuffled[step * batch_size : (step + 1) * batch_size]
+        yield dataset.batch(chosen, num_points, generator=generator, with_cells=with_cells)
+
+
+def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the positions of the training and the validation samples: the last ``fraction`` of a permutation validates, at least one.
+
+    Raises:
+        ValueError: If fewer than two samples are given or ``fraction`` leaves nothing to train on.
+    """
+    if count < 2:
+        raise ValueError(f"training needs at least 2 solved samples (one validates), the data set has {count}: generate more")
+    num_valid = max(1, round(fraction * count))
+    if not 0.0 <= fraction < 1.0 or num_valid >= count:
+        raise ValueError(f"training.valid_fraction = {fraction} leaves no sample of {count} to train on")
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(count))
+    return order[:-num_valid], order[-num_valid:]
+
+
+def drawn_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the same batches, drawn in a thread of their own; an error there is raised here."""
+    drawn: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    stop = threading.Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not stop.is_set():
+            try:
+                return drawn.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def draw() -> None:
+        try:
+            for batch in batches:
+                put(batch)
+                if stop.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
+            put(error)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        while (item := drawn.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join()

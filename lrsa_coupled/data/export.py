@@ -1,0 +1,61 @@
+"""Samples as VTKHDF files, which ParaView 5.10 and later read.
+
+Source: the VTKHDF file format, VTK documentation, type UnstructuredGrid, version 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from lrsa_coupled.data.format import SampleArrays
+from lrsa_coupled.files import atomic_path
+
+_CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
+"""VTK's cell types by (dimension, vertices): line, triangle, pixel, tetrahedron, voxel; DOLFINx orders the last as VTK's pixel and voxel."""
+
+
+def write_vtkhdf(path: Path, arrays: SampleArrays, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+    """Write the cells of a sample and its inputs and outputs at their vertices; other nodes are left out. Collective: no.
+
+    Args:
+        path: The file, written by atomic rename.
+        arrays: Sample with N nodes in d dimensions.
+        inputs: ``name`` and ``components`` of the nodal inputs.
+        outputs: Those of the outputs.
+
+    Raises:
+        ValueError: For cells that are not simplices, quadrilaterals or hexahedra.
+    """
+    kind = _CELL_TYPES.get((arrays.points.shape[1], arrays.cells.shape[1]))
+    if kind is None:
+        raise ValueError(f"cells of {arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions cannot be exported")
+    vertices, connectivity = np.unique(arrays.cells, return_inverse=True)
+    num_cells, width = arrays.cells.shape
+    points = np.zeros((len(vertices), 3))
+    points[:, : arrays.points.shape[1]] = arrays.points[vertices]
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        root = file.create_group("VTKHDF")
+        root.attrs["Version"] = np.array([1, 0])
+        root.attrs.create("Type", np.bytes_("UnstructuredGrid"))
+        root["NumberOfPoints"], root["NumberOfCells"] = np.array([len(points)]), np.array([num_cells])
+        root["NumberOfConnectivityIds"] = np.array([connectivity.size])
+        root["Points"], root["Connectivity"] = points, connectivity.ravel().astype(np.int64)
+        root["Offsets"] = width * np.arange(num_cells + 1, dtype=np.int64)
+        root["Types"] = np.full(num_cells, kind, dtype=np.uint8)
+        for fields, values in ((inputs, arrays.inputs), (outputs, arrays.outputs)):
+            column = 0
+            for item in fields:
+                root[f"PointData/{item['name']}"] = _padded(values[vertices, column : column + item["components"]])
+                column += item["components"]
+
+
+def _padded(values: np.ndarray) -> np.ndarray:
+    """Give two components a third of zero, as ParaView's glyphs want; one component becomes a plain array."""
+    if values.shape[1] == 2:
+        return np.column_stack([values, np.zeros(len(values))])
+    return values[:, 0] if values.shape[1] == 1 else values

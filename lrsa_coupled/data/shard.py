@@ -1,0 +1,170 @@
+"""One shard of a data set, written whole and never changed; see ``data/format.py``."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from lrsa_coupled.data.format import ARRAYS, ATTRIBUTES, GEOMETRY, VALUES, SampleArrays, SampleRecord, array_digest, digest, record_digest
+from lrsa_coupled.files import atomic_path
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_SMALLEST = 512
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the header says of a sample."""
+
+    index: int
+    solved: bool
+    num_nodes: int
+    num_cells: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """Header of a shard: digest of the bytes after its first ``size``, and its samples."""
+
+    digest: str
+    size: int
+    entries: tuple[Entry, ...]
+
+
+def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
+    """Write samples as a new shard of the data set ``folder`` by atomic rename. Collective: no; every rank writes its own samples."""
+    records = sorted(records, key=lambda record: record.index)
+    entries = [_entry(record) for record in records]
+    size = _SMALLEST
+    while size < len(_header_bytes("0" * 32, entries, 0)):
+        size *= 2
+    (folder / "shards").mkdir(exist_ok=True)
+    draft = folder / "shards" / f"{records[0].index:08d}-{len(records)}.part"
+    with atomic_path(draft) as temporary:
+        with h5py.File(temporary, "w", userblock_size=size) as file:
+            for record in records:
+                _write(file, record)
+        body = _body_digest(temporary, size)
+        with open(temporary, "r+b") as stream:
+            stream.write(_header_bytes(body, entries, size))
+    return draft.replace(draft.with_name(f"{draft.stem}-{body[:8]}.h5"))
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a shard.
+
+    Raises:
+        ValueError: If it is damaged or the file is no shard.
+    """
+    with open(path, "rb") as stream:
+        raw = stream.read(_SMALLEST)
+        while (signature := stream.read(len(_SIGNATURE))) != _SIGNATURE:
+            rest = stream.read(len(raw) - len(signature))
+            if len(raw) > 1 << 26 or len(rest) < len(raw) - len(signature):
+                raise ValueError(f"shard {path} is damaged: the header has no end")
+            raw += signature + rest
+    if digest([raw[33:]]).encode() != raw[:32]:
+        raise ValueError(f"shard {path} is damaged: the header does not fit its digest")
+    values = json.loads(raw[33:])
+    entries = tuple(Entry(index, bool(solved), nodes, cells) for index, solved, nodes, cells in values["samples"])
+    return Header(values["digest"], len(raw), entries)
+
+
+def is_whole(path: Path, header: Header) -> bool:
+    """Tell whether no byte has changed since ``header`` was written."""
+    try:
+        return read_header(path) == header and _body_digest(path, header.size) == header.digest
+    except (OSError, ValueError):
+        return False
+
+
+Geometries = dict[str, dict[str, npt.NDArray[Any]]]
+"""Arrays of the geometries of a shard that have been read, by name of their group."""
+
+
+def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRecord:
+    """Read one sample of an open shard; a geometry is read once and shared.
+
+    Raises:
+        KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
+    """
+    group = file[f"samples/{index:08d}"]
+    attributes = [kind(group.attrs[name]) for name, kind in ATTRIBUTES.items()]
+    arrays = None
+    if attributes[0] == "ok":
+        name = str(group.attrs["geometry"])
+        if name not in geometries:
+            geometries[name] = _read_arrays(file[f"geometry/{name}"], GEOMETRY)
+        arrays = SampleArrays(**geometries[name], **_read_arrays(group, VALUES))
+        for field in dataclasses.fields(SampleArrays):
+            if getattr(arrays, field.name).dtype != ARRAYS[field.name]:
+                raise TypeError(f"'{field.name}' of sample {index} has type {getattr(arrays, field.name).dtype}")
+    record = SampleRecord(index, *attributes, arrays)
+    if record_digest(record, timing=True) != group.attrs["digest"]:
+        raise ValueError(f"sample {index} does not fit its digest")
+    return record
+
+
+def readable(path: Path) -> dict[int, SampleRecord]:
+    """Return the samples of a shard that fit their digests, whatever the state of the file."""
+    found: dict[int, SampleRecord] = {}
+    try:
+        with h5py.File(path, "r") as file:
+            for name in file["samples"]:
+                try:
+                    found[int(name)] = read_sample(file, int(name), {})
+                except (OSError, KeyError, TypeError, ValueError, RuntimeError, AttributeError):
+                    continue
+    except (OSError, KeyError, RuntimeError, ValueError):
+        pass
+    return found
+
+
+def _write(file: h5py.File, record: SampleRecord) -> None:
+    group = file.create_group(f"samples/{record.index:08d}")
+    for name in ATTRIBUTES:
+        group.attrs[name] = getattr(record, name)
+    group.attrs["geometry"] = ""
+    group.attrs["digest"] = record_digest(record, timing=True)
+    if record.arrays is None:
+        return
+    group.attrs["geometry"] = name = array_digest(record.arrays, GEOMETRY)
+    if f"geometry/{name}" not in file:
+        _write_arrays(file.create_group(f"geometry/{name}"), record.arrays, GEOMETRY)
+    _write_arrays(group, record.arrays, VALUES)
+
+
+def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: dict[str, type]) -> None:
+    for name, dtype in types.items():
+        group.create_dataset(name, data=np.asarray(getattr(arrays, name), dtype=dtype))
+
+
+def _read_arrays(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+    return {name: group[name][()] for name in names}
+
+
+def _entry(record: SampleRecord) -> Entry:
+    arrays = record.arrays
+    return Entry(record.index, arrays is not None, 0 if arrays is None else len(arrays.points), 0 if arrays is None else len(arrays.cells))
+
+
+def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:
+    samples = [[e.index, int(e.solved), e.num_nodes, e.num_cells] for e in entries]
+    text = json.dumps({"digest": body, "samples": samples}, separators=(",", ":")) + "\n"
+    rest = text.encode().ljust(size - 33)
+    return digest([rest]).encode() + b"\n" + rest
+
+
+def _body_digest(path: Path, start: int) -> str:
+    with open(path, "rb") as stream:
+        stream.seek(start)
+        return digest(iter(lambda: stream.read(_CHUNK), b""))

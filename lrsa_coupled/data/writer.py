@@ -1,0 +1,86 @@
+"""Writing of samples such that a kill loses none that is finished, and putting a data set in order afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import final
+
+from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.shard import readable, write_shard
+from lrsa_coupled.data.store import INDEX, Damage, DataStore
+
+
+@final
+class ShardWriter:
+    """Writes samples of one rank. Each is a shard of its own until there are enough for a larger one, which then takes their place.
+
+    Args:
+        folder: Folder of the data set.
+        samples_per_shard: Samples of a full shard.
+    """
+
+    def __init__(self, folder: Path, samples_per_shard: int) -> None:
+        self.folder = folder
+        self.samples_per_shard = samples_per_shard
+        self._records: list[SampleRecord] = []
+        self._paths: list[Path] = []
+
+    def add(self, record: SampleRecord) -> None:
+        """Write a sample; it is on disk when this returns. Collective: no."""
+        self._paths.append(write_shard(self.folder, [record]))
+        self._records.append(record)
+        if len(self._records) == self.samples_per_shard:
+            self.close()
+
+    def close(self) -> None:
+        """Merge what has been written since the last full shard. Collective: no."""
+        if len(self._records) > 1:
+            merged = write_shard(self.folder, self._records)
+            for path in self._paths:
+                if path != merged:
+                    path.unlink()
+        self._records, self._paths = [], []
+
+
+def repair(folder: Path, damages: Iterable[Damage]) -> None:
+    """Replace damaged shards by what can still be read of them. Call on one rank, while nobody else writes."""
+    for damage in damages:
+        kept = list(readable(damage.path).values())
+        anew = write_shard(folder, kept) if kept else None
+        if anew != damage.path:  # it is when all samples are readable: the same contents have the same name
+            damage.path.unlink()
+
+
+def tidy(folder: Path, samples_per_shard: int) -> None:
+    """Drop shards without a sample of their own, merge small ones, write the index. Call on one rank, while nobody else writes.
+
+    A kill at any moment leaves every sample in at least one shard.
+    """
+    store = DataStore(folder)
+    for path in (*store.superfluous, *(folder / "shards").glob("*.part"), *(folder / "shards").glob(".*.tmp")):
+        path.unlink(missing_ok=True)
+    for paths in _small(DataStore(folder), samples_per_shard):
+        write_shard(folder, [record for path in paths for record in readable(path).values()])
+        for path in paths:
+            path.unlink()
+    (folder / INDEX).unlink(missing_ok=True)
+    DataStore(folder).write_index()
+
+
+def _small(store: DataStore, samples_per_shard: int) -> Iterator[list[Path]]:
+    """Yield groups of at least two shards that fit into one."""
+    group: list[Path] = []
+    count = 0
+    for path in sorted(store.headers):
+        size = len(store.headers[path].entries)
+        if size >= samples_per_shard:
+            continue
+        if count + size > samples_per_shard:
+            if len(group) > 1:
+                yield group
+            group, count = [], 0
+        group.append(path)
+        count += size
+    if len(group) > 1:
+        yield group

@@ -1,0 +1,130 @@
+"""The data set on disk: any flipped byte is found and repaired, kills and lost indices do no harm, hashes depend on the contents alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.shard import read_header, write_shard
+from lrsa_coupled.data.store import INDEX, DataStore, create
+from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+
+META = {"case": "synthetic", "seed": 0}
+
+
+def record(index: int, *, seconds: float = 0.5) -> SampleRecord:
+    """Samples 0 and 1, 2 and 3, ... share their geometry; sample 4 has failed."""
+    rng = np.random.default_rng(index // 2)
+    points = rng.uniform(size=(9, 2))
+    own = np.random.default_rng([1, index])
+    arrays = SampleArrays(points, np.ones(9), np.zeros(9, np.uint8), np.zeros((9, 1), np.uint8), np.array([[0, 1, 2], [2, 3, 4]], np.int32),
+                          own.uniform(size=(9, 2)).astype(np.float32), own.uniform(size=(9, 1)), np.array([float(index)]))  # fmt: skip
+    if index == 4:
+        return SampleRecord(index, "failed", "DIVERGED_MAX_IT", '{"a": 1.0}', 30, float("nan"), seconds, None)
+    return SampleRecord(index, "ok", "CONVERGED_FNORM_ABS", '{"a": 1.0}', 5, 1e-9, seconds, arrays)
+
+
+def make(folder: Path, indices: list[int], samples_per_shard: int = 4, *, seconds: float = 0.5) -> Path:
+    create(folder, META)
+    writer = ShardWriter(folder, samples_per_shard)
+    for index in indices:
+        writer.add(record(index, seconds=seconds))
+    writer.close()
+    return folder
+
+
+def assert_holds(folder: Path, indices: list[int]) -> None:
+    store = DataStore(folder)
+    assert list(store.entries) == indices
+    for index in indices:
+        found, expected = store.read(index), record(index)
+        assert (found.status, found.reason, found.parameters, found.iterations) == (
+            expected.status, expected.reason, expected.parameters, expected.iterations)  # fmt: skip
+        assert (found.arrays is None) == (expected.arrays is None)
+        if expected.arrays is not None:
+            for field in dataclasses.fields(SampleArrays):
+                assert getattr(found.arrays, field.name).tobytes() == getattr(expected.arrays, field.name).tobytes()
+
+
+def test_round_trip_and_shards(tmp_path: Path) -> None:
+    make(tmp_path, [5, 3, 4, 0, 1, 2])
+    assert_holds(tmp_path, [0, 1, 2, 3, 4, 5])
+    store = DataStore(tmp_path)
+    assert store.solved == [0, 1, 2, 3, 5]
+    assert store.failures() == {"DIVERGED_MAX_IT": 1}
+    assert sorted(len(header.entries) for header in store.headers.values()) == [2, 4]
+    assert store.verify() == []
+
+
+def test_geometry_is_stored_once(tmp_path: Path) -> None:
+    import h5py
+
+    path = write_shard(make(tmp_path, []), [record(0), record(1), record(2)])
+    with h5py.File(path) as file:
+        assert len(file["geometry"]) == 2
+        assert file["samples/00000000"].attrs["geometry"] == file["samples/00000001"].attrs["geometry"]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_flipped_byte_is_found_and_repaired(tmp_path: Path, seed: int) -> None:
+    folder, rng = make(tmp_path, [0, 1, 2, 3, 4, 5], samples_per_shard=3), np.random.default_rng(seed)
+    path = sorted((folder / "shards").glob("*.h5"))[seed % 2]
+    damaged_samples = {entry.index for entry in read_header(path).entries}
+    raw = bytearray(path.read_bytes())
+    header = read_header(path).size
+    place = int(rng.integers(0, header)) if seed < 10 else int(rng.integers(header, len(raw)))
+    raw[place] ^= 1 << int(rng.integers(0, 8))
+    path.write_bytes(bytes(raw))
+    if seed % 3 == 0:
+        (folder / INDEX).unlink(missing_ok=True)
+    store = DataStore(folder, tolerant=True)
+    (damage,) = store.verify()
+    assert damage.path == path
+    assert set(damage.lost or ()) | set(damage.kept) <= damaged_samples
+    for index in set(store.entries) & damaged_samples:
+        with pytest.raises(ValueError, match=f"{path.name} is damaged"):
+            store.read(index)
+    repair(folder, [damage])
+    tidy(folder, 3)
+    left = DataStore(folder)
+    missing = sorted(set(range(6)) - set(left.entries))
+    assert set(missing) == damaged_samples - set(damage.kept)
+    for index in missing:
+        write_shard(folder, [record(index)])
+    assert_holds(folder, [0, 1, 2, 3, 4, 5])
+
+
+def test_hash_depends_on_the_contents_alone(tmp_path: Path) -> None:
+    one = make(tmp_path / "one", [0, 1, 2, 3], 2)
+    two = make(tmp_path / "two", [3, 1, 0, 2], 4, seconds=7.0)
+    other = make(tmp_path / "other", [0, 1, 2, 5], 2)
+    assert DataStore(one).content_hash() == DataStore(two).content_hash() != DataStore(other).content_hash()
+
+
+def test_a_kill_while_merging_loses_nothing(tmp_path: Path) -> None:
+    make(tmp_path, [])
+    for index in (0, 1, 2):
+        write_shard(tmp_path, [record(index)])
+    write_shard(tmp_path, [record(0), record(1)])  # the merged shard is there, the small ones are not gone yet
+    (tmp_path / "shards" / "00000007-1.part").write_bytes(b"half a shard")
+    assert_holds(tmp_path, [0, 1, 2])
+    tidy(tmp_path, 4)
+    assert_holds(tmp_path, [0, 1, 2])
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+
+
+def test_index_is_made_again(tmp_path: Path) -> None:
+    make(tmp_path, [0, 1, 2, 3], 2)
+    tidy(tmp_path, 2)
+    whole = (tmp_path / INDEX).read_bytes()
+    for damaged in (b"", whole[:40], whole.replace(b"0", b"1", 1), b"\xff\xfe"):
+        (tmp_path / INDEX).write_bytes(damaged)
+        assert_holds(tmp_path, [0, 1, 2, 3])
+    tidy(tmp_path, 2)
+    assert (tmp_path / INDEX).read_bytes() == whole
+    write_shard(tmp_path, [record(5)])  # the index does not know it
+    assert_holds(tmp_path, [0, 1, 2, 3, 5])
