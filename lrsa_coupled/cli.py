@@ -139,6 +139,7 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
+    parser.add_argument("--what", choices=("starts", "generate"), default="starts", help="start strategies, or data generation")
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")

@@ -20,13 +20,19 @@ from lrsa_coupled.files import write_text_atomically
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Data generation: number and seed of the samples, resolution (0: the case's own), samples of a full shard, ranks that share a sample."""
+    """Data generation: number and seed of the samples, resolution (0: the case's own), samples of a full shard, ranks that share a sample.
+
+    ``start``: ``classical`` solves by the case's first strategy; ``nearest`` starts from the nearest sample made before and solves by that
+    strategy when Newton does not converge from there; ``learned`` does the same from the prediction of the operator in ``model``.
+    """
 
     samples: int = 100
     seed: int = 0
     resolution: int = 0
     samples_per_shard: int = 16
     ranks_per_sample: int = 1
+    start: Literal["classical", "nearest", "learned"] = "classical"
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,26 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def read_parameters[T](sample: T, path: Path) -> T:
+    """Replace fields of the parameters ``sample`` by those of a JSON file; a list replaces a tuple of the same length.
+
+    Raises:
+        ValueError: If the file is not a JSON object, a name is unknown, or a value is not of the type of the one it replaces.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold a JSON object of parameters, got {type(values).__name__}")
+    current = dataclasses.asdict(sample)
+    for name, value in values.items():
+        if name not in current:
+            raise ValueError(f"{path}: unknown parameter '{name}'{nearest(name, list(current))}")
+        values[name] = _like(current[name], value, f"{path}: '{name}'")
+    return dataclasses.replace(sample, **values)
+
+
 def save(config: Config, folder: Path) -> None:
     """Write ``config.json`` into ``folder`` by atomic rename. Call on one rank."""
     write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
@@ -217,4 +243,16 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{what} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _like(current: Any, value: Any, what: str) -> Any:
+    if isinstance(current, tuple):
+        if not isinstance(value, list) or len(value) != len(current):
+            raise ValueError(f"{what} must be a list of {len(current)} values, got {value!r}")
+        return tuple(_like(c, v, what) for c, v in zip(current, value, strict=True))
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(current):
+        raise ValueError(f"{what} must be of type {type(current).__name__}, got {value!r}")
     return value

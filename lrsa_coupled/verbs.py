@@ -75,7 +75,7 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError("--strategy names a classical start and --model a learned one; give one of them")
     parameters = sample_parameters(case, config.bench.seed, args.index)
     if args.parameters is not None:
-        parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
+        parameters = mpi.share(comm, lambda: configuration.read_parameters(parameters, args.parameters))
     model = args.model if args.strategy or args.model else catalog.shipped_model(catalog.case_folder(args.case))
     _prepare(comm, args.out)
     result = solve_problem(case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out)
@@ -87,11 +87,15 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
 def bench(args: Namespace, petsc: Sequence[str]) -> int:
     """Measure the start strategies."""
     case, config, comm = _start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
-    model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
-    if model is None:
-        raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     for folder in (args.json and args.json.parent, args.pictures):
         _prepare(comm, folder)
+    model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
+    if args.what == "generate":
+        _bench_generation(case, config, model, comm=comm, path=args.json)
+        _check_petsc(comm, petsc)
+        return 0
+    if model is None:
+        raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     _bench(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, pictures=args.pictures))
     _check_petsc(comm, petsc)
     return 0
@@ -120,38 +124,6 @@ VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
     "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench, "run": run,
     "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
-
-
-def read_parameters[T](sample: T, path: Path) -> T:
-    """Replace fields of the parameters ``sample`` by those of a JSON file; a list replaces a tuple of the same length.
-
-    Raises:
-        ValueError: If the file is not a JSON object, a name is unknown, or a value is not of the type of the one it replaces.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object of parameters, got {type(values).__name__}")
-    current = dataclasses.asdict(sample)
-    for name, value in values.items():
-        if name not in current:
-            raise ValueError(f"{path}: unknown parameter '{name}'{configuration.nearest(name, list(current))}")
-        values[name] = _like(current[name], value, f"{path}: '{name}'")
-    return dataclasses.replace(sample, **values)
-
-
-def _like(current: Any, value: Any, what: str) -> Any:
-    if isinstance(current, tuple):
-        if not isinstance(value, list) or len(value) != len(current):
-            raise ValueError(f"{what} must be a list of {len(current)} values, got {value!r}")
-        return tuple(_like(c, v, what) for c, v in zip(current, value, strict=True))
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(current):
-        raise ValueError(f"{what} must be of type {type(current).__name__}, got {value!r}")
-    return value
 
 
 def _start(args: Namespace, petsc: Sequence[str], *, section: str, flags: Sequence[str]) -> tuple[Case, Config, MPI.Comm]:
@@ -267,6 +239,15 @@ def _bench(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> No
             print("pictures: " + ", ".join(str(path) for path in report.pictures(outcome, args.pictures)))
 
     mpi.share(comm, write)
+
+
+def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, path: Path | None) -> None:
+    from lrsa_coupled.bench import generation, report
+
+    ledger = generation.bench_generation(case, config, comm, model=model)
+    _print(generation.generation_table(ledger))
+    if path is not None:
+        mpi.share(comm, lambda: report.write_json(ledger, path))
 
 
 def _describe(result: SolveResult) -> str:

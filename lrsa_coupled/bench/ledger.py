@@ -260,6 +260,15 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
 def _ledger(
     case: Case, config: Config, comm: MPI.Comm, *, strategies: Sequence[Strategy], samples: Sequence[Sequence[dict[str, Any]]]
 ) -> dict[str, Any]:
+    return measured_on(case, config, comm) | {
+        "strategies": [
+            {"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)
+        ],
+    }
+
+
+def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:
+    """Return the entries of a ledger that say what was measured, with which versions, on which machine. Collective: no."""
     return {
         "case": case.name,
         "resolution": config.bench.resolution or case.resolution,
@@ -273,9 +282,6 @@ def _ledger(
             "torch": torch.__version__,
         },
         "machine": {"processor": _processor(), "cores": os.cpu_count(), "threads_per_rank": torch.get_num_threads()},
-        "strategies": [
-            {"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)
-        ],
     }
 
 

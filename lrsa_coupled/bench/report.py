@@ -86,9 +86,9 @@ def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
 def table(ledger: Mapping[str, Any]) -> str:
     """Format a ledger for the terminal: costs by strategy, speed-ups of the learned guess, failures and fall-backs."""
     times = solved_times(ledger)
-    parts = [_heading(ledger), _align(_cost_rows(ledger))]
+    parts = [_heading(ledger), align(_cost_rows(ledger))]
     if LEARNED in times and len(times) > 1:
-        parts.append(_align(_speedup_rows(times)))
+        parts.append(align(_speedup_rows(times)))
     return "\n\n".join(part for part in [*parts, _remarks(ledger)] if part)
 
 
@@ -169,7 +169,8 @@ def _number(value: float) -> str:
     return "0" if value == 0.0 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10.0 else f"{value:.1f}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> str:
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Format rows as a table: a heading, the first column to the left, the others to the right."""
     widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -16,16 +16,34 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.coupling.sample_arrays import gather_arrays
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.format import SampleRecord, digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case
+from lrsa_coupled.interfaces import Case, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
+from lrsa_coupled.training.checkpoint import CARD
 
 logger = logging.getLogger(__name__)
+
+
+NEAREST_ITERATIONS = 8
+"""Newton iterations granted to the start from the nearest sample."""
+
+FIRST_GENERATION = 64
+"""Samples that start classically before the others start from the nearest sample."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Samples that may start from those with an index below ``first``; classically when that is 0."""
+
+    first: int
+    indices: list[int]
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,9 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on a mesh distributed
     over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run after the current ones.
 
+    With ``start = "nearest"`` samples are made in generations, each as large as all before it, and start from the nearest sample of the
+    generations before: what a sample starts from depends on its index alone, not on ranks, order or restarts.
+
     Raises:
         ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
@@ -76,11 +97,14 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     damages = [damage for part in comm.allgather(damages) for damage in part]
     missing = share(comm, lambda: _put_in_order(folder, damages, config.generate))
     worker = _Worker(case, config, folder, comm)
-    with StopSignals() as stop, collective_errors(comm):
-        worker.run(missing, stop)
-    longest = comm.allreduce(worker.busy, op=MPI.MAX)
+    longest, stopped = 0.0, ""
+    with StopSignals() as stop:
+        for generation in _generations(missing, config.generate):
+            longest += worker.run(generation, stop)
+            stopped = max(comm.allgather(stop.name))
+            if stopped:
+                break
     made, busy, useful = (comm.allreduce(value) for value in (worker.made, worker.busy, worker.useful))
-    stopped = max(comm.allgather(stop.name))
     worker.free()
     samples, solved, failed = share(comm, lambda: _finish(folder, config.generate.samples_per_shard))
     return GenerateSummary(
@@ -90,15 +114,15 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     )  # fmt: skip
 
 
-def solve_sample(case: Case, seed: int, index: int, resolution: int, comm: MPI.Comm = MPI.COMM_SELF) -> SampleRecord | None:
+def solve_sample(case: Case, config: Config, index: int, comm: MPI.Comm, *, make_solver: SolverFactory) -> SampleRecord | None:
     """Sample, mesh and solve on the ranks of ``comm``; a failure becomes a record with its reason. Collective; None above rank 0."""
     started = time.perf_counter()
-    parameters = sample_parameters(case, seed, index)
+    parameters = sample_parameters(case, config.generate.seed, index)
     text = json.dumps(dataclasses.asdict(parameters))
     try:
-        mesh = case.mesh(comm, parameters, resolution)
+        mesh = case.mesh(comm, parameters, config.generate.resolution or case.resolution)
         problem = case.problem(mesh, parameters)
-        solver = next(iter(case.strategies().values()))(problem, case.rtol * reference_norm(problem))
+        solver = make_solver(problem, case.rtol * reference_norm(problem))
         result = solver.solve()
         solver.destroy()
         seconds = time.perf_counter() - started
@@ -125,46 +149,77 @@ class _Worker:
 
     def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Comm) -> None:
         settings = config.generate
-        self.case = case
-        self.seed, self.resolution = settings.seed, settings.resolution or case.resolution
+        self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
-        self.counter = SharedCounter(comm)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
-        self.made, self.busy, self.useful = 0, 0.0, 0.0
+        self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
-    def run(self, indices: list[int], stop: StopSignals) -> None:
-        """Take samples while there are any and no signal has come."""
-        started = time.perf_counter()
+    def run(self, generation: Generation, stop: StopSignals) -> float:
+        """Take samples while there are any and no signal has come; return the time of the slowest group [s]."""
+        counter, started = SharedCounter(self.comm), time.perf_counter()
+        with collective_errors(self.comm):
+            self._take(generation.indices, self._solver_factory(generation.first), counter=counter, stop=stop)
+        counter.free()
+        self.busy += self.finished - started
+        return self.comm.allreduce(self.finished - started, op=MPI.MAX)
+
+    def free(self) -> None:
+        """Free the group."""
+        self.group.Free()
+
+    def _take(self, indices: list[int], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals) -> None:
         with progress(description="samples", total=len(indices)) as bar:
-            place = self._next(stop)
+            place = self._next(counter, stop)
             while place is not None and place < len(indices):
-                record = solve_sample(self.case, self.seed, indices[place], self.resolution, self.group)
+                record = solve_sample(self.case, self.config, indices[place], self.group, make_solver=make_solver)
                 if record is not None:
                     self.writer.add(record)
                     self.made += 1
                     self.useful += record.seconds
                 bar.update(place + 1 - bar.n)
-                place = self._next(stop)
+                place = self._next(counter, stop)
             self.writer.close()
-            self.busy = time.perf_counter() - started
+            self.finished = time.perf_counter()
             if place is not None:
                 bar.update(len(indices) - bar.n)
 
-    def free(self) -> None:
-        """Free counter and group."""
-        self.counter.free()
-        self.group.Free()
-
-    def _next(self, stop: StopSignals) -> int | None:
+    def _next(self, counter: SharedCounter, stop: StopSignals) -> int | None:
         """Return the place of the next sample, the same on all ranks of the group; None once one of them has seen a signal."""
         if self.group.allreduce(bool(stop.name), op=MPI.LOR):
             return None
-        return self.group.bcast(self.counter.take() if self.group.rank == 0 else None)
+        return self.group.bcast(counter.take() if self.group.rank == 0 else None)
+
+    def _solver_factory(self, first: int) -> SolverFactory:
+        """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
+        case, settings = self.case, self.config.generate
+        if settings.start == "learned":
+            guess = LearnedGuess.load(Path(settings.model), self.config.guess)
+            guess.check(case)
+            return lambda problem, atol: GuessSolver(case, guess, problem, atol)
+        data = store.DataStore(self.folder)
+        below = [index for index in data.solved if index < first]
+        if not below:
+            return next(iter(case.strategies().values()))
+        nearest = NearestSample(data, below)
+        return lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol, max_iterations=NEAREST_ITERATIONS)
+
+
+def _generations(missing: list[int], settings: GenerateConfig) -> list[Generation]:
+    """Cut the missing samples at ``FIRST_GENERATION`` times powers of two; one generation when samples do not start from each other."""
+    if settings.start != "nearest":
+        return [Generation(0, missing)]
+    generations, first, end = [], 0, FIRST_GENERATION
+    while first < settings.samples:
+        generations.append(Generation(first, [index for index in missing if first <= index < end]))
+        first, end = end, 2 * end
+    return [generation for generation in generations if generation.indices]
 
 
 def _check(settings: GenerateConfig, num_ranks: int) -> None:
     if settings.samples < 1 or settings.samples_per_shard < 1:
         raise ValueError(f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}")
+    if (settings.start == "learned") != bool(settings.model):
+        raise ValueError(f"generate.start=learned and generate.model belong together, got start={settings.start} and model='{settings.model}'")
     if settings.ranks_per_sample < 1 or num_ranks % settings.ranks_per_sample:
         raise ValueError(f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}")
 
@@ -197,12 +252,18 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
         "seed": config.generate.seed,
         "resolution": config.generate.resolution or case.resolution,
         "rtol": case.rtol,
+        "start": _start_name(config.generate),
         "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
         "inputs": [dataclasses.asdict(f) for f in case.inputs],
         "scalars": list(case.scalars),
         "outputs": [dataclasses.asdict(f) for f in case.outputs],
         "versions": {"lrsa-coupled": _version("lrsa-coupled"), "fenics-basix": _version("fenics-basix"), "gmsh": _version("gmsh")},
     }
+
+
+def _start_name(settings: GenerateConfig) -> str:
+    """Name the start, with the digest of the model if there is one: the arrays depend on it within the tolerance of the solves."""
+    return f"{settings.start} {digest([(Path(settings.model) / CARD).read_bytes()])}" if settings.model else settings.start
 
 
 def _version(package: str) -> str:

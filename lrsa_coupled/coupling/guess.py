@@ -19,6 +19,7 @@ from dolfinx.fem.petsc import assign
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
@@ -283,17 +284,9 @@ class GuessSolver(Solver):
                 return dataclasses.replace(result, seconds=seconds)
             self.guess.counts.fallbacks += 1
             logger.warning("Newton from the learned guess failed (%s); the classical strategy takes over", result.reason)
-        return self._classical(seconds, 0 if result is None else result.iterations)
+        iterations = 0 if result is None else result.iterations
+        return solve_classically(self.case, self.problem, self.atol, iterations=iterations, seconds=seconds)
 
     def destroy(self) -> None:
         """Free the plain solver. Collective."""
         self.plain.destroy()
-
-    def _classical(self, seconds: dict[str, float], iterations: int) -> SolveResult:
-        started = time.perf_counter()
-        self.problem.solution.x.array[:] = 0.0
-        solver = next(iter(self.case.strategies().values()))(self.problem, self.atol)
-        result = solver.solve()
-        solver.destroy()
-        seconds["solve"] = seconds.get("solve", 0.0) + time.perf_counter() - started
-        return dataclasses.replace(result, iterations=iterations + result.iterations, seconds=seconds, used_fallback=True)

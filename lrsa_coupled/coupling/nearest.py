@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import Delaunay, cKDTree
 
+from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
@@ -45,20 +46,22 @@ class NearestSample:
     What depends on the data set alone (the tree over the parameters, the triangulation) is made once and kept.
 
     Args:
-        store: Data set; all its solved samples are read.
+        store: Data set.
+        indices: Which of its solved samples, all when None; each is read once.
 
     Raises:
         ValueError: If the data set holds no solved sample.
     """
 
-    def __init__(self, store: DataStore) -> None:
-        if not store.solved:
+    def __init__(self, store: DataStore, indices: Sequence[int] | None = None) -> None:
+        indices = store.solved if indices is None else indices
+        if not indices:
             raise ValueError("the nearest training sample needs a data set with at least one solved sample, got none")
-        rows = [_row(record.arrays.scalars, json.loads(record.parameters)) for record in map(store.read, store.solved)]
+        rows = [_row(record.arrays.scalars, json.loads(record.parameters)) for record in map(store.read, indices)]
         table = np.array(rows)
         spread = table.std(axis=0)
         self._store = store
-        self._indices = tuple(store.solved)
+        self._indices = tuple(indices)
         self._scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-12 * np.abs(table).max(axis=0))
         self._tree = cKDTree(table * self._scale)
         self._source: _Source | None = None
@@ -82,20 +85,22 @@ class NearestSample:
 
 
 class NearestSolver(Solver):
-    """The case's plain solver, started from the nearest training sample; there is no fall-back.
+    """The case's plain solver, started from the nearest training sample.
 
     Args:
         case: The case.
         nearest: Training samples of the case.
         problem: Problem to solve.
         atol: Absolute tolerance of the residual norm.
+        max_iterations: Newton iterations after which the first classical strategy takes over; without it there is no fall-back.
     """
 
-    def __init__(self, case: Case, nearest: NearestSample, problem: Problem, *, atol: float) -> None:
+    def __init__(self, case: Case, nearest: NearestSample, problem: Problem, *, atol: float, max_iterations: int | None = None) -> None:
         self.case = case
         self.nearest = nearest
-        self.problem = problem
-        self.solver = case.solver(problem, atol)
+        self.problem, self.atol = problem, atol
+        self.falls_back = max_iterations is not None
+        self.solver = case.solver(problem, atol, max_iterations=max_iterations)
 
     def solve(self) -> SolveResult:
         """Interpolate the sample, then solve. Collective."""
@@ -103,7 +108,10 @@ class NearestSolver(Solver):
         nearest_start(self.case, self.nearest, self.problem)
         transfer = time.perf_counter() - started
         result = self.solver.solve()
-        return dataclasses.replace(result, seconds={**result.seconds, "transfer": transfer, "inference": 0.0})
+        seconds = {**result.seconds, "transfer": transfer, "inference": 0.0}
+        if self.falls_back and not result.converged:
+            return solve_classically(self.case, self.problem, self.atol, iterations=result.iterations, seconds=seconds)
+        return dataclasses.replace(result, seconds=seconds)
 
     def destroy(self) -> None:
         """Free the plain solver. Collective."""

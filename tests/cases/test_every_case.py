@@ -13,6 +13,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
 from lrsa_coupled import catalog, config
+from lrsa_coupled.bench.generation import bench_generation, generation_table
 from lrsa_coupled.bench.ledger import bench
 from lrsa_coupled.bench.report import LEARNED, NEAREST, pictures, table
 from lrsa_coupled.coupling.generate import generate, sample_parameters
@@ -72,6 +73,10 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert LEARNED in table(run.ledger)
     assert all(path.stat().st_size > 10_000 for path in pictures(run, tmp_path))
     assert DataStore(tmp_path / "data").meta["case"] == name
+    ledger = bench_generation(case, config.load(settings, assignments=["bench.samples=3"]), MPI.COMM_SELF, model=tmp_path / "model")
+    assert [strategy["name"] for strategy in ledger["strategies"]] == ["classical", "nearest", "learned"]
+    assert all(sample["solved"] for strategy in ledger["strategies"] for sample in strategy["samples"])
+    assert "samples per hour" in generation_table(ledger)
 
 
 @pytest.mark.parametrize("name", [n for n in catalog.case_names() if catalog.shipped_model(catalog.case_folder(n))])

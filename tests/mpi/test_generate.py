@@ -160,6 +160,26 @@ def sorted_by_place(arrays: SampleArrays) -> dict:
     return rows | {"cells": cells}
 
 
+def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lrsa_coupled.coupling.generate.FIRST_GENERATION", 2)
+    settings = dataclasses.replace(CONFIG.generate, samples=6, start="nearest")
+    config = dataclasses.replace(CONFIG, generate=settings)
+    assert generate(CavityCase(), config, shared_path / "all", COMM).solved == 6
+    generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(settings, samples=3)), shared_path / "parts", COMM)
+    generate(CavityCase(), config, shared_path / "parts", COMM)
+    if COMM.rank == 0:
+        generate(CavityCase(), config, shared_path / "one", MPI.COMM_SELF)
+        assert_same_arrays(shared_path / "all", shared_path / "one")
+        assert_same_arrays(shared_path / "all", shared_path / "parts")
+        cold = dataclasses.replace(config, generate=dataclasses.replace(settings, start="classical"))
+        generate(CavityCase(), cold, shared_path / "cold", MPI.COMM_SELF)
+        one, two = DataStore(shared_path / "all"), DataStore(shared_path / "cold")
+        for index in range(6):
+            assert np.abs(one.read(index).arrays.outputs - two.read(index).arrays.outputs).max() < 1e-6
+        warm = [one.read(i).arrays.outputs.tobytes() != two.read(i).arrays.outputs.tobytes() for i in range(6)]
+        assert not any(warm[:2]) and any(warm[2:])
+
+
 def test_ranks_that_do_not_divide_into_groups_are_refused(shared_path: Path) -> None:
     with pytest.raises(ValueError, match="must divide the number of ranks, got 4 and"):
         generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, ranks_per_sample=4)),
