@@ -171,7 +171,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not isinstance(meta, dict) or meta.get("format") != VERSION:
-        raise ValueError(f"{path} is not of format version {VERSION}")
+        raise ValueError(f"{path} is not of format version {VERSION}: make the data set again with this release")
     return meta
 
 
