@@ -192,6 +192,9 @@ class _Worker:
     def _solver_factory(self, first: int) -> SolverFactory:
         """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
         case, settings = self.case, self.config.generate
+        classical = next(iter(case.strategies().values()))
+        if settings.start == "classical" or (settings.start == "nearest" and not first):
+            return classical
         if settings.start == "learned":
             guess = LearnedGuess.load(Path(settings.model), self.config.guess)
             guess.check(case)
@@ -199,7 +202,7 @@ class _Worker:
         data = store.DataStore(self.folder)
         below = [index for index in data.solved if index < first]
         if not below:
-            return next(iter(case.strategies().values()))
+            return classical
         nearest = NearestSample(data, below)
         return lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol, max_iterations=NEAREST_ITERATIONS)
 

@@ -8,7 +8,7 @@ from typing import final
 
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.shard import readable, write_shard
-from lrsa_coupled.data.store import INDEX, Damage, DataStore
+from lrsa_coupled.data.store import Damage, DataStore
 
 
 @final
@@ -60,11 +60,13 @@ def tidy(folder: Path, samples_per_shard: int) -> None:
     store = DataStore(folder)
     for path in (*store.superfluous, *(folder / "shards").glob("*.part"), *(folder / "shards").glob(".*.tmp")):
         path.unlink(missing_ok=True)
-    for paths in _small(DataStore(folder), samples_per_shard):
-        write_shard(folder, [record for path in paths for record in readable(path).values()])
+    for paths in _small(store, samples_per_shard):
+        records: dict[int, SampleRecord] = {}
+        for path in paths:
+            records |= readable(path)  # a sample in two of them counts once
+        write_shard(folder, list(records.values()))
         for path in paths:
             path.unlink()
-    (folder / INDEX).unlink(missing_ok=True)
     DataStore(folder).write_index()
 
 
@@ -72,7 +74,7 @@ def _small(store: DataStore, samples_per_shard: int) -> Iterator[list[Path]]:
     """Yield groups of at least two shards that fit into one."""
     group: list[Path] = []
     count = 0
-    for path in sorted(store.headers):
+    for path in sorted(set(store.headers) - set(store.superfluous)):
         size = len(store.headers[path].entries)
         if size >= samples_per_shard:
             continue

@@ -117,6 +117,15 @@ def test_a_kill_while_merging_loses_nothing(tmp_path: Path) -> None:
     assert len(list((tmp_path / "shards").iterdir())) == 1
 
 
+def test_shards_that_overlap_are_merged(tmp_path: Path) -> None:
+    make(tmp_path, [])
+    for indices in ((0, 1), (1, 2)):
+        write_shard(tmp_path, [record(index) for index in indices])
+    tidy(tmp_path, 4)
+    assert_holds(tmp_path, [0, 1, 2])
+    assert len(list((tmp_path / "shards").iterdir())) == 1
+
+
 def test_index_is_made_again(tmp_path: Path) -> None:
     make(tmp_path, [0, 1, 2, 3], 2)
     tidy(tmp_path, 2)
