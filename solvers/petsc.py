@@ -16,6 +16,8 @@ ADVICE: Mapping[str, str] = {
     "DIVERGED_FNORM_NAN": "the residual is not finite: check the start values and the mesh",
     "DIVERGED_LINEAR_SOLVE": "the inner solve failed: use a direct solver (MUMPS) or a stronger preconditioner",
     "DIVERGED_DTOL": "the residual grew: start nearer to the solution or damp the steps",
+    "DIVERGED_BREAKDOWN": "the Krylov space is exhausted: check that the matrix is not singular and the tolerance above rounding",
+    "DIVERGED_INDEFINITE_PC": "the preconditioner is not positive definite: use GMRES, or another preconditioner",
     "DIVERGED_ITS": "allow more iterations or use a stronger preconditioner",
 }
 
@@ -29,6 +31,12 @@ def reason_name(reasons: type, number: int) -> str:
     """Return the name PETSc gives to a converged reason, of ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
     names = [n for n, value in vars(reasons).items() if value == number and n.startswith(("CONVERGED", "DIVERGED"))]
     return max(names, key=len) if names else f"reason {number}"
+
+
+def recycling(dimension: int) -> dict[str, str]:
+    """Return the options of a KSP that recycles a Krylov subspace of this dimension, see ``solvers/gcrodr.py``."""
+    return {"ksp_type": "python", "ksp_python_type": "solvers.gcrodr.GCRODR", "ksp_gcrodr_recycle": str(dimension),
+            "ksp_gcrodr_restart": str(max(300, 2 * dimension))}  # fmt: skip
 
 
 @contextmanager

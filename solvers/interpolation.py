@@ -1,0 +1,169 @@
+"""Interpolation between Lagrange spaces on two meshes as a parallel matrix, and the two-grid preconditioner it makes.
+
+Legend of array shapes: n points found on this rank, d dimension of space, e degrees of freedom of a cell.
+"""
+
+from __future__ import annotations
+
+import basix
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from dolfinx.fem import FunctionSpace
+from dolfinx.geometry import PointOwnershipData, determine_point_ownership
+from dolfinx.mesh import CellType, Mesh
+from petsc4py import PETSc
+
+from solvers.petsc import default_options
+
+SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
+OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; also the padding of the search, relative
+SIMPLICES = (CellType.interval, CellType.triangle, CellType.tetrahedron)
+
+
+def interpolation_matrix(source: FunctionSpace, target: FunctionSpace) -> PETSc.Mat:
+    """Make the matrix that takes a function on one mesh to its values at the nodes of a space on another mesh.
+
+    The meshes may be partitioned in any way. A node of ``target`` that is also one of ``source``, to ``SNAP`` of a cell, gets an exact unit row.
+
+    Collective: yes. Memory: the search and the values of the basis at the points of the cells of this rank.
+
+    Args:
+        source: Scalar Lagrange space on affine simplices.
+        target: Scalar Lagrange space on a mesh over the same ranks, all of it inside the mesh of ``source``.
+    Returns:
+        Assembled AIJ matrix ``(dofs of target, dofs of source)``, in PETSc's numbering of the two index maps.
+    Raises:
+        ValueError: If a space is not scalar Lagrange, the source mesh not affine simplices, the ranks differ, or points of ``target``
+            lie outside the source mesh; the same on all ranks.
+    """
+    _check(source, target)
+    rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
+    points = target.tabulate_dof_coordinates()[: rows_map.size_local]
+    padding = OUTSIDE * float(np.abs(source.mesh.geometry.x).max(initial=0.0))
+    found = determine_point_ownership(source.mesh, points, padding)
+    cells = found.dest_cells
+    reference_nd = _pull_back(source.mesh, cells, np.reshape(found.dest_points, (-1, 3)))
+    _require_inside(source.mesh.comm, found, reference_nd)
+    values_ne = source.element.basix_element.tabulate(0, reference_nd)[0, :, :, 0]
+    values_ne[np.abs(values_ne - 1.0) < SNAP] = 1.0
+    rows_n = _rows_of_found(source.mesh.comm, found, rows_map.local_range[0])
+    columns_ne = columns_map.local_to_global(source.dofmap.list[cells].ravel()).reshape(values_ne.shape)
+    point, basis = np.nonzero(np.abs(values_ne) >= SNAP)
+    matrix = PETSc.Mat().create(source.mesh.comm)
+    matrix.setSizes(((rows_map.size_local, rows_map.size_global), (columns_map.size_local, columns_map.size_global)))
+    matrix.setType(PETSc.Mat.Type.AIJ)
+    matrix.setPreallocationCOO(rows_n[point].astype(PETSc.IntType), columns_ne[point, basis].astype(PETSc.IntType))
+    matrix.setValuesCOO(values_ne[point, basis])
+    return matrix
+
+
+def constrain(prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_dofs: npt.NDArray[np.int32]) -> PETSc.Mat:
+    """Restrict a prolongation to corrections that vanish at Dirichlet degrees of freedom.
+
+    The coarse space loses its constrained degrees of freedom, so that its Galerkin operator has no empty row on their account.
+
+    Collective: yes. Memory: copy; ``prolongation`` stays as it is.
+
+    Args:
+        prolongation: Matrix of ``interpolation_matrix`` from the coarse to the fine space.
+        coarse_dofs: Local constrained degrees of freedom of the coarse space, ghosts allowed (``bc.dof_indices()[0]``).
+        fine_dofs: The same of the fine space; their rows become empty.
+    Returns:
+        Matrix ``(fine dofs, free coarse dofs)``; the free dofs are numbered in the order they had.
+    """
+    (first_row, end_row), (first_column, end_column) = prolongation.getOwnershipRange(), prolongation.getOwnershipRangeColumn()
+    free = np.ones(end_column - first_column, dtype=np.bool_)
+    free[coarse_dofs[coarse_dofs < free.size]] = False
+    rows = PETSc.IS().createStride(end_row - first_row, first=first_row, step=1, comm=prolongation.comm)
+    columns = PETSc.IS().createGeneral((np.flatnonzero(free) + first_column).astype(PETSc.IntType), comm=prolongation.comm)
+    constrained = prolongation.createSubMatrix(rows, columns)
+    constrained.zeroRows((fine_dofs[fine_dofs < end_row - first_row] + first_row).astype(PETSc.IntType), diag=0.0)
+    rows.destroy()
+    columns.destroy()
+    return constrained
+
+
+def set_two_grid(pc: PETSc.PC, prolongation: PETSc.Mat) -> None:
+    """Turn a preconditioner into one V-cycle on two grids with the Galerkin coarse operator.
+
+    One sweep of SOR (of block Jacobi SOR across ranks) before and after a coarse solve by MUMPS. The options under the prefix of ``pc`` win:
+    ``-mg_levels_ksp_type``, ``-mg_levels_pc_type``, ``-mg_coarse_pc_type`` and so on, ``-pc_mg_galerkin``, ``-pc_type`` itself. The defaults
+    are set on the objects where they have setters: the level solvers read the options at the set-up, when no context holds ours any more.
+
+    Collective: yes. Memory: ``pc`` keeps a reference to ``prolongation``.
+
+    Args:
+        pc: Preconditioner with its prefix set, before its set-up; the operator may be set later and change its values.
+        prolongation: Matrix of ``interpolation_matrix``, after ``constrain`` where there are Dirichlet conditions.
+    Source: Trottenberg, Oosterlee & Schüller (2001), Multigrid, ch. 2.
+    """
+    pc.setType(PETSc.PC.Type.MG)
+    pc.setMGLevels(2)
+    pc.setMGInterpolation(1, prolongation)
+    smoother = pc.getMGSmoother(1)
+    smoother.setType(PETSc.KSP.Type.RICHARDSON)
+    smoother.setTolerances(max_it=1)
+    smoother.getPC().setType(PETSc.PC.Type.SOR)
+    coarse = pc.getMGCoarseSolve()
+    coarse.setType(PETSc.KSP.Type.PREONLY)
+    coarse.getPC().setType(PETSc.PC.Type.LU)
+    coarse.getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+    with default_options(pc.getOptionsPrefix() or "", {"pc_mg_galerkin": "both"}):
+        pc.setFromOptions()
+
+
+def _check(source: FunctionSpace, target: FunctionSpace) -> None:
+    """Refuse spaces that ``interpolation_matrix`` cannot serve; what is looked at is the same on all ranks. Collective."""
+    for name, space in (("source", source), ("target", target)):
+        element = space.ufl_element()
+        is_scalar = element.block_size == 1 and element.reference_value_shape == ()
+        if not (is_scalar and element.element_family == basix.ElementFamily.P and not element.discontinuous):
+            raise ValueError(f"the {name} must be a scalar Lagrange space, got {element}")
+        if element.lagrange_variant == basix.LagrangeVariant.legendre:
+            raise ValueError(f"the {name} must have values at points as degrees of freedom, got {element}")
+    mesh = source.mesh
+    cell, degree = mesh.topology.cell_type, mesh.geometry.cmaps[0].degree
+    if cell not in SIMPLICES or degree != 1 or mesh.geometry.dim != mesh.topology.dim:
+        raise ValueError(f"the source mesh must be of affine simplices that fill its space, got {cell.name} cells of degree {degree} "
+                         f"in dimension {mesh.geometry.dim}")  # fmt: skip
+    if MPI.Comm.Compare(mesh.comm, target.mesh.comm) not in (MPI.IDENT, MPI.CONGRUENT):
+        raise ValueError(f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}")
+
+
+def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the reference coordinates ``(n, d)`` of ``points`` ``(n, 3)``, each in a cell of its own, by Cramer's rule. Collective: no."""
+    dim = mesh.geometry.dim
+    vertices = mesh.geometry.x[mesh.geometry.dofmaps[0][cells], :dim]
+    edges = np.moveaxis(vertices[:, 1:] - vertices[:, :1], 1, 0)
+    if dim == 1:
+        normals = np.ones_like(edges)
+    elif dim == 2:
+        a, b = edges
+        normals = np.stack([np.column_stack([b[:, 1], -b[:, 0]]), np.column_stack([-a[:, 1], a[:, 0]])])
+    else:
+        a, b, c = edges
+        normals = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)])
+    volumes = np.einsum("nd,nd->n", edges[0], normals[0])
+    return np.einsum("knd,nd->nk", normals, points[:, :dim] - vertices[:, 0]) / volumes[:, None]
+
+
+def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64]) -> None:
+    """Raise ValueError on all ranks if some points are in no cell: DOLFINx gives a point near the mesh its nearest cell. Collective."""
+    least_n = np.minimum(reference_nd.min(axis=1, initial=np.inf), 1.0 - reference_nd.sum(axis=1))
+    missing = np.count_nonzero(found.src_owner < 0) + np.count_nonzero(least_n < -OUTSIDE)
+    total = comm.allreduce(missing)
+    if total:
+        raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
+
+
+def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, first: int) -> npt.NDArray[np.int64]:
+    """Return the global row of each point found on this rank, ``(n,)``. Collective.
+
+    DOLFINx lists the points found on a rank by the rank that asked, then in the order they were asked for there.
+    """
+    owners = found.src_owner
+    sent = (np.argsort(owners, kind="stable") + first).astype(np.int64)
+    received = np.empty(len(found.dest_owner), dtype=np.int64)
+    comm.Alltoallv([sent, np.bincount(owners, minlength=comm.size)], [received, np.bincount(found.dest_owner, minlength=comm.size)])
+    return received
