@@ -120,6 +120,7 @@ def _add_store_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None
     info = add("info", "describe a data set")
     info.add_argument("data", type=Path, metavar="DIR", help="data set")
     info.add_argument("--hash", action="store_true", help="print a hash of the contents, whatever ranks wrote them in whatever order")
+    info.add_argument("--statistics", action="store_true", help="add mean and variance of every field; reads all samples")
     add("verify", "find every damaged or missing sample").add_argument("data", type=Path, metavar="DIR", help="data set")
     export = add("export", "write samples for ParaView")
     export.add_argument("data", type=Path, metavar="DIR", help="data set")

@@ -11,7 +11,7 @@ from lrsa_coupled import mpi
 
 
 def info(args: Namespace, petsc: Sequence[str]) -> int:
-    """Print what a data set holds, or the hash of its contents."""
+    """Print what a data set holds, with the statistics of its fields on request, or the hash of its contents."""
     _refuse("info", petsc)
     from lrsa_coupled.data.store import DataStore
 
@@ -32,6 +32,11 @@ def info(args: Namespace, petsc: Sequence[str]) -> int:
     print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in meta["parameters"].items()))
     for reason, count in sorted(store.failures().items()):
         print(f"{count} failed: {reason}")
+    if args.statistics:
+        from lrsa_coupled.data.statistics import field_statistics
+
+        for field in field_statistics(store):
+            print(f"{field.name}: mean {field.mean:.6g} +- {field.standard_error:.2g}, variance {field.variance:.6g}")
     return 0
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from lrsa_coupled import cli
 from lrsa_coupled.data.export import write_vtkhdf
+from lrsa_coupled.data.statistics import field_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import repair
 from tests.unit.test_store import make, record
@@ -35,6 +36,20 @@ def test_info(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "k[2] (W)" in text and "u[1] (K)" in text and "a (m)" in text and "1 failed: DIVERGED_MAX_IT" in text
     assert cli.main(["info", str(data), "--hash"]) == 0
     assert len(capsys.readouterr().out.strip()) == 32
+
+
+def test_statistics_are_weighted_by_mass(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = DataStore(data)
+    arrays = [store.read(index).arrays for index in store.solved]
+    assert np.ptp(arrays[0].mass) > 0
+    means = [np.average(a.outputs[:, 0], weights=a.mass) for a in arrays]
+    spread = [np.average((a.outputs[:, 0] - np.mean(means)) ** 2, weights=a.mass) for a in arrays]
+    last = field_statistics(store)[-1]
+    assert (last.name, last.mean, last.variance) == ("u", pytest.approx(np.mean(means)), pytest.approx(np.mean(spread)))
+    assert last.standard_error == pytest.approx(np.std(means, ddof=1) / np.sqrt(5))
+    assert cli.main(["info", str(data), "--statistics"]) == 0
+    text = capsys.readouterr().out
+    assert f"u: mean {last.mean:.6g} +- " in text and "k[1]: mean" in text
 
 
 def test_verify(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

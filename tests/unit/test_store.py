@@ -21,7 +21,7 @@ def record(index: int, *, seconds: float = 0.5) -> SampleRecord:
     rng = np.random.default_rng(index // 2)
     points = rng.uniform(size=(9, 2))
     own = np.random.default_rng([1, index])
-    arrays = SampleArrays(points, np.ones(9), np.zeros(9, np.uint8), np.zeros((9, 1), np.uint8), np.array([[0, 1, 2], [2, 3, 4]], np.int32),
+    arrays = SampleArrays(points, rng.uniform(0.5, 1.5, 9), np.zeros(9, np.uint8), np.zeros((9, 1), np.uint8), np.array([[0, 1, 2], [2, 3, 4]], np.int32),
                           own.uniform(size=(9, 2)).astype(np.float32), own.uniform(size=(9, 1)), np.array([float(index)]))  # fmt: skip
     if index == 4:
         return SampleRecord(index, "failed", "DIVERGED_MAX_IT", '{"a": 1.0}', 30, float("nan"), seconds, None)

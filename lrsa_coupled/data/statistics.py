@@ -1,0 +1,53 @@
+"""Mean and variance of the fields of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lrsa_coupled.data.store import DataStore
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """Of one component of a field over all samples and their domains.
+
+    Args:
+        name: Name of the field, with the number of the component when it has several.
+        mean: Mean over samples and domain.
+        standard_error: Of the mean, from the spread of the samples' means; 0 for a single sample.
+        variance: About ``mean``, over samples and domain.
+    """
+
+    name: str
+    mean: float
+    standard_error: float
+    variance: float
+
+
+def field_statistics(store: DataStore) -> list[FieldStatistics]:
+    """Return the statistics of inputs and outputs; integrals over a domain use the lumped masses. Reads everything.
+
+    Raises:
+        ValueError: If no sample is solved.
+    """
+    if not store.solved:
+        raise ValueError(f"{store.folder} has no solved sample")
+    means, squares = [], []
+    for index in store.solved:
+        arrays = store.read(index).arrays
+        weights = arrays.mass / arrays.mass.sum()
+        values = np.concatenate([arrays.inputs, arrays.outputs], axis=1, dtype=np.float64)
+        means.append(weights @ values)
+        squares.append(weights @ values**2)
+    mean = np.mean(means, axis=0)
+    variance = np.mean(squares, axis=0) - mean**2
+    error = np.std(means, axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.zeros_like(mean)
+    rows = zip(_names(store), mean, error, variance, strict=True)
+    return [FieldStatistics(name, *map(float, numbers)) for name, *numbers in rows]
+
+
+def _names(store: DataStore) -> list[str]:
+    fields = [*store.meta["inputs"], *store.meta["outputs"]]
+    return [f"{f['name']}[{c}]" if f["components"] > 1 else f["name"] for f in fields for c in range(f["components"])]
