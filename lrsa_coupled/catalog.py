@@ -6,11 +6,12 @@ import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lrsa_coupled.config import nearest, read_toml
+from lrsa_coupled.config import nearest, read_toml, update
 from lrsa_coupled.interfaces import Case
 
 
@@ -40,11 +41,11 @@ def case_folder(name_or_path: str) -> Path:
     raise ValueError(f"unknown case '{name_or_path}'{nearest(name_or_path, case_names())}; a case of your own is given by the path of its case.py")
 
 
-def load_case(name_or_path: str) -> Case:
-    """Import a case and make an instance of its class.
+def load_case(name_or_path: str, options: Mapping[str, Any] | None = None) -> Case:
+    """Import a case and make an instance of its class, of the variant given by ``options``.
 
     Raises:
-        ValueError: For an unknown case, or a file that does not hold exactly one final subclass of ``Case``.
+        ValueError: For an unknown case or option, or a file that does not hold exactly one final subclass of ``Case``.
     """
     folder = case_folder(name_or_path)
     path = Path(name_or_path) if name_or_path.endswith(".py") else folder / "case.py"
@@ -53,7 +54,7 @@ def load_case(name_or_path: str) -> Case:
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}")
-    return classes[0]()
+    return classes[0](update(classes[0].default_options, options or {}, where="options", prefix="options."))
 
 
 def case_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,8 +22,14 @@ from lrsa_coupled.files import write_text_atomically
 class GenerateConfig:
     """Data generation: number and seed of the samples, resolution (0: the case's own), samples of a full shard, ranks that share a sample.
 
-    ``start``: ``classical`` solves by the case's first strategy; ``nearest`` starts from the nearest sample made before and solves by that
-    strategy when Newton does not converge from there; ``learned`` does the same from the prediction of the operator in ``model``.
+    ``strategy`` names the classical strategy, the case's first when empty. ``start``: ``classical`` solves by it from its own start;
+    ``previous`` starts from the sample made before in the chain; ``nearest`` starts from the nearest sample made before and falls back on the
+    case's first strategy when that fails; ``learned`` does the same from the prediction of the operator in ``model``.
+
+    Cases on one mesh make it and its forms once. Their samples are solved in chains of ``samples_per_chain`` as soon as one follows from
+    another: ``keep=setup`` keeps solver, matrices and symbolic factorisations, ``keep=preconditioner`` also the preconditioner or
+    factorisation while it pays, ``recycle`` a Krylov subspace of that dimension (0: none). ``sort`` orders samples such that neighbours in
+    a chain are near each other.
     """
 
     samples: int = 100
@@ -31,8 +37,13 @@ class GenerateConfig:
     resolution: int = 0
     samples_per_shard: int = 16
     ranks_per_sample: int = 1
-    start: Literal["classical", "nearest", "learned"] = "classical"
+    strategy: str = ""
+    start: Literal["classical", "previous", "nearest", "learned"] = "classical"
     model: str = ""
+    samples_per_chain: int = 32
+    keep: Literal["nothing", "setup", "preconditioner"] = "nothing"
+    recycle: int = 0
+    sort: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,9 +123,10 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on; written as ``config.json`` beside every output."""
+    """Everything a run depends on; written as ``config.json`` beside every output. ``options`` are the case's own."""
 
     case: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     data: DataConfig = field(default_factory=DataConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
@@ -153,7 +165,8 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
                 raise ValueError(f"{where}: '{prefix}{key}' is a table of keys, got {value!r}")
             changes[key] = update(current, value, where=where, prefix=f"{prefix}{key}.")
         else:
-            changes[key] = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
+            value = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
+            changes[key] = {**current, **value} if isinstance(current, dict) else value
     return dataclasses.replace(config, **changes)
 
 
@@ -234,6 +247,10 @@ def _parse(text: str) -> Any:
 
 
 def _checked(value: Any, hint: Any, what: str) -> Any:
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{what} is a table of keys, got {value!r}")
+        return dict(value)
     if typing.get_origin(hint) is Literal:
         choices = typing.get_args(hint)
         if value not in choices:

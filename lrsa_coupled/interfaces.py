@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dolfinx.fem import DirichletBC, Form, Function, FunctionSpace
     from dolfinx.mesh import Mesh
     from mpi4py import MPI
+    from petsc4py import PETSc
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ class Problem:
         residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
         jacobian: Compiled derivative of ``residual``.
         bcs: Dirichlet conditions on the space of ``solution``.
-        node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the fields.
+        node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the fields. On a mesh of its
+            own, of the same communicator, it needs the two matrices below and a scalar space of the solution.
+        to_nodes: Takes the degrees of freedom of the solution to values at the nodes, when these have a mesh of their own.
+        from_nodes: Takes values at the nodes to the degrees of freedom of the solution.
         is_linear: Whether ``residual`` is affine in ``solution``.
         continuation: Path to the problem, when the case knows one.
     """
@@ -94,6 +98,8 @@ class Problem:
     jacobian: Form
     bcs: Sequence[DirichletBC]
     node_space: FunctionSpace
+    to_nodes: PETSc.Mat | None = None
+    from_nodes: PETSc.Mat | None = None
     is_linear: bool = False
     continuation: Continuation | None = None
 
@@ -137,6 +143,32 @@ SolverFactory = Callable[[Problem, float], Solver]
 """Makes a solver of a problem for an absolute residual tolerance."""
 
 
+@dataclass(frozen=True)
+class Reuse:
+    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations.
+
+    Args:
+        preconditioner: Whether the preconditioner or factorisation stays while it pays.
+        recycle: Dimension of the Krylov subspace that is recycled, 0 for none.
+    """
+
+    preconditioner: bool = False
+    recycle: int = 0
+
+
+class SequenceSolver(Solver):
+    """Solves problems on one mesh one after the other."""
+
+    @abstractmethod
+    def renew(self, problem: Problem, atol: float) -> None:
+        """Take over the next problem: the same mesh, spaces and Dirichlet degrees of freedom, other values. Collective."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Of a case without variants."""
+
+
 class Case(ABC):
     """A family of problems.
 
@@ -151,6 +183,11 @@ class Case(ABC):
         fields: All fields of the solution, for files and pictures.
         outputs: Those of ``fields`` the operator predicts; the others start from zero.
         rtol: Tolerance of the solves, relative to the residual norm of the zero start.
+        default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
+        options: Those of this instance.
+
+    Args:
+        options: Variant, ``default_options`` when None.
     """
 
     name: str
@@ -161,6 +198,10 @@ class Case(ABC):
     fields: tuple[Field, ...]
     outputs: tuple[Field, ...]
     rtol: float
+    default_options: Any = NoOptions()
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = self.default_options if options is None else options
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Any:
@@ -185,3 +226,15 @@ class Case(ABC):
     @abstractmethod
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Classical start strategies by name; each starts cold. The first is the one used for data generation and as fall-back."""
+
+
+class FixedMeshCase(Case):
+    """A family of problems on one mesh, which does not depend on the parameters: data generation need not set up each from nothing."""
+
+    @abstractmethod
+    def update(self, problem: Problem, parameters: Any) -> Problem:
+        """Give a problem other parameters in place: mesh, spaces, compiled forms and matrices stay; the solution holds zeros. Collective."""
+
+    @abstractmethod
+    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+        """Make the solver of a sequence that begins with ``problem``, by one of ``strategies()``. Collective."""

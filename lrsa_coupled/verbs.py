@@ -34,6 +34,8 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
         case = catalog.load_case(name)
         _print(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
         _print(f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}")
+        if dataclasses.fields(case.options):
+            _print(f"{'':12s} options: {', '.join(f'{name} = {value}' for name, value in vars(case.options).items())}")
     _check_petsc(comm, petsc)
     return 0
 
@@ -66,7 +68,7 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
 def solve(args: Namespace, petsc: Sequence[str]) -> int:
     """Solve one problem and write it; the exit code is 1 when the solve fails."""
     case, config, comm = _start(args, petsc, section="bench", flags=("seed", "resolution"))
-    from lrsa_coupled.coupling.generate import sample_parameters
+    from lrsa_coupled.coupling.plan import sample_parameters
     from lrsa_coupled.coupling.solve import solve as solve_problem
 
     if args.index < 0:
@@ -133,8 +135,8 @@ def _start(args: Namespace, petsc: Sequence[str], *, section: str, flags: Sequen
     config = _case_config(args, Config(), folder, {section: given})
     comm = _start_petsc(petsc)
     with mpi.collective_errors(comm):
-        case = catalog.load_case(args.case)
-    return case, dataclasses.replace(config, case=case.name), comm
+        case = catalog.load_case(args.case, config.options)
+    return case, dataclasses.replace(config, case=case.name, options=dataclasses.asdict(case.options)), comm
 
 
 def _stored_config(args: Namespace, data: Path) -> Config:

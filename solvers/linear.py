@@ -1,21 +1,23 @@
-"""Linear problems by PETSc KSP: MUMPS unless the options say otherwise."""
+"""Linear problems, and sequences of them, by PETSc KSP: MUMPS unless the options say otherwise."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
-from lrsa_coupled.interfaces import Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
 from solvers.petsc import MUMPS, advice, default_options, reason_name
 
 
-class LinearSolver(Solver):
+class LinearSolver(SequenceSolver):
     """KSP on an affine problem, from the values in ``problem.solution``.
 
-    Solves for the correction of the start (with exact Dirichlet values), so that any start is an initial guess.
+    Solves for the correction of the start (with exact Dirichlet values), so that any start is an initial guess. Over a sequence of problems
+    the KSP and its matrix stay, and with them what PETSc keeps for an unchanged nonzero pattern: symbolic factorisations, communication.
 
     Args:
         problem: Linear problem.
@@ -23,19 +25,18 @@ class LinearSolver(Solver):
         prefix: Options prefix of the KSP.
         max_iterations: Iterations before the solve is given up.
         options: Defaults of this solver under the prefix instead of MUMPS; the command line wins.
+        setup_cost: Cost of a new preconditioner in iterations. Given, the preconditioner stays for the next problems of a sequence while it
+            pays, see ``_Keeping``; None makes a new one for each.
 
     Raises:
         ValueError: If the problem is not linear or ``atol`` not positive.
     """
 
     def __init__(self, problem: Problem, atol: float, *, prefix: str = "linear_", max_iterations: int = 1000,
-                 options: Mapping[str, str] | None = None) -> None:  # fmt: skip
-        if not problem.is_linear:
-            raise ValueError("LinearSolver needs a linear problem, got a nonlinear one; use NewtonSolver")
-        if not atol > 0:
-            raise ValueError(f"atol must be a positive number, got {atol}")
+                 options: Mapping[str, str] | None = None, setup_cost: float | None = None) -> None:  # fmt: skip
+        _check(problem, atol)
         self.problem = problem
-        self.atol = atol
+        self._keeping = None if setup_cost is None else _Keeping(setup_cost)
         self.matrix = assemble_matrix(problem.jacobian, bcs=list(problem.bcs))
         self.matrix.assemble()
         self.residual = create_vector(problem.solution.function_space)
@@ -43,40 +44,142 @@ class LinearSolver(Solver):
         self.start = self.residual.duplicate()
         self.ksp = PETSc.KSP().create(problem.mesh.comm)
         self.ksp.setOptionsPrefix(prefix)
-        self.ksp.setOperators(self.matrix)
+        self._preconditioned = None if self._keeping is None else self.matrix.copy()  # a kept one is of a matrix that no longer changes
+        self.ksp.setOperators(self.matrix, self._preconditioned)
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=max_iterations)
         self._prefix, self._defaults = prefix, options or MUMPS
         with default_options(prefix, self._defaults):
             self.ksp.setFromOptions()
+        self._max_iterations = self.ksp.max_it
+        if self._preconditioned is not None:
+            self.ksp.getPC().setUseAmat(False)  # GAMG computes residuals with the system's matrix otherwise: indefinite when that has changed
+
+    def renew(self, problem: Problem, atol: float) -> None:
+        """Take over the next problem of a sequence. Collective.
+
+        Raises:
+            ValueError: If the problem is not linear, ``atol`` not positive, or the space is not that of the problem before.
+        """
+        _check(problem, atol)
+        if problem.solution.function_space != self.problem.solution.function_space:
+            raise ValueError("a sequence of problems needs one function space, got another one than before")
+        self.problem = problem
+        self.matrix.zeroEntries()
+        assemble_matrix(self.matrix, problem.jacobian, bcs=list(problem.bcs))
+        self.matrix.assemble()
+        if not PETSc.Options(self._prefix).hasName("ksp_atol"):
+            self.ksp.setTolerances(atol=atol)
+        if self._keeping is None:
+            self.ksp.setOperators(self.matrix)
+        elif not self._keeping.decide():
+            self._precondition_anew()
 
     def solve(self) -> SolveResult:
         """Solve to ``atol``. Collective."""
         started = time.perf_counter()
         self._assemble_residual()
         self.residual.scale(-1.0)
-        try:
-            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
-                self.ksp.solve(self.residual, self.correction)
-            reason = reason_name(PETSc.KSP.ConvergedReason, self.ksp.getConvergedReason())
-            converged = self.ksp.getConvergedReason() > 0
-        except PETSc.Error as error:
-            reason, converged = f"PETSc error {error.ierr}", False
+        reason, converged = self._solve_linear()
         iterations = self.ksp.getIterationNumber()
+        if self._keeping is not None:
+            if self._keeping.keeps and not converged:
+                self._keeping.failed()
+                self._precondition_anew()
+                reason, converged = self._solve_linear()
+                iterations += self.ksp.getIterationNumber()
+            self._keeping.note(self.ksp.getIterationNumber())
         if converged:
             u = self.problem.solution
             u.x.array[: self.correction.getLocalSize()] += self.correction.array_r
             u.x.scatter_forward()
-        norm = self._assemble_residual()
+        norm = self._residual_norm(converged)
         return SolveResult(converged, reason, "" if converged else advice(reason), iterations, norm,
                            {"solve": time.perf_counter() - started})  # fmt: skip
 
     def destroy(self) -> None:
         """Free the KSP with its matrix and vectors. Collective."""
-        for item in (self.ksp, self.matrix, self.residual, self.correction, self.start):
-            item.destroy()
+        for item in (self.ksp, self.matrix, self._preconditioned, self.residual, self.correction, self.start):
+            if item is not None:
+                item.destroy()
 
-    def _assemble_residual(self) -> float:
+    def _solve_linear(self) -> tuple[str, bool]:
+        """Return the name of the converged reason or the number of PETSc's error, and whether the KSP converged."""
+        limit = self._max_iterations if self._keeping is None else min(self._max_iterations, self._keeping.limit)
+        self.ksp.setTolerances(max_it=limit)
+        try:
+            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
+                self.ksp.solve(self.residual, self.correction)
+        except PETSc.Error as error:
+            return f"PETSc error {error.ierr}", False
+        number = self.ksp.getConvergedReason()
+        return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
+
+    def _precondition_anew(self) -> None:
+        self.matrix.copy(self._preconditioned, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        self.ksp.setOperators(self.matrix, self._preconditioned)
+
+    def _assemble_residual(self) -> None:
         p = self.problem
         assign(p.solution, self.start)
         assemble_residual(None, self.start, self.residual, p.solution, p.residual, p.jacobian, list(p.bcs))
+
+    def _residual_norm(self, corrected: bool) -> float:
+        """Return the norm of the true residual, by one product instead of an assembly: the problem is affine."""
+        if corrected:
+            self.matrix.mult(self.correction, self.start)
+            self.residual.axpy(-1.0, self.start)
         return float(self.residual.norm())
+
+
+def _check(problem: Problem, atol: float) -> None:
+    if not problem.is_linear:
+        raise ValueError("LinearSolver needs a linear problem, got a nonlinear one; use NewtonSolver")
+    if not atol > 0:
+        raise ValueError(f"atol must be a positive number, got {atol}")
+
+
+class _Keeping:
+    """Decides by counts of iterations, the same in each run, how long a preconditioner is kept.
+
+    It stays until a solve takes more iterations than the mean over all solves with it, its set-up included. A kept one has twice the
+    iterations of a new one, set-up included; when it needs more, a new one takes over. After one that did not pay even once the next trial
+    waits for 1, 3, 7, ... problems.
+
+    Attributes:
+        keeps: Whether the present problem is solved with a kept preconditioner.
+    """
+
+    def __init__(self, setup_cost: float) -> None:
+        self.keeps = False
+        self._setup_cost = setup_cost
+        self._spent: list[float] = []
+        self._wait = self._pause = 0
+
+    @property
+    def limit(self) -> int:
+        """Most iterations with a kept preconditioner."""
+        return math.ceil(2.0 * (self._setup_cost + self._spent[0])) if self.keeps else 2**31 - 1
+
+    def decide(self) -> bool:
+        """Tell whether the next problem keeps the preconditioner, and remember it."""
+        self.keeps = not self._pause and self._spent[-1] <= (self._setup_cost + sum(self._spent)) / len(self._spent)
+        self._pause = max(self._pause - 1, 0)
+        if not self.keeps:
+            self._spent = []
+        return self.keeps
+
+    def note(self, iterations: int) -> None:
+        """Take down the iterations of the present problem."""
+        self._spent.append(iterations)
+        if len(self._spent) == 2:
+            self._back_off(pays=iterations <= self._setup_cost + self._spent[0])
+
+    def failed(self) -> None:
+        """Take down that the kept preconditioner has failed; the next ``note`` is of a new one."""
+        if len(self._spent) == 1:
+            self._back_off(pays=False)
+        self.keeps, self._spent = False, []
+
+    def _back_off(self, *, pays: bool) -> None:
+        self._wait = 0 if pays else 2 * self._wait + 1
+        self._pause = self._wait

@@ -35,7 +35,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.bench.report import LEARNED, NEAREST, STAGES
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.generate import sample_parameters
+from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
 from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver, nearest_start
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
@@ -244,9 +244,8 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
     """Gather the learned start and the solution to rank 0. Collective."""
     if sample.truth is None or LEARNED not in sample.starts:
         return None
-    nodes, mesh = sample.nodes, sample.problem.mesh
-    num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
-    cells = nodes.space.dofmap.list[:num_cells]
+    nodes = sample.nodes
+    cells = nodes.cells[: nodes.num_cells]
     cells = nodes.space.dofmap.index_map.local_to_global(cells.ravel()).reshape(cells.shape)
     columns = slice(0, field.components)
     parts = comm.gather((nodes.points, cells, sample.truth[:, columns], sample.starts[LEARNED][:, columns]), root=0)

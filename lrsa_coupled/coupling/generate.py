@@ -1,29 +1,29 @@
-"""Data generation: samples handed out to groups of ranks, each solved by the case's first classical strategy."""
+"""Data generation: samples, or chains of them, handed out to groups of ranks."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import json
+import itertools
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
 from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
 from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver
-from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.coupling.sample_arrays import gather_arrays
+from lrsa_coupled.coupling.plan import Chain, Generation, is_chained, plan, sample_parameters
+from lrsa_coupled.coupling.sample_solver import SampleSolver
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import SampleRecord, digest
+from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case, SolverFactory
+from lrsa_coupled.interfaces import Case, FixedMeshCase, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
@@ -33,17 +33,6 @@ logger = logging.getLogger(__name__)
 
 NEAREST_ITERATIONS = 8
 """Newton iterations granted to the start from the nearest sample."""
-
-FIRST_GENERATION = 64
-"""Samples that start classically before the others start from the nearest sample."""
-
-
-@dataclass(frozen=True)
-class Generation:
-    """Samples that may start from those with an index below ``first``; classically when that is 0."""
-
-    first: int
-    indices: list[int]
 
 
 @dataclass(frozen=True)
@@ -71,11 +60,6 @@ class GenerateSummary:
     stopped: str
 
 
-def sample_parameters(case: Case, seed: int, index: int) -> Any:
-    """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample."""
-    return case.sample(np.random.default_rng([seed, index]))
-
-
 def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> GenerateSummary:
     """Make the samples that ``folder`` lacks, after putting it in order.
 
@@ -83,23 +67,25 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run after the current ones.
 
     With ``start = "nearest"`` samples are made in generations, each as large as all before it, and start from the nearest sample of the
-    generations before: what a sample starts from depends on its index alone, not on ranks, order or restarts.
+    generations before: what a sample starts from depends on its index alone, not on ranks, order or restarts. Where a sample follows from
+    the one before (``keep``, ``start = "previous"``) groups take chains; one that was not finished is solved again from its beginning, and
+    what is missing of it is written.
 
     Raises:
         ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
-    _check(config.generate, comm.size)
+    _check(case, config.generate, comm.size)
     share(comm, lambda: _create(case, config, folder))
     with collective_errors(comm):
         damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
     damages = [damage for part in comm.allgather(damages) for damage in part]
-    missing = share(comm, lambda: _put_in_order(folder, damages, config.generate))
+    generations = share(comm, lambda: plan(case, config.generate, _put_in_order(folder, damages, config.generate)))
     worker = _Worker(case, config, folder, comm)
     longest, stopped = 0.0, ""
     with StopSignals() as stop:
-        for generation in _generations(missing, config.generate):
+        for generation in generations:
             longest += worker.run(generation, stop)
             stopped = max(comm.allgather(stop.name))
             if stopped:
@@ -112,30 +98,6 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
         idle=1.0 - busy / (comm.size * longest) if made else 0.0,
         overhead=1.0 - useful * config.generate.ranks_per_sample / busy if made else 0.0, stopped=stopped,
     )  # fmt: skip
-
-
-def solve_sample(case: Case, config: Config, index: int, comm: MPI.Comm, *, make_solver: SolverFactory) -> SampleRecord | None:
-    """Sample, mesh and solve on the ranks of ``comm``; a failure becomes a record with its reason. Collective; None above rank 0."""
-    started = time.perf_counter()
-    parameters = sample_parameters(case, config.generate.seed, index)
-    text = json.dumps(dataclasses.asdict(parameters))
-    try:
-        mesh = case.mesh(comm, parameters, config.generate.resolution or case.resolution)
-        problem = case.problem(mesh, parameters)
-        solver = make_solver(problem, case.rtol * reference_norm(problem))
-        result = solver.solve()
-        solver.destroy()
-        seconds = time.perf_counter() - started
-        arrays = gather_arrays(case, problem) if result.converged else None
-    except (ImportError, OSError, TypeError, ValueError):
-        raise
-    except Exception as error:  # gmsh raises nothing more specific; a sample that cannot be made is recorded, not dropped
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
-        return record if comm.rank == 0 else None
-    status = "ok" if result.converged else "failed"
-    record = SampleRecord(index, status, result.reason, text, result.iterations, result.residual, seconds, arrays)
-    return record if comm.rank == 0 else None
 
 
 class _Worker:
@@ -152,48 +114,66 @@ class _Worker:
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
+        self.solver = SampleSolver(case, config, self.group)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
     def run(self, generation: Generation, stop: StopSignals) -> float:
-        """Take samples while there are any and no signal has come; return the time of the slowest group [s]."""
+        """Take chains while there are any and no signal has come; return the time of the slowest group [s]."""
         counter, started = SharedCounter(self.comm), time.perf_counter()
         with collective_errors(self.comm):
-            self._take(generation.indices, self._solver_factory(generation.first), counter=counter, stop=stop)
+            self._take(generation.chains, self._solver_factory(generation.first), counter=counter, stop=stop)
         counter.free()
         self.busy += self.finished - started
         return self.comm.allreduce(self.finished - started, op=MPI.MAX)
 
     def free(self) -> None:
-        """Free the group."""
+        """Free the solver and the group."""
+        self.solver.begin()
         self.group.Free()
 
-    def _take(self, indices: list[int], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals) -> None:
-        with progress(description="samples", total=len(indices)) as bar:
-            place = self._next(counter, stop)
-            while place is not None and place < len(indices):
-                record = solve_sample(self.case, self.config, indices[place], self.group, make_solver=make_solver)
+    def _take(self, chains: tuple[Chain, ...], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals) -> None:
+        before = list(itertools.accumulate((len(chain.missing) for chain in chains), initial=0))
+        with progress(description="samples", total=before[-1]) as bar:
+            place = self._next(counter)
+            while place < len(chains) and not self._stopped(stop):
+                bar.update(before[place] - bar.n)
+                for _ in self._solve(chains[place], make_solver, stop):
+                    bar.update()
+                place = self._next(counter)
+            self.writer.close()
+            self.finished = time.perf_counter()
+            if not stop.name:
+                bar.update(before[-1] - bar.n)
+
+    def _solve(self, chain: Chain, make_solver: SolverFactory, stop: StopSignals) -> Iterator[int]:
+        """Solve a chain, write the samples that are missing and yield their indices."""
+        self.solver.begin()
+        for index in chain.indices:
+            record = self.solver.solve(index, make_solver)
+            if record is not None:
+                self.useful += record.seconds
+            if index in chain.missing:
                 if record is not None:
                     self.writer.add(record)
                     self.made += 1
-                    self.useful += record.seconds
-                bar.update(place + 1 - bar.n)
-                place = self._next(counter, stop)
-            self.writer.close()
-            self.finished = time.perf_counter()
-            if place is not None:
-                bar.update(len(indices) - bar.n)
+                yield index
+            if self._stopped(stop):
+                return
 
-    def _next(self, counter: SharedCounter, stop: StopSignals) -> int | None:
-        """Return the place of the next sample, the same on all ranks of the group; None once one of them has seen a signal."""
-        if self.group.allreduce(bool(stop.name), op=MPI.LOR):
-            return None
+    def _next(self, counter: SharedCounter) -> int:
+        """Return the place of the next chain, the same on all ranks of the group."""
         return self.group.bcast(counter.take() if self.group.rank == 0 else None)
+
+    def _stopped(self, stop: StopSignals) -> bool:
+        """Tell whether a rank of the group has seen a signal, the same on all of them."""
+        return self.group.allreduce(bool(stop.name), op=MPI.LOR)
 
     def _solver_factory(self, first: int) -> SolverFactory:
         """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
         case, settings = self.case, self.config.generate
-        classical = next(iter(case.strategies().values()))
-        if settings.start == "classical" or (settings.start == "nearest" and not first):
+        strategies = case.strategies()
+        classical = strategies[settings.strategy or next(iter(strategies))]
+        if settings.start in ("classical", "previous") or (settings.start == "nearest" and not first):
             return classical
         if settings.start == "learned":
             guess = LearnedGuess.load(Path(settings.model), self.config.guess)
@@ -207,24 +187,29 @@ class _Worker:
         return lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol, max_iterations=NEAREST_ITERATIONS)
 
 
-def _generations(missing: list[int], settings: GenerateConfig) -> list[Generation]:
-    """Cut the missing samples at ``FIRST_GENERATION`` times powers of two; one generation when samples do not start from each other."""
-    if settings.start != "nearest":
-        return [Generation(0, missing)]
-    generations, first, end = [], 0, FIRST_GENERATION
-    while first < settings.samples:
-        generations.append(Generation(first, [index for index in missing if first <= index < end]))
-        first, end = end, 2 * end
-    return [generation for generation in generations if generation.indices]
-
-
-def _check(settings: GenerateConfig, num_ranks: int) -> None:
+def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
     if settings.samples < 1 or settings.samples_per_shard < 1:
         raise ValueError(f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}")
     if (settings.start == "learned") != bool(settings.model):
         raise ValueError(f"generate.start=learned and generate.model belong together, got start={settings.start} and model='{settings.model}'")
     if settings.ranks_per_sample < 1 or num_ranks % settings.ranks_per_sample:
         raise ValueError(f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}")
+    if settings.strategy and settings.strategy not in case.strategies():
+        raise ValueError(f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.strategies()))}")
+    _check_chains(case, settings)
+
+
+def _check_chains(case: Case, settings: GenerateConfig) -> None:
+    if settings.samples_per_chain < 1 or settings.recycle < 0:
+        raise ValueError(f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}")
+    if is_chained(settings) and not isinstance(case, FixedMeshCase):
+        raise ValueError(f"keep and start=previous need a case on one mesh (FixedMeshCase); '{case.name}' makes one for each sample")
+    if settings.recycle and settings.keep == "nothing":
+        raise ValueError("generate.recycle needs generate.keep=setup or keep=preconditioner, got keep=nothing")
+    if settings.sort and not is_chained(settings):
+        raise ValueError("generate.sort orders samples of which one follows from another: it needs generate.keep or generate.start=previous")
+    if settings.keep != "nothing" and settings.start in ("nearest", "learned"):
+        raise ValueError(f"generate.start={settings.start} makes a solver for each sample and does not go with keep={settings.keep}")
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
@@ -256,6 +241,7 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
         "resolution": config.generate.resolution or case.resolution,
         "rtol": case.rtol,
         "start": _start_name(config.generate),
+        **_variant(case, config.generate),
         "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
         "inputs": [dataclasses.asdict(f) for f in case.inputs],
         "scalars": list(case.scalars),
@@ -267,6 +253,14 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
 def _start_name(settings: GenerateConfig) -> str:
     """Name the start, with the digest of the model if there is one: the arrays depend on it within the tolerance of the solves."""
     return f"{settings.start} {digest([(Path(settings.model) / CARD).read_bytes()])}" if settings.model else settings.start
+
+
+def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
+    """Name what else the arrays depend on, as far as it differs from the defaults; what is kept changes them within the tolerance."""
+    entries = {"options": dataclasses.asdict(case.options), "strategy": settings.strategy}
+    if is_chained(settings):
+        entries["chains"] = [settings.samples_per_chain, settings.keep, settings.recycle, settings.sort]
+    return {name: value for name, value in entries.items() if value}
 
 
 def _version(package: str) -> str:

@@ -65,7 +65,7 @@ class VertexProlongation:
 
     def _gradients(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Recover gradients ``(num_local, d, K)`` at the vertices from the values at the corners of the cells."""
-        num_cells = self.nodes.space.mesh.topology.index_map(self.nodes.space.mesh.topology.dim).size_local
+        num_cells = self.nodes.num_cells
         steps = corners[:num_cells, 1:] - corners[:num_cells, :1]
         positions = self.nodes.coordinates.take(self._corners[:num_cells], axis=0)
         adjugate, determinant = _adjugate(positions[:, 1:] - positions[:, :1])

@@ -2,62 +2,66 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI
-from dolfinx.fem import locate_dofs_topological
-from dolfinx.mesh import exterior_facet_indices
 
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.data.format import SampleArrays
+from lrsa_coupled.data.format import GEOMETRY, SampleArrays
 from lrsa_coupled.interfaces import Case, Problem
 
 DIGITS = 10
 """Decimal places, in units of the mesh's extent, at which coordinates of nodes are compared."""
 
 
-def gather_arrays(case: Case, problem: Problem) -> SampleArrays | None:
-    """Gather nodes, cells, features and solution to rank 0. Collective.
+@final
+class SampleGatherer:
+    """Gathers solved problems on one mesh to rank 0; what depends on the mesh alone is gathered once, and read-only.
 
     On one rank the nodes keep the order of the degrees of freedom; on several they are sorted by coordinates, so that the order does not
-    depend on the partition.
+    depend on the partition. Collective: making and calling.
 
-    Returns:
-        The arrays, None above rank 0.
+    Args:
+        case: The case.
+        problem: A problem on the mesh.
     """
-    comm = problem.mesh.comm
-    nodes, features = NodeSet(problem, case.outputs), case.features(problem)
-    index_map = nodes.space.dofmap.index_map
-    corners = nodes.cells[: _num_cells(problem), : nodes.num_vertices]
-    cells = index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(corners.shape)
-    rows = (nodes.points, nodes.mass, _boundary(problem, nodes.num_owned), nodes.constrained.astype(np.uint8),
-            features.nodal.astype(np.float32), nodes.gather(problem.solution), cells)  # fmt: skip
-    parts = comm.gather(rows)
-    if parts is None:
-        return None
-    points, mass, boundary, constrained, inputs, outputs, cells = (np.concatenate(part) for part in zip(*parts, strict=True))
-    order = np.arange(len(points)) if comm.size == 1 else _sorted_by_coordinates(points)
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    cells = place[cells]
-    if comm.size > 1:
-        cells = cells[np.lexsort(np.sort(cells, axis=1).T[::-1])]
-    return SampleArrays(points[order], mass[order], boundary[order], constrained[order], cells.astype(np.int32), inputs[order],
-                        outputs[order], features.scalars)  # fmt: skip
 
+    def __init__(self, case: Case, problem: Problem) -> None:
+        self.case = case
+        self.nodes = NodeSet(problem, case.outputs)
+        self.comm = problem.mesh.comm
+        self._order: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
+        self._geometry: dict[str, npt.NDArray[np.float64]] = {}
+        nodes = self.nodes
+        corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
+        cells = nodes.space.dofmap.index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(corners.shape)
+        parts = self.comm.gather((nodes.points, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
+        if parts is not None:
+            self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-def _num_cells(problem: Problem) -> int:
-    return problem.mesh.topology.index_map(problem.mesh.topology.dim).size_local
+    def __call__(self, problem: Problem) -> SampleArrays | None:
+        """Return the arrays of a problem on the mesh, None above rank 0."""
+        features = self.case.features(problem)
+        parts = self.comm.gather((features.nodal.astype(np.float32), self.nodes.gather(problem.solution)))
+        if parts is None:
+            return None
+        inputs, outputs = (np.concatenate(part)[self._order] for part in zip(*parts, strict=True))
+        return SampleArrays(**self._geometry, inputs=inputs, outputs=outputs, scalars=features.scalars)
 
-
-def _boundary(problem: Problem, num_owned: int) -> npt.NDArray[np.uint8]:
-    """Mark the owned nodes on the boundary of the domain. Collective."""
-    mesh, dim = problem.mesh, problem.mesh.topology.dim
-    mesh.topology.create_connectivity(dim - 1, dim)
-    dofs = locate_dofs_topological(problem.node_space, dim - 1, exterior_facet_indices(mesh.topology))
-    marked = np.zeros(num_owned, dtype=np.uint8)
-    marked[dofs[dofs < num_owned]] = 1
-    return marked
+    def _arrange(self, points: npt.NDArray[np.float64], *rest: npt.NDArray[np.float64]) -> None:
+        """Put nodes and cells in their order; on rank 0."""
+        *at_nodes, cells = rest
+        self._order = order = np.arange(len(points)) if self.comm.size == 1 else _sorted_by_coordinates(points)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        cells = place[cells]
+        if self.comm.size > 1:
+            cells = cells[np.lexsort(np.sort(cells, axis=1).T[::-1])]
+        arrays = (points[order], *(values[order] for values in at_nodes), cells.astype(np.int32))
+        for values in arrays:
+            values.flags.writeable = False
+        self._geometry = dict(zip(GEOMETRY, arrays, strict=True))
 
 
 def _sorted_by_coordinates(points: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:

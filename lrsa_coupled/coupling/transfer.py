@@ -2,6 +2,8 @@
 
 The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Every field is Lagrange of that
 degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back from the nodes it shares.
+
+A node space on a mesh of its own (a coarser one, say) comes with the two matrices of the problem that take values there and back.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import numpy.typing as npt
 import ufl
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx import la
-from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, functionspace
+from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, functionspace, locate_dofs_topological
+from dolfinx.mesh import exterior_facet_indices
+from petsc4py import PETSc
 
 from lrsa_coupled.interfaces import Field, Problem
 
@@ -52,10 +56,12 @@ class NodeSet:
         num_owned: Number of nodes owned by this rank.
         coordinates: Coordinates of the owned nodes, then the ghosts ``(num_local, dim)`` [m].
         points: Those of the owned nodes ``(num_owned, dim)`` [m].
-        cells: Nodes of each local cell, ghosts included, ``(num_cells, num_cell_nodes)``; the vertices come first.
+        cells: Nodes of each local cell, ghosts included, ``(num_local_cells, num_cell_nodes)``; the vertices come first.
+        num_cells: Number of cells owned by this rank.
 
     Raises:
-        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree.
+        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree; if it has a mesh of its
+            own without matrices of the right sizes, or together with a solution of several components.
     """
 
     def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
@@ -63,6 +69,7 @@ class NodeSet:
         element = _lagrange(space)
         if space.dofmap.bs != 1 or element is None:
             raise ValueError(f"the node space must be scalar Lagrange, got {space.ufl_element()}")
+        self._matrices = _matrices(problem, outputs)
         self.space = space
         self.outputs = tuple(outputs)
         self.num_owned: int = space.dofmap.index_map.size_local
@@ -70,8 +77,9 @@ class NodeSet:
         self.points = self.coordinates[: self.num_owned]
         self.cells: npt.NDArray[np.int32] = space.dofmap.list
         self.element = element
+        self.num_cells: int = space.mesh.topology.index_map(space.mesh.topology.dim).size_local
         self.num_vertices: int = problem.mesh.geometry.dim + 1
-        self._maps = [_field_map(problem.solution.function_space, f, space) for f in outputs]
+        self._maps = [] if self._matrices else [_field_map(problem.solution.function_space, f, space) for f in outputs]
         self._num_local: int = self.num_owned + space.dofmap.index_map.num_ghosts
         self._bcs = tuple(problem.bcs)
         self._num_dofs: int = problem.solution.x.array.size
@@ -87,17 +95,27 @@ class NodeSet:
         return _lumped_mass(self.space)
 
     @cached_property
+    def boundary(self) -> npt.NDArray[np.uint8]:
+        """1 at the owned nodes on the boundary of their mesh, 0 elsewhere, ``(num_owned,)``. Collective at the first use."""
+        mesh, dim = self.space.mesh, self.space.mesh.topology.dim
+        mesh.topology.create_connectivity(dim - 1, dim)
+        dofs = locate_dofs_topological(self.space, dim - 1, exterior_facet_indices(mesh.topology))
+        marked = np.zeros(self.num_owned, dtype=np.uint8)
+        marked[dofs[dofs < self.num_owned]] = 1
+        return marked
+
+    @cached_property
     def constrained(self) -> npt.NDArray[np.bool_]:
-        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``."""
+        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``. Collective at the first use on a mesh of its own."""
         fixed = np.zeros(self._num_dofs, dtype=np.bool_)
         for bc in self._bcs:
             fixed[bc.dof_indices()[0]] = True
-        return self._gather_array(fixed.astype(np.float64))[: self.num_owned] == 1.0
+        return self._gather_array(fixed.astype(np.float64))[: self.num_owned] > 1.0 - 1e-12
 
     def gather(self, function: Function) -> npt.NDArray[np.float64]:
         """Copy the fields of ``function`` to the owned nodes.
 
-        Collective: no; ghosts of ``function`` must be up to date. Memory: copy.
+        Collective: for nodes on a mesh of their own; otherwise no, and ghosts of ``function`` must be up to date. Memory: copy.
 
         Returns:
             Values of the fields side by side ``(num_owned, K)``, float64, in local order of the nodes.
@@ -118,6 +136,11 @@ class NodeSet:
             raise ValueError(f"expected values of shape {(self.num_owned, self.num_values)}, got {values.shape}")
         column = 0
         array = function.x.array
+        if self._matrices:
+            result = _product(self._matrices[1], values[:, 0])
+            array[: result.size] = result
+            function.x.scatter_forward()
+            return
         for f, m in zip(self.outputs, self._maps, strict=True):
             owned = np.searchsorted(m.nodes, self.num_owned)
             array[m.dofs[:owned]] = values[m.nodes[:owned], column : column + f.components]
@@ -125,13 +148,15 @@ class NodeSet:
         function.x.scatter_forward()
 
     def dirichlet_values(self) -> npt.NDArray[np.float64]:
-        """Return the Dirichlet values at the owned nodes, of meaning where ``constrained``, ``(num_owned, K)``. Collective: no."""
+        """Return the Dirichlet values at the owned nodes, of meaning where ``constrained``, ``(num_owned, K)``. Collective as ``gather`` is."""
         fixed = np.zeros(self._num_dofs)
         for bc in self._bcs:
             bc.set(fixed)
         return self._gather_array(fixed)[: self.num_owned]
 
     def _gather_array(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self._matrices:
+            return _product(self._matrices[0], array[: self._matrices[0].getLocalSize()[1]])[:, None]
         values = np.zeros((self._num_local, self.num_values))
         column = 0
         for f, m in zip(self.outputs, self._maps, strict=True):
@@ -142,6 +167,33 @@ class NodeSet:
                 values[self.cells, columns] = np.einsum("nf,cfk->cnk", m.interpolation, array[m.cell_dofs])
             column += f.components
         return values
+
+
+def _matrices(problem: Problem, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PETSc.Mat] | None:
+    """Return the matrices to and from a node space on a mesh of its own, None when it shares the problem's."""
+    nodes, solution = problem.node_space, problem.solution.function_space
+    if nodes.mesh is problem.mesh:
+        return None
+    if problem.to_nodes is None or problem.from_nodes is None:
+        raise ValueError("a node space on a mesh of its own needs the matrices to_nodes and from_nodes of the problem, got none")
+    if solution.dofmap.bs != 1 or _lagrange(solution) is None or [f.components for f in outputs] != [1]:
+        raise ValueError(f"a node space on a mesh of its own needs a scalar solution that is the only output, got {solution.ufl_element()}")
+    num_nodes, num_dofs = (space.dofmap.index_map.size_local for space in (nodes, solution))
+    sizes = (problem.to_nodes.getLocalSize(), problem.from_nodes.getLocalSize())
+    if sizes != ((num_nodes, num_dofs), (num_dofs, num_nodes)):
+        raise ValueError(f"to_nodes and from_nodes must have local sizes {(num_nodes, num_dofs)} and {(num_dofs, num_nodes)}, got {sizes}")
+    return problem.to_nodes, problem.from_nodes
+
+
+def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Multiply owned values by a matrix; the owned part of the result. Collective."""
+    source, target = matrix.createVecs()
+    source.array_w[:] = values
+    matrix.mult(source, target)
+    result = target.array_r.copy()
+    source.destroy()
+    target.destroy()
+    return result
 
 
 def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) -> _FieldMap:

@@ -213,8 +213,8 @@ class PointDataset:
         if arrays.cells.shape[1] != self._num_vertices:
             vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
             raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
-        cells = torch.from_numpy(np.ascontiguousarray(arrays.cells, dtype=np.int32))
-        cells = self._cells.setdefault(array_digest(arrays, ("cells",)), cells)  # samples on the same mesh share them
+        cells = torch.from_numpy(np.array(arrays.cells, dtype=np.int32))
+        cells = self._cells.setdefault(array_digest(arrays, values=False), cells)  # samples on the same mesh share them
         read = _Sample(_pack(arrays), cells, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)))
         self._kept[sample] = read
         self._kept_bytes += read.num_bytes

@@ -41,8 +41,9 @@ agree with those of one rank to the tolerance of the solver.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,20 +92,39 @@ def digest(parts: Iterable[bytes | memoryview]) -> str:
     return state.hexdigest()
 
 
-def array_digest(arrays: SampleArrays, names: Iterable[str]) -> str:
-    """Return the digest of some arrays with their names, types and shapes."""
+def array_digest(arrays: SampleArrays, *, values: bool) -> str:
+    """Return the digest of the geometry of a sample, or of all its arrays, with their names, types and shapes."""
+    state = _hash_geometry(arrays)
+    if values:
+        _hash_into(state, arrays, VALUES)
+    return state.hexdigest()
 
-    def parts() -> Iterable[bytes | memoryview]:
-        for name in names:
-            values = np.ascontiguousarray(getattr(arrays, name), dtype=ARRAYS[name])
-            yield f"{name} {values.dtype.str} {values.shape}".encode()
-            yield values.reshape(-1).view(np.uint8).data
 
-    return digest(parts())
+_last_geometry: list[tuple[list[npt.NDArray[Any]], hashlib.blake2b]] = []
+"""Read-only arrays of the geometry that was hashed last, and the state of the hash after them: samples that share a mesh hash it once."""
+
+
+def _hash_geometry(arrays: SampleArrays) -> hashlib.blake2b:
+    found = [getattr(arrays, name) for name in GEOMETRY]
+    for known, state in _last_geometry:
+        if all(one is two for one, two in zip(known, found, strict=True)):
+            return state.copy()
+    state = hashlib.blake2b(digest_size=16)
+    _hash_into(state, arrays, GEOMETRY)
+    if not any(values.flags.writeable for values in found):
+        _last_geometry[:] = [(found, state.copy())]
+    return state
+
+
+def _hash_into(state: hashlib.blake2b, arrays: SampleArrays, types: Mapping[str, type]) -> None:
+    for name, dtype in types.items():
+        values = np.ascontiguousarray(getattr(arrays, name), dtype=dtype)
+        state.update(f"{name} {values.dtype.str} {values.shape}".encode())
+        state.update(values.reshape(-1).view(np.uint8).data)
 
 
 def record_digest(record: SampleRecord, *, timing: bool) -> str:
     """Return the digest of a sample, with or without the wall time."""
     attributes = [kind(getattr(record, name)) for name, kind in ATTRIBUTES.items() if timing or name != "seconds"]
-    text = repr([record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, ARRAYS)])
+    text = repr([record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, values=True)])
     return digest([text.encode()])

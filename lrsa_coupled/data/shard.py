@@ -104,6 +104,8 @@ def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRe
         name = str(group.attrs["geometry"])
         if name not in geometries:
             geometries[name] = _read_arrays(file[f"geometry/{name}"], GEOMETRY)
+            for values in geometries[name].values():
+                values.flags.writeable = False
         arrays = SampleArrays(**geometries[name], **_read_arrays(group, VALUES))
         for field in dataclasses.fields(SampleArrays):
             if getattr(arrays, field.name).dtype != ARRAYS[field.name]:
@@ -137,7 +139,7 @@ def _write(file: h5py.File, record: SampleRecord) -> None:
     group.attrs["digest"] = record_digest(record, timing=True)
     if record.arrays is None:
         return
-    group.attrs["geometry"] = name = array_digest(record.arrays, GEOMETRY)
+    group.attrs["geometry"] = name = array_digest(record.arrays, values=False)
     if f"geometry/{name}" not in file:
         _write_arrays(file.create_group(f"geometry/{name}"), record.arrays, GEOMETRY)
     _write_arrays(group, record.arrays, VALUES)

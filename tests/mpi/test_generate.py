@@ -161,7 +161,7 @@ def sorted_by_place(arrays: SampleArrays) -> dict:
 
 
 def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrsa_coupled.coupling.generate.FIRST_GENERATION", 2)
+    monkeypatch.setattr("lrsa_coupled.coupling.plan.FIRST_GENERATION", 2)
     settings = dataclasses.replace(CONFIG.generate, samples=6, start="nearest")
     config = dataclasses.replace(CONFIG, generate=settings)
     assert generate(CavityCase(), config, shared_path / "all", COMM).solved == 6

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -15,6 +17,7 @@ from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from solvers.linear import LinearSolver
 from solvers.newton import NewtonSolver
+from solvers.petsc import MUMPS
 
 COMM = MPI.COMM_WORLD
 CG = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_norm_type": "unpreconditioned"}
@@ -66,6 +69,51 @@ def test_a_failed_solve_is_a_value_with_advice() -> None:
     solver.destroy()
     assert (result.converged, result.reason) == (False, "DIVERGED_MAX_IT")
     assert result.advice
+
+
+def iterations_at(phases: list[float]) -> list[int]:
+    """Iterations of a sequence of problems with coefficients that waves of these phases make, from 0.01 to 100."""
+    problem = poisson()
+    coefficient = fem.Function(fem.functionspace(problem.mesh, ("DG", 0)))
+    test = ufl.TestFunction(problem.solution.function_space)
+    residual = coefficient * ufl.inner(ufl.grad(problem.solution), ufl.grad(test)) * ufl.dx - test * ufl.dx
+    problem = dataclasses.replace(problem, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, problem.solution)))
+    options = MUMPS | {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
+    solver, iterations = None, []
+    for phase in phases:
+        coefficient.interpolate(lambda x: 100.0 ** (np.sin(30 * x[0] + phase) * np.cos(20 * x[1] + phase)))  # noqa: B023 - called at once
+        atol = 1e-10 * reference_norm(problem)
+        if solver is None:
+            solver = LinearSolver(problem, atol, options=options, setup_cost=6.0)
+        else:
+            solver.renew(problem, atol)
+        result = solver.solve()
+        assert result.converged
+        assert residual_norm(problem) <= 1.01 * atol
+        assert result.residual == pytest.approx(residual_norm(problem), abs=1e-3 * atol)
+        iterations.append(result.iterations)
+    solver.destroy()
+    return iterations
+
+
+def test_a_preconditioner_is_kept_while_it_pays() -> None:
+    new, *kept = iterations_at([0.0, 0.003, 0.006, 0.009])
+    assert new == 1 and all(1 < n <= 7 for n in kept)
+
+
+def test_one_that_does_not_pay_is_given_up_and_tried_more_rarely() -> None:
+    iterations = iterations_at([1.7 * i for i in range(16)])
+    dear = [place for place, n in enumerate(iterations) if n > 1]
+    assert dear == [1, 3, 7, 15]  # new ones in between: 1, 3, 7
+    assert all(iterations[place] == 15 for place in dear)  # twice the cost of a new one at most, then the new one
+
+
+def test_a_sequence_has_one_space() -> None:
+    problem = poisson()
+    solver = LinearSolver(problem, 1e-8)
+    with pytest.raises(ValueError, match="one function space"):
+        solver.renew(poisson(), 1e-8)
+    solver.destroy()
 
 
 def test_nonlinear_problems_are_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -15,6 +17,7 @@ from dolfinx.mesh import create_unit_cube, create_unit_square, exterior_facet_in
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Field, Problem
+from solvers.interpolation import interpolation_matrix
 
 COMM = MPI.COMM_WORLD
 
@@ -143,3 +146,43 @@ def test_ghosts_follow(tolerance: float = 0.0) -> None:
     problem.solution.x.scatter_forward()
     assert np.abs(before - problem.solution.x.array).max(initial=0.0) <= tolerance
     assert isinstance(problem.solution.x, la.Vector)
+
+
+def on_coarser_nodes() -> Problem:
+    """A scalar P1 problem whose nodes are those of a mesh of half the resolution, with the value 2 on the boundary."""
+    problem, _ = make_problem(2, "scalar", 1)
+    coarse = fem.functionspace(create_unit_square(COMM, 7, 5), ("P", 1))
+    fine = fem.functionspace(create_unit_square(COMM, 14, 10), ("P", 1))
+    fine.mesh.topology.create_connectivity(1, 2)
+    wall = fem.Function(fine)
+    wall.x.array[:] = 2.0
+    bc = fem.dirichletbc(wall, fem.locate_dofs_topological(fine, 1, exterior_facet_indices(fine.mesh.topology)))
+    return dataclasses.replace(problem, mesh=fine.mesh, solution=fem.Function(fine), bcs=[bc], node_space=coarse,
+                               to_nodes=interpolation_matrix(fine, coarse), from_nodes=interpolation_matrix(coarse, fine))  # fmt: skip
+
+
+def test_nodes_on_a_coarser_mesh() -> None:
+    problem, fields = on_coarser_nodes(), (Field("u"),)
+    nodes = NodeSet(problem, fields)
+    values = np.random.default_rng(COMM.rank).standard_normal((nodes.num_owned, 1))
+    nodes.scatter(values, problem.solution)
+    assert np.array_equal(nodes.gather(problem.solution), values)
+    ghosts = problem.solution.x.array.copy()
+    problem.solution.x.scatter_forward()
+    assert np.array_equal(ghosts, problem.solution.x.array)
+    problem.solution.interpolate(lambda x: 1 + 2 * x[0] - x[1])
+    assert np.allclose(nodes.gather(problem.solution)[:, 0], 1 + nodes.points @ [2, -1], atol=1e-14)
+    on_boundary = (np.isclose(nodes.points, 0) | np.isclose(nodes.points, 1)).any(axis=1)
+    assert np.array_equal(nodes.constrained[:, 0], on_boundary) and np.array_equal(nodes.boundary == 1, on_boundary)
+    assert np.array_equal(nodes.dirichlet_values()[on_boundary, 0], np.full(on_boundary.sum(), 2.0))
+    assert COMM.allreduce(nodes.mass.sum()) == pytest.approx(1.0)
+
+
+def test_nodes_on_another_mesh_need_their_matrices() -> None:
+    problem = on_coarser_nodes()
+    with pytest.raises(ValueError, match="needs the matrices to_nodes and from_nodes"):
+        NodeSet(dataclasses.replace(problem, to_nodes=None), (Field("u"),))
+    with pytest.raises(ValueError, match="must have local sizes"):
+        NodeSet(dataclasses.replace(problem, to_nodes=problem.from_nodes), (Field("u"),))
+    with pytest.raises(ValueError, match="scalar solution that is the only output"):
+        NodeSet(problem, (Field("u"), Field("v")))

@@ -1,0 +1,1 @@
+"""Darcy flow through a random medium."""

@@ -1,0 +1,227 @@
+"""Darcy flow in the unit square through a random medium, P1: the benchmark of Li et al. (2021), and media of higher contrast."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Literal, final
+
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+from dolfinx.mesh import Mesh, create_unit_square, exterior_facet_indices
+from lrsa_coupled.interfaces import Features, Field, FixedMeshCase, Problem, Reuse, SequenceSolver, Solver, SolverFactory
+from solvers.interpolation import interpolation_matrix
+from solvers.linear import LinearSolver
+from solvers.petsc import MUMPS, recycling
+
+Array = npt.NDArray[np.float64]
+
+LOW_MODES = 16
+"""Modes a direction whose amplitudes are parameters of their own; the higher ones are drawn from a seed."""
+
+ALL_MODES = 256
+"""Modes a direction in all; those beyond carry a share of 2e-5 of the variance."""
+
+GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "gamg",
+           "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}  # fmt: skip
+"""With SOR as smoother, which is quicker here than PETSc's Chebyshev and, with a kept hierarchy, the same to the last bit in each run."""
+
+STRATEGIES: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
+
+
+@dataclass(frozen=True)
+class DarcyOptions:
+    """``binary``: 12 where the Gaussian field is positive, 3 elsewhere; ``log-normal``: its exponential, of unit variance in the logarithm;
+    ``high-contrast``: binary, the contrast log-uniform in [10, 1e4]. The operator sees ``model_cells`` cells a side at most."""
+
+    medium: Literal["binary", "log-normal", "high-contrast"] = "binary"
+    model_cells: int = 84
+
+
+@dataclass(frozen=True)
+class DarcyParameters:
+    """The Gaussian field is ``sum_jk c_jk cos(j pi x) cos(k pi y)`` with ``c_jk`` normal of the deviation ``deviations()[j, k]``.
+
+    ``modes`` holds c_jk for j, k below ``LOW_MODES`` row by row; those up to ``ALL_MODES`` are drawn from ``roughness_seed``. ``low`` and
+    ``high`` are the coefficients where the field is negative and positive, of no meaning for a log-normal medium.
+    """
+
+    modes: tuple[float, ...] = field(metadata={"unit": "1"})
+    roughness_seed: int = field(metadata={"unit": "1"})
+    low: float = field(default=3.0, metadata={"unit": "1"})
+    high: float = field(default=12.0, metadata={"unit": "1"})
+
+
+@dataclass(frozen=True, eq=False)
+class DarcyProblem(Problem):
+    """With the coefficient of the forms, constant on each cell, and where vertices and nodes, ghosts included, lie on their grids."""
+
+    coefficient: fem.Function | None = None
+    vertices: Places | None = None
+    nodes: Places | None = None
+
+
+@dataclass(frozen=True)
+class Places:
+    """Indices of points along x and y of a uniform grid with ``cells`` cells a side."""
+
+    cells: int
+    x: npt.NDArray[np.intp]
+    y: npt.NDArray[np.intp]
+
+    @classmethod
+    def of(cls, space: fem.FunctionSpace) -> Places:
+        """Return those of the local degrees of freedom of a P1 space on a uniform mesh of the unit square."""
+        cells = round(np.sqrt(space.mesh.topology.index_map(2).size_global / 2))
+        x, y = np.rint(space.tabulate_dof_coordinates()[:, :2].T * cells).astype(np.intp)
+        return cls(cells, x, y)
+
+    def field(self, parameters: DarcyParameters) -> Array:
+        """Return the Gaussian field at the points."""
+        return gaussian_field(parameters, self.cells)[self.x, self.y]
+
+
+def deviations() -> Array:
+    """Return the standard deviations ``(ALL_MODES, ALL_MODES)`` of the amplitudes: the covariance is (-Laplace + 9)^-2, Neumann conditions.
+
+    The constant mode is left out, as in the generator of the published data: each medium has both coefficients in equal parts on average.
+    """
+    j = np.arange(ALL_MODES)
+    norms = np.where(j == 0, 1.0, np.sqrt(2.0))
+    eigenvalues = np.pi**2 * (j[:, None] ** 2 + j**2) + 9.0
+    result = np.outer(norms, norms) / eigenvalues
+    result[0, 0] = 0.0
+    return result
+
+
+DEVIATIONS = deviations()
+SCALE = float(np.sqrt((DEVIATIONS**2 / np.outer(*2 * [np.where(np.arange(ALL_MODES) == 0, 1.0, 2.0)])).sum()))
+"""Root mean square of the field over the square and over all media."""
+
+
+def gaussian_field(parameters: DarcyParameters, cells: int) -> Array:
+    """Evaluate the Gaussian field on a grid of ``cells`` cells a side, ``(cells + 1, cells + 1)``, indices along x and y."""
+    if len(parameters.modes) != LOW_MODES**2:
+        raise ValueError(f"modes must hold {LOW_MODES**2} amplitudes, got {len(parameters.modes)}")
+    amplitudes = DEVIATIONS * np.random.default_rng(parameters.roughness_seed).standard_normal(DEVIATIONS.shape)
+    amplitudes[:LOW_MODES, :LOW_MODES] = np.reshape(parameters.modes, (LOW_MODES, LOW_MODES))
+    waves = _waves(cells)
+    return waves @ amplitudes @ waves.T
+
+
+@lru_cache(maxsize=4)
+def _waves(cells: int) -> Array:
+    return np.cos(np.pi * np.outer(np.arange(cells + 1) / cells, np.arange(ALL_MODES)))
+
+
+@final
+class DarcyCase(FixedMeshCase):
+    """-div(a grad u) = 1 in the unit square, u = 0 on its boundary, a random medium a."""
+
+    name = "darcy"
+    dim = 2
+    resolution = 420
+    inputs = (Field("log_coefficient"),)
+    scalars = ()
+    fields = outputs = (Field("pressure"),)
+    rtol = 1e-10
+    default_options = DarcyOptions()
+
+    def __init__(self, options: DarcyOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.model_cells < 2:
+            raise ValueError(f"options.model_cells must be at least 2, got {self.options.model_cells}")
+
+    def sample(self, rng: np.random.Generator) -> DarcyParameters:
+        """Draw the amplitudes of the Gaussian field, and the contrast where the medium asks for it."""
+        modes = DEVIATIONS[:LOW_MODES, :LOW_MODES] * rng.standard_normal((LOW_MODES, LOW_MODES))
+        parameters = DarcyParameters(tuple(modes.ravel().tolist()), int(rng.integers(2**31)))
+        if self.options.medium == "high-contrast":
+            return dataclasses.replace(parameters, low=1.0, high=float(10.0 ** rng.uniform(1.0, 4.0)))
+        return parameters
+
+    def mesh(self, comm: MPI.Comm, parameters: DarcyParameters, resolution: int) -> Mesh:
+        """Divide the unit square into ``resolution`` squares a side and each of these into two triangles. Collective."""
+        if resolution < 2:
+            raise ValueError(f"the resolution of darcy must be at least 2 cells a side, got {resolution}")
+        return create_unit_square(comm, resolution, resolution)
+
+    def problem(self, mesh: Mesh, parameters: DarcyParameters) -> DarcyProblem:
+        """Set up the problem; the nodes of the operator lie on a coarser mesh when there are fewer of them. Collective."""
+        space = fem.functionspace(mesh, ("P", 1))
+        coefficient = fem.Function(fem.functionspace(mesh, ("DG", 0)))
+        solution = fem.Function(space, name="pressure")
+        residual = darcy(solution, coefficient, fem.Constant(mesh, 1.0))
+        mesh.topology.create_connectivity(1, 2)
+        boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
+        vertices, node_space, matrices = Places.of(space), space, {}
+        if vertices.cells > self.options.model_cells:
+            coarse = create_unit_square(mesh.comm, self.options.model_cells, self.options.model_cells)
+            node_space = fem.functionspace(coarse, ("P", 1))
+            matrices = {"to_nodes": interpolation_matrix(space, node_space), "from_nodes": interpolation_matrix(node_space, space)}
+        problem = DarcyProblem(
+            mesh=mesh,
+            parameters=parameters,
+            solution=solution,
+            residual=fem.form(residual),
+            jacobian=fem.form(ufl.derivative(residual, solution)),
+            bcs=[fem.dirichletbc(0.0, boundary, space)],
+            node_space=node_space,
+            **matrices,
+            is_linear=True,
+            coefficient=coefficient,
+            vertices=vertices,
+            nodes=Places.of(node_space),
+        )
+        return self.update(problem, parameters)
+
+    def update(self, problem: Problem, parameters: DarcyParameters) -> DarcyProblem:
+        """Set the coefficient: on a cell, from the mean of the Gaussian field over its vertices. Collective: no."""
+        in_cells = problem.vertices.field(parameters)[problem.solution.function_space.dofmap.list].mean(axis=1)
+        problem.coefficient.x.array[:] = self._coefficient(parameters, in_cells)
+        problem.solution.x.array[:] = 0.0
+        return dataclasses.replace(problem, parameters=parameters)
+
+    def features(self, problem: Problem) -> Features:
+        """The logarithm of the coefficient at the nodes."""
+        values = problem.nodes.field(problem.parameters)[: problem.node_space.dofmap.index_map.size_local]
+        return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """CG with GAMG; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
+        return LinearSolver(problem, atol, options=GAMG_CG)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """CG with algebraic multigrid, and a sparse direct solver."""
+        return {name: partial(LinearSolver, options=options) for name, options in STRATEGIES.items()}
+
+    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+        """Multigrid keeps its interpolation; recycling replaces CG by GCRO-DR, a kept factorisation preconditions CG."""
+        options = dict(STRATEGIES[strategy])
+        if strategy == "gamg-cg":
+            options["pc_gamg_reuse_interpolation"] = "true"
+        if reuse.preconditioner:
+            options |= {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
+        if reuse.recycle:
+            options |= recycling(reuse.recycle)
+        return LinearSolver(problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None)
+
+    def _coefficient(self, parameters: DarcyParameters, values: Array) -> Array:
+        if self.options.medium == "log-normal":
+            return np.exp(values / SCALE)
+        return np.where(values >= 0.0, parameters.high, parameters.low)
+
+
+def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:
+    """Return the residual of Darcy's equation."""
+    test = ufl.TestFunction(pressure.function_space)
+    return (coefficient * ufl.inner(ufl.grad(pressure), ufl.grad(test)) - source * test) * ufl.dx
+
+
+SETUP_COST = {"gamg-cg": 6.0, "mumps": 20.0}
+"""Cost of a new preconditioner in iterations, measured at resolution 420."""

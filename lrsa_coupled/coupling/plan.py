@@ -1,0 +1,112 @@
+"""Which samples are solved together, and in which order: it depends on settings and indices alone, not on ranks or restarts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lrsa_coupled.config import GenerateConfig
+from lrsa_coupled.interfaces import Case
+
+FIRST_GENERATION = 64
+"""Samples that start classically before the others start from the nearest sample."""
+
+WINDOW = 1024
+"""Samples with consecutive indices among which neighbours are looked for."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Samples that one group of ranks solves one after the other; those not in ``missing`` are there for what follows from them."""
+
+    indices: tuple[int, ...]
+    missing: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Chains that may start from samples with an index below ``first``; classically when that is 0."""
+
+    first: int
+    chains: tuple[Chain, ...]
+
+
+def is_chained(settings: GenerateConfig) -> bool:
+    """Tell whether a sample depends on the one solved before it."""
+    return settings.keep != "nothing" or settings.start == "previous"
+
+
+def sample_parameters(case: Case, seed: int, index: int) -> Any:
+    """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample."""
+    return case.sample(np.random.default_rng([seed, index]))
+
+
+def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[Generation]:
+    """Arrange the missing samples.
+
+    With ``start = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one. A chain in which
+    samples are missing is solved anew from its beginning to the last of them.
+    """
+    missing = frozenset(missing)
+    if settings.start == "nearest":
+        ends = [0, FIRST_GENERATION]
+        while ends[-1] < settings.samples:
+            ends.append(2 * ends[-1])
+        return [g for g in (Generation(a, _single(missing, a, b)) for a, b in zip(ends, ends[1:], strict=False)) if g.chains]
+    if not is_chained(settings):
+        return [Generation(0, _single(missing, 0, settings.samples))] if missing else []
+    chains = []
+    for first in range(0, settings.samples, WINDOW):
+        window = range(first, min(first + WINDOW, settings.samples))
+        if missing.isdisjoint(window):
+            continue
+        ordered = in_order([sample_parameters(case, settings.seed, index) for index in window]) if settings.sort else range(len(window))
+        indices = [first + int(place) for place in ordered]
+        size = settings.samples_per_chain
+        chains += [_chain(indices[start : start + size], missing) for start in range(0, len(indices), size)]
+    return [Generation(0, tuple(chain for chain in chains if chain.missing))]
+
+
+def in_order(parameters: Sequence[Any]) -> list[int]:
+    """Order samples by nearest neighbours: each is followed by the nearest of those that remain, the first one stays.
+
+    The distance is Euclidean over the real numbers of the parameters, those of one parameter (a tuple of amplitudes, say) divided by the
+    root of the sum of their variances. Integers, seeds and counts, do not take part.
+
+    Source: Wang et al. (2024), Accelerating data generation for neural operators via Krylov subspace recycling, ICLR.
+    """
+    table = _table(parameters)
+    remaining = np.arange(1, len(table))
+    order = [0]
+    while len(remaining):
+        distances = np.linalg.norm(table[remaining] - table[order[-1]], axis=1)
+        order.append(int(remaining[np.argmin(distances)]))
+        remaining = remaining[remaining != order[-1]]
+    return order
+
+
+def _table(parameters: Sequence[Any]) -> npt.NDArray[np.float64]:
+    columns = [np.zeros((len(parameters), 0))]
+    for field in dataclasses.fields(parameters[0]):
+        values = [getattr(p, field.name) for p in parameters]
+        if not np.issubdtype(np.asarray(values).dtype, np.floating):
+            continue
+        block = np.asarray(values).reshape(len(parameters), -1)
+        spread = np.sqrt(block.var(axis=0).sum())
+        columns.append(block / spread if spread > 0.0 else block)
+    return np.concatenate(columns, axis=1)
+
+
+def _single(missing: frozenset[int], first: int, end: int) -> tuple[Chain, ...]:
+    return tuple(Chain((index,), frozenset((index,))) for index in sorted(missing) if first <= index < end)
+
+
+def _chain(indices: Sequence[int], missing: frozenset[int]) -> Chain:
+    lost = missing.intersection(indices)
+    length = max((place + 1 for place, index in enumerate(indices) if index in lost), default=0)
+    return Chain(tuple(indices[:length]), lost)

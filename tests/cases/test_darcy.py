@@ -1,0 +1,105 @@
+"""Darcy: order of the discretisation, statistics of media and solutions under refinement, variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
+
+import ufl
+from cases.darcy.case import ALL_MODES, DEVIATIONS, LOW_MODES, SCALE, DarcyCase, DarcyOptions, DarcyParameters, darcy, gaussian_field
+from dolfinx import fem
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+
+
+def solved(case: DarcyCase, parameters: DarcyParameters, resolution: int) -> tuple[NodeSet, np.ndarray, np.ndarray]:
+    """Return the node set, coefficient and solution at the nodes in order of their coordinates."""
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
+    solver = case.solver(problem, case.rtol * reference_norm(problem))
+    assert solver.solve().converged
+    solver.destroy()
+    nodes = NodeSet(problem, case.outputs)
+    order = np.lexsort(np.round(nodes.points, 9).T)
+    return nodes, np.exp(case.features(problem).nodal[order, 0]), nodes.gather(problem.solution)[order, 0]
+
+
+def manufactured_errors(resolution: int) -> tuple[float, float]:
+    """Return the errors in L2 and the H1 seminorm for a constant coefficient and the solution sin(pi x) sin(2 pi y)."""
+    case = DarcyCase()
+    parameters = dataclasses.replace(sample_parameters(case, 0, 0), low=2.5, high=2.5)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
+    x = ufl.SpatialCoordinate(problem.mesh)
+    exact = ufl.sin(ufl.pi * x[0]) * ufl.sin(2 * ufl.pi * x[1])
+    residual = darcy(problem.solution, problem.coefficient, 2.5 * 5 * ufl.pi**2 * exact)
+    problem = dataclasses.replace(problem, residual=fem.form(residual))
+    solver = case.solver(problem, 1e-12)
+    assert solver.solve().converged
+    solver.destroy()
+    error = problem.solution - exact
+    return tuple(np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx))) for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error))))
+
+
+def test_manufactured_orders() -> None:
+    coarse, fine = (np.array(manufactured_errors(n)) for n in (40, 80))
+    assert np.log2(coarse / fine) == pytest.approx([2.0, 1.0], abs=0.1)
+
+
+def test_the_field_has_the_covariance_it_should() -> None:
+    """Pointwise variance at a corner, centre of an edge and middle against the series summed on its own, from 400 draws."""
+    case, places = DarcyCase(), [(0, 0), (0, 2), (2, 2), (1, 3)]
+    draws = np.array([[gaussian_field(sample_parameters(case, 1, i), 4)[p] for p in places] for i in range(400)])
+    j = np.arange(ALL_MODES)
+    for column, (a, b) in enumerate(places):
+        waves = np.outer(np.cos(np.pi * j * a / 4) ** 2, np.cos(np.pi * j * b / 4) ** 2)
+        assert draws[:, column].var() == pytest.approx((DEVIATIONS**2 * waves).sum(), rel=0.25)
+    squared = np.cos(np.pi * np.outer((np.arange(512) + 0.5) / 512, j)) ** 2  # midpoint rule
+    assert SCALE**2 == pytest.approx((squared @ DEVIATIONS**2 @ squared.T).mean(), rel=1e-3)
+
+
+def test_a_field_does_not_depend_on_the_grid() -> None:
+    parameters = sample_parameters(DarcyCase(), 2, 0)
+    assert np.allclose(gaussian_field(parameters, 40)[::4, ::4], gaussian_field(parameters, 10), atol=1e-12)
+
+
+@pytest.mark.parametrize("medium", ["binary", "log-normal", "high-contrast"])
+def test_statistics_are_stable_under_refinement(medium: str) -> None:
+    """Mean and variance of solutions at the same nodes on two meshes; the ``1000 samples`` are in the card."""
+    case = DarcyCase(DarcyOptions(medium=medium, model_cells=21))
+    coarse, fine = ([solved(case, sample_parameters(case, 5, i), n) for i in range(12)] for n in (84, 168))
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(coarse, fine, strict=True))
+    moments = [(np.mean([s[2] for s in found]), np.var([s[2] for s in found])) for found in (coarse, fine)]
+    assert moments[0] == pytest.approx(moments[1], rel=0.03)
+    errors = [np.linalg.norm(a[2] - b[2]) / np.linalg.norm(b[2]) for a, b in zip(coarse, fine, strict=True)]
+    assert np.median(errors) < 0.02
+
+
+def test_variants() -> None:
+    binary, contrast = DarcyCase(), DarcyCase(DarcyOptions(medium="high-contrast"))
+    first = sample_parameters(binary, 0, 0)
+    assert (first.low, first.high, len(first.modes)) == (3.0, 12.0, LOW_MODES**2)
+    ratios = np.array([sample_parameters(contrast, 0, i).high / sample_parameters(contrast, 0, i).low for i in range(200)])
+    assert ratios.min() < 20 and ratios.max() > 5e3 and ratios.max() <= 1e4
+
+
+def test_features_are_the_coefficient_of_the_cells_around() -> None:
+    case = DarcyCase(DarcyOptions(model_cells=10))
+    parameters = sample_parameters(case, 7, 0)
+    nodes, coefficient, _ = solved(case, parameters, 40)
+    assert set(np.round(coefficient, 9)) == {3.0, 12.0}
+    assert nodes.num_owned == 121 and np.array_equal(nodes.boundary == 1, nodes.constrained[:, 0])
+    expected = np.where(gaussian_field(parameters, 10) >= 0, 12.0, 3.0)
+    assert np.allclose(coefficient.reshape(11, 11).T, expected)
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="model_cells must be at least 2"):
+        DarcyCase(DarcyOptions(model_cells=1))
+    case = DarcyCase()
+    with pytest.raises(ValueError, match="256 amplitudes"):
+        case.problem(case.mesh(MPI.COMM_SELF, None, 4), dataclasses.replace(sample_parameters(case, 0, 0), modes=(1.0, 2.0)))
