@@ -1,0 +1,208 @@
+"""Waves in a box with soft walls, filled with a heterogeneous medium: the indefinite Helmholtz equation, P1, in 2-D and 3-D."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square, exterior_facet_indices
+from lrsa_coupled.interfaces import Features, Field, FixedMeshCase, Problem, Reuse, SequenceSolver, Solver, SolverFactory
+from petsc4py import PETSc
+from solvers.interpolation import constrain, interpolation_matrix, set_two_grid
+from solvers.linear import LinearSolver
+from solvers.petsc import MUMPS, recycling
+
+Array = npt.NDArray[np.float64]
+
+COARSE_CELLS = 8
+"""Cells of the coarse mesh to a wavelength at unit slowness; it has at most half as many a side as the fine mesh."""
+
+NUM_MODES = {2: 12, 3: 6}
+"""Modes a direction of the medium, by dimension."""
+
+SOURCE_WIDTH = 0.1
+"""Length over which the source falls to 1/e, in units of the side."""
+
+GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
+GAMG = GMRES | {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor",
+                "pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu", "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
+STRATEGIES: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": GAMG, "two-grid": GMRES}
+SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
+"""Cost of a new preconditioner in iterations with it, measured at the resolutions below."""
+
+
+@dataclass(frozen=True)
+class HelmholtzOptions:
+    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium."""
+
+    dim: int = 3
+    wave_number: float = 0.0
+    heterogeneity: float = 0.2
+
+
+@dataclass(frozen=True)
+class HelmholtzParameters:
+    """The squared slowness is ``exp(sum_jk.. medium_jk.. cos(j pi x) cos(k pi y) ..)``, ``medium`` in C order; lengths in units of the side."""
+
+    medium: tuple[float, ...] = field(metadata={"unit": "1"})
+    source: tuple[float, ...] = field(metadata={"unit": "L"})
+
+
+@dataclass(frozen=True, eq=False)
+class HelmholtzProblem(Problem):
+    """With the squared slowness, constant on each cell, the source of the forms, and the coordinates of all local nodes."""
+
+    slowness: fem.Function | None = None
+    source: fem.Function | None = None
+    grid: Grid | None = None
+
+
+class Grid:
+    """Points ``(num_points, dim)`` with few distinct values of each coordinate; sums of cosines are taken on those."""
+
+    def __init__(self, points: Array, num_modes: int) -> None:
+        self.points = points
+        distinct, places = zip(*(np.unique(np.round(x, 12), return_inverse=True) for x in points.T), strict=True)
+        self._places = places
+        self._waves = [np.cos(np.pi * np.outer(np.arange(num_modes), x)) for x in distinct]
+
+    def sum(self, amplitudes: tuple[float, ...]) -> Array:
+        """Return ``sum_jk.. a_jk.. cos(j pi x) cos(k pi y) ..`` at the points, the amplitudes in C order."""
+        values = np.reshape(amplitudes, [len(waves) for waves in self._waves])
+        for waves in self._waves:
+            values = np.tensordot(values, waves, (0, 0))
+        return values[self._places]
+
+
+@final
+class HelmholtzCase(FixedMeshCase):
+    """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
+
+    name = "helmholtz"
+    dim = 3
+    resolution = 40
+    inputs = (Field("log_slowness"), Field("source"))
+    scalars = ()
+    fields = outputs = (Field("pressure"),)
+    rtol = 1e-8
+    default_options = HelmholtzOptions()
+
+    def __init__(self, options: HelmholtzOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.dim not in (2, 3) or not self.options.wave_number >= 0.0 or not self.options.heterogeneity >= 0.0:
+            raise ValueError(f"options of helmholtz: dim is 2 or 3, wave_number and heterogeneity are not negative, got {self.options}")
+        self.dim = self.options.dim
+        self.resolution = 200 if self.dim == 2 else 40
+        self.wave_number = self.options.wave_number or (20.0 * np.pi if self.dim == 2 else 16.0)
+
+    def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
+        """Draw amplitudes of covariance (-Laplace + 25)^-3, scaled to the heterogeneity and without mean, and a source inside."""
+        j, shape = np.arange(NUM_MODES[self.dim]), (NUM_MODES[self.dim],) * self.dim
+        squares = sum(np.meshgrid(*[j**2] * self.dim, indexing="ij"))
+        norms = np.sqrt(2.0) ** sum(np.meshgrid(*[j > 0] * self.dim, indexing="ij"))
+        deviations = (np.pi**2 * squares + 25.0) ** -1.5
+        deviations[(0,) * self.dim] = 0.0
+        deviations *= self.options.heterogeneity / np.linalg.norm(deviations)
+        amplitudes = norms * deviations * rng.standard_normal(shape)
+        return HelmholtzParameters(tuple(amplitudes.ravel().tolist()), tuple(rng.uniform(0.2, 0.8, self.dim).tolist()))
+
+    def mesh(self, comm: MPI.Comm, parameters: HelmholtzParameters, resolution: int) -> Mesh:
+        """Divide each side by ``resolution`` and the squares or cubes into simplices. Collective."""
+        if resolution < 4:
+            raise ValueError(f"the resolution of helmholtz must be at least 4 cells a side, got {resolution}")
+        return (create_unit_square if self.dim == 2 else create_unit_cube)(comm, *[resolution] * self.dim)
+
+    def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem:
+        """Set up forms, spaces and boundary conditions. Collective."""
+        space = fem.functionspace(mesh, ("P", 1))
+        slowness, source = fem.Function(fem.functionspace(mesh, ("DG", 0))), fem.Function(space)
+        solution = fem.Function(space, name="pressure")
+        residual = helmholtz(solution, self.wave_number**2 * slowness, source)
+        bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
+        problem = HelmholtzProblem(
+            mesh=mesh,
+            parameters=parameters,
+            solution=solution,
+            residual=fem.form(residual),
+            jacobian=fem.form(ufl.derivative(residual, solution)),
+            bcs=bcs,
+            node_space=space,
+            is_linear=True,
+            slowness=slowness,
+            source=source,
+            grid=Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim]),
+        )
+        return self.update(problem, parameters)
+
+    def update(self, problem: Problem, parameters: HelmholtzParameters) -> HelmholtzProblem:
+        """Set medium and source; the medium of a cell is the mean over its vertices. Collective: no."""
+        at_nodes = np.exp(problem.grid.sum(parameters.medium))
+        problem.slowness.x.array[:] = at_nodes[problem.node_space.dofmap.list].mean(axis=1)
+        problem.source.x.array[:] = _source(parameters, problem.grid.points)
+        problem.solution.x.array[:] = 0.0
+        return dataclasses.replace(problem, parameters=parameters)
+
+    def features(self, problem: Problem) -> Features:
+        """Logarithm of the squared slowness and source at the nodes."""
+        owned = problem.node_space.dofmap.index_map.size_local
+        medium = problem.grid.sum(problem.parameters.medium)
+        return Features(np.column_stack([medium, problem.source.x.array])[:owned], np.zeros(0))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """MUMPS; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
+        return LinearSolver(problem, atol)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids."""
+        return {name: partial(self._make, name) for name in STRATEGIES}
+
+    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+        """Multigrid keeps its interpolation; a kept factorisation preconditions GMRES; recycling replaces GMRES by GCRO-DR."""
+        options = {"pc_gamg_reuse_interpolation": "true"} if strategy == "gamg" else {}
+        if reuse.preconditioner:
+            options |= GMRES
+        if reuse.recycle:
+            options |= recycling(reuse.recycle)
+        return self._make(strategy, problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None)
+
+    def _make(self, strategy: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
+              setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
+        solver = LinearSolver(problem, atol, options={**STRATEGIES[strategy], **(options or {})}, setup_cost=setup_cost)
+        if strategy == "two-grid":
+            set_two_grid(solver.ksp.getPC(), self._prolongation(problem))
+        return solver
+
+    def _prolongation(self, problem: Problem) -> PETSc.Mat:
+        """Return the prolongation from the coarse mesh. Collective."""
+        fine = problem.solution.function_space
+        cells = round((fine.mesh.topology.index_map(self.dim).size_global / (2 if self.dim == 2 else 6)) ** (1 / self.dim))
+        resolved = math.ceil(COARSE_CELLS * self.wave_number / (2.0 * np.pi))
+        coarse = fem.functionspace(self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1))
+        return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
+
+
+def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, source: ufl.core.expr.Expr) -> ufl.Form:
+    """Return the residual of the Helmholtz equation."""
+    test = ufl.TestFunction(solution.function_space)
+    return (ufl.inner(ufl.grad(solution), ufl.grad(test)) - squared_wave_number * solution * test - source * test) * ufl.dx
+
+
+def boundary_dofs(space: fem.FunctionSpace) -> npt.NDArray[np.int32]:
+    """Return the local degrees of freedom on the boundary. Collective."""
+    mesh, dim = space.mesh, space.mesh.topology.dim
+    mesh.topology.create_connectivity(dim - 1, dim)
+    return fem.locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
+
+
+def _source(parameters: HelmholtzParameters, x: Array) -> Array:
+    distance = np.linalg.norm(x - np.array(parameters.source), axis=1)
+    return np.exp(-((distance / SOURCE_WIDTH) ** 2))

@@ -1,0 +1,109 @@
+"""Helmholtz: order of the discretisation, what the strategies find, the medium, variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
+
+import ufl
+from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
+from dolfinx import fem
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.interfaces import Reuse
+from solvers.linear import LinearSolver
+
+
+def manufactured_errors(dim: int, resolution: int) -> tuple[float, float]:
+    """Return the errors in L2 and the H1 seminorm for a product of sines in the medium of a sample, at k = 3."""
+    case = HelmholtzCase(HelmholtzOptions(dim=dim, wave_number=3.0))
+    parameters = sample_parameters(case, 0, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
+    x = ufl.SpatialCoordinate(problem.mesh)
+    exact = ufl.sin(ufl.pi * x[0]) * ufl.sin(2 * ufl.pi * x[1]) * (ufl.sin(ufl.pi * x[2]) if dim == 3 else 1)
+    squared = 9.0 * problem.slowness
+    source = ((5 if dim == 2 else 6) * ufl.pi**2 - squared) * exact
+    problem = dataclasses.replace(problem, residual=fem.form(helmholtz(problem.solution, squared, source)))
+    solver = LinearSolver(problem, 1e-10)
+    assert solver.solve().converged
+    solver.destroy()
+    error = problem.solution - exact
+    return tuple(np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx))) for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error))))
+
+
+@pytest.mark.parametrize(("dim", "resolutions"), [(2, (40, 80)), (3, (12, 24))])
+def test_manufactured_orders(dim: int, resolutions: tuple[int, int]) -> None:
+    coarse, fine = (np.array(manufactured_errors(dim, n)) for n in resolutions)
+    assert np.log2(coarse / fine) == pytest.approx([2.0, 1.0], abs=0.1)
+
+
+@pytest.mark.parametrize(("dim", "resolution", "wave_number"), [(2, 60, 20.0), (3, 16, 8.0)])
+def test_strategies_find_the_same_field(dim: int, resolution: int, wave_number: float) -> None:
+    case = HelmholtzCase(HelmholtzOptions(dim=dim, wave_number=wave_number))
+    parameters = sample_parameters(case, 1, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
+    atol = 1e-10 * reference_norm(problem)
+    found = {}
+    for name, make in case.strategies().items():
+        problem.solution.x.array[:] = 0.0
+        solver = make(problem, atol)
+        assert solver.solve().converged
+        solver.destroy()
+        assert residual_norm(problem) <= 1.01 * atol
+        found[name] = problem.solution.x.array.copy()
+    assert max(np.abs(v - found["mumps"]).max() for v in found.values()) < 1e-7 * np.abs(found["mumps"]).max()
+
+
+def test_the_problem_is_indefinite_and_multigrid_alone_fails() -> None:
+    case = HelmholtzCase(HelmholtzOptions(dim=2))
+    parameters = sample_parameters(case, 1, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 120), parameters)
+    options = {"ksp_type": "gmres", "ksp_pc_side": "right", "pc_type": "gamg"}
+    solver = LinearSolver(problem, case.rtol * reference_norm(problem), options=options, max_iterations=200)
+    assert solver.solve().reason == "DIVERGED_MAX_IT"
+    solver.destroy()
+
+
+@pytest.mark.parametrize(("strategy", "reuse"), [("mumps", Reuse(preconditioner=True)), ("two-grid", Reuse()), ("two-grid", Reuse(recycle=8)),
+                                                 ("gamg", Reuse(recycle=20))])  # fmt: skip
+def test_sequences_reach_the_tolerance(strategy: str, reuse: Reuse) -> None:
+    case, solver = HelmholtzCase(HelmholtzOptions(wave_number=9.0)), None
+    parameters = sample_parameters(case, 2, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 14), parameters)
+    iterations = []
+    for index in range(4):
+        problem = case.update(problem, sample_parameters(case, 2, index))
+        atol = case.rtol * reference_norm(problem)
+        if solver is None:
+            solver = case.sequence(problem, atol, strategy=strategy, reuse=reuse)
+        else:
+            solver.renew(problem, atol)
+        result = solver.solve()
+        assert result.converged
+        assert residual_norm(problem) <= 1.01 * atol
+        iterations.append(result.iterations)
+    solver.destroy()
+    if reuse.recycle:
+        assert max(iterations[1:]) < iterations[0]
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_the_medium_has_its_heterogeneity(dim: int) -> None:
+    case = HelmholtzCase(HelmholtzOptions(dim=dim, heterogeneity=0.3))
+    parameters = sample_parameters(case, 0, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
+    values = [case.features(case.update(problem, sample_parameters(case, 0, i))).nodal[:, 0] for i in range(200)]
+    assert np.std(values) == pytest.approx(0.3, rel=0.15)
+    assert np.exp(np.mean(values)) == pytest.approx(1.0, abs=0.05)
+
+
+def test_bad_options_are_refused() -> None:
+    with pytest.raises(ValueError, match="dim is 2 or 3"):
+        HelmholtzCase(HelmholtzOptions(dim=1))
+    with pytest.raises(ValueError, match="at least 4 cells"):
+        HelmholtzCase().mesh(MPI.COMM_SELF, None, 2)
