@@ -7,19 +7,20 @@ E cells of a batch, V vertices of a cell.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrsa_coupled.data.format import SampleArrays, SampleRecord, array_digest
+from lrsa_coupled.data.description import Description, describe
+from lrsa_coupled.data.format import SampleArrays, array_digest
 from lrsa_coupled.data.shard import Entry
 from lrsa_coupled.data.store import Damage
-from lrsa_coupled.interfaces import Field
 from lrsa_coupled.logs import progress
 
 
@@ -30,37 +31,14 @@ class Store(Protocol):
     solved: list[int]
     entries: dict[int, Entry]
 
-    def read(self, index: int) -> SampleRecord:
-        """Read one sample."""
+    def arrays(self, index: int) -> SampleArrays | None:
+        """Read the arrays of one sample."""
 
     def verify(self) -> list[Damage]:
         """Return what is damaged."""
 
 
 MOMENT_SAMPLES = 512
-
-
-@dataclass(frozen=True)
-class Description:
-    """What the samples of a data set are."""
-
-    case: str
-    dim: int
-    inputs: tuple[Field, ...]
-    scalars: tuple[str, ...]
-    outputs: tuple[Field, ...]
-    seed: int
-    resolution: int
-
-    @property
-    def num_inputs(self) -> int:
-        """Number of nodal input values at a point."""
-        return sum(item.components for item in self.inputs)
-
-    @property
-    def num_outputs(self) -> int:
-        """Number of output values at a point."""
-        return sum(item.components for item in self.outputs)
 
 
 @dataclass(frozen=True)
@@ -95,23 +73,29 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """A sample in memory: the columns of a batch side by side, cells and scalars."""
+class _Geometry:
+    """What samples on the same mesh share: points, masses and free outputs side by side, and the cells."""
 
     table: Tensor
     cells: Tensor
-    scalars: Tensor
 
-    @property
-    def num_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (self.table, self.cells, self.scalars))
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample in memory: inputs and outputs side by side, scalars."""
+
+    geometry: _Geometry
+    table: Tensor
+    scalars: Tensor
+    num_bytes: int
 
 
 class PointDataset:
     """The solved samples of a store, read once and kept while they fit in memory.
 
-    Memory: ``4 (d + F + 1 + 2 K)`` bytes a node and 4 V bytes a cell of the samples kept, ``memory_gib`` at most, and 100 bytes a sample.
-    A set that fits is read at once, of a larger one every byte is checked at once; so a damaged set is refused before training.
+    Memory: ``4 (F + K)`` bytes a node of the samples kept and, once a mesh, ``4 (d + 1 + K)`` bytes a node and 4 V bytes a cell, together
+    ``memory_gib`` at most; and 2 kB a sample. A set that fits is read at once, of a larger one every byte is checked at once; so a damaged
+    set is refused before training.
 
     Args:
         store: The data set on disk.
@@ -133,12 +117,9 @@ class PointDataset:
         self._kept: OrderedDict[int, _Sample] = OrderedDict()
         self._kept_bytes = 0
         self._num_vertices = 0
-        self._cells: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
-        width = self.description.dim + self.description.num_inputs + 1 + 2 * self.description.num_outputs
-        if 4 * (int(self.sizes_S.sum()) * width + int(self._num_cells_S.sum()) * (self.description.dim + 1)) <= self._memory_bytes:
-            for sample in progress(range(len(self)), description="reading samples", delay=2.0):
-                self._sample(sample)
-        elif damages := store.verify():
+        self._geometries: WeakValueDictionary[str, _Geometry] = WeakValueDictionary()
+        least = 4 * int(self.sizes_S.sum()) * (self.description.num_inputs + self.description.num_outputs)
+        if (least > self._memory_bytes or not self._read_all()) and (damages := store.verify()):
             raise ValueError(f"{damages[0]}; run generate again: it makes just those")
 
     def __len__(self) -> int:
@@ -151,7 +132,8 @@ class PointDataset:
         """
         chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
         samples = [self._sample(sample) for sample in chosen]
-        points, inputs, _, outputs, _ = self._columns(torch.cat([sample.table for sample in samples]))
+        geometry, values = (torch.cat(tables) for tables in zip(*((s.geometry.table, s.table) for s in samples), strict=True))
+        points, inputs, _, outputs, _ = self._columns(geometry, values)
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
     def batch(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Batch:
@@ -186,20 +168,29 @@ class PointDataset:
         return self._gather(torch.tensor([sample]), torch.arange(self.sizes_S[sample]).unsqueeze(0), cells_EV=None)
 
     def _draw_cells(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        vertices = self._sample(int(samples_B[0])).cells.shape[1]
+        vertices = self._sample(int(samples_B[0])).geometry.cells.shape[1]
         if vertices != self.description.dim + 1:
             raise ValueError(f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0")
         num_cells_B = self._num_cells_S[samples_B]
         count = max(1, min(num_points // vertices, int(num_cells_B.min())))
         drawn_BE = _draw(num_cells_B, count, generator=generator)
-        corners = [self._sample(sample).cells[drawn_E] for sample, drawn_E in zip(samples_B.tolist(), drawn_BE, strict=True)]
+        corners = [self._sample(sample).geometry.cells[drawn_E] for sample, drawn_E in zip(samples_B.tolist(), drawn_BE, strict=True)]
         return torch.stack(corners).flatten(start_dim=1).to(torch.int64), torch.arange(count * vertices).view(count, vertices)
 
     def _gather(self, samples_B: Tensor, rows_BN: Tensor, *, cells_EV: Tensor | None) -> Batch:
         samples = [self._sample(sample) for sample in samples_B.tolist()]
-        table = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
-        points, inputs, mass, outputs, free = self._columns(table)
+        geometry_BNX = torch.stack([sample.geometry.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
+        values_BNX = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
+        points, inputs, mass, outputs, free = self._columns(geometry_BNX, values_BNX)
         return Batch(points, inputs, torch.stack([sample.scalars for sample in samples]), mass.squeeze(-1), outputs, free, cells_EV)
+
+    def _read_all(self) -> bool:
+        """Read all samples; False when they do not fit in memory."""
+        for sample in progress(range(len(self)), description="reading samples", delay=2.0):
+            self._sample(sample)
+            if len(self._kept) <= sample:
+                return False
+        return True
 
     def _sample(self, sample: int) -> _Sample:
         """Return a sample, read when it is not in memory."""
@@ -207,60 +198,36 @@ class PointDataset:
             self._kept.move_to_end(sample)
             return self._kept[sample]
         index = self.indices[sample]
-        arrays = self._store.read(index).arrays
+        arrays = self._store.arrays(index)
         _check_sample(index, arrays, description=self.description)
-        self._num_vertices = self._num_vertices or arrays.cells.shape[1]
-        if arrays.cells.shape[1] != self._num_vertices:
-            vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
-            raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
-        cells = torch.from_numpy(np.array(arrays.cells, dtype=np.int32))
-        cells = self._cells.setdefault(array_digest(arrays, values=False), cells)  # samples on the same mesh share them
-        read = _Sample(_pack(arrays), cells, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)))
+        geometry, added = self._geometry(index, arrays)
+        table = _side_by_side(arrays.inputs, arrays.outputs)
+        read = _Sample(geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + _num_bytes(table))
         self._kept[sample] = read
         self._kept_bytes += read.num_bytes
         while self._kept_bytes > self._memory_bytes and len(self._kept) > 1:
             self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
         return read
 
-    def _columns(self, table: Tensor) -> tuple[Tensor, ...]:
-        sizes = (self.description.dim, self.description.num_inputs, 1, self.description.num_outputs, self.description.num_outputs)
-        return table.split(sizes, dim=-1)
+    def _geometry(self, index: int, arrays: SampleArrays) -> tuple[_Geometry, int]:
+        """Return the geometry of a sample, shared with those on the same mesh, and the bytes it adds to those in memory."""
+        name = array_digest(arrays, values=False)
+        if (known := self._geometries.get(name)) is not None:
+            return known, 0
+        self._num_vertices = self._num_vertices or arrays.cells.shape[1]
+        if arrays.cells.shape[1] != self._num_vertices:
+            vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
+            raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
+        table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
+        geometry = _Geometry(table, torch.from_numpy(np.array(arrays.cells, dtype=np.int32)))
+        self._geometries[name] = geometry
+        return geometry, _num_bytes(geometry.table) + _num_bytes(geometry.cells)
 
-
-def describe(meta: Mapping[str, Any]) -> Description:
-    """Read the description of a data set.
-
-    Raises:
-        ValueError: If an entry is missing or of the wrong kind.
-    """
-    try:
-        return Description(
-            case=str(meta["case"]),
-            dim=int(meta["dim"]),
-            inputs=fields_from(meta["inputs"]),
-            scalars=tuple(str(name) for name in meta["scalars"]),
-            outputs=fields_from(meta["outputs"]),
-            seed=int(meta["seed"]),
-            resolution=int(meta["resolution"]),
-        )
-    except KeyError as error:
-        raise ValueError(f"dataset.json: missing entry {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"dataset.json: an entry is of the wrong kind ({error})") from error
-
-
-def fields_from(items: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
-    """Make fields of their JSON form; KeyError, TypeError or ValueError when an entry is missing or of the wrong kind."""
-    return tuple(
-        Field(
-            name=str(item["name"]),
-            components=int(item["components"]),
-            unit=str(item["unit"]),
-            subspace=tuple(int(i) for i in item["subspace"]),
-            loss_weight=float(item["loss_weight"]),
-        )
-        for item in items
-    )
+    def _columns(self, geometry: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        about = self.description
+        points, mass, free = geometry.split((about.dim, 1, about.num_outputs), dim=-1)
+        inputs, outputs = values.split((about.num_inputs, about.num_outputs), dim=-1)
+        return points, inputs, mass, outputs, free
 
 
 def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
@@ -270,9 +237,12 @@ def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
     return torch.minimum(drawn, sizes_B.unsqueeze(1) - 1)
 
 
-def _pack(arrays: SampleArrays) -> Tensor:
-    columns = (arrays.points, arrays.inputs, arrays.mass[:, None], arrays.outputs, 1 - arrays.constrained)
+def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([column.astype(np.float32) for column in columns], axis=1))
+
+
+def _num_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 def _check_sample(index: int, arrays: SampleArrays | None, *, description: Description) -> None:

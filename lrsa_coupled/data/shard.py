@@ -91,27 +91,36 @@ Geometries = dict[str, dict[str, npt.NDArray[Any]]]
 """Arrays of the geometries of a shard that have been read, by name of their group."""
 
 
-def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRecord:
-    """Read one sample of an open shard; a geometry is read once and shared.
+def read_arrays(file: h5py.File, index: int, geometries: Geometries) -> SampleArrays | None:
+    """Read the arrays of one sample of an open shard, None when it was not solved; a geometry is read once and shared.
 
     Raises:
         KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
     """
     group = file[f"samples/{index:08d}"]
-    attributes = [kind(group.attrs[name]) for name, kind in ATTRIBUTES.items()]
-    arrays = None
-    if attributes[0] == "ok":
-        name = str(group.attrs["geometry"])
-        if name not in geometries:
-            geometries[name] = _read_arrays(file[f"geometry/{name}"], GEOMETRY)
-            for values in geometries[name].values():
-                values.flags.writeable = False
-        arrays = SampleArrays(**geometries[name], **_read_arrays(group, VALUES))
-        for field in dataclasses.fields(SampleArrays):
-            if getattr(arrays, field.name).dtype != ARRAYS[field.name]:
-                raise TypeError(f"'{field.name}' of sample {index} has type {getattr(arrays, field.name).dtype}")
-    record = SampleRecord(index, *attributes, arrays)
-    if record_digest(record, timing=True) != group.attrs["digest"]:
+    name = str(group.attrs["geometry"])
+    if not name:
+        return None
+    if name not in geometries:
+        geometries[name] = _read_group(file[f"geometry/{name}"], GEOMETRY)
+        for values in geometries[name].values():
+            values.flags.writeable = False
+    arrays = SampleArrays(**geometries[name], **_read_group(group, VALUES))
+    for field in dataclasses.fields(SampleArrays):
+        if getattr(arrays, field.name).dtype != ARRAYS[field.name]:
+            raise TypeError(f"'{field.name}' of sample {index} has type {getattr(arrays, field.name).dtype}")
+    return arrays
+
+
+def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRecord:
+    """Read one sample of an open shard and check its digest.
+
+    Raises:
+        KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
+    """
+    attributes = file[f"samples/{index:08d}"].attrs
+    record = SampleRecord(index, *(kind(attributes[name]) for name, kind in ATTRIBUTES.items()), read_arrays(file, index, geometries))
+    if record_digest(record, timing=True) != attributes["digest"]:
         raise ValueError(f"sample {index} does not fit its digest")
     return record
 
@@ -150,7 +159,7 @@ def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: dict[str, type
         group.create_dataset(name, data=np.asarray(getattr(arrays, name), dtype=dtype))
 
 
-def _read_arrays(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+def _read_group(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
     return {name: group[name][()] for name in names}
 
 

@@ -36,7 +36,7 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
         raise ValueError(f"{store.folder} has no solved sample")
     means, squares = [], []
     for index in store.solved:
-        arrays = store.read(index).arrays
+        arrays = store.arrays(index)
         weights = arrays.mass / arrays.mass.sum()
         values = np.concatenate([arrays.inputs, arrays.outputs], axis=1, dtype=np.float64)
         means.append(weights @ values)

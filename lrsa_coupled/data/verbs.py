@@ -74,7 +74,7 @@ def export(args: Namespace, petsc: Sequence[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     for index in args.index:
         path = args.out / f"{store.meta['case']}-{index:08d}.vtkhdf"
-        write_vtkhdf(path, store.read(index).arrays, inputs=store.meta["inputs"], outputs=store.meta["outputs"])
+        write_vtkhdf(path, store.arrays(index), inputs=store.meta["inputs"], outputs=store.meta["outputs"])
         print(path)
     return 0
 

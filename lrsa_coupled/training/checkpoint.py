@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.data.dataset import Description, fields_from
+from lrsa_coupled.data.description import Description, fields_from
 from lrsa_coupled.files import atomic_path
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.operators.lrsa import LRSA

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.batches import epoch_generator
-from lrsa_coupled.data.dataset import Batch, Description, PointDataset
+from lrsa_coupled.data.dataset import Batch, PointDataset
+from lrsa_coupled.data.description import Description
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.logs import progress

@@ -22,7 +22,8 @@ from torch.optim import Optimizer
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
-from lrsa_coupled.data.dataset import Batch, Description, PointDataset, describe
+from lrsa_coupled.data.dataset import Batch, PointDataset
+from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.logs import progress as progress_bar
