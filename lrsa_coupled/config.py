@@ -101,6 +101,7 @@ class GuessConfig:
     evaluates at every node.
     ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
     the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
+    ``chunk_size``: a rank with more points works on as many at a time, which bounds the memory.
     """
 
     evaluate_at: Literal["vertices", "nodes"] = "vertices"
@@ -109,6 +110,7 @@ class GuessConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     max_ratio: float = 4.0
     max_iterations: int = 8
+    chunk_size: int = 65536
 
 
 @dataclass(frozen=True)

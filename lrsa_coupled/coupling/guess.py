@@ -25,7 +25,8 @@ from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult
-from lrsa_coupled.operators.lrsa import LRSA, Tokens
+from lrsa_coupled.operators.lrsa import Tokens
+from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import ModelCard, load
 from lrsa_coupled.training.precision import autocast, choose_device
 
@@ -86,7 +87,9 @@ class LearnedGuess:
         counts: What has become of its guesses so far.
     """
 
-    def __init__(self, model: LRSA, card: ModelCard, settings: GuessConfig) -> None:
+    def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
+        if settings.chunk_size < 1:
+            raise ValueError(f"guess.chunk_size must be at least 1, got {settings.chunk_size}")
         self.device = choose_device(settings.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())
@@ -101,7 +104,7 @@ class LearnedGuess:
         """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS says otherwise. Collective: no.
 
         Raises:
-            ValueError: If there is no model in the folder, or it is damaged.
+            ValueError: If there is no model in the folder, it is damaged, or a setting is invalid.
         """
         if MPI.COMM_WORLD.size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)
@@ -190,7 +193,8 @@ class LearnedGuess:
         reducer = MPIReducer(comm) if comm.size > 1 else None
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
             batch = (self._batch(points), self._batch(features.nodal[rows]), self._batch(features.scalars))
-            outputs_BNK, tokens = self.model.encode(*batch, mass_BN=mass_BN, reducer=reducer)
+            chunk_size = self.settings.chunk_size if len(points) > self.settings.chunk_size else 0
+            outputs_BNK, tokens = self.model.encode(*batch, mass_BN=mass_BN, reducer=reducer, chunk_size=chunk_size)
         return outputs_BNK[0].float(), tokens
 
     def _decode(self, points: Points, features: Features, rows: Rows, *, tokens: list[Tokens]) -> Points:

@@ -10,7 +10,7 @@ from mpi4py import MPI
 
 @final
 class MPIReducer:
-    """All-reduce of tensors over a communicator, through the memory of the CPU; see ``operators.attention.Reducer``."""
+    """All-reduce of tensors over a communicator, through the memory of the CPU; see ``operators.reducer.Reducer``."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm

@@ -23,7 +23,7 @@ from lrsa_coupled.config import OperatorConfig, TrainingConfig
 from lrsa_coupled.data.description import Description, fields_from
 from lrsa_coupled.files import atomic_path
 from lrsa_coupled.interfaces import Field
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.operators.model import Operator
 
 VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -56,13 +56,13 @@ class ModelCard:
     version: int = VERSION
 
 
-def make_model(operator: OperatorConfig, description: Description | ModelCard) -> LRSA:
+def make_model(operator: OperatorConfig, description: Description | ModelCard) -> Operator:
     """Make an operator for the fields of a data set or a card."""
     num_inputs, num_outputs = (sum(item.components for item in fields) for fields in (description.inputs, description.outputs))
-    return LRSA(operator, description.dim, num_inputs, len(description.scalars), num_outputs)
+    return Operator(operator, description.dim, num_inputs, len(description.scalars), num_outputs)
 
 
-def save(folder: Path, model: LRSA, card: ModelCard) -> None:
+def save(folder: Path, model: Operator, card: ModelCard) -> None:
     """Write a checkpoint; each file appears by atomic rename, the two one right after the other. Call on one rank.
 
     Raises:
@@ -77,7 +77,7 @@ def save(folder: Path, model: LRSA, card: ModelCard) -> None:
         card_path.write_text(text, encoding="utf-8")
 
 
-def load(folder: Path) -> tuple[LRSA, ModelCard]:
+def load(folder: Path) -> tuple[Operator, ModelCard]:
     """Read a checkpoint, on the CPU, in evaluation mode.
 
     Raises:

@@ -28,7 +28,7 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.operators.counts import parameter_count
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward, predict, validate
@@ -51,7 +51,7 @@ class Run:
     dataset: PointDataset
     train_samples: Tensor
     valid_samples: Tensor
-    model: LRSA
+    model: Operator
     forward: Forward
     fields: tuple[FieldColumns, ...]
     optimisers: list[Optimizer]

@@ -4,6 +4,9 @@ Constrained values count as exact, since a guess carries the exact Dirichlet val
 or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a sample whose field vanishes
 does not take over the loss.
 
+With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective, forward
+and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.
+
 Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
 """
 
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.interfaces import Field
+from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 SMALL = 1e-3
 
@@ -44,8 +48,14 @@ def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None =
 
 
 def relative_l2(
-    predicted_BNK: Tensor, exact_BNK: Tensor, *, mass_BN: Tensor, free_BNK: Tensor, fields: Sequence[FieldColumns]
-) -> Tensor:  # fmt: skip
+    predicted_BNK: Tensor,
+    exact_BNK: Tensor,
+    *,
+    mass_BN: Tensor,
+    free_BNK: Tensor,
+    fields: Sequence[FieldColumns],
+    reducer: Reducer | None = None,
+) -> Tensor:
     """Return ``|free (predicted - exact)| / |exact|`` in the norm of the lumped masses.
 
     Args:
@@ -54,17 +64,19 @@ def relative_l2(
         mass_BN: Lumped mass of the points, any unit.
         free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
         fields: Columns of the fields.
+        reducer: Combines the ranks that share the point set.
     Returns:
         Errors ``(B, P)``.
     """
     root_BN1 = torch.sqrt(mass_BN).unsqueeze(-1)
     error_BNK = (predicted_BNK - exact_BNK) * (free_BNK * root_BN1)
     weighted_BNK = exact_BNK * root_BN1
-    root_total_B = torch.sqrt(mass_BN.sum(dim=1))
+    root_total_B = torch.sqrt(_total(mass_BN.sum(dim=1), reducer))
     errors = []
     for item in fields:
         columns = slice(item.start, item.stop)
-        errors.append(_ratio(error_BNK[..., columns], weighted_BNK[..., columns], floor_B=SMALL * item.scale * root_total_B))
+        floor_B = SMALL * item.scale * root_total_B
+        errors.append(_ratio(error_BNK[..., columns], weighted_BNK[..., columns], floor_B=floor_B, reducer=reducer))
     return torch.stack(errors, dim=1)
 
 
@@ -76,6 +88,7 @@ def relative_h1(
     free_BNK: Tensor,
     cells_EV: Tensor,
     fields: Sequence[FieldColumns],
+    reducer: Reducer | None = None,
 ) -> Tensor:
     """Return the relative H1 seminorm of the error over some simplices, from the P1 gradients of the values at their vertices.
 
@@ -98,12 +111,12 @@ def relative_h1(
     error_gradient, exact_gradient = (
         operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]]) for values in (error_BNK, exact_BNK)
     )
-    extent_B = (points_BNd.amax(dim=1) - points_BNd.amin(dim=1)).norm(dim=-1)
-    unit_B = SMALL * torch.sqrt(root_volume_BE11.square().sum(dim=(1, 2, 3))) / extent_B
+    unit_B = SMALL * torch.sqrt(_total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reducer)) / _extent(points_BNd, reducer)
     errors = []
     for item in fields:
         columns = slice(item.start, item.stop)
-        errors.append(_ratio(error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B))
+        ratio_B = _ratio(error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B, reducer=reducer)
+        errors.append(ratio_B)
     return torch.stack(errors, dim=1)
 
 
@@ -113,7 +126,28 @@ def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     return (errors_BP.mean(dim=0) * weights_P).sum() / weights_P.sum()
 
 
-def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor) -> Tensor:
+def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor, reducer: Reducer | None) -> Tensor:
     tiny = torch.finfo(exact.dtype).tiny ** 0.5
-    norm_B = torch.linalg.vector_norm(exact.flatten(start_dim=1), dim=1)
-    return torch.linalg.vector_norm(error.flatten(start_dim=1), dim=1) / torch.maximum(norm_B, floor_B).clamp_min(tiny)
+    return _norm(error, reducer) / torch.maximum(_norm(exact, reducer), floor_B).clamp_min(tiny)
+
+
+def _norm(values: Tensor, reducer: Reducer | None) -> Tensor:
+    norm_B = torch.linalg.vector_norm(values.flatten(start_dim=1), dim=1)
+    if reducer is None:
+        return norm_B
+    return torch.sqrt(_total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny))  # the root has no slope at zero
+
+
+def _total(sums_B: Tensor, reducer: Reducer | None) -> Tensor:
+    return sums_B if reducer is None else sum_over_ranks(sums_B, reducer)
+
+
+def _extent(points_BNd: Tensor, reducer: Reducer | None) -> Tensor:
+    """Return the diagonal of the box around the points; no rank's N is 0 without a reducer."""
+    if points_BNd.shape[1] > 0:
+        bounds = torch.stack((points_BNd.amax(dim=1), -points_BNd.amin(dim=1)))
+    else:
+        bounds = points_BNd.new_full((2, points_BNd.shape[0], points_BNd.shape[2]), -torch.inf)
+    if reducer is not None:
+        bounds = reducer.max(bounds)
+    return (bounds[0] + bounds[1]).norm(dim=-1)

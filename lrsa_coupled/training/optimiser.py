@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from lrsa_coupled.config import TrainingConfig
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.operators.model import Operator
 
 WARM_UP = {"one-cycle": 0.3, "cosine": 0.05}
 START_DIVISOR = 25.0
 END_DIVISOR = 1e4
 
 
-def make_optimisers(model: LRSA, config: TrainingConfig) -> list[Optimizer]:
+def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
     """Return AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest.
 
     Muon's updates are scaled to the size of AdamW's (``match_rms_adamw``), so both take the same learning rate and weight decay.

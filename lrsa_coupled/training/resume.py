@@ -18,7 +18,7 @@ import torch
 from torch.optim import Optimizer
 
 from lrsa_coupled.files import atomic_path, write_text_atomically
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import check_tensors, read_json, read_tensors
 from lrsa_coupled.training.optimiser import load_optimiser_tensors, optimiser_tensors
 
@@ -38,7 +38,7 @@ class Progress:
 
 
 def save_state(
-    folder: Path, model: LRSA, *, optimisers: list[Optimizer], progress: Progress, identity: Mapping[str, Any]
+    folder: Path, model: Operator, *, optimisers: list[Optimizer], progress: Progress, identity: Mapping[str, Any]
 ) -> None:  # fmt: skip
     """Write the state of a run. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
     return progress
 
 
-def load_state(folder: Path, model: LRSA, *, optimisers: list[Optimizer]) -> None:
+def load_state(folder: Path, model: Operator, *, optimisers: list[Optimizer]) -> None:
     """Set weights and optimiser states from the state in ``folder``.
 
     Raises:

@@ -50,17 +50,18 @@ def sorted_by_position(points: np.ndarray, values: np.ndarray, comm: MPI.Comm) -
 
 @pytest.mark.parametrize("evaluate_at", ["vertices", "nodes"])
 @pytest.mark.parametrize("mass_weighted", [False, True])
-def test_prediction_does_not_depend_on_the_partition(evaluate_at: str, mass_weighted: bool) -> None:
-    guess = make_guess(GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3), mass_weighted=mass_weighted)
+def test_prediction_depends_neither_on_the_partition_nor_on_chunks(evaluate_at: str, mass_weighted: bool) -> None:
     tables = []
-    for comm in (COMM, MPI.COMM_SELF):
+    for comm, chunk_size in ((COMM, 65536), (COMM, 5), (MPI.COMM_SELF, 65536)):
+        guess = make_guess(GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3, chunk_size=chunk_size), mass_weighted=mass_weighted)
         problem = make_problem(comm)
         nodes = NodeSet(problem, CASE.outputs)
         prediction = guess.predict(CASE, problem, nodes)
         assert prediction.accepted
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
-    assert tables[0].shape == tables[1].shape
-    assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
+    for table in tables[:2]:
+        assert table.shape == tables[2].shape
+        assert np.abs(table - tables[2]).max() < 100 * np.finfo(np.float32).eps
 
 
 def test_bf16_is_near_fp32() -> None:
@@ -147,6 +148,11 @@ def test_model_of_another_case_is_refused() -> None:
     guess.card = checkpoint.ModelCard(**{**vars(guess.card), "case": "darcy"})
     with pytest.raises(ValueError, match="darcy"):
         guess.start(CASE, problem)
+
+
+def test_a_chunk_holds_points() -> None:
+    with pytest.raises(ValueError, match=r"guess\.chunk_size must be at least 1, got 0"):
+        make_guess(GuessConfig(chunk_size=0))
 
 
 def test_missing_model(tmp_path: Path) -> None:

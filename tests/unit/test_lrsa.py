@@ -1,4 +1,4 @@
-"""The LRSA operator: symmetries, precision, cost formulas, and the exactness of its distributed evaluation."""
+"""The LRSA operator: symmetries, precision, cost formulas."""
 
 import dataclasses
 
@@ -6,88 +6,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.counts import flop_count, parameter_count
-from lrsa_coupled.operators.lrsa import LRSA
+from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.training.precision import autocast, choose_device, cpu_has_bf16
-
-CONFIG = OperatorConfig(width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True)
-SIZES = {"num_inputs": 3, "num_scalars": 2, "num_outputs": 4}
-VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5)]
-
-
-def make(config=CONFIG, dim=2, dtype=torch.float32):
-    torch.manual_seed(0)
-    model = LRSA(config, dim, SIZES["num_inputs"], SIZES["num_scalars"], SIZES["num_outputs"])
-    with torch.no_grad():  # away from the symmetric start, where gains are one and biases zero
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    return model.to(dtype)
-
-
-def arguments(batch=2, points=50, dim=2, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(1)
-    draw = [torch.randn(*shape, generator=generator) for shape in ((batch, points, dim), (batch, points, 3), (batch, 2))]
-    mass = 0.1 + torch.rand(batch, points, generator=generator)
-    return tuple(tensor.to(dtype) for tensor in (*draw, mass))
-
-
-class SharedRanks:
-    """Runs a model on parts of a point set as ranks in lockstep would: every reduction is replayed over all parts.
-
-    Evaluates rank after rank; the first ``k`` reductions of a rank use known totals, the next one contributes to the total of its own.
-    """
-
-    def __init__(self):
-        self.known = []
-        self.partial = []
-        self.place = 0
-
-    def _reduce(self, tensor, kind):
-        if self.place < len(self.known):
-            self.place += 1
-            return self.known[self.place - 1]
-        self.partial.append(tensor)
-        raise _Pending(kind)
-
-    def max(self, tensor):
-        return self._reduce(tensor, "max")
-
-    def sum(self, tensor):
-        return self._reduce(tensor, "sum")
-
-    def run(self, functions):
-        while True:
-            results = [self._attempt(function) for function in functions]
-            if not any(isinstance(result, _Pending) for result in results):
-                return results
-            stacked = torch.stack(self.partial)
-            self.known.append(stacked.amax(dim=0) if results[0].kind == "max" else stacked.sum(dim=0))
-            self.partial = []
-
-    def _attempt(self, function):
-        self.place = 0
-        try:
-            return function()
-        except _Pending as pending:
-            return pending
-
-
-class _Pending(Exception):
-    def __init__(self, kind):
-        super().__init__(kind)
-        self.kind = kind
-
-
-def relative(value, reference):
-    return ((value - reference).norm() / reference.norm()).item()
-
+from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
 
 @pytest.mark.parametrize("config", VARIANTS)
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_permutation_of_the_points_permutes_the_outputs(config, dim):
-    model, (points, inputs, scalars, mass) = make(config, dim, torch.float64), arguments(dim=dim, dtype=torch.float64)
+    model, (points, inputs, scalars, mass) = make_operator(config, dim, torch.float64), arguments(dim=dim, dtype=torch.float64)
     order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(2))
     outputs = model(points, inputs, scalars, mass)
     permuted = model(points[:, order], inputs[:, order], scalars, mass[:, order])
@@ -97,14 +25,14 @@ def test_a_permutation_of_the_points_permutes_the_outputs(config, dim):
 
 @pytest.mark.parametrize("config", VARIANTS)
 def test_every_weight_gets_a_gradient(config):
-    model = make(config)
+    model = make_operator(config)
     model(*arguments()).square().sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad is not None and weight.grad.abs().max() > 0, name
 
 
 def test_bf16_agrees_with_fp32():
-    model = make()
+    model = make_operator()
     with torch.inference_mode():
         exact = model(*arguments())
         with autocast("bf16", torch.device("cpu")):
@@ -115,45 +43,20 @@ def test_bf16_agrees_with_fp32():
 
 @pytest.mark.parametrize("config", VARIANTS)
 def test_parameter_count_is_exact(config):
-    model = make(config, dim=3)
+    model = make_operator(config, dim=3)
     assert parameter_count(config, 3, **SIZES) == sum(weight.numel() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("config", VARIANTS)
 def test_flop_count_is_exact(config):
-    model, batch, points = make(config), 2, 40
+    model, batch, points = make_operator(config), 2, 40
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(*arguments(batch, points))
     assert batch * flop_count(config, points, dim=2, **SIZES) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("config", VARIANTS)
-@pytest.mark.parametrize("sizes", [[50], [20, 30], [1, 0, 40, 9], [0, 50]])
-def test_a_partitioned_point_set_gives_the_same_outputs(config, sizes):
-    model, (points, inputs, scalars, mass) = make(config, dtype=torch.float64), arguments(dtype=torch.float64)
-    ranks = SharedRanks()
-    parts = zip(points.split(sizes, 1), inputs.split(sizes, 1), mass.split(sizes, 1), strict=True)
-    with torch.inference_mode():
-        whole = model(points, inputs, scalars, mass)
-        outputs = ranks.run([lambda p=p, i=i, m=m: model(p, i, scalars, m, ranks) for p, i, m in parts])
-    assert [part.shape[1] for part in outputs] == sizes
-    assert len(ranks.known) == 2 * config.num_blocks
-    assert relative(torch.cat(outputs, dim=1), whole) < 1e-12
-
-
-def test_a_partitioned_point_set_works_in_bf16():
-    model, (points, inputs, scalars, mass) = make(), arguments()
-    ranks = SharedRanks()
-    with torch.inference_mode():
-        whole = model(points, inputs, scalars, mass)
-        with autocast("bf16", torch.device("cpu")):
-            parts = zip(points.split(25, 1), inputs.split(25, 1), mass.split(25, 1), strict=True)
-            outputs = ranks.run([lambda p=p, i=i, m=m: model(p, i, scalars, m, ranks) for p, i, m in parts])
-    assert relative(torch.cat(outputs, dim=1), whole) < 0.03
-
-
 def test_mass_weights_make_a_repeated_point_immaterial():
-    model, (points, inputs, scalars, mass) = make(dtype=torch.float64), arguments(dtype=torch.float64)
+    model, (points, inputs, scalars, mass) = make_operator(dtype=torch.float64), arguments(dtype=torch.float64)
     outputs = model(points, inputs, scalars, mass)
     split = mass.clone()
     split[:, 0] *= 0.25
@@ -164,7 +67,7 @@ def test_mass_weights_make_a_repeated_point_immaterial():
 
 
 def test_outputs_are_in_physical_units():
-    model, (points, inputs, scalars, mass) = make(dtype=torch.float64), arguments(dtype=torch.float64)
+    model, (points, inputs, scalars, mass) = make_operator(dtype=torch.float64), arguments(dtype=torch.float64)
     before = model(points, inputs, scalars, mass)
     normaliser = model.normaliser
     normaliser.outputs_mean += 5.0
@@ -189,7 +92,7 @@ def test_fit_of_the_normaliser_and_excess():
 
 
 def test_wrong_arguments_are_named():
-    model, (points, inputs, scalars, mass) = make(), arguments()
+    model, (points, inputs, scalars, mass) = make_operator(), arguments()
     with pytest.raises(ValueError, match="points: expected shape"):
         model(points[..., :1], inputs, scalars, mass)
     with pytest.raises(ValueError, match="scalars: expected shape"):
@@ -203,7 +106,7 @@ def test_wrong_arguments_are_named():
 @pytest.mark.parametrize("change", [{"num_heads": 5}, {"num_blocks": 0}, {"num_frequencies": -1}])
 def test_impossible_sizes_are_refused(change):
     with pytest.raises(ValueError, match="operator: num"):
-        LRSA(dataclasses.replace(CONFIG, **change), 2, 3, 2, 4)
+        Operator(dataclasses.replace(CONFIG, **change), 2, 3, 2, 4)
 
 
 def test_devices_and_precisions(tmp_path):
@@ -217,7 +120,7 @@ def test_devices_and_precisions(tmp_path):
 
 
 def test_decoding_a_point_gives_what_encoding_gave():
-    model = make(dtype=torch.float64)
+    model = make_operator(dtype=torch.float64)
     points, inputs, scalars, mass = arguments(dtype=torch.float64)
     outputs, tokens = model.encode(points, inputs, scalars, mass)
     some = torch.tensor([3, 17, 44])

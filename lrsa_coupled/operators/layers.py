@@ -1,0 +1,62 @@
+"""Layers that several operators are made of.
+
+Shapes: B batch, N points, C width, H heads, D = C / H.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrsa_coupled.operators.attention import EPS, attend, normalise_heads
+
+
+class FeedForward(nn.Module):
+    """Norm, linear, GELU, linear, added to the argument."""
+
+    def __init__(self, width: int, ratio: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=EPS)
+        self.first = nn.Linear(width, ratio * width)
+        self.second = nn.Linear(ratio * width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(..., C)`` to ``(..., C)``."""
+        return features + self.second(F.gelu(self.first(self.norm(features))))
+
+
+class SelfAttention(nn.Module):
+    """Self-attention with QK norm, added to the argument."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.norm = nn.RMSNorm(width, eps=EPS)
+        self.projection = nn.Linear(width, 3 * width, bias=False)
+        self.gain_D = nn.Parameter(torch.ones(width // num_heads))
+        self.output = nn.Linear(width, width)
+
+    def forward(self, features_BNC: Tensor) -> Tensor:
+        """Map ``(B, N, C)`` to ``(B, N, C)``."""
+        queries, keys, values = split_heads(self.projection(self.norm(features_BNC)), 3, num_heads=self.num_heads)
+        mixed_BHND = attend(normalise_heads(queries) * self.gain_D, normalise_heads(keys), values_BHND=values)
+        return features_BNC + self.output(merge_heads(mixed_BHND))
+
+
+def split_heads(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
+    """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``."""
+    head_width = projected.shape[-1] // (parts * num_heads)
+    return projected.unflatten(-1, (parts, num_heads, head_width)).permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def split_normalised(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
+    """Split ``(B, N, parts C)`` into tensors ``(B, H, N, D)``, normalised in one pass in the order they lie in memory."""
+    head_width = projected.shape[-1] // (parts * num_heads)
+    normalised = normalise_heads(projected.unflatten(-1, (parts, num_heads, head_width)))
+    return normalised.permute(2, 0, 3, 1, 4).unbind(0)
+
+
+def merge_heads(heads_BHND: Tensor) -> Tensor:
+    """Return ``(B, H, N, D)`` as ``(B, N, C)``."""
+    return heads_BHND.transpose(1, 2).flatten(start_dim=2)

@@ -1,0 +1,169 @@
+"""The operator: coordinates, nodal inputs and scalars of a problem to its nodal outputs, physical units on both ends.
+
+Points may be any, of any number, in chunks and partitioned over ranks.
+
+Shapes: B batch, N points on this rank, C width, H heads, M latent tokens, D = C / H, d dimension of space, F nodal inputs, G scalars,
+K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.attention import EPS
+from lrsa_coupled.operators.chunks import over_chunks
+from lrsa_coupled.operators.embedding import Lift
+from lrsa_coupled.operators.lrsa import LRSABlock, Tokens
+from lrsa_coupled.operators.normalise import Normaliser
+from lrsa_coupled.operators.reducer import Reducer
+
+WEIGHT_STD = 0.02
+
+
+@final
+class Operator(nn.Module):
+    """Operator from (points, nodal inputs, scalars) to nodal outputs, physical units on both ends.
+
+    Args:
+        config: Sizes of the model.
+        dim: Dimension of space.
+        num_inputs: Nodal input values at a point.
+        num_scalars: Scalars of a problem.
+        num_outputs: Output values at a point.
+    Raises:
+        ValueError: If a size is not positive or the heads do not divide the width.
+    """
+
+    def __init__(self, config: OperatorConfig, dim: int, num_inputs: int, num_scalars: int, num_outputs: int) -> None:
+        super().__init__()
+        _check(config, dim, num_inputs=num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
+        self.config = config
+        self.dim, self.num_inputs, self.num_scalars, self.num_outputs = dim, num_inputs, num_scalars, num_outputs
+        self.normaliser = Normaliser(dim, num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
+        self.lift = Lift(
+            dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
+        )  # fmt: skip
+        self.blocks = nn.ModuleList(LRSABlock(config) for _ in range(config.num_blocks))
+        self.head_norm = nn.RMSNorm(config.width, eps=EPS)
+        self.head = nn.Linear(config.width, num_outputs)
+        self.initialise()
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw the weights from torch's generator: truncated normal 0.02, zero biases, orthogonal queries (nothing on ``meta``)."""
+        if self.head.weight.is_meta:
+            return
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, LRSABlock):
+                for queries_MD in module.down_queries_HMD:
+                    nn.init.orthogonal_(queries_MD)
+
+    def forward(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
+                reducer: Reducer | None = None, chunk_size: int = 0) -> Tensor:  # fmt: skip
+        """Predict the outputs at the points.
+
+        The blocks run in the precision of the caller's autocast; normalisation, lift and head in that of the weights (float32).
+        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the ranks' losses, each
+        rank holds its own part of those of the weights.
+
+        Args:
+            points_BNd: Coordinates of the points of this rank; N may be 0 with a reducer.
+            inputs_BNF: Nodal inputs.
+            scalars_BG: Scalars of the problems.
+            mass_BN: Lumped mass of the points, any unit; read only when ``config.mass_weighted``.
+            reducer: All-reduce over the ranks that share the point set.
+            chunk_size: Points worked on at a time, 0 for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk; with
+                gradients to ``(L + 3) B N C`` for L blocks, at the cost of a second forward pass.
+        Returns:
+            Outputs ``(B, N, K)`` in physical units.
+        Raises:
+            ValueError: If shapes do not fit the model or a mass is needed and missing.
+        """
+        return self.encode(points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=chunk_size)[0]
+
+    def encode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
+               reducer: Reducer | None = None, chunk_size: int = 0) -> tuple[Tensor, list[Tokens]]:  # fmt: skip
+        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``."""
+        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
+        ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
+        features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends)
+        bias_BN = self._log_mass(mass_BN, reducer)
+        all_tokens = []
+        for block in self.blocks:
+            features_BNC, tokens = block(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
+            all_tokens.append(tokens)
+        return over_chunks(self._outputs, [features_BNC], size=chunk_size, weights=ends), all_tokens
+
+    def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
+        """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
+
+        Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs again.
+
+        Args:
+            points_BNd: Coordinates of the further points.
+            inputs_BNF: Nodal inputs there.
+            scalars_BG: Scalars of the problems.
+            tokens: Tokens from ``encode``.
+        Returns:
+            Outputs ``(B, N, K)`` in physical units.
+        """
+        features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
+        for block, known in zip(self.blocks, tokens, strict=True):
+            features_BNC = block.decode(features_BNC, known)
+        return self._outputs(features_BNC)
+
+    def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
+        unit = self.normaliser
+        with torch.autocast(points_BNd.device.type, enabled=False):
+            return self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
+
+    def _outputs(self, features_BNC: Tensor) -> Tensor:
+        with torch.autocast(features_BNC.device.type, enabled=False):
+            return self.normaliser.physical_outputs(self.head(self.head_norm(features_BNC)))
+
+    def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
+        """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""
+        if mass_BN is None or not self.config.mass_weighted:
+            return None
+        bias_BN = torch.log(mass_BN)
+        if reducer is None:
+            bias_BN = bias_BN - bias_BN.mean(dim=1, keepdim=True)
+        return bias_BN.to(self.head.weight.dtype)
+
+    def _check_arguments(
+        self, points: Tensor, inputs: Tensor, *, scalars: Tensor, mass: Tensor | None, alone: bool
+    ) -> None:  # fmt: skip
+        batch, num_points = points.shape[:2]
+        expected = ((batch, num_points, self.dim), (batch, num_points, self.num_inputs), (batch, self.num_scalars))
+        for name, tensor, shape in zip(("points", "inputs", "scalars"), (points, inputs, scalars), expected, strict=True):
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
+        if mass is None and self.config.mass_weighted:
+            raise ValueError("this model is mass-weighted: it needs the lumped mass of the points")
+        if mass is not None and tuple(mass.shape) != (batch, num_points):
+            raise ValueError(f"mass: expected shape {(batch, num_points)}, got {tuple(mass.shape)}")
+        if num_points == 0 and alone:
+            raise ValueError("the operator needs at least one point")
+
+
+def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int) -> None:
+    positive = {
+        "width": config.width, "num_blocks": config.num_blocks, "num_heads": config.num_heads, "num_latents": config.num_latents,
+        "ffn_ratio": config.ffn_ratio, "the dimension of space": dim, "the number of outputs": num_outputs,
+    }  # fmt: skip
+    for name, value in positive.items():
+        if value < 1:
+            raise ValueError(f"operator: {name} must be at least 1, got {value}")
+    if min(config.num_frequencies, num_inputs, num_scalars) < 0:
+        raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
+    if config.width % config.num_heads != 0:
+        raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")

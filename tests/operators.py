@@ -1,0 +1,61 @@
+"""An operator and arguments for it, shared by the tests of its exactness."""
+
+from __future__ import annotations
+
+import torch
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.interfaces import Field
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.reducer import Reducer
+from lrsa_coupled.training.losses import field_columns, relative_l2, weighted_mean
+
+CONFIG = OperatorConfig(width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True)
+SIZES = {"num_inputs": 3, "num_scalars": 2, "num_outputs": 4}
+VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5)]
+FIELDS = field_columns((Field("u", 3, loss_weight=2.0), Field("p")), [1.0, 1.0, 1.0, 1.0])
+LIMITS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def make_operator(config: OperatorConfig = CONFIG, dim: int = 2, dtype: torch.dtype = torch.float32) -> Operator:
+    """Return an operator away from the symmetric start, where gains are one and biases zero."""
+    torch.manual_seed(0)
+    model = Operator(config, dim, SIZES["num_inputs"], SIZES["num_scalars"], SIZES["num_outputs"])
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return model.to(dtype)
+
+
+def arguments(batch: int = 2, points: int = 50, dim: int = 2, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+    """Return points, nodal inputs, scalars and masses."""
+    generator = torch.Generator().manual_seed(1)
+    draw = [torch.randn(*shape, generator=generator) for shape in ((batch, points, dim), (batch, points, 3), (batch, 2))]
+    mass = 0.1 + torch.rand(batch, points, generator=generator)
+    return tuple(tensor.to(dtype) for tensor in (*draw, mass))
+
+
+def relative(value: torch.Tensor, reference: torch.Tensor) -> float:
+    """Return the relative Euclidean distance."""
+    return ((value - reference).norm() / reference.norm()).item()
+
+
+def exact_outputs(points: torch.Tensor) -> torch.Tensor:
+    """Return some smooth field at the points."""
+    return torch.sin(3.0 * points[..., :1] + torch.arange(4.0, dtype=points.dtype))
+
+
+def gradients(model: Operator, outputs: torch.Tensor, exact: torch.Tensor, *, mass: torch.Tensor, reducer: Reducer | None = None,
+              ranks: int = 1) -> dict[str, torch.Tensor]:  # fmt: skip
+    """Return this rank's part of the gradients of the training loss, by name."""
+    errors = relative_l2(outputs, exact, mass_BN=mass, free_BNK=torch.ones_like(exact), fields=FIELDS, reducer=reducer)
+    model.zero_grad()
+    (weighted_mean(errors, FIELDS) / ranks).backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters()}
+
+
+def assert_equal_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], *, limit: float) -> None:
+    """Compare gradients by the size of the largest."""
+    scale = max(gradient.norm().item() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm().item() < limit * scale, name
