@@ -55,8 +55,13 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OperatorConfig:
-    """LRSA model: see ``operators/lrsa.py`` for the symbols."""
+    """Operator: ``lrsa`` (``operators/lrsa.py`` has the symbols) or one of its rivals, which read the sizes that they have.
 
+    ``num_modes`` is for ``fno``. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
+    the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false`` leaves out that norm.
+    """
+
+    kind: Literal["lrsa", "flare", "transolver", "full", "fno"] = "lrsa"
     width: int = 64
     num_blocks: int = 4
     num_heads: int = 4
@@ -64,6 +69,10 @@ class OperatorConfig:
     ffn_ratio: int = 1
     num_frequencies: int = 0
     mass_weighted: bool = False
+    num_modes: int = 12
+    tied: bool = False
+    latent_attention: bool = True
+    qk_norm: bool = True
 
 
 @dataclass(frozen=True)
@@ -170,14 +179,6 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
             value = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
             changes[key] = {**current, **value} if isinstance(current, dict) else value
     return dataclasses.replace(config, **changes)
-
-
-def from_dict[T](kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
-    """Build a configuration dataclass from a mapping that must give every key, as ``to_dict`` does."""
-    missing = sorted({f.name for f in dataclasses.fields(kind)} - set(values))
-    if missing:
-        raise ValueError(f"{where}: missing key '{missing[0]}'")
-    return update(kind(), values, where=where)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from lrsa_coupled.training.losses import field_columns, relative_l2, weighted_me
 
 CONFIG = OperatorConfig(width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True)
 SIZES = {"num_inputs": 3, "num_scalars": 2, "num_outputs": 4}
-VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5)]
+REDUCED = OperatorConfig(width=24, num_blocks=1, num_heads=3, num_latents=6, tied=True, latent_attention=False, qk_norm=False)
+VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5), REDUCED]
 FIELDS = field_columns((Field("u", 3, loss_weight=2.0), Field("p")), [1.0, 1.0, 1.0, 1.0])
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-12}
 

@@ -28,7 +28,7 @@ from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import ModelCard, load
-from lrsa_coupled.training.precision import autocast, choose_device
+from lrsa_coupled.operators.precision import autocast, choose_device
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
@@ -54,7 +55,7 @@ def pool_partially(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tenso
         Sums of ``exp(score - peak)`` times (values, 1), and the peak, the largest score: ``(B, 1, H, M, D + 2)``.
     """
     dtype = torch.promote_types(values_BHND.dtype, torch.float32)
-    with torch.autocast(values_BHND.device.type, enabled=False):
+    with in_full_precision(values_BHND.device):
         queries_HMD = queries_HMD.to(dtype) * queries_HMD.shape[-1] ** -0.5
         scores_BHMN = torch.matmul(queries_HMD, keys_BHND.to(dtype).transpose(-1, -2))
         if bias_BN is not None:

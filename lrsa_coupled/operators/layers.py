@@ -12,12 +12,23 @@ from torch import Tensor, nn
 from lrsa_coupled.operators.attention import EPS, attend, normalise_heads
 
 
+class RMSNorm(nn.RMSNorm):
+    """RMS norm with the gain in the type of the argument, without which torch has no fused kernel for bfloat16."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=EPS)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(..., C)`` to ``(..., C)``."""
+        return F.rms_norm(features, self.normalized_shape, self.weight.to(features.dtype), self.eps)
+
+
 class FeedForward(nn.Module):
     """Norm, linear, GELU, linear, added to the argument."""
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(width, eps=EPS)
+        self.norm = RMSNorm(width)
         self.first = nn.Linear(width, ratio * width)
         self.second = nn.Linear(ratio * width, width)
 
@@ -27,12 +38,13 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention with QK norm, added to the argument."""
+    """Self-attention, added to the argument."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm = nn.RMSNorm(width, eps=EPS)
+        self.normalise = normalise_heads if qk_norm else nn.Identity()
+        self.norm = RMSNorm(width)
         self.projection = nn.Linear(width, 3 * width, bias=False)
         self.gain_D = nn.Parameter(torch.ones(width // num_heads))
         self.output = nn.Linear(width, width)
@@ -40,7 +52,7 @@ class SelfAttention(nn.Module):
     def forward(self, features_BNC: Tensor) -> Tensor:
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
         queries, keys, values = split_heads(self.projection(self.norm(features_BNC)), 3, num_heads=self.num_heads)
-        mixed_BHND = attend(normalise_heads(queries) * self.gain_D, normalise_heads(keys), values_BHND=values)
+        mixed_BHND = attend(self.normalise(queries) * self.gain_D, self.normalise(keys), values_BHND=values)
         return features_BNC + self.output(merge_heads(mixed_BHND))
 
 
@@ -50,8 +62,10 @@ def split_heads(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tenso
     return projected.unflatten(-1, (parts, num_heads, head_width)).permute(2, 0, 3, 1, 4).unbind(0)
 
 
-def split_normalised(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
+def split_normalised(projected: Tensor, parts: int, *, num_heads: int, qk_norm: bool = True) -> tuple[Tensor, ...]:
     """Split ``(B, N, parts C)`` into tensors ``(B, H, N, D)``, normalised in one pass in the order they lie in memory."""
+    if not qk_norm:
+        return split_heads(projected, parts, num_heads=num_heads)
     head_width = projected.shape[-1] // (parts * num_heads)
     normalised = normalise_heads(projected.unflatten(-1, (parts, num_heads, head_width)))
     return normalised.permute(2, 0, 3, 1, 4).unbind(0)

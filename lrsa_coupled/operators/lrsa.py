@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.attention import EPS, attend, merge, normalise_heads, pool, pool_partially
+from lrsa_coupled.operators.attention import attend, merge, normalise_heads, pool, pool_partially
 from lrsa_coupled.operators.chunks import over_chunks
-from lrsa_coupled.operators.layers import FeedForward, SelfAttention, merge_heads, split_heads, split_normalised
+from lrsa_coupled.operators.layers import FeedForward, RMSNorm, SelfAttention, merge_heads, split_heads, split_normalised
 from lrsa_coupled.operators.reducer import Reducer
 
 Tokens = tuple[Tensor, Tensor]
@@ -33,19 +33,22 @@ class LRSABlock(nn.Module):
 
     def __init__(self, config: OperatorConfig) -> None:
         super().__init__()
-        width, num_heads = config.width, config.num_heads
-        self.num_heads = num_heads
-        self.point_norm = nn.RMSNorm(width, eps=EPS)
-        self.point_projection = nn.Linear(width, 3 * width, bias=False)
-        self.down_queries_HMD = nn.Parameter(torch.empty(num_heads, config.num_latents, width // num_heads))
-        self.down_gain_D = nn.Parameter(torch.ones(width // num_heads))
+        width, num_heads, head_width = config.width, config.num_heads, config.width // config.num_heads
+        self.num_heads, self.tied, self.qk_norm = num_heads, config.tied, config.qk_norm
+        self.parts = ("keys", "values") if config.tied else ("keys", "queries", "values")
+        self.point_norm = RMSNorm(width)
+        self.point_projection = nn.Linear(width, len(self.parts) * width, bias=False)
+        self.down_queries_HMD = nn.Parameter(torch.empty(num_heads, config.num_latents, head_width))
+        self.down_gain_D = nn.Parameter(torch.ones(head_width))
         self.down_output = nn.Linear(width, width)
         self.first_ffn = FeedForward(width, config.ffn_ratio)
-        self.latent_attention = SelfAttention(width, num_heads)
+        # The network in place of the attention has as many weights.
+        mixing = SelfAttention(width, num_heads, qk_norm=config.qk_norm) if config.latent_attention else FeedForward(width, 2)
+        self.latent_attention = mixing
         self.second_ffn = FeedForward(width, config.ffn_ratio)
-        self.up_norm = nn.RMSNorm(width, eps=EPS)
-        self.up_projection = nn.Linear(width, 2 * width, bias=False)
-        self.up_gain_D = nn.Parameter(torch.ones(width // num_heads))
+        self.up_norm = RMSNorm(width)
+        self.up_projection = nn.Linear(width, (1 if config.tied else 2) * width, bias=False)
+        self.up_gain_D = None if config.tied else nn.Parameter(torch.ones(head_width))
         self.up_output = nn.Linear(width, width)
         self.point_ffn = FeedForward(width, config.ffn_ratio)
 
@@ -74,39 +77,49 @@ class LRSABlock(nn.Module):
         return self._expand(features_BNC, *tokens)
 
     def _expand(self, features_BNC: Tensor, *tokens: Tensor) -> Tensor:
-        (queries_BHND,) = split_normalised(self._projected(features_BNC, "queries"), 1, num_heads=self.num_heads)
-        return self._reconstruct(features_BNC, queries_BHND, tokens)
+        projected = self._projected(features_BNC, "keys" if self.tied else "queries")
+        return self._reconstruct(features_BNC, self._split(projected, 1)[0], tokens)
 
     def _forward_whole(self, features_BNC: Tensor, bias_BN: Tensor | None) -> tuple[Tensor, Tokens]:
         """Map all features at once, with one projection."""
-        width = features_BNC.shape[-1]
+        width, parts = features_BNC.shape[-1], len(self.parts) - 1
         projected = self.point_projection(self.point_norm(features_BNC))
-        keys_and_queries, values = projected.split((2 * width, width), dim=-1)
+        scored, values = projected.split((parts * width, width), dim=-1)
         (values_BHND,) = split_heads(values, 1, num_heads=self.num_heads)
-        keys_BHND, queries_BHND = split_normalised(keys_and_queries, 2, num_heads=self.num_heads)
-        tokens = self._mix(pool(self._queries(), keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN))
-        return self._reconstruct(features_BNC, queries_BHND, tokens), tokens
+        heads = self._split(scored, parts)
+        tokens = self._mix(pool(self._queries(), heads[0], values_BHND=values_BHND, bias_BN=bias_BN))
+        return self._reconstruct(features_BNC, heads[-1], tokens), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
-        (keys_BHND,) = split_normalised(self._projected(features_BNC, "keys"), 1, num_heads=self.num_heads)
+        (keys_BHND,) = self._split(self._projected(features_BNC, "keys"), 1)
         (values_BHND,) = split_heads(self._projected(features_BNC, "values"), 1, num_heads=self.num_heads)
         return pool_partially(self._queries(), keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN)
 
     def _queries(self) -> Tensor:
-        return normalise_heads(self.down_queries_HMD) * self.down_gain_D
+        return self._normalised(self.down_queries_HMD) * self.down_gain_D
+
+    def _normalised(self, heads: Tensor) -> Tensor:
+        return normalise_heads(heads) if self.qk_norm else heads
+
+    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return split_normalised(projected, parts, num_heads=self.num_heads, qk_norm=self.qk_norm)
 
     def _projected(self, features_BNC: Tensor, part: str) -> Tensor:
-        """Apply one of the three projections that share a matrix."""
+        """Apply one of the projections that share a matrix."""
         width = features_BNC.shape[-1]
-        start = ("keys", "queries", "values").index(part) * width
+        start = self.parts.index(part) * width
         return F.linear(self.point_norm(features_BNC), self.point_projection.weight[start : start + width])
 
     def _mix(self, pooled_BHMD: Tensor) -> Tokens:
         """Let the latent tokens interact; return what the points need of them."""
         latents_BMC = self.down_output(merge_heads(pooled_BHMD))
         latents_BMC = self.second_ffn(self.latent_attention(self.first_ffn(latents_BMC)))
-        up_keys_BHMD, up_values_BHMD = split_heads(self.up_projection(self.up_norm(latents_BMC)), 2, num_heads=self.num_heads)
-        return normalise_heads(up_keys_BHMD) * self.up_gain_D, up_values_BHMD
+        projected = self.up_projection(self.up_norm(latents_BMC))
+        if self.up_gain_D is None:
+            queries_HMD = self._queries().to(projected.dtype)
+            return queries_HMD.expand(len(projected), -1, -1, -1), split_heads(projected, 1, num_heads=self.num_heads)[0]
+        up_keys_BHMD, up_values_BHMD = split_heads(projected, 2, num_heads=self.num_heads)
+        return self._normalised(up_keys_BHMD) * self.up_gain_D, up_values_BHMD
 
     def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...]) -> Tensor:
         keys_BHMD, values_BHMD = tokens

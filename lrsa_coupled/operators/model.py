@@ -15,14 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.attention import EPS
 from lrsa_coupled.operators.chunks import over_chunks
 from lrsa_coupled.operators.embedding import Lift
+from lrsa_coupled.operators.flare import FLAREBlock
+from lrsa_coupled.operators.fno import FNOBlock
+from lrsa_coupled.operators.full import FullAttentionBlock
+from lrsa_coupled.operators.grid import find_grid
+from lrsa_coupled.operators.layers import RMSNorm
 from lrsa_coupled.operators.lrsa import LRSABlock, Tokens
 from lrsa_coupled.operators.normalise import Normaliser
+from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
+from lrsa_coupled.operators.transolver import TransolverBlock
 
 WEIGHT_STD = 0.02
+BLOCKS = {"lrsa": LRSABlock, "flare": FLAREBlock, "transolver": TransolverBlock, "full": FullAttentionBlock, "fno": FNOBlock}
 
 
 @final
@@ -30,7 +37,7 @@ class Operator(nn.Module):
     """Operator from (points, nodal inputs, scalars) to nodal outputs, physical units on both ends.
 
     Args:
-        config: Sizes of the model.
+        config: Kind and sizes.
         dim: Dimension of space.
         num_inputs: Nodal input values at a point.
         num_scalars: Scalars of a problem.
@@ -48,8 +55,8 @@ class Operator(nn.Module):
         self.lift = Lift(
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
         )  # fmt: skip
-        self.blocks = nn.ModuleList(LRSABlock(config) for _ in range(config.num_blocks))
-        self.head_norm = nn.RMSNorm(config.width, eps=EPS)
+        self.blocks = nn.ModuleList(BLOCKS[config.kind](config) for _ in range(config.num_blocks))
+        self.head_norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
         self.initialise()
 
@@ -63,8 +70,11 @@ class Operator(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, LRSABlock):
-                for queries_MD in module.down_queries_HMD:
+            elif isinstance(module, FNOBlock):
+                module.initialise()
+        for name, weight in self.named_parameters():
+            if name.endswith("queries_HMD"):
+                for queries_MD in weight:
                     nn.init.orthogonal_(queries_MD)
 
     def forward(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
@@ -92,8 +102,12 @@ class Operator(nn.Module):
 
     def encode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
                reducer: Reducer | None = None, chunk_size: int = 0) -> tuple[Tensor, list[Tokens]]:  # fmt: skip
-        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``."""
+        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``; the rivals of LRSA have none."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
+        if self.config.kind != "lrsa":
+            if reducer is not None or chunk_size > 0:
+                raise ValueError(f"operator: {self.config.kind} needs all points on one rank, in one piece; lrsa does not")
+            return self._outputs(self._through_blocks(self._lifted(points_BNd, inputs_BNF, scalars_BG), points_BNd)), []
         ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends)
         bias_BN = self._log_mass(mass_BN, reducer)
@@ -116,18 +130,28 @@ class Operator(nn.Module):
         Returns:
             Outputs ``(B, N, K)`` in physical units.
         """
+        if self.config.kind != "lrsa":
+            raise ValueError(f"operator: {self.config.kind} has no tokens to decode from; evaluate it at all points (guess.evaluate_at=nodes)")
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block, known in zip(self.blocks, tokens, strict=True):
             features_BNC = block.decode(features_BNC, known)
         return self._outputs(features_BNC)
 
+    def _through_blocks(self, features_BNC: Tensor, points_BNd: Tensor) -> Tensor:
+        """Apply the blocks of a rival, ``fno`` in the order of the grid."""
+        grid = find_grid(points_BNd) if self.config.kind == "fno" else None
+        features_BNC = features_BNC if grid is None else grid.into(features_BNC)
+        for block in self.blocks:
+            features_BNC = block(features_BNC, None if grid is None else grid.shape)
+        return features_BNC if grid is None else grid.back(features_BNC)
+
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
         unit = self.normaliser
-        with torch.autocast(points_BNd.device.type, enabled=False):
+        with in_full_precision(points_BNd.device):
             return self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
 
     def _outputs(self, features_BNC: Tensor) -> Tensor:
-        with torch.autocast(features_BNC.device.type, enabled=False):
+        with in_full_precision(features_BNC.device):
             return self.normaliser.physical_outputs(self.head(self.head_norm(features_BNC)))
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
@@ -158,12 +182,14 @@ class Operator(nn.Module):
 def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int) -> None:
     positive = {
         "width": config.width, "num_blocks": config.num_blocks, "num_heads": config.num_heads, "num_latents": config.num_latents,
-        "ffn_ratio": config.ffn_ratio, "the dimension of space": dim, "the number of outputs": num_outputs,
+        "ffn_ratio": config.ffn_ratio, "num_modes": config.num_modes, "the dimension of space": dim, "the number of outputs": num_outputs,
     }  # fmt: skip
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
     if min(config.num_frequencies, num_inputs, num_scalars) < 0:
         raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
+    if config.mass_weighted and config.kind != "lrsa":
+        raise ValueError(f"operator: mass_weighted is for lrsa, not for {config.kind}")
     if config.width % config.num_heads != 0:
         raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")

@@ -41,7 +41,10 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output."""
+    """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output.
+
+    A setting that the card does not hold is from after its release and has its default, which must leave such a model as it was.
+    """
 
     case: str
     dim: int
@@ -54,6 +57,12 @@ class ModelCard:
     data: DataInfo
     errors: dict[str, float]
     version: int = VERSION
+
+
+def parameter_count(operator: OperatorConfig, description: Description | ModelCard) -> int:
+    """Return the number of trained values of an operator."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in make_model(operator, description).parameters())
 
 
 def make_model(operator: OperatorConfig, description: Description | ModelCard) -> Operator:
@@ -160,8 +169,8 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
             scalars=tuple(str(name) for name in content["scalars"]),
             outputs=fields_from(content["outputs"]),
             resolution=int(content["resolution"]),
-            operator=configuration.from_dict(OperatorConfig, content["operator"], where=str(path)),
-            training=configuration.from_dict(TrainingConfig, content["training"], where=str(path)),
+            operator=configuration.update(OperatorConfig(), content["operator"], where=str(path)),
+            training=configuration.update(TrainingConfig(), content["training"], where=str(path)),
             data=DataInfo(samples=int(content["data"]["samples"]), seed=int(content["data"]["seed"])),
             errors={str(name): float(value) for name, value in content["errors"].items()},
         )

@@ -21,7 +21,7 @@ from lrsa_coupled.logs import progress
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
 from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_l2
-from lrsa_coupled.training.precision import autocast, choose_device
+from lrsa_coupled.operators.precision import autocast, choose_device
 
 VALIDATION_POINTS = 2048
 

@@ -27,14 +27,13 @@ from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.logs import progress as progress_bar
-from lrsa_coupled.operators.counts import parameter_count
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward, predict, validate
 from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2, weighted_mean
 from lrsa_coupled.training.optimiser import learning_rate, make_optimisers, set_learning_rate
-from lrsa_coupled.training.precision import choose_device, cpu_has_bf16
+from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 
 LOGGER = logging.getLogger(__name__)
@@ -244,13 +243,7 @@ def _summary(config: Config, about: Description, *, progress: Progress, num_samp
         "epochs": progress.epoch,
         "train_samples": len(train_samples),
         "valid_samples": len(valid_samples),
-        "parameters": parameter_count(
-            config.operator,
-            about.dim,
-            num_inputs=about.num_inputs,
-            num_scalars=len(about.scalars),
-            num_outputs=about.num_outputs,
-        ),
+        "parameters": checkpoint.parameter_count(config.operator, about),
         "best_epoch": progress.best_epoch,
         "best_error": progress.best_error,
         "errors": progress.best_errors,

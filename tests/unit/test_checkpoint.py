@@ -142,6 +142,16 @@ def test_a_card_that_makes_no_sense_is_a_value_error(folder, changes):
         checkpoint.load(folder)
 
 
+def test_a_card_of_an_earlier_release_lacks_later_settings(folder):
+    model, card = checkpoint.load(folder)
+    earlier = {key: value for key, value in dataclasses.asdict(card.operator).items() if key not in ("kind", "tied")}
+    rewrite(folder, operator=earlier, training={})
+    again, found = checkpoint.load(folder)
+    assert found.operator == card.operator and found.training == type(card.training)()
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert checkpoint.parameter_count(card.operator, card) == sum(weight.numel() for weight in model.parameters())
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"card": {}, "sha256": 1}', "[" * 100000, "1" * 10000, "nul"])
 def test_another_json_file_is_a_value_error(folder, text):
     (folder / CARD).write_text(text, encoding="utf-8")

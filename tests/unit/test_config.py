@@ -54,12 +54,6 @@ def test_bad_files(tmp_path: Path) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     config = load(Config(case="cavity"), assignments=["guess.max_ratio=3", "generate.seed=4"])
     assert update(Config(), to_dict(config), where="test") == config
-    assert configuration.from_dict(Config, to_dict(config), where="test") == config
     configuration.save(config, tmp_path)
     assert load(Config(), files=[]) == Config()
     assert (tmp_path / "config.json").read_text().startswith("{")
-
-
-def test_missing_key() -> None:
-    with pytest.raises(ValueError, match="missing key 'bench'"):
-        configuration.from_dict(Config, {k: v for k, v in to_dict(Config()).items() if k != "bench"}, where="test")

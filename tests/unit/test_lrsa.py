@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from lrsa_coupled.operators.counts import flop_count, parameter_count
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.normalise import Normaliser
-from lrsa_coupled.training.precision import autocast, choose_device, cpu_has_bf16
+from lrsa_coupled.operators.precision import autocast, choose_device, cpu_has_bf16
 from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
 
 @pytest.mark.parametrize("config", VARIANTS)

@@ -16,7 +16,7 @@ import torch.multiprocessing as mp
 
 from lrsa_coupled.operators.reducer import TorchReducer
 from lrsa_coupled.training.losses import relative_h1
-from lrsa_coupled.training.precision import autocast
+from lrsa_coupled.operators.precision import autocast
 from tests.operators import CONFIG, FIELDS, LIMITS, VARIANTS, arguments, assert_equal_gradients, exact_outputs, gradients, make_operator, relative
 
 PARTITIONS = {1: [50], 2: [20, 30], 3: [1, 0, 49], 7: [9, 0, 1, 14, 3, 23, 0]}

@@ -1,4 +1,15 @@
-"""Devices and floating-point formats; the only file that names bfloat16."""
+"""Devices and floating-point formats; the only file that names bfloat16.
+
+With ``bf16`` the blocks run under autocast: matrix products and attention in bfloat16, accumulated in float32. What stays in float32, by
+``in_full_precision`` or by its type, and why:
+
+* master weights, optimiser states and averages: an update is smaller than the spacing of bfloat16 (2^-8) around a weight;
+* coordinates, their sinusoids and the lift: neighbours on a fine mesh have the same bfloat16 coordinates;
+* the stream of features that the blocks add to: sums of many small terms would lose them;
+* the head, the return to physical units, the loss: errors of 1e-3 are measured there;
+* sums of exponentials over the points in chunks and over ranks: their number is not bounded;
+* FFTs: there are none in bfloat16.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +47,11 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return the context of what stays out of bfloat16, for the reasons above."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -1,0 +1,62 @@
+"""FLARE: learned queries gather the points into latent tokens and the same scores spread the tokens back, with no processing between.
+
+Shapes: B batch, N points, C width, H heads, M latent tokens, D = C / H.
+
+Source: Puri et al. (2025), FLARE: fast low-rank attention routing engine, arXiv 2508.12594.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.layers import merge_heads, split_heads
+
+DEPTH = 3
+"""Residual layers of the networks for keys, for values and at the points, as in the source."""
+
+
+class ResidualMLP(nn.Module):
+    """Linear, ``DEPTH`` residual layers with GELU, linear; the ends are residual too."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(DEPTH))
+        self.last = nn.Linear(width, width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(..., C)`` to ``(..., C)``."""
+        features = features + F.gelu(self.first(features))
+        for layer in self.layers:
+            features = features + F.gelu(layer(features))
+        return features + self.last(features)
+
+
+@final
+class FLAREBlock(nn.Module):
+    """One FLARE block: ``x + FLARE(norm x)``, then ``x + MLP(norm x)``."""
+
+    def __init__(self, config: OperatorConfig) -> None:
+        super().__init__()
+        width, self.num_heads = config.width, config.num_heads
+        self.norm = nn.LayerNorm(width)
+        self.keys, self.values = ResidualMLP(width), ResidualMLP(width)
+        self.queries_HMD = nn.Parameter(torch.empty(config.num_heads, config.num_latents, width // config.num_heads))
+        self.output = nn.Linear(width, width)
+        self.ffn_norm, self.ffn = nn.LayerNorm(width), ResidualMLP(width)
+
+    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Map features to features ``(B, N, C)``; ``shape`` is not used."""
+        normalised_BNC = self.norm(features_BNC)
+        (keys_BHND,) = split_heads(self.keys(normalised_BNC), 1, num_heads=self.num_heads)
+        (values_BHND,) = split_heads(self.values(normalised_BNC), 1, num_heads=self.num_heads)
+        queries_BHMD = self.queries_HMD.to(keys_BHND.dtype).expand(len(features_BNC), -1, -1, -1)
+        tokens_BHMD = F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, scale=1.0)
+        spread_BHND = F.scaled_dot_product_attention(keys_BHND, queries_BHMD, tokens_BHMD, scale=1.0)
+        features_BNC = features_BNC + self.output(merge_heads(spread_BHND))
+        return features_BNC + self.ffn(self.ffn_norm(features_BNC))

@@ -1,0 +1,50 @@
+"""Transolver: points are weighed into slices, attention runs between the slices, the same weights bring them back.
+
+Shapes: B batch, N points, C width, H heads, M slices, D = C / H.
+
+Source: Wu, Luo, Wang, Wang, Long (2024), Transolver: a fast Transformer solver for PDEs on general geometries, arXiv 2402.02366,
+equations (1) to (4), for unstructured points.
+"""
+
+from __future__ import annotations
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.layers import merge_heads, split_heads
+
+TEMPERATURE = 0.5
+SMALL = 1e-5
+
+
+@final
+class TransolverBlock(nn.Module):
+    """One Transolver block: ``x + PhysicsAttention(norm x)``, then ``x + MLP(norm x)``; the heads share the weights of the slices."""
+
+    def __init__(self, config: OperatorConfig) -> None:
+        super().__init__()
+        width, self.num_heads = config.width, config.num_heads
+        head_width = width // config.num_heads
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, 2 * width)
+        self.slices = nn.Linear(head_width, config.num_latents)
+        self.temperature_H11 = nn.Parameter(torch.full((config.num_heads, 1, 1), TEMPERATURE))
+        self.token_projection = nn.Linear(head_width, 3 * head_width, bias=False)
+        self.output = nn.Linear(width, width)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.first = nn.Linear(width, config.ffn_ratio * width)
+        self.second = nn.Linear(config.ffn_ratio * width, width)
+
+    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Map features to features ``(B, N, C)``; ``shape`` is not used."""
+        to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
+        weights_BHNM = torch.softmax(self.slices(to_slices_BHND) / self.temperature_H11, dim=-1)
+        total_BHM1 = weights_BHNM.sum(dim=2).unsqueeze(-1)
+        tokens_BHMD = weights_BHNM.transpose(-1, -2) @ values_BHND / (total_BHM1 + SMALL)
+        mixed_BHMD = F.scaled_dot_product_attention(*self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1))
+        features_BNC = features_BNC + self.output(merge_heads(weights_BHNM @ mixed_BHMD))
+        return features_BNC + self.second(F.gelu(self.first(self.ffn_norm(features_BNC))))

@@ -1,0 +1,137 @@
+"""The rivals of LRSA against their formulas written out, and what they refuse."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.fno import PADDING, FNOBlock
+from lrsa_coupled.operators.grid import find_grid
+from lrsa_coupled.operators.model import BLOCKS
+from lrsa_coupled.operators.reducer import TorchReducer
+from tests.operators import arguments, make_operator, relative
+
+SMALL = OperatorConfig(width=12, num_blocks=2, num_heads=3, num_latents=5, num_modes=2)
+RIVALS = [kind for kind in BLOCKS if kind != "lrsa"]
+EXACT = 1e-12
+
+
+def config(kind):
+    return dataclasses.replace(SMALL, kind=kind)
+
+
+def grid_points(batch=2, sizes=(7, 5)):
+    axes = [torch.linspace(-1.0, 2.0, sizes[0], dtype=torch.float64), torch.linspace(0.0, 0.5, sizes[1], dtype=torch.float64)]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 2).expand(batch, -1, -1)
+
+
+def block_and_features(kind, points=20):
+    model = make_operator(config(kind), dtype=torch.float64)
+    return model.blocks[0], torch.randn(2, points, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+
+def heads(tensor):
+    return tensor.unflatten(-1, (SMALL.num_heads, -1)).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_a_permutation_of_the_points_permutes_the_outputs(kind):
+    model, points = make_operator(config(kind), dtype=torch.float64), grid_points()
+    _, inputs, scalars, _ = arguments(points=points.shape[1], dtype=torch.float64)
+    order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(2))
+    outputs = model(points, inputs, scalars)
+    assert outputs.std() > 1e-3
+    assert relative(model(points[:, order], inputs[:, order], scalars), outputs[:, order]) < EXACT
+    model.zero_grad()
+    outputs.square().sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad is not None and weight.grad.abs().max() > 0, name
+
+
+def test_transolver_is_its_formula():
+    block, features = block_and_features("transolver")
+    with torch.no_grad():
+        to_slices, values = (heads(part) for part in block.projection(block.norm(features)).chunk(2, dim=-1))
+        weights = torch.exp(block.slices(to_slices) / block.temperature_H11)
+        weights = weights / weights.sum(dim=-1, keepdim=True)
+        tokens = torch.einsum("bhnm,bhnd->bhmd", weights, values) / (torch.einsum("bhnm->bhm", weights)[..., None] + 1e-5)
+        queries, keys, token_values = block.token_projection(tokens).chunk(3, dim=-1)
+        mixed = torch.softmax(queries @ keys.mT / queries.shape[-1] ** 0.5, dim=-1) @ token_values
+        spread = torch.einsum("bhnm,bhmd->bnhd", weights, mixed).flatten(2)
+        expected = features + block.output(spread)
+        expected = expected + block.second(F.gelu(block.first(block.ffn_norm(expected))))
+        assert relative(block(features), expected) < EXACT
+
+
+def test_flare_is_a_product_of_two_stochastic_matrices():
+    block, features = block_and_features("flare")
+    with torch.no_grad():
+        normalised = block.norm(features)
+        keys, values = heads(block.keys(normalised)), heads(block.values(normalised))
+        scores = keys @ block.queries_HMD.mT
+        mixing = torch.softmax(scores, dim=-1) @ torch.softmax(scores.mT, dim=-1)
+        expected = features + block.output((mixing @ values).transpose(1, 2).flatten(2))
+        assert relative(block(features), expected + block.ffn(block.ffn_norm(expected))) < EXACT
+        assert torch.allclose(mixing.sum(dim=-1), torch.ones_like(mixing[..., 0]))
+
+
+def test_fno_keeps_the_low_modes_of_a_transform_written_out():
+    block, (nx, ny), low = FNOBlock(config("fno")).double(), (7, 5), SMALL.num_modes
+    block.initialise()
+    features = torch.randn(1, nx * ny, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    px, py = nx + 1, ny + 1
+    assert px >= nx * (1 + PADDING) and py >= ny * (1 + PADDING)
+    waves = {n: torch.exp(-2j * torch.pi * torch.outer(torch.arange(n), torch.arange(n)).double() / n) for n in (px, py)}
+    with torch.no_grad():
+        padded = F.pad(features.view(nx, ny, -1), (0, 0, 0, py - ny, 0, px - nx)).to(torch.complex128)
+        modes = torch.einsum("kx,ly,xyi->kli", waves[px], waves[py], padded)
+        result = torch.zeros_like(modes)
+        weights = torch.view_as_complex(block.spectral_2CCmm2)
+        for row in range(-low, low):
+            for column in range(low):
+                matrix = weights[0, :, :, row, column] if row >= 0 else weights[1, :, :, low + row, column]
+                result[row, column] = modes[row, column] @ matrix
+                if column > 0:  # a real field: opposite wave vectors are conjugate
+                    result[-row, -column] = result[row, column].conj()
+        result[:, 0] = 0.5 * (result[:, 0] + result[torch.arange(px).neg() % px, 0].conj())  # as the inverse of real fields does
+        field = torch.einsum("kx,ly,kli->xyi", waves[px].conj(), waves[py].conj(), result).real / (px * py)
+        expected = F.gelu(block.pointwise(features) + field[:nx, :ny].reshape(1, nx * ny, -1))
+        assert relative(block(features, (nx, ny)), expected) < 1e-10
+
+
+def test_a_grid_is_found_in_any_order():
+    points = grid_points(batch=1, sizes=(6, 4))
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    grid = find_grid(points[:, order])
+    assert grid.shape == (6, 4)
+    assert torch.equal(grid.into(points[:, order]), points)
+    assert torch.equal(grid.back(points), points[:, order])
+
+
+def test_points_that_are_no_grid_are_refused():
+    points = grid_points()
+    with pytest.raises(ValueError, match="do not fill a grid of 7 x 5: train with training.num_points=0"):
+        find_grid(points[:, :-1])
+    with pytest.raises(ValueError, match="no uniform grid"):
+        find_grid(points**3)
+    moved = points.clone()
+    moved[1, 3] += 0.01
+    with pytest.raises(ValueError, match="do not share one grid"):
+        find_grid(moved)
+    _, inputs, scalars, _ = arguments(points=12, dtype=torch.float64)
+    with pytest.raises(ValueError, match="fno needs a grid of two axes of at least 4 points"):
+        make_operator(config("fno"), dtype=torch.float64)(grid_points(sizes=(4, 3)), inputs, scalars)
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_rivals_refuse_what_only_lrsa_does(kind):
+    model, (points, inputs, scalars, mass) = make_operator(config(kind)), arguments()
+    for options in ({"reducer": TorchReducer()}, {"chunk_size": 10}):
+        with pytest.raises(ValueError, match=f"{kind} needs all points on one rank, in one piece"):
+            model(points, inputs, scalars, mass, **options)
+    with pytest.raises(ValueError, match=f"{kind} has no tokens"):
+        model.decode(points, inputs, scalars, [])
+    with pytest.raises(ValueError, match=f"mass_weighted is for lrsa, not for {kind}"):
+        make_operator(dataclasses.replace(config(kind), mass_weighted=True))
