@@ -77,15 +77,20 @@ class OperatorConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Training; ``num_points`` is the size of the random point subset of a sample, 0 for all points.
+    """Training; ``num_points`` is the size of the random point subset of a sample, 0 for all points of every sample.
 
-    ``valid_fraction`` is the share of the samples kept for validation. ``gradient_weight`` weighs the relative H1 seminorm of the error
-    in the loss. ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest; ``compile`` needs
-    a C++ compiler on a CPU.
+    ``batch_size`` counts the samples of an optimiser step over all ranks; a rank works on ``micro_batch_size`` of its share at a time (0:
+    on all) and adds up the gradients. With ``num_points=0`` samples of different sizes are worked on one after the other, without padding.
+    ``valid_fraction`` is the share of the samples kept for validation; the run ends early after ``patience`` validations without a better
+    error (0: never). ``gradient_weight`` weighs the relative H1 seminorm of the error in the loss. ``optimizer=muon`` uses Muon (Jordan et
+    al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step of an average of the weights, which is
+    then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU. ``save_every``: time between states to resume
+    from [s].
     """
 
     epochs: int = 100
     batch_size: int = 8
+    micro_batch_size: int = 0
     num_points: int = 768
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
@@ -93,12 +98,16 @@ class TrainingConfig:
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     gradient_clip: float = 1.0
     gradient_weight: float = 0.0
+    ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
     valid_fraction: float = 0.05
     validate_every: int = 5
+    patience: int = 0
+    save_every: float = 20.0
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,15 +26,37 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+@dataclass(frozen=True)
+class BatchPlan:
+    """How an epoch is cut into optimiser steps: samples of a step, points of a sample, and the share of this rank."""
+
+    batch_size: int
+    num_points: int
+    with_cells: bool
+    micro_batch_size: int = 0
+    rank: int = 0
+    num_ranks: int = 1
+
+
 def training_batches(
-    dataset: PointDataset, samples: Tensor, *, batch_size: int, num_points: int, generator: torch.Generator, with_cells: bool
-) -> Iterator[Batch]:  # fmt: skip
-    """Yield the batches of one epoch in random order; all have ``batch_size`` samples, an incomplete one is left out."""
-    batch_size = min(batch_size, len(samples))
+    dataset: PointDataset, samples: Tensor, plan: BatchPlan, *, generator: torch.Generator, first: int = 0
+) -> Iterator[list[Batch]]:  # fmt: skip
+    """Yield this rank's micro-batches of each optimiser step of an epoch, in random order.
+
+    Each step has ``batch_size`` samples, an incomplete one is left out. What is drawn does not depend on the number of ranks nor on
+    ``first``, the step to begin with.
+    """
+    batch_size = min(plan.batch_size, len(samples))
     shuffled = samples[torch.randperm(len(samples), generator=generator)]
     for step in range(len(samples) // batch_size):
         chosen = shuffled[step * batch_size : (step + 1) * batch_size]
-        yield dataset.batch(chosen, num_points, generator=generator, with_cells=with_cells)
+        draw = dataset.draw(chosen, plan.num_points, generator=generator, with_cells=plan.with_cells)
+        if step < first:
+            continue
+        own = draw.part(slice(plan.rank, None, plan.num_ranks))
+        size = plan.micro_batch_size or max(1, len(own.samples_B))
+        parts = [own.part(slice(start, start + size)) for start in range(0, len(own.samples_B), size)]
+        yield [batch for part in parts for batch in dataset.gather(part)]
 
 
 def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
@@ -51,12 +74,12 @@ def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Te
     return order[:-num_valid], order[-num_valid:]
 
 
-def drawn_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def drawn_ahead[T](batches: Iterator[T]) -> Iterator[T]:
     """Yield the same batches, drawn in a thread of their own; an error there is raised here."""
-    drawn: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=AHEAD)
+    drawn: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=AHEAD)
     stop = threading.Event()
 
-    def put(item: Batch | BaseException | None) -> None:
+    def put(item: T | BaseException | None) -> None:
         while not stop.is_set():
             try:
                 return drawn.put(item, timeout=0.1)

@@ -46,7 +46,7 @@ class Batch:
     """Samples of one size, the contract between data and training; float32, checked when made.
 
     ``free_BNK`` is 0 where a Dirichlet condition fixes the output, else 1. ``cells_EV`` holds row numbers of points that are the vertices
-    of a simplex, the same for all samples; None when the subset was drawn without cells.
+    of a simplex, the same for all samples; None without cells.
     """
 
     points_BNd: Tensor
@@ -70,6 +70,21 @@ class Batch:
         tensors = (self.points_BNd, self.inputs_BNF, self.scalars_BG, self.mass_BN, self.outputs_BNK, self.free_BNK)
         cells_EV = None if self.cells_EV is None else self.cells_EV.to(device)
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), cells_EV=cells_EV)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Points drawn from samples: their rows, all when None, and the numbers of the cells whose vertices come before them."""
+
+    samples_B: Tensor
+    rows_BN: Tensor | None
+    cells_BE: Tensor | None
+    with_cells: bool
+
+    def part(self, places: slice) -> Draw:
+        """Return what was drawn from some of the samples."""
+        chosen = (None if tensor is None else tensor[places] for tensor in (self.rows_BN, self.cells_BE))
+        return Draw(self.samples_B[places], *chosen, self.with_cells)
 
 
 @dataclass(frozen=True)
@@ -132,56 +147,70 @@ class PointDataset:
         """
         chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
         samples = [self._sample(sample) for sample in chosen]
-        geometry, values = (torch.cat(tables) for tables in zip(*((s.geometry.table, s.table) for s in samples), strict=True))
-        points, inputs, _, outputs, _ = self._columns(geometry, values)
+        inputs, outputs = torch.cat([s.table for s in samples]).split((self.description.num_inputs, self.description.num_outputs), dim=-1)
+        points = torch.cat([sample.geometry.table[:, : self.description.dim] for sample in samples])
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
-    def batch(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Batch:
-        """Draw a subset of the points of each sample.
+    def draw(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Draw:
+        """Draw a subset of the points of each sample; reads none.
 
         One point is drawn from each of equal runs of a sample's numbering, so every node is equally likely and few are drawn twice.
         With cells, half of the points are the vertices of random cells: row ``j (d + 1) + k`` is vertex k of cell j.
 
         Args:
             samples_B: Positions of the samples in the data set.
-            num_points: Points of a sample; 0 or more than the smallest of these samples has: as many as that has.
+            num_points: Points of a sample, at most as many as the smallest of these samples has; 0 for all points of every sample.
             generator: Source of the draws.
             with_cells: Whether to draw cells, for losses that see gradients.
-        Returns:
-            The batch, on the CPU.
+        """
+        if num_points == 0:
+            return Draw(samples_B, None, None, with_cells)
+        sizes_B, cells_BE = self.sizes_S[samples_B], None
+        count = min(num_points, int(sizes_B.min()))
+        if with_cells:
+            vertices, num_cells_B = self.description.dim + 1, self._num_cells_S[samples_B]
+            cells_BE = _draw(num_cells_B, max(1, min(count // 2 // vertices, int(num_cells_B.min()))), generator=generator)
+            count -= vertices * cells_BE.shape[1]
+        return Draw(samples_B, _draw(sizes_B, count, generator=generator), cells_BE, with_cells)
+
+    def gather(self, draw: Draw) -> list[Batch]:
+        """Return what was drawn, on the CPU: one batch, or for whole samples one for each mesh.
+
         Raises:
             ValueError: If cells are asked for and they are not simplices.
         """
-        sizes_B = self.sizes_S[samples_B]
-        smallest = int(sizes_B.min())
-        count = min(num_points, smallest) if num_points > 0 else smallest
-        cells_EV, rows = None, []
-        if with_cells:
-            vertices_BX, cells_EV = self._draw_cells(samples_B, count // 2, generator=generator)
-            rows.append(vertices_BX)
-            count -= vertices_BX.shape[1]
-        rows.append(_draw(sizes_B, count, generator=generator))
-        return self._gather(samples_B, torch.cat(rows, dim=1), cells_EV=cells_EV)
-
-    def whole(self, sample: int) -> Batch:
-        """Return all nodes of one sample, in the order of the node set."""
-        return self._gather(torch.tensor([sample]), torch.arange(self.sizes_S[sample]).unsqueeze(0), cells_EV=None)
-
-    def _draw_cells(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        vertices = self._sample(int(samples_B[0])).geometry.cells.shape[1]
-        if vertices != self.description.dim + 1:
+        samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
+        if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.description.dim + 1:
             raise ValueError(f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0")
-        num_cells_B = self._num_cells_S[samples_B]
-        count = max(1, min(num_points // vertices, int(num_cells_B.min())))
-        drawn_BE = _draw(num_cells_B, count, generator=generator)
-        corners = [self._sample(sample).geometry.cells[drawn_E] for sample, drawn_E in zip(samples_B.tolist(), drawn_BE, strict=True)]
-        return torch.stack(corners).flatten(start_dim=1).to(torch.int64), torch.arange(count * vertices).view(count, vertices)
-
-    def _gather(self, samples_B: Tensor, rows_BN: Tensor, *, cells_EV: Tensor | None) -> Batch:
-        samples = [self._sample(sample) for sample in samples_B.tolist()]
+        if draw.rows_BN is None:
+            meshes: dict[int, list[_Sample]] = {}
+            for sample in samples:
+                meshes.setdefault(id(sample.geometry), []).append(sample)
+            return [self._whole(group, with_cells=draw.with_cells) for group in meshes.values()]
+        rows_BN, cells_EV = draw.rows_BN, None
+        if draw.cells_BE is not None:
+            corners = [sample.geometry.cells[drawn_E] for sample, drawn_E in zip(samples, draw.cells_BE, strict=True)]
+            vertices_BX = torch.stack(corners).flatten(start_dim=1).to(torch.int64)
+            rows_BN = torch.cat((vertices_BX, rows_BN), dim=1)
+            cells_EV = torch.arange(vertices_BX.shape[1]).view(draw.cells_BE.shape[1], -1)
         geometry_BNX = torch.stack([sample.geometry.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
         values_BNX = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
-        points, inputs, mass, outputs, free = self._columns(geometry_BNX, values_BNX)
+        return [self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)]
+
+    def whole(self, sample: int, *, with_cells: bool = False) -> Batch:
+        """Return all nodes of one sample, in the order of the node set, and all cells when asked."""
+        return self._whole([self._sample(sample)], with_cells=with_cells)
+
+    def _whole(self, samples: Sequence[_Sample], *, with_cells: bool) -> Batch:
+        """Return all nodes of samples on one mesh."""
+        geometry_BNX = samples[0].geometry.table.expand(len(samples), -1, -1)
+        cells_EV = samples[0].geometry.cells.to(torch.int64) if with_cells else None
+        return self._batch(samples, geometry_BNX, values=torch.stack([sample.table for sample in samples]), cells_EV=cells_EV)
+
+    def _batch(self, samples: Sequence[_Sample], geometry: Tensor, *, values: Tensor, cells_EV: Tensor | None) -> Batch:
+        about = self.description
+        points, mass, free = geometry.split((about.dim, 1, about.num_outputs), dim=-1)
+        inputs, outputs = values.split((about.num_inputs, about.num_outputs), dim=-1)
         return Batch(points, inputs, torch.stack([sample.scalars for sample in samples]), mass.squeeze(-1), outputs, free, cells_EV)
 
     def _read_all(self) -> bool:
@@ -222,12 +251,6 @@ class PointDataset:
         geometry = _Geometry(table, torch.from_numpy(np.array(arrays.cells, dtype=np.int32)))
         self._geometries[name] = geometry
         return geometry, _num_bytes(geometry.table) + _num_bytes(geometry.cells)
-
-    def _columns(self, geometry: Tensor, values: Tensor) -> tuple[Tensor, ...]:
-        about = self.description
-        points, mass, free = geometry.split((about.dim, 1, about.num_outputs), dim=-1)
-        inputs, outputs = values.split((about.num_inputs, about.num_outputs), dim=-1)
-        return points, inputs, mass, outputs, free
 
 
 def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:

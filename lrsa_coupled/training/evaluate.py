@@ -18,10 +18,12 @@ from lrsa_coupled.data.description import Description
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.logs import progress
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
 from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_l2
-from lrsa_coupled.operators.precision import autocast, choose_device
+from lrsa_coupled.training.team import Team
 
 VALIDATION_POINTS = 2048
 
@@ -36,21 +38,22 @@ def predict(forward: Forward, batch: Batch, *, precision: str) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    forward: Forward,
-    dataset: PointDataset,
-    *,
-    samples: Tensor,
-    fields: tuple[FieldColumns, ...],
-    training: TrainingConfig,
-    device: torch.device,
-) -> Tensor:
-    """Return relative L2 errors ``(samples, fields)`` on a random subset of the points of each sample, the same at every call."""
+    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: tuple[FieldColumns, ...], training: TrainingConfig, team: Team
+) -> Tensor:  # fmt: skip
+    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share. Collective over ``team``.
+
+    At a random subset of the points of each sample, at all of them when the model is trained so.
+    """
+    device = model.head.weight.device
     generator = epoch_generator(training.seed, 0)
-    errors = []
-    for chosen in samples.split(training.batch_size):
-        batch = dataset.batch(chosen, VALIDATION_POINTS, generator=generator).to(device)
-        errors.append(_errors(forward, batch, fields=fields, precision=training.precision))
-    return torch.cat(errors).cpu()
+    errors_SP = torch.zeros(len(samples), len(fields), device=device)
+    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points > 0 else (0, 1)
+    for number, places in enumerate(torch.arange(len(samples)).split(size)):
+        own = slice((team.rank - number) % team.size, None, team.size)
+        draw = dataset.draw(samples[places], num_points, generator=generator).part(own)
+        for batch in dataset.gather(draw) if len(draw.samples_B) > 0 else ():
+            errors_SP[places[own]] = _errors(model, batch.to(device), fields=fields, precision=training.precision)
+    return team.sum(errors_SP).cpu()
 
 
 @torch.no_grad()

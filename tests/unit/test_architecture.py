@@ -26,7 +26,8 @@ ARROWS = {
     "bench": BASE | {"bench", "coupling", "training", "data"},
     "catalog": BASE,
     "petsc_options": BASE,
-    "verbs": BASE | {"catalog", "petsc_options", "coupling", "training", "data", "bench"},
+    "startup": BASE | {"catalog", "petsc_options", "data"},
+    "verbs": BASE | {"catalog", "startup", "coupling", "training", "data", "bench"},
     "cli": BASE | {"verbs"},
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""

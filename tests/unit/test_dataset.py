@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrsa_coupled.data.batches import epoch_generator, split_samples, training_batches
+from lrsa_coupled.data.batches import BatchPlan, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
 from tests.unit.test_training import NUM_SAMPLES, sample, write
@@ -24,7 +24,7 @@ def test_samples_on_one_mesh_share_it(data):
 def test_batches_hold_nodes_and_cells_of_the_samples(data):
     dataset = PointDataset(DataStore(data))
     samples = torch.tensor([0, 4, 2])
-    batch = dataset.batch(samples, 40, generator=epoch_generator(0, 1), with_cells=True)
+    (batch,) = dataset.gather(dataset.draw(samples, 40, generator=epoch_generator(0, 1), with_cells=True))
     assert batch.points_BNd.shape == (3, 40, 2) and batch.cells_EV.shape == (6, 3)
     for place, position in enumerate(samples.tolist()):
         arrays = sample(dataset.indices[position])
@@ -42,8 +42,8 @@ def test_batches_hold_nodes_and_cells_of_the_samples(data):
 def test_batches_depend_on_seed_and_epoch_alone(data):
     dataset = PointDataset(DataStore(data))
     draw = [
-        torch.cat([batch.points_BNd for batch in training_batches(
-            dataset, torch.arange(19), batch_size=6, num_points=30, generator=epoch_generator(seed, epoch), with_cells=False
+        torch.cat([batch.points_BNd for (batch,) in training_batches(
+            dataset, torch.arange(19), BatchPlan(6, 30, with_cells=False), generator=epoch_generator(seed, epoch)
         )]) for seed, epoch in ((0, 1), (0, 1), (0, 2), (1, 1))
     ]  # fmt: skip
     assert len(draw[0]) == 18
@@ -51,10 +51,36 @@ def test_batches_depend_on_seed_and_epoch_alone(data):
     assert not torch.equal(draw[0], draw[2]) and not torch.equal(draw[0], draw[3])
 
 
-def test_all_points_are_drawn_when_asked_and_the_split_is_disjoint(data):
+@pytest.mark.parametrize("num_points", [30, 0])
+def test_the_shares_of_ranks_and_micro_batches_make_up_the_batch(data, num_points):
     dataset = PointDataset(DataStore(data))
-    batch = dataset.batch(torch.tensor([0]), 0, generator=epoch_generator(0, 1))
-    assert torch.equal(batch.points_BNd, dataset.whole(0).points_BNd)
+
+    def shares(rank, num_ranks, micro_batch_size, first=0):
+        plan = BatchPlan(6, num_points, with_cells=True, micro_batch_size=micro_batch_size, rank=rank, num_ranks=num_ranks)
+        return list(training_batches(dataset, torch.arange(19), plan, generator=epoch_generator(0, 1), first=first))
+
+    def rows(steps):
+        return [sorted((float(row.sum()), len(row)) for batch in step for row in batch.outputs_BNK) for step in steps]
+
+    alone = shares(0, 1, 0)
+    parts = [shares(rank, 2, 2) for rank in range(2)]
+    assert len(alone) == 3 and all(max(len(batch.points_BNd) for batch in step) <= 2 for steps in parts for step in steps)
+    assert rows(alone) == rows([one + two for one, two in zip(*parts, strict=True)])
+    assert rows(alone)[2:] == rows(shares(0, 1, 0, first=2))
+
+
+def test_samples_of_different_sizes_are_whole_and_without_padding(data):
+    dataset = PointDataset(DataStore(data))
+    draw = dataset.draw(torch.tensor([0, 1, 2, 3]), 0, generator=epoch_generator(0, 1), with_cells=True)
+    batches = dataset.gather(draw)
+    assert sorted(tuple(batch.points_BNd.shape) for batch in batches) == [(1, 81, 2), (3, 64, 2)]
+    for batch in batches:
+        corners = batch.points_BNd[0][batch.cells_EV]
+        areas = 0.5 * torch.linalg.det(corners[:, 1:] - corners[:, :1]).abs()
+        assert areas.sum().item() == pytest.approx(1.0)
+
+
+def test_the_split_is_disjoint():
     train_samples, valid_samples = split_samples(19, 0.2, seed=7)
     assert sorted([*train_samples.tolist(), *valid_samples.tolist()]) == list(range(19))
     assert not torch.equal(split_samples(19, 0.2, seed=8)[1], valid_samples)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lrsa_coupled.config import Config, DataConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, training_batches
+from lrsa_coupled.data.batches import BatchPlan, drawn_ahead, epoch_generator, training_batches
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import write_shard
@@ -18,6 +18,7 @@ from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.optimiser import learning_rate
+from lrsa_coupled.training.resume import read_progress
 
 NUM_SAMPLES = 20
 CONFIG = Config(
@@ -117,7 +118,8 @@ def test_batches_drawn_ahead_are_the_same_and_errors_arrive(data):
 
     def batches():
         generator = epoch_generator(0, 1)
-        return training_batches(dataset, torch.arange(len(dataset)), batch_size=3, num_points=7, generator=generator, with_cells=True)
+        plan = BatchPlan(batch_size=3, num_points=7, with_cells=True)
+        return (batch for (batch,) in training_batches(dataset, torch.arange(len(dataset)), plan, generator=generator))
 
     pairs = list(zip(batches(), drawn_ahead(batches()), strict=True))
     assert len(pairs) == len(dataset) // 3
@@ -152,23 +154,24 @@ def test_training_learns_the_map(data, tmp_path, optimizer):
     assert json.loads((tmp_path / "config.json").read_text())["training"]["epochs"] == 60
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "muon", "gradient_weight": 0.5, "schedule": "cosine"}])
-@pytest.mark.parametrize("stop_at", [5, 6])
-def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp_path, monkeypatch, changes, stop_at):
-    config = with_training(**changes)
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"optimizer": "muon", "gradient_weight": 0.5, "schedule": "cosine"}])
+@pytest.mark.parametrize(("stop_at", "save_every"), [(4, 20.0), (5, 20.0), (5, 0.0)])
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp_path, monkeypatch, changes, stop_at, save_every):
+    config = with_training(**changes, save_every=save_every)
     train(data, tmp_path / "whole", config)
     calls = iter(range(10**6))
-    step = loop._step
+    step = loop.take_step
 
-    def stop(run, batch):
+    def stop(run, batches, *, number):
         if next(calls) == stop_at:
             raise KeyboardInterrupt
-        return step(run, batch)
+        return step(run, batches, number=number)
 
-    monkeypatch.setattr(loop, "_step", stop)
+    monkeypatch.setattr(loop, "take_step", stop)
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "parts", config)
-    monkeypatch.setattr(loop, "_step", step)
+    monkeypatch.setattr(loop, "take_step", step)
+    assert bool(read_progress(tmp_path / "parts" / "last", {}).losses) == (save_every == 0.0)
     summary = train(data, tmp_path / "parts", config)
     assert summary["epochs"] == 4
     assert last_weights(tmp_path / "parts") == last_weights(tmp_path / "whole")
@@ -178,7 +181,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp
 
 def test_a_finished_run_returns_at_once_and_another_one_is_refused(data, tmp_path, monkeypatch):
     summary = train(data, tmp_path, CONFIG)
-    monkeypatch.setattr(loop, "_prepare", None)
+    monkeypatch.setattr(loop, "prepare", None)
     assert train(data, tmp_path, CONFIG) == summary
     assert train(data, tmp_path, with_training(device="auto")) == summary
     with pytest.raises(ValueError, match=r"training.learning_rate = 0.001, now it is 0.01"):
@@ -194,7 +197,7 @@ def test_a_finished_run_returns_at_once_and_another_one_is_refused(data, tmp_pat
 def test_a_damaged_state_is_a_value_error(data, tmp_path):
     train(data, tmp_path, CONFIG)
     state = json.loads((tmp_path / "last" / "state.json").read_text())
-    state["progress"]["epoch"] = 2
+    state["progress"] |= {"epoch": 2, "ended": False}
     (tmp_path / "last" / "state.json").write_text(json.dumps(state))
     (path,) = (tmp_path / "last").glob("state-*.safetensors")
     content = bytearray(path.read_bytes())

@@ -1,0 +1,64 @@
+"""What is recorded of a run: ``metrics.jsonl``, one line an epoch, and TensorBoard's event files when asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, final
+
+from lrsa_coupled.files import write_text_atomically
+
+METRICS = "metrics.jsonl"
+
+
+@final
+class Metrics:
+    """Writes the metrics of finished epochs.
+
+    Args:
+        out: Folder of the run.
+        epoch: Finished epochs; lines after them are from a run that was killed and are written again.
+        tensorboard: Whether to write ``out/tensorboard`` too.
+    Raises:
+        ValueError: If TensorBoard is asked for and not installed.
+    """
+
+    def __init__(self, out: Path, *, epoch: int, tensorboard: bool) -> None:
+        self._path = out / METRICS
+        if self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            write_text_atomically(self._path, "".join(f"{line}\n" for line in lines[:epoch]))
+        self._board = _summary_writer(out / "tensorboard", epoch) if tensorboard else None
+
+    def write(self, metrics: Mapping[str, Any]) -> None:
+        """Add the metrics of an epoch; ``epoch`` is one of them."""
+        with open(self._path, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(metrics) + "\n")
+        if self._board is not None:
+            for name, value in _scalars(metrics):
+                self._board.add_scalar(name, value, metrics["epoch"])
+            self._board.flush()
+
+    def close(self) -> None:
+        """Close the files."""
+        if self._board is not None:
+            self._board.close()
+
+
+def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
+    pairs = []
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            pairs += _scalars(value, f"{prefix}{name}/")
+        elif name != "epoch":
+            pairs.append((prefix + name, float(value)))
+    return pairs
+
+
+def _summary_writer(folder: Path, epoch: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("training.tensorboard needs the package tensorboard: pip install tensorboard") from error
+    return SummaryWriter(str(folder), purge_step=epoch + 1)

@@ -1,0 +1,145 @@
+"""A training run: its data, model and optimisers, and what it is identified by."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import Config, TrainingConfig
+from lrsa_coupled.data.batches import BatchPlan, split_samples
+from lrsa_coupled.data.dataset import PointDataset
+from lrsa_coupled.data.description import Description
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16
+from lrsa_coupled.training import checkpoint
+from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
+from lrsa_coupled.training.evaluate import Forward
+from lrsa_coupled.training.losses import FieldColumns, field_columns
+from lrsa_coupled.training.optimiser import make_optimisers
+from lrsa_coupled.training.team import Team
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that stays the same during a run; ``forward`` is the model, compiled when asked, ``average`` that of its weights if any."""
+
+    config: Config
+    out: Path
+    team: Team
+    dataset: PointDataset
+    train_samples: Tensor
+    valid_samples: Tensor
+    model: Operator
+    average: Operator | None
+    forward: Forward
+    fields: tuple[FieldColumns, ...]
+    optimisers: list[Optimizer]
+    device: torch.device
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of an optimiser step, over all ranks."""
+        return min(self.config.training.batch_size, len(self.train_samples))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps of an epoch."""
+        return len(self.train_samples) // self.batch_size
+
+    @property
+    def kept(self) -> Operator:
+        """The model that is validated and kept."""
+        return self.model if self.average is None else self.average
+
+    @property
+    def models(self) -> dict[str, Operator]:
+        """What a state to resume from holds."""
+        return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
+
+    @property
+    def plan(self) -> BatchPlan:
+        """How an epoch is cut into steps and shares."""
+        training = self.config.training
+        cells = training.gradient_weight > 0.0
+        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.team.rank, self.team.size)
+
+
+def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> Run:
+    """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
+
+    Raises:
+        ValueError: If the samples are too few for the split or the ranks, or a size of the model is impossible.
+    """
+    training = config.training
+    device = team.device(choose_device(training.device))
+    if device.type == "cpu" and not cpu_has_bf16():
+        if training.precision == "bf16":
+            LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
+        if training.optimizer == "muon":
+            LOGGER.warning("this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer")
+    train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
+    if min(training.batch_size, len(train_samples)) < team.size:
+        raise ValueError(
+            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {team.size} ranks"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = checkpoint.make_model(config.operator, dataset.description)
+    points, inputs, scalars, outputs = dataset.moments(train_samples)
+    model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
+    fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
+    model.to(device)
+    average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
+    forward = torch.compile(model) if training.compile else model
+    optimisers = make_optimisers(model, training)
+    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device)
+
+
+def card(run: Run, errors: dict[str, float]) -> ModelCard:
+    """Return the card of the model with its errors on the validation samples."""
+    about = run.dataset.description
+    return ModelCard(
+        case=about.case,
+        dim=about.dim,
+        inputs=about.inputs,
+        scalars=about.scalars,
+        outputs=about.outputs,
+        resolution=about.resolution,
+        operator=run.config.operator,
+        training=run.config.training,
+        data=DataInfo(samples=len(run.train_samples), seed=about.seed),
+        errors=errors,
+    )
+
+
+def identity(config: Config, about: Description, *, solved: list[int]) -> dict[str, Any]:
+    """Return what must not change between the parts of a run; the samples are a function of what is listed under ``data``."""
+    indices = hashlib.sha256(json.dumps(solved).encode()).hexdigest()
+    data = {"case": about.case, "seed": about.seed, "resolution": about.resolution, "samples": len(solved), "indices": indices}
+    return {"operator": configuration.to_dict(config.operator), "training": configuration.to_dict(config.training), "data": data}
+
+
+def check_settings(training: TrainingConfig) -> None:
+    """Raise ValueError for a setting out of its range; the message names it."""
+    for name in ("epochs", "batch_size", "validate_every"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"training.{name} must be at least 1, got {getattr(training, name)}")
+    for name in ("num_points", "gradient_weight", "seed", "micro_batch_size", "patience", "save_every"):
+        if getattr(training, name) < 0:
+            raise ValueError(f"training.{name} cannot be negative, got {getattr(training, name)}")
+    if not training.learning_rate > 0.0:
+        raise ValueError(f"training.learning_rate must be positive, got {training.learning_rate}")
+    if not 0.0 <= training.ema < 1.0:
+        raise ValueError(f"training.ema is a decay in [0, 1), got {training.ema}")

@@ -1,0 +1,51 @@
+"""The ranks that train one model together: each has a copy of it and a share of every batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lrsa_coupled.operators.reducer import Reducer, TorchReducer
+
+
+@dataclass(frozen=True)
+class Team:
+    """This rank's place; ``reducer`` adds up over the ranks, None when there is one."""
+
+    rank: int = 0
+    size: int = 1
+    reducer: Reducer | None = None
+
+    def device(self, chosen: torch.device) -> torch.device:
+        """Return the GPU of this rank when one was chosen; ranks beyond their number share them. Collective: no."""
+        return torch.device("cuda", self.rank % torch.cuda.device_count()) if chosen.type == "cuda" else chosen
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the elementwise sum over the ranks. Collective."""
+        return tensor if self.reducer is None else self.reducer.sum(tensor)
+
+    @torch.no_grad()
+    def sum_gradients(self, weights: Iterable[Tensor], loss: Tensor) -> Tensor:
+        """Add up the gradients over the ranks, in place, and return the sum of the losses; one all-reduce. Collective."""
+        if self.reducer is None:
+            return loss
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        total = self.reducer.sum(torch.cat([loss.reshape(1), *(gradient.reshape(-1) for gradient in gradients)]))
+        parts = total[1:].split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+        return total[0]
+
+
+def torchrun_team() -> Team | None:
+    """Join the processes that ``torchrun`` started, NCCL on GPUs, Gloo on CPUs; None when it started none. Collective."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return Team(dist.get_rank(), dist.get_world_size(), TorchReducer())

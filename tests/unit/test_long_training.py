@@ -1,0 +1,150 @@
+"""What keeps long runs going: kills, several processes, averages, early ends, learning rates, records."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from lrsa_coupled.training import checkpoint, loop
+from lrsa_coupled.training.loop import train
+from lrsa_coupled.training.range_test import range_test
+from tests.helpers import ROOT, plain_environment
+from tests.unit.test_training import CONFIG, last_weights, metrics, with_training, write
+
+TRAIN = """
+import sys, pathlib, torch
+from lrsa_coupled.training.loop import train
+from lrsa_coupled.training.team import torchrun_team
+from tests.unit.test_training import with_training
+torch.set_num_threads(1)
+train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), with_training(**eval(sys.argv[3])), team=torchrun_team())
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data"))
+
+
+def environment():
+    return plain_environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(data, tmp_path):
+    changes = {"epochs": 60, "save_every": 0.0, "ema": 0.99, "optimizer": "muon"}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    train(data, tmp_path / "whole", with_training(**changes))
+    torch.set_num_threads(threads)
+    command = [sys.executable, "-c", TRAIN, str(data), str(tmp_path / "parts"), repr(changes)]
+    state, kills, generator = tmp_path / "parts" / "last" / "state.json", 0, random.Random(0)
+    while kills < 3:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment())
+        before = state.read_bytes() if state.exists() else b""
+        while process.poll() is None and (not state.exists() or state.read_bytes() == before):
+            time.sleep(0.01)
+        time.sleep(generator.uniform(0.0, 0.3))
+        if process.poll() is not None:
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert kills > 0
+    subprocess.run(command, cwd=ROOT, env=environment(), check=True)
+    assert last_weights(tmp_path / "parts") == last_weights(tmp_path / "whole")
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
+
+
+def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
+    changes = {"gradient_weight": 0.5}
+    train(data, tmp_path / "alone", with_training(**changes))
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
+    subprocess.run([*launcher, str(data), str(tmp_path / "team"), repr(changes)], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("alone", "team"))
+    assert len(one) == 4 and np.allclose(one, two, rtol=1e-4, atol=0.0)
+
+
+@pytest.mark.parametrize("num_points", [40, 0])
+def test_micro_batches_add_up_to_the_batch(data, tmp_path, num_points):
+    curves = []
+    for size in (0, 1, 4):
+        train(data, tmp_path / str(size), with_training(micro_batch_size=size, num_points=num_points, gradient_weight=0.5))
+        curves.append([line["loss"] for line in metrics(tmp_path / str(size))])
+    assert np.allclose(curves[0], curves[1], rtol=1e-4, atol=0.0) and np.allclose(curves[0], curves[2], rtol=1e-4, atol=0.0)
+
+
+def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
+    seen, step = [], loop.take_step
+
+    def watched(run, batches, *, number):
+        loss = step(run, batches, number=number)
+        seen.append([weight.detach().clone() for weight in run.model.parameters()])
+        first.append(run)
+        return loss
+
+    first = []
+    monkeypatch.setattr(loop, "take_step", watched)
+    torch.manual_seed(0)
+    train(data, tmp_path, with_training(ema=0.5, epochs=3, validate_every=1))
+    expected = None
+    for number, weights in enumerate(seen):
+        decay = min(0.5, (1 + number) / (10 + number))
+        start = initial(first[0]) if expected is None else expected
+        expected = [decay * old + (1.0 - decay) * new for old, new in zip(start, weights, strict=True)]
+    for found, wanted in zip(first[0].average.parameters(), expected, strict=True):
+        assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    best, _ = checkpoint.load(tmp_path)
+    lines = metrics(tmp_path)
+    assert lines[-1]["valid_error"] == min(line["valid_error"] for line in lines)
+    assert all(torch.equal(a, b) for a, b in zip(best.parameters(), first[0].average.parameters(), strict=True))
+
+
+def initial(run):
+    """Weights before the first step."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.config.training.seed)
+        return [weight.detach() for weight in checkpoint.make_model(run.config.operator, run.dataset.description).parameters()]
+
+
+def test_a_run_ends_early_when_validation_gets_no_better(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 0.0)
+    config = with_training(epochs=40, validate_every=2, patience=3)
+    summary = train(data, tmp_path, config)
+    assert (summary["best_epoch"], summary["epochs"]) == (2, 8)
+    monkeypatch.setattr(loop, "prepare", None)
+    assert train(data, tmp_path, config) == summary
+
+
+def test_the_range_test_finds_where_training_diverges(data, tmp_path):
+    result = range_test(data, tmp_path, CONFIG)
+    curves = json.loads((tmp_path / "learning_rates.json").read_text(encoding="utf-8"))
+    assert 1e-6 <= result["steepest"] <= result["lowest_loss"] < 1.0
+    assert len(curves["loss"]) == result["steps"] and math.isclose(curves["learning_rate"][0], 1e-6)
+    assert curves["smoothed"][0] == curves["loss"][0] and min(curves["smoothed"]) < 0.8 * curves["smoothed"][0]
+    assert (tmp_path / "learning_rates.png").stat().st_size > 1000
+
+
+def test_tensorboard_gets_the_metrics(data, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(data, tmp_path, with_training(tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {"loss", "learning_rate", "seconds", "valid_error", "valid/u", "valid/p"} <= set(events.Tags()["scalars"])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in metrics(tmp_path)])
+
+
+def test_tensorboard_that_is_missing_is_named(data, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ValueError, match="needs the package tensorboard: pip install tensorboard"):
+        train(data, tmp_path, with_training(tensorboard=True))
