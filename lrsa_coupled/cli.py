@@ -85,6 +85,7 @@ def make_parser() -> Parser:
     evaluate = add("evaluate", "errors of a model on a data set (one process, no MPI)")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     evaluate.add_argument("data", type=Path, metavar="DIR", help="data set")
+    evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures of the worst sample of each field")
     _add_solve(add("solve", "solve one problem and write it for ParaView"))
     _add_bench(add("bench", "measure start strategies on unseen samples"))
     run = add("run", "generate, train and bench in one go")

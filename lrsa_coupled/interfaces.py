@@ -41,6 +41,11 @@ class Field:
     subspace: tuple[int, ...] = ()
     loss_weight: float = 1.0
 
+    @property
+    def label(self) -> str:
+        """Name and unit for people."""
+        return self.name if self.unit == "1" else f"{self.name} [{self.unit}]"
+
 
 @dataclass(frozen=True)
 class Features:

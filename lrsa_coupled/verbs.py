@@ -72,7 +72,12 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
     one_process("evaluate")
     from lrsa_coupled.training.evaluate import evaluate as evaluate_operator
 
-    _print_summary(evaluate_operator(args.model, args.data, stored_config(args, args.data)))
+    summary, worst = evaluate_operator(args.model, args.data, stored_config(args, args.data))
+    _print_summary(summary)
+    if args.pictures is not None:
+        from lrsa_coupled.bench.pictures import worst_pictures
+
+        _print("pictures: " + ", ".join(str(path) for path in worst_pictures(worst, args.pictures)))
     return 0
 
 

@@ -33,7 +33,8 @@ from mpi4py import MPI
 import dolfinx
 from petsc4py import PETSc
 
-from lrsa_coupled.bench.report import LEARNED, NEAREST, STAGES
+from lrsa_coupled.bench.pictures import LEARNED, Example
+from lrsa_coupled.bench.report import NEAREST, STAGES
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
@@ -50,29 +51,8 @@ SLACK = 1e-6
 
 
 @dataclass(frozen=True)
-class Example:
-    """Fields of one sample for a picture, on rank 0.
-
-    Args:
-        label: Name and unit of the field.
-        points: Coordinates of the nodes ``(num_nodes, 2)`` [m].
-        cells: Nodes of the cells, vertices first ``(num_cells, num_cell_nodes)``.
-        truth: Converged field ``(num_nodes, components)``.
-        start: Learned start ``(num_nodes, components)``.
-        relative_error: Of the start, mass-weighted L2.
-    """
-
-    label: str
-    points: npt.NDArray[np.float64]
-    cells: npt.NDArray[np.int64]
-    truth: npt.NDArray[np.float64]
-    start: npt.NDArray[np.float64]
-    relative_error: float
-
-
-@dataclass(frozen=True)
 class BenchRun:
-    """A ledger, and the fields of its first sample (None above rank 0, outside two dimensions, or without a converged solution)."""
+    """A ledger, and the fields of its first sample (None above rank 0 or without a converged solution)."""
 
     ledger: dict[str, Any]
     example: Example | None
@@ -252,8 +232,7 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
     if parts is None:
         return None
     points, cells, truth, start = (np.concatenate(part) for part in zip(*parts, strict=True))
-    label = field.name if field.unit == "1" else f"{field.name} [{field.unit}]"
-    return Example(label, points, cells, truth, start, sample.records[-1]["relative_error"])
+    return Example(field.label, points, cells, truth, start, sample.records[-1]["relative_error"])
 
 
 def _ledger(

@@ -13,20 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from matplotlib.tri import Triangulation
 
-from lrsa_coupled.files import atomic_path, write_text_atomically
+from lrsa_coupled.bench.pictures import LEARNED, fields_figure, save_figure
+from lrsa_coupled.files import write_text_atomically
 
 if TYPE_CHECKING:
-    from lrsa_coupled.bench.ledger import BenchRun, Example
+    from lrsa_coupled.bench.ledger import BenchRun
 
-LEARNED = "learned guess"
 NEAREST = "nearest sample"
 STAGES = ("transfer", "inference", "solve", "total")
 
@@ -105,9 +102,9 @@ def write_json(ledger: Mapping[str, Any], path: Path) -> None:
 def pictures(run: BenchRun, folder: Path) -> list[Path]:
     """Write ``fields.png`` (truth, learned start, error) and ``strategies.png`` (iterations and time). Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [_save(_strategies_figure(run.ledger), folder / "strategies.png")]
+    paths = [save_figure(_strategies_figure(run.ledger), folder / "strategies.png")]
     if run.example is not None:
-        paths.insert(0, _save(_fields_figure(run.example), folder / "fields.png"))
+        paths.insert(0, save_figure(fields_figure(run.example), folder / "fields.png"))
     return paths
 
 
@@ -176,38 +173,6 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _fields_figure(example: Example) -> Figure:
-    truth, start = _magnitude(example.truth), _magnitude(example.start)
-    error = np.linalg.norm(example.start - example.truth, axis=1)
-    triangulation = Triangulation(example.points[:, 0], example.points[:, 1], _triangles(example.cells))
-    figure = Figure(figsize=(13.0, 4.2), layout="constrained", facecolor="white")
-    axes = figure.subplots(1, 3)
-    limits = np.quantile(truth, [0.0, 0.97])  # the few fast nodes at a moving wall would hide the rest
-    panels = [
-        (f"converged {example.label}", truth, limits, "viridis"),
-        (f"{LEARNED}, relative error {100 * example.relative_error:.1f} %", start, limits, "viridis"),
-        ("absolute error (own scale)", error, np.quantile(error, [0.0, 0.995]), "magma"),
-    ]
-    for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):
-        image = axis.tripcolor(triangulation, values, shading="gouraud", cmap=colours, vmin=low, vmax=high)
-        figure.colorbar(image, ax=axis, shrink=0.85, pad=0.02, extend="max")
-        axis.set_title(title, fontsize=11)
-        axis.set_aspect("equal")
-        axis.set_axis_off()
-    return figure
-
-
-def _triangles(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Split cells of six nodes in four (nodes 3, 4, 5 lie opposite vertices 0, 1, 2); of others take the vertices."""
-    if cells.shape[1] != 6:
-        return cells[:, :3]
-    return cells[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2], [3, 4, 5]]].reshape(-1, 3)
-
-
-def _magnitude(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return values[:, 0] if values.shape[1] == 1 else np.linalg.norm(values, axis=1)
-
-
 def _strategies_figure(ledger: Mapping[str, Any]) -> Figure:
     strategies = ledger["strategies"]
     figure = Figure(figsize=(11.0, 1.4 + 0.55 * len(strategies)), layout="constrained", facecolor="white")
@@ -245,9 +210,3 @@ def _strip(axis: Axes, strategies: Sequence[Mapping[str, Any]], values: Sequence
         axis.plot(x[~solved], y[~solved], "x", color="tab:red", markersize=6)
     axis.grid(axis="x", which="both", linewidth=0.3)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, dpi=130, format="png")
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
-from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_l2
+from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2
 from lrsa_coupled.training.team import Team
 
 VALIDATION_POINTS = 2048
@@ -56,9 +57,22 @@ def validate(
     return team.sum(errors_SP).cpu()
 
 
+@dataclass(frozen=True)
+class Worst:
+    """The sample of a data set where the error of a field is largest: exact and predicted values ``(N, components)`` at its nodes."""
+
+    field: Field
+    index: int
+    error: float
+    points: npt.NDArray[np.float32]
+    cells: npt.NDArray[np.int32]
+    exact: npt.NDArray[np.float32]
+    predicted: npt.NDArray[np.float32]
+
+
 @torch.no_grad()
-def evaluate(model: Path, data: Path, config: Config) -> dict[str, Any]:
-    """Compute the relative L2 errors of a trained model on all solved samples of a data set, at all nodes.
+def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], list[Worst]]:
+    """Compute the relative errors of a trained model on all solved samples of a data set, at all nodes.
 
     Constrained values count as exact, as in a guess. Precision is that of ``config.guess``, device that of ``config.training``.
 
@@ -67,7 +81,8 @@ def evaluate(model: Path, data: Path, config: Config) -> dict[str, Any]:
         data: Folder of the data set.
         config: Configuration of the run.
     Returns:
-        ``case``, ``samples`` (number), ``fields``: for each output ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index).
+        ``case``, ``samples`` (number), ``fields``: for each output ``l2`` and, on simplices, ``h1`` (seminorm of P1 gradients), each with
+        ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index); and for each output the sample of the worst L2 error.
     Raises:
         ValueError: If a file is damaged or missing, or the data set is of another case.
     """
@@ -77,12 +92,31 @@ def evaluate(model: Path, data: Path, config: Config) -> dict[str, Any]:
     check_match(card, dataset.description)
     operator.to(device)
     fields = field_columns(card.outputs, operator.normaliser.outputs_std.tolist())
-    errors = []
+    precision = config.guess.precision
+    rows = []
     for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
-        errors.append(_errors(operator, dataset.whole(place).to(device), fields=fields, precision=config.guess.precision).cpu())
-    table_SP = torch.cat(errors).numpy().astype(np.float64)
-    summary = {item.name: _statistics(table_SP[:, column], dataset.indices) for column, item in enumerate(fields)}
-    return {"case": card.case, "samples": len(dataset), "fields": summary}
+        batch = dataset.whole(place, with_cells=True).to(device)
+        rows.append(_both_errors(predict(operator, batch, precision=precision), batch, fields=fields).cpu())
+    table_SEP = torch.stack(rows).numpy().astype(np.float64)
+    summary, worst = {}, []
+    for column, (item, field) in enumerate(zip(fields, card.outputs, strict=True)):
+        norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
+        summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
+        place = int(np.argmax(table_SEP[:, 0, column]))
+        batch, columns = dataset.whole(place, with_cells=True).to(device), slice(item.start, item.stop)
+        predicted = torch.where(batch.free_BNK > 0, predict(operator, batch, precision=precision), batch.outputs_BNK)
+        arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
+        worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)))
+    return {"case": card.case, "samples": len(dataset), "fields": summary}, worst
+
+
+def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColumns, ...]) -> Tensor:
+    """Return L2 and, on simplices, H1 errors of a batch of one: ``(1 or 2, fields)``."""
+    common = {"free_BNK": batch.free_BNK, "fields": fields}
+    errors = [relative_l2(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, **common)]
+    if batch.cells_EV is not None and batch.cells_EV.shape[1] == batch.points_BNd.shape[-1] + 1:
+        errors.append(relative_h1(predicted_BNK, batch.outputs_BNK, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV, **common))
+    return torch.cat(errors)
 
 
 def check_match(card: ModelCard, description: Description) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lrsa_coupled.bench.report import LEARNED, best_rival, oracle_times, pictures, solved_times, speedup, table, write_json
+from lrsa_coupled.bench.pictures import LEARNED, Example, fields_figure, save_figure
+from lrsa_coupled.bench.report import best_rival, oracle_times, pictures, solved_times, speedup, table, write_json
 
 pytest.importorskip("matplotlib")
 
@@ -89,7 +90,16 @@ def test_json_round_trip_and_numbers_that_are_not_finite(ledger: dict[str, Any],
 def test_pictures_are_png_files(ledger: dict[str, Any], tmp_path: Path) -> None:
     ledger_module = pytest.importorskip("lrsa_coupled.bench.ledger", reason="needs DOLFINx", exc_type=ImportError)
     points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
-    example = ledger_module.Example("velocity", points, np.array([[0, 1, 2], [1, 3, 2]]), points, 1.1 * points, 0.1)
+    example = Example("velocity", points, np.array([[0, 1, 2], [1, 3, 2]]), points, 1.1 * points, 0.1)
     paths = pictures(ledger_module.BenchRun(ledger, example), tmp_path)
     assert [path.name for path in paths] == ["fields.png", "strategies.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+
+
+def test_a_field_in_space_is_drawn_near_its_middle(tmp_path: Path) -> None:
+    axis = np.linspace(0.0, 1.0, 6)
+    points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
+    example = Example("u", points, np.zeros((1, 4), np.int64), points[:, :1], points[:, :1] + 0.1, 0.2, source="prediction")
+    figure = fields_figure(example)
+    assert save_figure(figure, tmp_path / "u.png").read_bytes().startswith(b"\x89PNG")
+    assert figure.axes[1].get_title() == "prediction, relative error 20.0 %"

@@ -145,11 +145,17 @@ def test_training_learns_the_map(data, tmp_path, optimizer):
     assert lines[-1]["loss"] < lines[0]["loss"] / 5.0
     assert summary["best_error"] == min(line["valid_error"] for line in lines if "valid_error" in line)
     assert (summary["train_samples"], summary["valid_samples"]) == (15, 4)
-    errors = evaluate(tmp_path, data, config)
+    errors, worst = evaluate(tmp_path, data, config)
     assert errors["samples"] == NUM_SAMPLES - 1 and set(errors["fields"]) == {"u", "p"}
-    for name, statistics in errors["fields"].items():
-        assert statistics["median"] <= statistics["p95"] <= statistics["worst"]
-        assert statistics["mean"] == pytest.approx(summary["errors"][name], rel=0.7)
+    for item, (name, norms) in zip(worst, errors["fields"].items(), strict=True):
+        for statistics in norms.values():
+            assert 0.0 < statistics["median"] <= statistics["p95"] <= statistics["worst"]
+        assert norms["l2"]["mean"] == pytest.approx(summary["errors"][name], rel=0.7)
+        assert (item.field.name, item.index, item.error) == (name, norms["l2"]["worst_sample"], norms["l2"]["worst"])
+        exact = sample(item.index)
+        assert np.allclose(item.points, exact.points) and np.array_equal(item.cells, exact.cells)
+        wall = exact.constrained[:, 0] == 1
+        assert np.array_equal(item.predicted[wall], item.exact[wall]) and not np.array_equal(item.predicted, item.exact)
     assert checkpoint.load(tmp_path)[1].errors == summary["errors"]
     assert json.loads((tmp_path / "config.json").read_text())["training"]["epochs"] == 60
 

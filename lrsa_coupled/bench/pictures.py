@@ -1,0 +1,109 @@
+"""Pictures of fields: the solution, what the operator predicts, and the difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+
+from lrsa_coupled.files import atomic_path
+
+if TYPE_CHECKING:
+    from lrsa_coupled.training.evaluate import Worst
+
+LEARNED = "learned guess"
+
+
+@dataclass(frozen=True)
+class Example:
+    """Fields of one sample.
+
+    Args:
+        label: Name and unit of the field.
+        points: Coordinates of the nodes ``(num_nodes, d)`` [m], d 2 or 3.
+        cells: Nodes of the cells, vertices first ``(num_cells, num_cell_nodes)``.
+        truth: Converged field ``(num_nodes, components)``.
+        start: Learned start ``(num_nodes, components)``.
+        relative_error: Of the start, mass-weighted L2.
+        source: What the start is.
+    """
+
+    label: str
+    points: npt.NDArray[np.float64]
+    cells: npt.NDArray[np.int64]
+    truth: npt.NDArray[np.float64]
+    start: npt.NDArray[np.float64]
+    relative_error: float
+    source: str = LEARNED
+
+
+def fields_figure(example: Example) -> Figure:
+    """Draw magnitudes of truth, start and error side by side; in three dimensions near the plane through the middle of the last axis."""
+    rows, triangulation = _layout(example)
+    truth, start = _magnitude(example.truth[rows]), _magnitude(example.start[rows])
+    error = np.linalg.norm(example.start[rows] - example.truth[rows], axis=1)
+    figure = Figure(figsize=(13.0, 4.2), layout="constrained", facecolor="white")
+    axes = figure.subplots(1, 3)
+    limits = np.quantile(truth, [0.0, 0.97])  # the few fast nodes at a moving wall would hide the rest
+    panels = [
+        (f"converged {example.label}", truth, limits, "viridis"),
+        (f"{example.source}, relative error {100 * example.relative_error:.1f} %", start, limits, "viridis"),
+        ("absolute error (own scale)", error, np.quantile(error, [0.0, 0.995]), "magma"),
+    ]
+    for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):
+        image = axis.tripcolor(triangulation, values, shading="gouraud", cmap=colours, vmin=low, vmax=high)
+        figure.colorbar(image, ax=axis, shrink=0.85, pad=0.02, extend="max")
+        axis.set_title(title, fontsize=11)
+        axis.set_aspect("equal")
+        axis.set_axis_off()
+    return figure
+
+
+def worst_pictures(worst: Sequence[Worst], folder: Path) -> list[Path]:
+    """Write ``worst_<field>.png`` for the samples of the largest error. Call on one rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for item in worst:
+        label = f"{item.field.label}, sample {item.index}"
+        example = Example(label, item.points, item.cells, item.exact, item.predicted, item.error, source="prediction")
+        paths.append(save_figure(fields_figure(example), folder / f"worst_{item.field.name}.png"))
+    return paths
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG file by atomic rename and return its path. Call on one rank."""
+    with atomic_path(path) as temporary:
+        FigureCanvasAgg(figure).print_figure(temporary, dpi=130, format="png")
+    return path
+
+
+def _layout(example: Example) -> tuple[npt.NDArray[np.intp], Triangulation]:
+    """Return the nodes to draw and triangles between them."""
+    points = example.points
+    if points.shape[1] == 2:
+        return np.arange(len(points)), Triangulation(points[:, 0], points[:, 1], _triangles(example.cells))
+    height = points[:, 2]
+    count = min(len(points), 2 * int(len(points) ** (2 / 3)))
+    distance = np.abs(height - 0.5 * (height.min() + height.max()))
+    rows = np.argsort(distance, kind="stable")[:count]
+    _, first = np.unique(points[rows, :2].round(9), axis=0, return_index=True)  # two nodes above each other have no triangle
+    rows = rows[np.sort(first)]
+    return rows, Triangulation(points[rows, 0], points[rows, 1])
+
+
+def _triangles(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Split cells of six nodes in four (nodes 3, 4, 5 lie opposite vertices 0, 1, 2); of others take the vertices."""
+    if cells.shape[1] != 6:
+        return cells[:, :3]
+    return cells[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2], [3, 4, 5]]].reshape(-1, 3)
+
+
+def _magnitude(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return values[:, 0] if values.shape[1] == 1 else np.linalg.norm(values, axis=1)
