@@ -88,6 +88,7 @@ def make_parser() -> Parser:
     evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures of the worst sample of each field")
     _add_solve(add("solve", "solve one problem and write it for ParaView"))
     _add_bench(add("bench", "measure start strategies on unseen samples"))
+    _add_bench_operator(add("bench-operator", "speed and memory of LRSA and Transolver on this machine (one process, no MPI)"))
     run = add("run", "generate, train and bench in one go")
     _case(run)
     _out(run, "folder of data, model and bench")
@@ -142,13 +143,25 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    parser.add_argument("--what", choices=("starts", "generate"), default="starts", help="start strategies, or data generation")
+    kinds = ("starts", "generate", "operators", "ablations")
+    parser.add_argument("--what", choices=kinds, default="starts", help="start strategies; data generation; LRSA and its rivals; LRSA less a part")
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="training data: adds the nearest training sample as a rival")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="training data: for operators, or to add the nearest training sample as a rival")
+    parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators or ablations")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")
+
+
+def _add_bench_operator(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU when there is one")
+    parser.add_argument("--points", type=int, nargs="+", metavar="N", help="numbers of points; 4096 to 1048576 by default")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"], help="one or both")
+    parser.add_argument("--chunk", type=int, metavar="N", help="points LRSA works on at a time where there are more; guess.chunk_size by default")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the table")
 
 
 def _run(given: list[str]) -> int:

@@ -12,7 +12,7 @@ from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
 from lrsa_coupled.data import verbs as on_data
-from lrsa_coupled.startup import check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
+from lrsa_coupled.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -103,7 +103,9 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 def bench(args: Namespace, petsc: Sequence[str]) -> int:
-    """Measure the start strategies."""
+    """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
+    if args.what in ("operators", "ablations"):
+        return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
     for folder in (args.json and args.json.parent, args.pictures):
         prepare(comm, folder)
@@ -116,6 +118,24 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     _bench(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, pictures=args.pictures))
     check_petsc(comm, petsc)
+    return 0
+
+
+def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
+    """Measure the speed and memory of operators; no MPI, no PETSc."""
+    no_petsc("bench-operator", petsc)
+    one_process("bench-operator")
+    from lrsa_coupled.bench import report, speed
+
+    base = configuration.update(Config(), {"operator": speed.SIZES}, where="bench-operator")
+    config = resolve(args, base, {} if args.chunk is None else {"guess": {"chunk_size": args.chunk}})
+    points = args.points or list(speed.POINTS)
+    if min(points) < 1 or config.guess.chunk_size < 0:
+        raise ValueError("--points must be positive and --chunk not negative")
+    result = speed.bench_speed(config.operator, points, args.precision, device=args.device, chunk_size=config.guess.chunk_size)
+    _print(speed.speed_table(result))
+    if args.json is not None:
+        report.write_json(result, args.json)
     return 0
 
 
@@ -136,7 +156,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
-    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench, "run": run,
+    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench,
+    "bench-operator": bench_operator, "run": run,
     "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
 
@@ -198,6 +219,23 @@ def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: M
     _print(generation.generation_table(ledger))
     if path is not None:
         mpi.share(comm, lambda: report.write_json(ledger, path))
+
+
+def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
+    no_petsc(f"bench --what {args.what}", petsc)
+    one_process(f"bench --what {args.what}")
+    missing = [f"--{name}" for name in ("data", "test", "out") if vars(args)[name] is None]
+    if missing:
+        raise ValueError(f"bench --what {args.what} needs {' and '.join(missing)}")
+    from lrsa_coupled.bench import operators, report
+
+    config = case_config(args, Config(), catalog.case_folder(args.case), {})
+    config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
+    ledger = operators.bench_operators(config, args.data, args.test, args.out, what=args.what, only=args.only)
+    _print(operators.operators_table(ledger))
+    if args.json is not None:
+        report.write_json(ledger, args.json)
+    return 0
 
 
 def _describe(result: SolveResult) -> str:

@@ -13,6 +13,7 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 
 from __future__ import annotations
 
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -52,6 +53,23 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return the context of what stays out of bfloat16, for the reasons above."""
     return torch.autocast(device.type, enabled=False)
+
+
+def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> float:
+    """Measure the rate of large square matrix products [FLOP/s] on the device, on the CPU with this number of threads.
+
+    ``fp32`` products are those of the operators: on a GPU without TF32 unless torch was told otherwise.
+    """
+    size = 8192 if device.type == "cuda" else 2048
+    factor = torch.rand(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        factor @ factor
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return 2.0 * size**3 / min(times)
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -23,7 +23,7 @@ ARROWS = {
     "training": BASE | {"training", "data", "operators"},
     "coupling": BASE | {"coupling", "training", "data", "operators"},
     "petsc": BASE | {"petsc", "coupling", "training", "operators"},
-    "bench": BASE | {"bench", "coupling", "training", "data"},
+    "bench": BASE | {"bench", "coupling", "training", "operators", "data"},
     "catalog": BASE,
     "petsc_options": BASE,
     "startup": BASE | {"catalog", "petsc_options", "data"},

@@ -1,0 +1,165 @@
+"""Time and memory of an operator on random points, each measured in a process of its own.
+
+Shapes: B batch, N points.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.precision import autocast, choose_device
+
+FEW = 512
+"""Operations are counted at one, two and three times so many points: their number is a polynomial of degree two at most."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is measured: an operator of ``dim`` dimensions on ``batch`` samples of ``points`` points.
+
+    The points are those of a grid when ``grid`` is its number of points a side, else random. ``chunk_size`` is for ``lrsa``.
+    ``memory_share``: what a measurement on the CPU may use of the memory that is free.
+    """
+
+    operator: OperatorConfig
+    points: int
+    batch: int = 1
+    sizes: tuple[int, int, int, int] = (2, 1, 0, 1)
+    grid: int = 0
+    precision: str = "fp32"
+    device: str = "auto"
+    backward: bool = False
+    compile: bool = False
+    chunk_size: int = 0
+    repeats: int = 5
+    memory_share: float = 0.8
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes: median time [s] and peak memory [bytes] beyond weights and inputs, floating-point operations of the products.
+
+    ``error`` tells why there are none of these.
+    """
+
+    seconds: float = 0.0
+    memory: int = 0
+    flops: int = 0
+    error: str = ""
+
+
+def measure(work: Work) -> Cost:
+    """Measure in a new process, so that nothing is left from others; a failure there is told in ``error``."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, work, torch.get_num_threads()))
+    process.start()
+    sender.close()
+    try:
+        cost = receiver.recv()
+    except EOFError:
+        cost = Cost(error="out of memory (killed)")
+    process.join()
+    return cost
+
+
+def _send(sender: Connection, work: Work, threads: int) -> None:
+    torch.set_num_threads(threads)
+    try:
+        sender.send(_measured(work))
+    except (RuntimeError, MemoryError, ValueError) as error:
+        text = str(error)
+        sender.send(Cost(error="out of memory" if "memory" in text.lower() else text.splitlines()[0]))
+
+
+def _measured(work: Work) -> Cost:
+    device = choose_device(work.device)
+    if device.type == "cpu":
+        limit = _memory("VmData") + int(work.memory_share * os.sysconf("SC_AVPHYS_PAGES") * resource.getpagesize())
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    torch.manual_seed(0)
+    model = Operator(work.operator, *work.sizes).to(device).train(work.backward)
+    flops = _flops(model, work)
+    arguments = [tensor.to(device) for tensor in _arguments(work, work.points)]
+    forward = torch.compile(model) if work.compile else model
+
+    def once() -> None:
+        with autocast(work.precision, device), torch.set_grad_enabled(work.backward):
+            outputs = forward(*arguments, chunk_size=work.chunk_size)
+        if work.backward:
+            model.zero_grad(set_to_none=True)
+            outputs.square().mean().backward()
+
+    if device.type == "cuda":
+        once()
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        seconds = _median(once, work.repeats, torch.cuda.synchronize)
+        return Cost(seconds, torch.cuda.max_memory_allocated() - before, flops)
+    once()  # not counted: compiles
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
+    before = _memory("VmRSS")
+    seconds = _median(once, work.repeats, lambda: None)
+    return Cost(seconds, _memory("VmHWM") - before, flops)
+
+
+def _median(once: Callable[[], None], repeats: int, wait: Callable[[], None]) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        once()
+        wait()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def _memory(entry: str) -> int:
+    """Return the memory of this process [bytes]: resident now (VmRSS), at its peak (VmHWM), or allocated (VmData)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+
+
+def _arguments(work: Work, points: int) -> list[Tensor]:
+    dim, num_inputs, num_scalars, _ = work.sizes
+    if work.grid:
+        axis = torch.linspace(0.0, 1.0, work.grid)
+        place = torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1).reshape(1, -1, dim).expand(work.batch, -1, -1)
+    else:
+        place = torch.rand(work.batch, points, dim)
+    rest = torch.rand(work.batch, place.shape[1], num_inputs), torch.rand(work.batch, num_scalars)
+    mass = torch.full((work.batch, place.shape[1]), 1.0 / place.shape[1])
+    return [place, *rest, mass]
+
+
+def _flops(model: Operator, work: Work) -> int:
+    """Count the products of a forward pass; a backward pass has twice as many."""
+    if work.grid:
+        forward = _counted(model, work, work.points)
+    else:
+        one, two, three = (_counted(model, work, times * FEW) for times in (1, 2, 3))
+        steps = Fraction(work.points - FEW, FEW)
+        forward = int(one + steps * (two - one) + steps * (steps - 1) / 2 * (three - 2 * two + one))
+    return forward * (3 if work.backward else 1)
+
+
+def _counted(model: Operator, work: Work, points: int) -> int:
+    device = model.head.weight.device
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*(tensor.to(device) for tensor in _arguments(work, points)))
+    return counter.get_total_flops()

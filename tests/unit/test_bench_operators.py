@@ -1,0 +1,105 @@
+"""Operators trained alike and compared, and their cost by number of points."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lrsa_coupled import cli
+from lrsa_coupled.bench import operators, speed
+from lrsa_coupled.bench.cost import Cost, Work, measure
+from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.data.description import describe
+from lrsa_coupled.operators.counts import flop_count
+from lrsa_coupled.training.checkpoint import parameter_count
+from tests.unit.test_training import META, with_training, write
+
+ABOUT = describe(META)
+SMALL = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, num_modes=2)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def test_data(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("test"), count=6, meta={"seed": 1})
+
+
+def config():
+    return dataclasses.replace(with_training(num_points=0, epochs=2), operator=SMALL)
+
+
+def test_rivals_have_the_size_of_lrsa():
+    operator = OperatorConfig(width=64, num_blocks=4, num_heads=4, num_modes=8)
+    found = operators.variants("operators", operator, ABOUT)
+    count = parameter_count(operator, ABOUT)
+    assert list(found) == list(operators.RIVALS) and found["lrsa"] == operator
+    for name, rival in found.items():
+        assert (rival.kind, rival.num_blocks, rival.num_latents) == (name, 4, 64)
+        wider, narrower = (dataclasses.replace(rival, width=rival.width + step) for step in (rival.num_heads, -rival.num_heads))
+        assert abs(parameter_count(rival, ABOUT) - count) <= min(abs(parameter_count(other, ABOUT) - count) for other in (wider, narrower))
+
+
+def test_ablations_change_one_thing():
+    found = operators.variants("ablations", SMALL, ABOUT)
+    assert len(found) == 10 and found.pop("lrsa") == SMALL
+    for variant in found.values():
+        assert sum(getattr(variant, field.name) != getattr(SMALL, field.name) for field in dataclasses.fields(SMALL)) == 1
+
+
+def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, monkeypatch):
+    names = ["lrsa", "flare"]
+    ledger = operators.bench_operators(config(), data, test_data, tmp_path, only=names)
+    assert [row["name"] for row in ledger["operators"]] == names
+    assert (ledger["data"]["samples"], ledger["test"]["samples"]) == (19, 5)
+    for row in ledger["operators"]:
+        assert 0.0 < row["l2"]["median"] <= row["l2"]["worst"] and row["h1"]["mean"] > 0.0
+        assert row["step"]["seconds"] > 0.0 and row["step"]["error"] == ""
+    lines = operators.operators_table(ledger).splitlines()
+    assert [line.split()[0] for line in lines[-2:]] == names and lines[-2].split()[7] == "1.00"
+    monkeypatch.setattr("lrsa_coupled.training.loop.prepare", None)  # nothing is trained again
+    monkeypatch.setattr(operators, "measure", lambda work: Cost(1.0, 2**20, 3))
+    again = operators.bench_operators(config(), data, test_data, tmp_path, only=names)
+    assert [row["l2"] for row in again["operators"]] == [row["l2"] for row in ledger["operators"]]
+
+
+def test_what_makes_no_sense_is_refused(data, test_data, tmp_path):
+    with pytest.raises(ValueError, match="both samples of seed 0: generate test samples of another seed"):
+        operators.bench_operators(config(), data, data, tmp_path)
+    with pytest.raises(ValueError, match=r"no variant 'flair' \(did you mean 'flare'\?\)"):
+        operators.bench_operators(config(), data, test_data, tmp_path, only=["flair"])
+
+
+def test_missing_folders_are_named(capsys):
+    assert cli.main(["bench", "cavity", "--what", "operators", "--data", "x"]) == 2
+    assert "bench --what operators needs --test and --out" in capsys.readouterr().err
+
+
+def test_operations_follow_from_few_points():
+    sizes = {"num_inputs": 1, "num_scalars": 0, "num_outputs": 1}
+    cost = measure(Work(SMALL, 5000, sizes=(2, 1, 0, 1), repeats=1))
+    assert cost.flops == flop_count(SMALL, 5000, dim=2, **sizes)
+    full = measure(Work(dataclasses.replace(SMALL, kind="full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True))
+    ends, products = 2 * 1100 * (3 + 16 + 1) * 16, 2 * 1100 * 6 * 16**2 + 4 * 1100**2 * 16
+    assert full.flops == 3 * 2 * (ends + products)
+    assert cost.seconds > 0.0 and cost.memory > 0 and cost.error == ""
+
+
+def test_what_does_not_fit_is_told():
+    assert measure(Work(dataclasses.replace(SMALL, kind="transolver"), 10**6, repeats=1, memory_share=0.01)).error == "out of memory"
+
+
+def test_the_table_of_speeds_compares_with_lrsa(tmp_path, capsys):
+    command = ["bench-operator", "--device", "cpu", "--points", "300", "--chunk", "200", "--precision", "fp32", "--json", str(tmp_path / "t.json")]
+    sizes = [f"--set=operator.{name}={value}" for name, value in (("width", 16), ("num_blocks", 1), ("num_heads", 2), ("num_latents", 8))]
+    assert cli.main([*command, *sizes]) == 0
+    rows = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["kind"], row["backward"], row["chunk_size"]) for row in rows] == [
+        ("lrsa", False, 200), ("transolver", False, 0), ("lrsa", True, 200), ("transolver", True, 0)
+    ]  # fmt: skip
+    text = capsys.readouterr().out
+    assert text.count("lrsa, chunks of 200") == 2 and text.count("transolver") == 2
+    assert speed.POINTS[0] == 4096 and speed.POINTS[-1] == 1048576
