@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrsa_coupled.operators.precision import in_full_precision
+from lrsa_coupled.operators.precision import for_attention, in_full_precision
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
@@ -29,7 +29,8 @@ def normalise_heads(tensor: Tensor) -> Tensor:
 
 def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor) -> Tensor:
     """Softmax attention of normalised queries and keys, scale ``1 / sqrt(D)``; rows of the two sides may differ in number."""
-    return F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND)
+    with in_full_precision(keys_BHND.device):
+        return F.scaled_dot_product_attention(*for_attention(queries_BHMD, keys_BHND, values_BHND))
 
 
 def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:
@@ -44,8 +45,10 @@ def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN
         Pooled values ``(B, H, M, D)``.
     """
     queries_BHMD = queries_HMD.expand(keys_BHND.shape[0], -1, -1, -1)
+    queries_BHMD, keys_BHND, values_BHND = for_attention(queries_BHMD, keys_BHND, values_BHND)
     mask = None if bias_BN is None else bias_BN[:, None, None, :].to(queries_BHMD.dtype)
-    return F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, attn_mask=mask)
+    with in_full_precision(keys_BHND.device):
+        return F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, attn_mask=mask)
 
 
 def pool_partially(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:

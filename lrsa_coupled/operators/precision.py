@@ -8,7 +8,8 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 * the stream of features that the blocks add to: sums of many small terms would lose them;
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
-* FFTs: there are none in bfloat16.
+* FFTs: there are none in bfloat16;
+* attention in training on a CPU (``for_attention``): torch's backward pass takes two to three times as long in bfloat16 as in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -53,6 +55,14 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[obj
 def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return the context of what stays out of bfloat16, for the reasons above."""
     return torch.autocast(device.type, enabled=False)
+
+
+def for_attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values in the type that attention is to run in: that of the values, but as the module says."""
+    dtype = values.dtype
+    if values.device.type == "cpu" and torch.is_grad_enabled():
+        dtype = torch.promote_types(dtype, torch.float32)
+    return queries.to(dtype), keys.to(dtype), values.to(dtype)
 
 
 def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> float:

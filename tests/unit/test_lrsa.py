@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lrsa_coupled.operators.counts import flop_count, parameter_count
-from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.model import BLOCKS, Operator
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import autocast, choose_device, cpu_has_bf16
 from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
@@ -31,14 +31,26 @@ def test_every_weight_gets_a_gradient(config):
         assert weight.grad is not None and weight.grad.abs().max() > 0, name
 
 
-def test_bf16_agrees_with_fp32():
-    model = make_operator()
-    with torch.inference_mode():
-        exact = model(*arguments())
+@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_bf16_agrees_with_fp32(kind, gradient):
+    model = make_operator(dataclasses.replace(CONFIG, kind=kind, mass_weighted=kind == "lrsa", num_modes=2))
+    points, inputs, scalars, mass = arguments(points=49)
+    axis = torch.linspace(0.0, 1.0, 7)
+    points[:] = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(1, 49, 2)
+    with torch.set_grad_enabled(gradient):
+        exact = model(points, inputs, scalars, mass)
         with autocast("bf16", torch.device("cpu")):
-            rounded = model(*arguments())
-    assert rounded.dtype == torch.float32
+            rounded = model(points, inputs, scalars, mass)
+    assert rounded.dtype == torch.float32 and rounded.requires_grad == gradient
     assert 0.0 < relative(rounded, exact) < 0.03
+
+
+def test_no_type_keeps_torch_from_its_fused_kernels(recwarn):
+    model = make_operator()
+    with autocast("bf16", torch.device("cpu")):
+        model(*arguments()).sum().backward()
+    assert not [warning for warning in recwarn if "fused" in str(warning.message)]
 
 
 @pytest.mark.parametrize("config", VARIANTS)
