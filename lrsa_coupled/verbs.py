@@ -104,7 +104,7 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
 
 def bench(args: Namespace, petsc: Sequence[str]) -> int:
     """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
-    if args.what in ("operators", "ablations"):
+    if args.what in ("operators", "ablations", "refinement"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
     for folder in (args.json and args.json.parent, args.pictures):
@@ -224,15 +224,20 @@ def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: M
 def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
     no_petsc(f"bench --what {args.what}", petsc)
     one_process(f"bench --what {args.what}")
-    missing = [f"--{name}" for name in ("data", "test", "out") if vars(args)[name] is None]
+    needed = ("model", "data") if args.what == "refinement" else ("data", "test", "out")
+    missing = [f"--{name}" for name in needed if vars(args)[name] is None]
     if missing:
         raise ValueError(f"bench --what {args.what} needs {' and '.join(missing)}")
-    from lrsa_coupled.bench import operators, report
+    from lrsa_coupled.bench import operators, refinement, report
 
     config = case_config(args, Config(), catalog.case_folder(args.case), {})
     config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
-    ledger = operators.bench_operators(config, args.data, args.test, args.out, what=args.what, only=args.only)
-    _print(operators.operators_table(ledger))
+    if args.what == "refinement":
+        ledger = refinement.bench_refinement(args.model, args.data, config)
+        _print(refinement.refinement_table(ledger))
+    else:
+        ledger = operators.bench_operators(config, args.data, args.test, args.out, what=args.what, only=args.only)
+        _print(operators.operators_table(ledger))
     if args.json is not None:
         report.write_json(ledger, args.json)
     return 0
