@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from lrsa_coupled.training.team import Team
 
 
+BENCH_FLAGS = {
+    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate")),
+    "model": ("starts", "generate", "refinement"), "data": ("starts", "operators", "ablations", "refinement"), "pictures": ("starts",),
+    **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
+}  # fmt: skip
+"""Flags of ``bench``, and the values of ``--what`` that read them."""
+
 STOPPED = 3
 """Exit code of a run that a signal ended early."""
 
@@ -104,6 +111,9 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
 
 def bench(args: Namespace, petsc: Sequence[str]) -> int:
     """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
+    given = [name for name in BENCH_FLAGS if vars(args)[name] not in (None, []) and args.what not in BENCH_FLAGS[name]]
+    if given:
+        raise ValueError(f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}")
     if args.what in ("operators", "ablations", "refinement"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
@@ -189,9 +199,10 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
     """Train on as many ranks as a batch can be shared out to."""
     from lrsa_coupled.training.loop import train as train_operator
 
-    part = comm.Split(0 if comm.rank < config.training.batch_size else 1)
-    with mpi.collective_errors(comm):
-        summary = train_operator(data, out, config, team=_team(part)) if comm.rank < config.training.batch_size else {}
+    trains = comm.rank < config.training.batch_size
+    part = comm.Split(0 if trains else 1)
+    # An error of one rank alone is left to the command line, which ends the others: they wait for it in the middle of a step.
+    summary = train_operator(data, out, config, team=_team(part)) if trains else {}
     part.Free()
     return comm.bcast(summary)
 

@@ -90,6 +90,8 @@ class LearnedGuess:
     def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
         if settings.chunk_size < 1:
             raise ValueError(f"guess.chunk_size must be at least 1, got {settings.chunk_size}")
+        if model.config.kind != "lrsa" and settings.evaluate_at == "vertices":
+            raise ValueError(f"{model.config.kind} cannot add points to a prediction: set guess.evaluate_at=nodes")
         self.device = choose_device(settings.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())

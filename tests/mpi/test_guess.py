@@ -29,10 +29,10 @@ def make_problem(comm: MPI.Comm = COMM) -> Problem:
     return CASE.problem(CASE.mesh(comm, PARAMETERS, 8), PARAMETERS)
 
 
-def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = False) -> LearnedGuess:
+def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = False, kind: str = "lrsa") -> LearnedGuess:
     """An untrained operator whose outputs are of the size of the lid's speed."""
     torch.manual_seed(0)
-    operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
+    operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted, kind=kind)
     card = checkpoint.ModelCard(CASE.name, CASE.dim, CASE.inputs, CASE.scalars, CASE.outputs, 8, operator, TrainingConfig(),
                                 checkpoint.DataInfo(10, 0), {})  # fmt: skip
     model = checkpoint.make_model(operator, card)
@@ -46,6 +46,17 @@ def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = Fal
 def sorted_by_position(points: np.ndarray, values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
     rows = np.vstack(comm.allgather(np.column_stack([points.round(10), values])))
     return rows[np.lexsort(rows[:, :2].T)]
+
+
+def test_a_rival_serves_on_one_rank_and_says_so_on_more() -> None:
+    with pytest.raises(ValueError, match="flare cannot add points to a prediction: set guess.evaluate_at=nodes"):
+        make_guess(kind="flare")
+    guess, problem = make_guess(GuessConfig(evaluate_at="nodes", max_ratio=1e3), kind="flare"), make_problem()
+    if COMM.size == 1:
+        assert guess.predict(CASE, problem, NodeSet(problem, CASE.outputs)).accepted
+    else:
+        with pytest.raises(ValueError, match="flare needs all points on one rank"):
+            guess.predict(CASE, problem, NodeSet(problem, CASE.outputs))
 
 
 @pytest.mark.parametrize("evaluate_at", ["vertices", "nodes"])

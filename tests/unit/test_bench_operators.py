@@ -78,6 +78,11 @@ def test_missing_folders_are_named(capsys):
     assert "bench --what operators needs --test and --out" in capsys.readouterr().err
 
 
+def test_flags_that_are_not_read_are_refused(capsys):
+    assert cli.main(["bench", "cavity", "--what", "operators", "--samples", "3"]) == 2
+    assert "bench --what operators does not read --samples; it is for --what starts or generate" in capsys.readouterr().err
+
+
 def test_operations_follow_from_few_points():
     sizes = {"num_inputs": 1, "num_scalars": 0, "num_outputs": 1}
     cost = measure(Work(SMALL, 5000, sizes=(2, 1, 0, 1), repeats=1))

@@ -35,7 +35,7 @@ def data(tmp_path_factory):
 
 
 def environment():
-    return plain_environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return plain_environment() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(data, tmp_path):
