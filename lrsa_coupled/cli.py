@@ -81,6 +81,7 @@ def make_parser() -> Parser:
     train.add_argument("data", type=Path, metavar="DIR", help="data set")
     _out(train, "folder of the model; a run that exists is resumed")
     train.add_argument("--no-resume", action="store_true", help="start anew")
+    _preset(train, "none by default")
     train.add_argument("--lr-range", action="store_true", help="learning-rate range test instead: a short run with growing rates")
     evaluate = add("evaluate", "errors of a model on a data set (one process, no MPI)")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
@@ -92,7 +93,7 @@ def make_parser() -> Parser:
     run = add("run", "generate, train and bench in one go")
     _case(run)
     _out(run, "folder of data, model and bench")
-    run.add_argument("--preset", metavar="NAME", help="a table of presets in the case's config.toml: smoke (default) or full")
+    _preset(run, "smoke by default")
     return parser
 
 
@@ -112,6 +113,10 @@ def _case(parser: argparse.ArgumentParser) -> None:
 
 def _out(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+
+
+def _preset(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--preset", metavar="NAME", help=f"a table of presets in the case's config.toml, such as smoke or full; {default}")
 
 
 def _seed_and_resolution(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +156,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="DIR", help="training data: for operators, or to add the nearest training sample as a rival")
     parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations")
+    _preset(parser, "none by default")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators or ablations")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")

@@ -38,6 +38,8 @@ def stored_config(args: Namespace, data: Path) -> Config:
     case = str(DataStore(data).meta["case"])
     if case in catalog.case_names():
         config = case_config(args, Config(), catalog.case_folder(case), {})
+    elif vars(args).get("preset") is not None:
+        raise ValueError(f"--preset is for the cases of this package, {data} is of '{case}'")
     else:
         path = data / "config.json"
         made_with = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -33,6 +33,7 @@ BAD = [
     (("evaluate", "{tmp}/none", "{tmp}/none"), "is not a data set"),
     (("bench", "cavity", "--samples", "0"), "bench.samples must be at least 1"),
     (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
+    (("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"), "did you mean 'paper'?"),
     (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
 ]
 
