@@ -5,6 +5,7 @@ Shapes: B batch, N points.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import resource
@@ -113,6 +114,7 @@ def _measured(work: Work) -> Cost:
         seconds = _median(once, work.repeats, torch.cuda.synchronize)
         return Cost(seconds, torch.cuda.max_memory_allocated() - before, flops)
     once()  # not counted: compiles
+    ctypes.CDLL(None).malloc_trim(0)  # what it has freed but kept would hide the peak
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
     before = _memory("VmRSS")
     seconds = _median(once, work.repeats, lambda: None)
