@@ -22,7 +22,7 @@ from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 EPS = 1e-6
 
 
-def normalise_heads(tensor: Tensor) -> Tensor:
+def normalise(tensor: Tensor) -> Tensor:
     """Scale the last axis to a root mean square of one."""
     return F.rms_norm(tensor, tensor.shape[-1:], None, EPS)
 

@@ -9,18 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrsa_coupled.operators.attention import EPS, attend, normalise_heads
+from lrsa_coupled.operators.attention import attend, normalise
 
 
-class RMSNorm(nn.RMSNorm):
-    """RMS norm with the gain in the type of the argument, without which torch has no fused kernel for bfloat16."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=EPS)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(..., C)`` to ``(..., C)``."""
-        return F.rms_norm(features, self.normalized_shape, self.weight.to(features.dtype), self.eps)
+def normed_linear(features: Tensor, norm: nn.RMSNorm, linear: nn.Linear, rows: slice = slice(None)) -> Tensor:
+    """Return ``linear(norm(features))``, or some of its outputs; the gain of the norm is applied to the matrix, which is the smaller one."""
+    bias = None if linear.bias is None else linear.bias[rows]
+    return F.linear(normalise(features), linear.weight[rows] * norm.weight, bias)
 
 
 class FeedForward(nn.Module):
@@ -28,13 +23,13 @@ class FeedForward(nn.Module):
 
     def __init__(self, width: int, ratio: int) -> None:
         super().__init__()
-        self.norm = RMSNorm(width)
+        self.norm = nn.RMSNorm(width)
         self.first = nn.Linear(width, ratio * width)
         self.second = nn.Linear(ratio * width, width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map ``(..., C)`` to ``(..., C)``."""
-        return features + self.second(F.gelu(self.first(self.norm(features))))
+        return features + self.second(F.gelu(normed_linear(features, self.norm, self.first)))
 
 
 class SelfAttention(nn.Module):
@@ -43,15 +38,15 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.normalise = normalise_heads if qk_norm else nn.Identity()
-        self.norm = RMSNorm(width)
+        self.normalise = normalise if qk_norm else nn.Identity()
+        self.norm = nn.RMSNorm(width)
         self.projection = nn.Linear(width, 3 * width, bias=False)
         self.gain_D = nn.Parameter(torch.ones(width // num_heads))
         self.output = nn.Linear(width, width)
 
     def forward(self, features_BNC: Tensor) -> Tensor:
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
-        queries, keys, values = split_heads(self.projection(self.norm(features_BNC)), 3, num_heads=self.num_heads)
+        queries, keys, values = split_heads(normed_linear(features_BNC, self.norm, self.projection), 3, num_heads=self.num_heads)
         mixed_BHND = attend(self.normalise(queries) * self.gain_D, self.normalise(keys), values_BHND=values)
         return features_BNC + self.output(merge_heads(mixed_BHND))
 
@@ -67,7 +62,7 @@ def split_normalised(projected: Tensor, parts: int, *, num_heads: int, qk_norm: 
     if not qk_norm:
         return split_heads(projected, parts, num_heads=num_heads)
     head_width = projected.shape[-1] // (parts * num_heads)
-    normalised = normalise_heads(projected.unflatten(-1, (parts, num_heads, head_width)))
+    normalised = normalise(projected.unflatten(-1, (parts, num_heads, head_width)))
     return normalised.permute(2, 0, 3, 1, 4).unbind(0)
 
 

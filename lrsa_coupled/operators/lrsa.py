@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.attention import attend, merge, normalise_heads, pool, pool_partially
+from lrsa_coupled.operators.attention import attend, merge, normalise, pool, pool_partially
 from lrsa_coupled.operators.chunks import over_chunks
-from lrsa_coupled.operators.layers import FeedForward, RMSNorm, SelfAttention, merge_heads, split_heads, split_normalised
+from lrsa_coupled.operators.layers import FeedForward, SelfAttention, merge_heads, normed_linear, split_heads, split_normalised
 from lrsa_coupled.operators.reducer import Reducer
 
 Tokens = tuple[Tensor, Tensor]
@@ -36,7 +35,7 @@ class LRSABlock(nn.Module):
         width, num_heads, head_width = config.width, config.num_heads, config.width // config.num_heads
         self.num_heads, self.tied, self.qk_norm = num_heads, config.tied, config.qk_norm
         self.parts = ("keys", "values") if config.tied else ("keys", "queries", "values")
-        self.point_norm = RMSNorm(width)
+        self.point_norm = nn.RMSNorm(width)
         self.point_projection = nn.Linear(width, len(self.parts) * width, bias=False)
         self.down_queries_HMD = nn.Parameter(torch.empty(num_heads, config.num_latents, head_width))
         self.down_gain_D = nn.Parameter(torch.ones(head_width))
@@ -46,7 +45,7 @@ class LRSABlock(nn.Module):
         mixing = SelfAttention(width, num_heads, qk_norm=config.qk_norm) if config.latent_attention else FeedForward(width, 2)
         self.latent_attention = mixing
         self.second_ffn = FeedForward(width, config.ffn_ratio)
-        self.up_norm = RMSNorm(width)
+        self.up_norm = nn.RMSNorm(width)
         self.up_projection = nn.Linear(width, (1 if config.tied else 2) * width, bias=False)
         self.up_gain_D = None if config.tied else nn.Parameter(torch.ones(head_width))
         self.up_output = nn.Linear(width, width)
@@ -83,7 +82,7 @@ class LRSABlock(nn.Module):
     def _forward_whole(self, features_BNC: Tensor, bias_BN: Tensor | None) -> tuple[Tensor, Tokens]:
         """Map all features at once, with one projection."""
         width, parts = features_BNC.shape[-1], len(self.parts) - 1
-        projected = self.point_projection(self.point_norm(features_BNC))
+        projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
         scored, values = projected.split((parts * width, width), dim=-1)
         (values_BHND,) = split_heads(values, 1, num_heads=self.num_heads)
         heads = self._split(scored, parts)
@@ -99,7 +98,7 @@ class LRSABlock(nn.Module):
         return self._normalised(self.down_queries_HMD) * self.down_gain_D
 
     def _normalised(self, heads: Tensor) -> Tensor:
-        return normalise_heads(heads) if self.qk_norm else heads
+        return normalise(heads) if self.qk_norm else heads
 
     def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
         return split_normalised(projected, parts, num_heads=self.num_heads, qk_norm=self.qk_norm)
@@ -108,13 +107,13 @@ class LRSABlock(nn.Module):
         """Apply one of the projections that share a matrix."""
         width = features_BNC.shape[-1]
         start = self.parts.index(part) * width
-        return F.linear(self.point_norm(features_BNC), self.point_projection.weight[start : start + width])
+        return normed_linear(features_BNC, self.point_norm, self.point_projection, slice(start, start + width))
 
     def _mix(self, pooled_BHMD: Tensor) -> Tokens:
         """Let the latent tokens interact; return what the points need of them."""
         latents_BMC = self.down_output(merge_heads(pooled_BHMD))
         latents_BMC = self.second_ffn(self.latent_attention(self.first_ffn(latents_BMC)))
-        projected = self.up_projection(self.up_norm(latents_BMC))
+        projected = normed_linear(latents_BMC, self.up_norm, self.up_projection)
         if self.up_gain_D is None:
             queries_HMD = self._queries().to(projected.dtype)
             return queries_HMD.expand(len(projected), -1, -1, -1), split_heads(projected, 1, num_heads=self.num_heads)[0]

@@ -21,7 +21,7 @@ from lrsa_coupled.operators.flare import FLAREBlock
 from lrsa_coupled.operators.fno import FNOBlock
 from lrsa_coupled.operators.full import FullAttentionBlock
 from lrsa_coupled.operators.grid import find_grid
-from lrsa_coupled.operators.layers import RMSNorm
+from lrsa_coupled.operators.layers import normed_linear
 from lrsa_coupled.operators.lrsa import LRSABlock, Tokens
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import in_full_precision
@@ -56,7 +56,7 @@ class Operator(nn.Module):
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
         )  # fmt: skip
         self.blocks = nn.ModuleList(BLOCKS[config.kind](config) for _ in range(config.num_blocks))
-        self.head_norm = RMSNorm(config.width)
+        self.head_norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
         self.initialise()
 
@@ -152,7 +152,7 @@ class Operator(nn.Module):
 
     def _outputs(self, features_BNC: Tensor) -> Tensor:
         with in_full_precision(features_BNC.device):
-            return self.normaliser.physical_outputs(self.head(self.head_norm(features_BNC)))
+            return self.normaliser.physical_outputs(normed_linear(features_BNC, self.head_norm, self.head))
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
         """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""
