@@ -57,7 +57,8 @@ class DataConfig:
 class OperatorConfig:
     """Operator: ``lrsa`` (``operators/lrsa.py`` has the symbols) or one of its rivals, which read the sizes that they have.
 
-    ``num_modes`` is for ``fno``. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
+    ``num_modes`` is for ``fno``. ``mass_weighted`` makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly
+    moves when some of the mesh is refined. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
     the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false`` leaves out that norm.
     """
 

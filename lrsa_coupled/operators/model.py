@@ -89,7 +89,7 @@ class Operator(nn.Module):
             points_BNd: Coordinates of the points of this rank; N may be 0 with a reducer.
             inputs_BNF: Nodal inputs.
             scalars_BG: Scalars of the problems.
-            mass_BN: Lumped mass of the points, any unit; read only when ``config.mass_weighted``.
+            mass_BN: Lumped mass of the points, any unit; read by ``lrsa`` when ``config.mass_weighted``.
             reducer: All-reduce over the ranks that share the point set.
             chunk_size: Points worked on at a time, 0 for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk; with
                 gradients to ``(L + 3) B N C`` for L blocks, at the cost of a second forward pass.
@@ -171,7 +171,7 @@ class Operator(nn.Module):
         for name, tensor, shape in zip(("points", "inputs", "scalars"), (points, inputs, scalars), expected, strict=True):
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-        if mass is None and self.config.mass_weighted:
+        if mass is None and self.config.mass_weighted and self.config.kind == "lrsa":
             raise ValueError("this model is mass-weighted: it needs the lumped mass of the points")
         if mass is not None and tuple(mass.shape) != (batch, num_points):
             raise ValueError(f"mass: expected shape {(batch, num_points)}, got {tuple(mass.shape)}")
@@ -189,7 +189,5 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
     if min(config.num_frequencies, num_inputs, num_scalars) < 0:
         raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
-    if config.mass_weighted and config.kind != "lrsa":
-        raise ValueError(f"operator: mass_weighted is for lrsa, not for {config.kind}")
     if config.width % config.num_heads != 0:
         raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")

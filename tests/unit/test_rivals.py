@@ -133,5 +133,3 @@ def test_rivals_refuse_what_only_lrsa_does(kind):
             model(points, inputs, scalars, mass, **options)
     with pytest.raises(ValueError, match=f"{kind} has no tokens"):
         model.decode(points, inputs, scalars, [])
-    with pytest.raises(ValueError, match=f"mass_weighted is for lrsa, not for {kind}"):
-        make_operator(dataclasses.replace(config(kind), mass_weighted=True))
