@@ -48,7 +48,7 @@ class GenerateConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Reading of data sets: memory for samples [GiB]; of a larger set samples are read when they are needed."""
+    """Reading of data sets: memory for samples, of each rank [GiB]; of a larger set samples are read when they are needed."""
 
     memory_gib: float = 4.0
 

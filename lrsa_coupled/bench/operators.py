@@ -9,6 +9,7 @@ measured anew for all variants one right after the other).
 from __future__ import annotations
 
 import dataclasses
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,15 @@ import torch
 from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config, OperatorConfig, nearest
+from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.training.checkpoint import parameter_count
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
 
+LOGGER = logging.getLogger(__name__)
 RIVALS = ("lrsa", "flare", "transolver", "full", "fno")
 LATENTS = (16, 32, 64, 128, 256)
 
@@ -83,6 +87,9 @@ def bench_operators(
         if name not in chosen:
             raise ValueError(f"--only: no variant '{name}'{nearest(name, list(chosen))}")
     chosen = {name: operator for name, operator in chosen.items() if not only or name in only}
+    if "fno" in chosen and not only and not _on_a_grid(stores["test"], config):
+        LOGGER.warning("fno is left out: the samples do not lie on one uniform grid")
+        del chosen["fno"]
     rows = [_trained(name, dataclasses.replace(config, operator=operator), data, test=test, out=out) for name, operator in chosen.items()]
     points = config.training.num_points or max(entry.num_nodes for entry in stores["data"].entries.values())
     for row, operator in zip(rows, chosen.values(), strict=True):
@@ -90,6 +97,18 @@ def bench_operators(
     sets = {name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.meta["seed"]} for name, store in stores.items()}
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     return {"case": about.case, **sets, "training": dataclasses.asdict(config.training), "machine": machine, "operators": rows}
+
+
+def _on_a_grid(store: DataStore, config: Config) -> bool:
+    """Tell whether the samples have one number of nodes, and the first and the last lie on the same uniform grid."""
+    if len({store.entries[index].num_nodes for index in store.solved}) > 1:
+        return False
+    dataset = PointDataset(store, [store.solved[0], store.solved[-1]], memory_gib=config.data.memory_gib)
+    try:
+        find_grid(torch.cat([dataset.whole(sample).points_BNd for sample in range(2)]))
+    except ValueError:
+        return False
+    return True
 
 
 def operators_table(ledger: Mapping[str, Any]) -> str:

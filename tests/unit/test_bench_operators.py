@@ -12,7 +12,7 @@ from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.data.description import describe
 from lrsa_coupled.operators.counts import flop_count
 from lrsa_coupled.training.checkpoint import parameter_count
-from tests.unit.test_training import META, with_training, write
+from tests.unit.test_training import META, sample, with_training, write
 
 ABOUT = describe(META)
 SMALL = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, num_modes=2)
@@ -71,6 +71,16 @@ def test_what_makes_no_sense_is_refused(data, test_data, tmp_path):
         operators.bench_operators(config(), data, data, tmp_path)
     with pytest.raises(ValueError, match=r"no variant 'flair' \(did you mean 'flare'\?\)"):
         operators.bench_operators(config(), data, test_data, tmp_path, only=["flair"])
+
+
+def test_fno_is_left_out_where_there_is_no_grid(data, test_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(operators, "_trained", lambda name, *arguments, **options: {"name": name})
+    monkeypatch.setattr(operators, "measure", lambda work: Cost())
+    ledger = operators.bench_operators(config(), data, test_data, tmp_path)  # samples of two sizes
+    assert [row["name"] for row in ledger["operators"]] == ["lrsa", "flare", "transolver", "full"]
+    monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index))
+    grid = operators.bench_operators(config(), data, write(tmp_path / "grid", count=4, meta={"seed": 2}), tmp_path)
+    assert [row["name"] for row in grid["operators"]] == list(operators.RIVALS)
 
 
 def test_missing_folders_are_named(capsys):

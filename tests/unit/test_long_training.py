@@ -20,12 +20,12 @@ from tests.helpers import ROOT, plain_environment
 from tests.unit.test_training import CONFIG, last_weights, metrics, with_training, write
 
 TRAIN = """
-import sys, pathlib, torch
+import json, pathlib, sys, torch
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.team import torchrun_team
 from tests.unit.test_training import with_training
 torch.set_num_threads(1)
-train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), with_training(**eval(sys.argv[3])), team=torchrun_team())
+train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), with_training(**json.loads(sys.argv[3])), team=torchrun_team())
 """
 
 
@@ -44,7 +44,7 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(data, tmp_path):
     torch.set_num_threads(1)
     train(data, tmp_path / "whole", with_training(**changes))
     torch.set_num_threads(threads)
-    command = [sys.executable, "-c", TRAIN, str(data), str(tmp_path / "parts"), repr(changes)]
+    command = [sys.executable, "-c", TRAIN, str(data), str(tmp_path / "parts"), json.dumps(changes)]
     state, kills, generator = tmp_path / "parts" / "last" / "state.json", 0, random.Random(0)
     while kills < 3:
         process = subprocess.Popen(command, cwd=ROOT, env=environment())
@@ -69,7 +69,7 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
     train(data, tmp_path / "alone", with_training(**changes))
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
-    subprocess.run([*launcher, str(data), str(tmp_path / "team"), repr(changes)], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    subprocess.run([*launcher, str(data), str(tmp_path / "team"), json.dumps(changes)], cwd=ROOT, env=environment(), check=True, capture_output=True)
     one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("alone", "team"))
     assert len(one) == 4 and np.allclose(one, two, rtol=1e-4, atol=0.0)
 
