@@ -83,10 +83,11 @@ class TrainingConfig:
     ``batch_size`` counts the samples of an optimiser step over all ranks; a rank works on ``micro_batch_size`` of its share at a time (0:
     on all) and adds up the gradients. With ``num_points=0`` samples of different sizes are worked on one after the other, without padding.
     ``valid_fraction`` is the share of the samples kept for validation; the run ends early after ``patience`` validations without a better
-    error (0: never). ``gradient_weight`` weighs the relative H1 seminorm of the error in the loss. ``optimizer=muon`` uses Muon (Jordan et
-    al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step of an average of the weights, which is
-    then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU. ``save_every``: time between states to resume
-    from [s].
+    error (0: never). ``gradient_weight`` weighs the relative H1 seminorm of the error in the loss. ``fit_constrained`` counts the outputs
+    that Dirichlet conditions fix in the loss too; errors never count them, as their exact values replace the prediction.
+    ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step
+    of an average of the weights, which is then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU.
+    ``save_every``: time between states to resume from [s].
     """
 
     epochs: int = 100
@@ -99,6 +100,7 @@ class TrainingConfig:
     schedule: Literal["one-cycle", "cosine"] = "one-cycle"
     gradient_clip: float = 1.0
     gradient_weight: float = 0.0
+    fit_constrained: bool = False
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False

@@ -1,8 +1,8 @@
 """Relative errors of nodal predictions, one number a sample and field, and the training loss made of them.
 
-Constrained values count as exact, since a guess carries the exact Dirichlet values. Both errors divide by the norm of the exact field,
-or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a sample whose field vanishes
-does not take over the loss.
+Where a Dirichlet condition fixes an output (``free_BNK`` is 0) it counts as exact, since a guess carries the exact value. Both errors divide
+by the norm of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a
+sample whose field vanishes does not take over the loss.
 
 With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective, forward
 and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.

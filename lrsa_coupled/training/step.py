@@ -24,7 +24,8 @@ def objective(run: Run, batch: Batch) -> Tensor:
     """Return the mean of the loss over the samples of a batch on the device of the run."""
     training = run.config.training
     predicted = predict(run.forward, batch, precision=training.precision)
-    exact, free = batch.outputs_BNK, batch.free_BNK
+    exact = batch.outputs_BNK
+    free = torch.ones_like(exact) if training.fit_constrained else batch.free_BNK
     loss = weighted_mean(relative_l2(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields), run.fields)
     if batch.cells_EV is None:
         return loss

@@ -19,6 +19,9 @@ from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.optimiser import learning_rate
 from lrsa_coupled.training.resume import read_progress
+from lrsa_coupled.training.run import prepare
+from lrsa_coupled.training.step import objective
+from lrsa_coupled.training.team import Team
 
 NUM_SAMPLES = 20
 CONFIG = Config(
@@ -134,6 +137,17 @@ def test_batches_drawn_ahead_are_the_same_and_errors_arrive(data):
     abandoned = drawn_ahead(batches())
     next(abandoned)
     abandoned.close()
+
+
+def test_outputs_fixed_by_dirichlet_conditions_count_in_the_loss_when_asked(data, tmp_path):
+    dataset = PointDataset(DataStore(data))
+    batch = dataset.whole(0)
+    losses = []
+    for fit in (False, True):
+        run = prepare(dataset, with_training(fit_constrained=fit), tmp_path, team=Team())
+        losses.append([objective(run, item).item() for item in (batch, dataclasses.replace(batch, free_BNK=0.0 * batch.free_BNK))])
+    free, every = losses
+    assert free[1] == 0.0 and every[1] == every[0] > free[0]
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
