@@ -93,6 +93,7 @@ class Problem:
         to_nodes: Takes the degrees of freedom of the solution to values at the nodes, when these have a mesh of their own.
         from_nodes: Takes values at the nodes to the degrees of freedom of the solution.
         is_linear: Whether ``residual`` is affine in ``solution``.
+        energy: Compiled potential whose derivative is ``residual``, when the problem is a minimisation; not finite where it is not defined.
         continuation: Path to the problem, when the case knows one.
     """
 
@@ -106,6 +107,7 @@ class Problem:
     to_nodes: PETSc.Mat | None = None
     from_nodes: PETSc.Mat | None = None
     is_linear: bool = False
+    energy: Form | None = None
     continuation: Continuation | None = None
 
 

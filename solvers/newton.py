@@ -1,15 +1,27 @@
-"""Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise."""
+"""Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise.
+
+A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is defined. Its
+start must satisfy the Dirichlet conditions, as steps towards them may have to raise the energy.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+import numpy as np
+from dolfinx.fem import Function, assemble_scalar
 from dolfinx.fem.petsc import NonlinearProblem
 from lrsa_coupled.interfaces import Problem, Solver, SolveResult
 from petsc4py import PETSc
 
 from solvers.petsc import MUMPS, advice, default_options, reason_name
+
+UNDEFINED = 1e100
+"""Energy where it is not defined; the cubic line search shortens its step after a finite number, and gives up after an infinite one."""
+
+ROUNDING, NEAR = 1e-11, 1e3
+"""Share of the energy that may be rounding, for which the line search is allowed once the residual norm is below ``NEAR`` tolerances."""
 
 DEFAULTS: Mapping[str, str] = {**MUMPS, "snes_linesearch_type": "bt"}
 
@@ -37,6 +49,10 @@ class NewtonSolver(Solver):
         self._nonlinear = NonlinearProblem(problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs),
                                            petsc_options_prefix=prefix)  # fmt: skip
         self.snes = self._nonlinear.solver
+        self._allowance = 0.0
+        if problem.energy is not None:
+            self.snes.setObjective(self._energy)
+        self._modes: Callable[[Function], PETSc.NullSpace] | None = None
         self._prefix, self._defaults = prefix, {**DEFAULTS, **(options or {})}
         with default_options(prefix, self._defaults):
             self.snes.setFromOptions()
@@ -56,6 +72,10 @@ class NewtonSolver(Solver):
         limit = self.max_iterations if max_iterations is None else max_iterations
         self.snes.setTolerances(rtol=max(rtol, 1e-50), atol=self.atol, stol=0.0, max_it=limit)
         started = time.perf_counter()
+        if self._modes is not None:
+            modes = self._modes(self.problem.solution)
+            self._nonlinear.A.setNearNullSpace(modes)
+            modes.destroy()
         try:
             with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
                 self._nonlinear.solve()
@@ -71,6 +91,22 @@ class NewtonSolver(Solver):
             residual=self.snes.getFunctionNorm(),
             seconds={"solve": time.perf_counter() - started},
         )
+
+    def set_near_nullspace(self, modes: Callable[[Function], PETSc.NullSpace]) -> None:
+        """Attach to the matrix, at the start of every solve, the near-null space that ``modes`` makes of the solution. Collective: no."""
+        self._modes = modes
+
+    def _energy(self, snes: PETSc.SNES, x: PETSc.Vec) -> float:
+        u = self.problem.solution.x
+        u.array[: x.getLocalSize()] = x.array_r
+        u.scatter_forward()
+        with np.errstate(all="ignore"):
+            energy = self.problem.mesh.comm.allreduce(assemble_scalar(self.problem.energy))
+        if not np.isfinite(energy):
+            return UNDEFINED
+        if snes.getFunctionNorm() < NEAR * self.atol:
+            self._allowance += ROUNDING * abs(energy)  # PETSc has no slack of its own: what is evaluated later comes out that much lower
+        return energy - self._allowance
 
     def destroy(self) -> None:
         """Free the SNES with its matrix and vectors. Collective."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from dolfinx.fem import Function
 from petsc4py import PETSc
 
 MUMPS: Mapping[str, str] = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
@@ -37,6 +38,29 @@ def recycling(dimension: int) -> dict[str, str]:
     """Return the options of a KSP that recycles a Krylov subspace of this dimension, see ``solvers/gcrodr.py``."""
     return {"ksp_type": "python", "ksp_python_type": "solvers.gcrodr.GCRODR", "ksp_gcrodr_recycle": str(dimension),
             "ksp_gcrodr_restart": str(max(300, 2 * dimension))}  # fmt: skip
+
+
+def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
+    """Return the translations and infinitesimal rotations of a deformed body, orthonormal, for algebraic multigrid. Collective.
+
+    The stiffness matrix of a deformed body is nearly singular on the rotations of its deformed shape, not on those of its reference shape.
+
+    Args:
+        displacement: In a blocked Lagrange space of as many components as dimensions, 2 or 3.
+    Raises:
+        ValueError: If it is of another kind.
+    """
+    space = displacement.function_space
+    dim = space.mesh.geometry.dim
+    if dim not in (2, 3) or space.dofmap.bs != dim:
+        raise ValueError(f"rigid body modes need a displacement of a blocked space in 2-D or 3-D, got {space.ufl_element()} in {dim}-D")
+    owned = space.dofmap.index_map.size_local
+    placed = space.tabulate_dof_coordinates()[:owned, :dim] + displacement.x.array.reshape(-1, dim)[:owned]
+    points = PETSc.Vec().createMPI((placed.size, PETSc.DETERMINE), bsize=dim, comm=space.mesh.comm)
+    points.array_w[:] = placed.ravel()
+    modes = PETSc.NullSpace().createRigidBody(points)
+    points.destroy()
+    return modes
 
 
 @contextmanager

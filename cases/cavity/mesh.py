@@ -6,9 +6,8 @@ from types import ModuleType
 
 import numpy as np
 from mpi4py import MPI
-from dolfinx.io import gmsh as gmsh_io
 from dolfinx.mesh import Mesh
-from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.meshing import gmsh_mesh
 
 AT_CORNER, AT_WALL, INSIDE = 0.1, 0.4, 1.6
 """Cell size at the corners of the lid, at the walls and inside, in units of 1 / resolution."""
@@ -32,25 +31,12 @@ def cavity_mesh(comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[fl
     reach = np.array([np.hypot(*along), np.hypot(*across)])
     if np.any(np.asarray(centre) - reach <= 0.0) or np.any(np.asarray(centre) + reach >= 1.0):
         raise ValueError(f"the obstacle must lie inside the unit square, got centre {centre}, semi-axes {semi_axes}, angle {angle}")
-    model = None
-    with collective_errors(comm):
-        if comm.rank == 0:
-            model = _gmsh_model(centre, semi_axes, angle, resolution)
-    mesh = gmsh_io.model_to_mesh(model, comm, 0, gdim=2).mesh
-    if comm.rank == 0:
-        _import_gmsh().finalize()
-    return mesh
 
+    def draw(gmsh: ModuleType) -> None:
+        _geometry(gmsh, centre, semi_axes, angle)
+        _size_field(gmsh, resolution)
 
-def _gmsh_model(centre: tuple[float, float], semi_axes: tuple[float, float], angle: float, resolution: int) -> object:
-    gmsh = _import_gmsh()
-    gmsh.initialize(interruptible=False)
-    gmsh.option.setNumber("General.Terminal", 0)
-    gmsh.option.setNumber("General.NumThreads", 1)
-    _geometry(gmsh, centre, semi_axes, angle)
-    _size_field(gmsh, resolution)
-    gmsh.model.mesh.generate(2)
-    return gmsh.model
+    return gmsh_mesh(comm, draw, 2)
 
 
 def _geometry(gmsh: ModuleType, centre: tuple[float, float], semi_axes: tuple[float, float], angle: float) -> None:
@@ -63,7 +49,6 @@ def _geometry(gmsh: ModuleType, centre: tuple[float, float], semi_axes: tuple[fl
         shapes.translate([(2, ellipse)], *centre, 0)
         shapes.cut([(2, square)], [(2, ellipse)])
     shapes.synchronize()
-    gmsh.model.addPhysicalGroup(2, [tag for _, tag in gmsh.model.getEntities(2)], 1)
 
 
 def _size_field(gmsh: ModuleType, resolution: int) -> None:
@@ -85,11 +70,3 @@ def _size_field(gmsh: ModuleType, resolution: int) -> None:
     field.setAsBackgroundMesh(smallest_of)
     for source in ("ExtendFromBoundary", "FromPoints", "FromCurvature"):
         gmsh.option.setNumber(f"Mesh.MeshSize{source}", 0)
-
-
-def _import_gmsh() -> ModuleType:
-    try:
-        import gmsh
-    except (ImportError, OSError) as error:
-        raise ImportError(f"the mesh needs gmsh, and gmsh needs libGLU and libXft of the system: {error}") from error
-    return gmsh

@@ -1,0 +1,200 @@
+"""Large deformations of a neo-Hookean block of random stiffness under bending, twisting and stretching loads, P1 or P2 tetrahedra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import ModuleType
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
+from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
+from lrsa_coupled.meshing import gmsh_mesh
+from solvers.continuation import ContinuationSolver, StepControl
+from solvers.newton import NewtonSolver
+from solvers.petsc import MUMPS, rigid_body_modes
+
+Array = npt.NDArray[np.float64]
+
+LENGTH = 3.0
+"""Length of the block along x; its cross-section is the unit square around the x-axis."""
+
+MODES = (5, 3, 3)
+"""Cosines of the logarithm of the stiffness along x, y and z."""
+
+BENDING, TORSION, AXIAL = 0.2, 0.6, (-0.01, 0.1)
+"""Largest transverse traction, largest torsion either way, range of the axial traction."""
+
+DIRECT_BELOW = 10_000
+"""Unknowns up to which MUMPS is quicker than conjugate gradients with algebraic multigrid."""
+
+GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "gamg", "pc_gamg_threshold": "0.01",
+        "mg_levels_pc_type": "jacobi", "snes_max_linear_solve_fail": "1000"}  # fmt: skip
+"""Conjugate gradients stop where they meet negative curvature; the line search takes what they have reached (truncated Newton)."""
+
+TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
+LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, extrapolate=False, otherwise=TIGHT)
+
+
+@dataclass(frozen=True)
+class HyperelasticOptions:
+    """Degree of the displacement, 1 or 2; Poisson's ratio."""
+
+    degree: int = 1
+    poisson: float = 0.3
+
+
+@dataclass(frozen=True)
+class HyperelasticParameters:
+    """Lengths in units of the width b of the block, stresses in units of the geometric mean E of Young's modulus.
+
+    The modulus is ``exp(sum_jkl stiffness_jkl cos(j pi x / L) cos(k pi (y + 1/2)) cos(l pi (z + 1/2)))``, ``stiffness`` in C order. The end at
+    ``x = L`` carries the dead traction ``traction + torsion (0, -z, y)``.
+    """
+
+    stiffness: tuple[float, ...] = field(metadata={"unit": "1"})
+    traction: tuple[float, float, float] = field(metadata={"unit": "E"})
+    torsion: float = field(metadata={"unit": "E / b"})
+
+
+@final
+class HyperelasticCase(Case):
+    """A clamped neo-Hookean block of random stiffness, bent, twisted and stretched by dead loads at its end."""
+
+    name = "hyperelastic"
+    dim = 3
+    resolution = 8
+    inputs = (Field("log_stiffness"),)
+    scalars = ("traction_x", "traction_y", "traction_z", "torsion")
+    fields = outputs = (Field("displacement", 3, "b"),)
+    rtol = 1e-8
+    default_options = HyperelasticOptions()
+
+    def __init__(self, options: HyperelasticOptions | None = None) -> None:
+        super().__init__(options)
+        if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
+            raise ValueError(f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}")
+
+    def sample(self, rng: np.random.Generator) -> HyperelasticParameters:
+        """Draw amplitudes that fall with the wave number, bending in any direction, torsion both ways, tension or slight compression."""
+        j, k, l = np.meshgrid(*[np.arange(count) for count in MODES], indexing="ij")
+        deviations = 0.5 / (1.0 + (2.0 * j / LENGTH) ** 2 + k**2 + l**2)
+        deviations[0, 0, 0] = 0.0
+        bending, direction = BENDING * np.sqrt(rng.uniform()), rng.uniform(0.0, 2.0 * np.pi)
+        axial = rng.uniform(*AXIAL)
+        return HyperelasticParameters(
+            stiffness=tuple((deviations * rng.standard_normal(MODES)).ravel().tolist()),
+            traction=(float(axial), float(bending * np.cos(direction)), float(bending * np.sin(direction))),
+            torsion=float(rng.uniform(-TORSION, TORSION)),
+        )
+
+    def mesh(self, comm: MPI.Comm, parameters: HyperelasticParameters, resolution: int) -> Mesh:
+        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width.
+
+        Collective: rank 0 meshes, the cells are then distributed.
+
+        Raises:
+            ValueError: If the resolution is below 2, on all ranks.
+            ImportError: If gmsh or a system library it needs is missing, on all ranks.
+        """
+        if resolution < 2:
+            raise ValueError(f"the resolution of hyperelastic must be at least 2 tetrahedra to a width, got {resolution}")
+
+        def draw(gmsh: ModuleType) -> None:
+            gmsh.model.occ.addBox(0.0, -0.5, -0.5, LENGTH, 1.0, 1.0)
+            gmsh.model.occ.synchronize()
+            for bound in ("Min", "Max"):
+                gmsh.option.setNumber(f"Mesh.MeshSize{bound}", 1.0 / resolution)
+
+        return gmsh_mesh(comm, draw, 3)
+
+    def problem(self, mesh: Mesh, parameters: HyperelasticParameters) -> Problem:
+        """Set up energy, forms and the clamped end. Collective."""
+        space = fem.functionspace(mesh, ("P", self.options.degree, (mesh.geometry.dim,)))
+        node_space = fem.functionspace(mesh, ("P", self.options.degree))
+        displacement, modulus = fem.Function(space, name="displacement"), fem.Function(node_space)
+        modulus.x.array[:] = np.exp(log_stiffness(parameters, node_space.tabulate_dof_coordinates()))
+        share = fem.Constant(mesh, 1.0)
+        energy = potential(displacement, modulus, parameters, share=share, poisson=self.options.poisson)
+        residual = ufl.derivative(energy, displacement, ufl.TestFunction(space))
+        mesh.topology.create_connectivity(2, 3)
+        clamped = locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], 0.0))
+
+        def set_share(value: float) -> None:
+            share.value = value
+
+        return Problem(
+            mesh=mesh,
+            parameters=parameters,
+            solution=displacement,
+            residual=fem.form(residual),
+            jacobian=fem.form(ufl.derivative(residual, displacement)),
+            bcs=[fem.dirichletbc(np.zeros(3), fem.locate_dofs_topological(space, 2, clamped), space)],
+            node_space=node_space,
+            energy=fem.form(energy),
+            continuation=Continuation(set_share, start=0.0, target=1.0),
+        )
+
+    def features(self, problem: Problem) -> Features:
+        """Logarithm of the stiffness at the nodes; the loads."""
+        parameters: HyperelasticParameters = problem.parameters
+        owned = problem.node_space.dofmap.index_map.size_local
+        points = problem.node_space.tabulate_dof_coordinates()[:owned]
+        return Features(log_stiffness(parameters, points)[:, None], np.array([*parameters.traction, parameters.torsion]))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """Newton, with MUMPS for few unknowns and CG with multigrid for many."""
+        return newton(problem, atol, max_iterations=max_iterations)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """Load steps with loose and with tight inner tolerance, and Newton from zero."""
+        return {"load-steps-loose": partial(_stepped, LOOSE), "load-steps-tight": partial(_stepped, TIGHT), "zero": newton}
+
+
+def potential(displacement: fem.Function, modulus: fem.Function, p: HyperelasticParameters, *, share: fem.Constant, poisson: float) -> ufl.Form:
+    """Return the stored energy less the work of the loads, of which a ``share`` acts."""
+    mesh, degree = displacement.function_space.mesh, displacement.function_space.element.basix_element.degree
+    facets = np.sort(locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], LENGTH)))
+    ds = ufl.Measure("ds", domain=mesh, subdomain_data=meshtags(mesh, 2, facets, np.ones_like(facets)))
+    _, y, z = ufl.SpatialCoordinate(mesh)
+    traction = fem.Constant(mesh, np.array(p.traction)) + fem.Constant(mesh, p.torsion) * ufl.as_vector((0.0, -z, y))
+    dx = ufl.dx(metadata={"quadrature_degree": degree**2})
+    return stored_energy(displacement, modulus, poisson) * dx - share * ufl.inner(traction, displacement) * ds(1)
+
+
+def stored_energy(displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float) -> ufl.core.expr.Expr:
+    """Return the energy density of a compressible neo-Hookean solid; not a number where an element is turned inside out.
+
+    Source: Bonet & Wood (2008), eq. (6.27).
+    """
+    gradient = ufl.Identity(3) + ufl.grad(displacement)
+    log_ratio = ufl.ln(ufl.det(gradient))
+    mu, lame = modulus / (2.0 * (1.0 + poisson)), modulus * poisson / ((1.0 + poisson) * (1.0 - 2.0 * poisson))
+    return mu / 2.0 * (ufl.inner(gradient, gradient) - 3.0) - mu * log_ratio + lame / 2.0 * log_ratio**2
+
+
+def log_stiffness(parameters: HyperelasticParameters, points: Array) -> Array:
+    """Return the logarithm of Young's modulus at points ``(num_points, 3)``, in units of its geometric mean."""
+    scaled = np.pi * (points / np.array([LENGTH, 1.0, 1.0]) + np.array([0.0, 0.5, 0.5]))
+    x, y, z = (np.cos(np.outer(scaled[:, axis], np.arange(count))) for axis, count in enumerate(MODES))
+    return np.einsum("jkl,nj,nk,nl->n", np.reshape(parameters.stiffness, MODES), x, y, z, optimize=True)
+
+
+def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, direct_below: int = DIRECT_BELOW) -> NewtonSolver:
+    """Make Newton's method with the linear solver that suits the number of unknowns."""
+    dofmap = problem.solution.function_space.dofmap
+    direct = dofmap.index_map.size_global * dofmap.bs < direct_below
+    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=MUMPS if direct else GAMG)
+    if not direct:
+        solver.set_near_nullspace(rigid_body_modes)
+    return solver
+
+
+def _stepped(control: StepControl, problem: Problem, atol: float) -> Solver:
+    return ContinuationSolver(newton(problem, atol), control)

@@ -1,0 +1,53 @@
+"""Meshes by gmsh, distributed over the ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+
+from mpi4py import MPI
+from dolfinx.io import gmsh as gmsh_io
+from dolfinx.mesh import Mesh
+from lrsa_coupled.mpi import collective_errors
+
+
+def gmsh_mesh(comm: MPI.Comm, draw: Callable[[ModuleType], None], dim: int) -> Mesh:
+    """Mesh a geometry with simplices of first order.
+
+    Collective: rank 0 meshes, the cells are then distributed.
+
+    Args:
+        comm: Ranks to share the mesh.
+        draw: Called on rank 0 with the module gmsh; makes geometry and size fields in the current model.
+        dim: Dimension of the cells and of space.
+
+    Raises:
+        ImportError: If gmsh or a system library it needs is missing, on all ranks; or whatever ``draw`` raises.
+    """
+    model = None
+    with collective_errors(comm):
+        if comm.rank == 0:
+            model = _model(draw, dim)
+    mesh = gmsh_io.model_to_mesh(model, comm, 0, gdim=dim).mesh
+    if comm.rank == 0:
+        _import_gmsh().finalize()
+    return mesh
+
+
+def _model(draw: Callable[[ModuleType], None], dim: int) -> object:
+    gmsh = _import_gmsh()
+    gmsh.initialize(interruptible=False)
+    gmsh.option.setNumber("General.Terminal", 0)
+    gmsh.option.setNumber("General.NumThreads", 1)
+    draw(gmsh)
+    gmsh.model.addPhysicalGroup(dim, [tag for _, tag in gmsh.model.getEntities(dim)], 1)
+    gmsh.model.mesh.generate(dim)
+    return gmsh.model
+
+
+def _import_gmsh() -> ModuleType:
+    try:
+        import gmsh
+    except (ImportError, OSError) as error:
+        raise ImportError(f"the mesh needs gmsh, and gmsh needs libGLU and libXft of the system: {error}") from error
+    return gmsh

@@ -1,0 +1,70 @@
+"""Newton's method on an energy, with the rigid body modes of a deformed body, at any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
+
+from cases.hyperelastic.case import HyperelasticCase, newton
+from dolfinx import fem
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.interfaces import Problem
+from solvers.petsc import rigid_body_modes
+
+COMM = MPI.COMM_WORLD
+
+
+def block(comm: MPI.Comm) -> Problem:
+    case = HyperelasticCase()
+    parameters = sample_parameters(case, 0, 2)
+    return case.problem(case.mesh(comm, parameters, 4), parameters)
+
+
+def energy(problem: Problem) -> float:
+    return problem.mesh.comm.allreduce(fem.assemble_scalar(problem.energy))
+
+
+@pytest.mark.parametrize("direct_below", [0, 10**9], ids=["multigrid", "direct"])
+def test_the_minimum_does_not_depend_on_the_ranks(direct_below: int) -> None:
+    energies, iterations = [], []
+    for comm in (COMM, MPI.COMM_SELF):
+        problem = block(comm)
+        atol = 1e-8 * reference_norm(problem)
+        solver = newton(problem, atol, direct_below=direct_below)
+        result = solver.solve()
+        solver.destroy()
+        assert result.converged
+        assert residual_norm(problem) <= atol * (1 + 1e-6)
+        energies.append(energy(problem))
+        iterations.append(result.iterations)
+    assert energies[0] == pytest.approx(energies[1], rel=1e-10)
+    assert direct_below == 0 or iterations[0] == iterations[1]
+
+
+def test_rigid_body_modes_strain_nothing() -> None:
+    problem = block(COMM)
+    rng = np.random.default_rng(0)
+    shift, spin = rng.standard_normal(3), rng.standard_normal((3, 3))
+    problem.solution.interpolate(lambda x: shift[:, None] + (spin @ x))
+    modes = rigid_body_modes(problem.solution)
+    vectors = modes.getVecs()
+    assert len(vectors) == 6
+    gram = np.array([[a.dot(b) for b in vectors] for a in vectors])
+    assert gram == pytest.approx(np.eye(6), abs=1e-12)
+    owned = problem.node_space.dofmap.index_map.size_local
+    placed = (problem.node_space.tabulate_dof_coordinates() + problem.solution.x.array.reshape(-1, 3))[:owned]
+    for vector in vectors:  # velocities v of a rigid motion: (v_i - v_j) . (x_i - x_j) = 0 for all pairs
+        velocity, points = (np.concatenate(COMM.allgather(part)) for part in (vector.array_r.reshape(-1, 3), placed))
+        first, second = np.triu_indices(40, 1)
+        stretch = np.sum((velocity[first] - velocity[second]) * (points[first] - points[second]), axis=1)
+        assert np.abs(stretch).max() < 1e-12
+    modes.destroy()
+
+
+def test_rigid_body_modes_refuse_a_scalar() -> None:
+    with pytest.raises(ValueError, match="need a displacement"):
+        rigid_body_modes(fem.Function(block(COMM).node_space))
