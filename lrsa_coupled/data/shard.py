@@ -125,6 +125,11 @@ def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRe
     return record
 
 
+def read_seconds(file: h5py.File, index: int, geometries: Geometries) -> float:
+    """Read the wall time of one sample of an open shard and nothing else; errors as ``read_arrays``."""
+    return float(file[f"samples/{index:08d}"].attrs["seconds"])
+
+
 def readable(path: Path) -> dict[int, SampleRecord]:
     """Return the samples of a shard that fit their digests, whatever the state of the file."""
     found: dict[int, SampleRecord] = {}

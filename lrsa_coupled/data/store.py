@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, final
 import h5py
 
 from lrsa_coupled.data.format import VERSION, SampleArrays, SampleRecord, digest, record_digest
-from lrsa_coupled.data.shard import Entry, Geometries, Header, is_whole, read_arrays, read_header, read_sample, readable
+from lrsa_coupled.data.shard import Entry, Geometries, Header, is_whole, read_arrays, read_header, read_sample, read_seconds, readable
 from lrsa_coupled.files import write_text_atomically
 
 INDEX = "index.json"
@@ -95,10 +96,21 @@ class DataStore:
         """Read the arrays of one sample, None when it was not solved; otherwise as ``read``, in less time."""
         return self._read(index, read_arrays)
 
-    def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T]) -> T:
+    def seconds(self) -> float:
+        """Return what the samples cost, failed ones too: the sum of wall time x ranks of a sample, as the last ``generate`` had them [s].
+
+        Only attributes are read, the bytes of the shards are not checked.
+
+        Raises:
+            ValueError: If a shard cannot be read.
+        """
+        by_shard = sorted(self.entries, key=lambda index: (self._shard[index], index))  # so that each file is opened once
+        return _ranks_per_sample(self.folder) * math.fsum(self._read(index, read_seconds, check=False) for index in by_shard)
+
+    def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T], *, check: bool = True) -> T:
         path = self._shard[index]
         try:
-            if path not in self._whole:
+            if check and path not in self._whole:
                 if not is_whole(path, self.headers[path]):
                     raise ValueError(f"{self._damage(path)}; run generate again: it makes just those")
                 self._whole.add(path)
@@ -181,6 +193,14 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or meta.get("format") != VERSION:
         raise ValueError(f"{path} is not of format version {VERSION}: make the data set again with this release")
     return meta
+
+
+def _ranks_per_sample(folder: Path) -> int:
+    """Return the ranks that shared a sample in the last ``generate``, 1 when its configuration is lost."""
+    try:
+        return max(1, int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["generate"]["ranks_per_sample"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return 1
 
 
 def _read_index(folder: Path) -> dict[str, Header]:

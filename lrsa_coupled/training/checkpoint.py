@@ -21,7 +21,7 @@ from torch import Tensor
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
 from lrsa_coupled.data.description import Description, fields_from
-from lrsa_coupled.files import atomic_path
+from lrsa_coupled.files import atomic_path, write_text_atomically
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.operators.model import Operator
 
@@ -33,16 +33,24 @@ REMEDY = "restore the file from its source or train again"
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The data a model was trained on: number of training samples and seed of the data set."""
+    """The data a model was trained on.
+
+    Args:
+        samples: Number of training samples.
+        seed: Seed of the data set.
+        seconds: What the data set cost, wall time x ranks over all its samples [s]; 0 when not known.
+    """
 
     samples: int
     seed: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output.
 
+    ``seconds`` is the wall time of the training, all parts of a run together, on ``ranks`` ranks [s]; 0 when not known.
     A setting that the card does not hold is from after its release and has its default, which must leave such a model as it was.
     """
 
@@ -56,6 +64,8 @@ class ModelCard:
     training: TrainingConfig
     data: DataInfo
     errors: dict[str, float]
+    seconds: float = 0.0
+    ranks: int = 1
     version: int = VERSION
 
 
@@ -79,11 +89,21 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: _stored(tensor) for name, tensor in model.state_dict().items()})
-    content = asdict(card)
-    text = json.dumps({"card": content, "sha256": _digest(content, weights)}, indent=1) + "\n"
+    text = _card_text(asdict(card), weights)
     with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
         weights_path.write_bytes(weights)
         card_path.write_text(text, encoding="utf-8")
+
+
+def set_seconds(folder: Path, seconds: float) -> None:
+    """Replace the wall time of the training on the card of a checkpoint; the weights stay as they are. Call on one rank.
+
+    Raises:
+        ValueError: If there is no checkpoint, or it is damaged.
+        OSError: If the folder cannot be written.
+    """
+    content, weights = _read_pair(folder)
+    write_text_atomically(folder / CARD, _card_text(content | {"seconds": seconds}, weights))
 
 
 def load(folder: Path) -> tuple[Operator, ModelCard]:
@@ -92,10 +112,7 @@ def load(folder: Path) -> tuple[Operator, ModelCard]:
     Raises:
         ValueError: If a file is missing or damaged, or the two do not belong together; the message names the file.
     """
-    content, sha256 = _read_card(folder / CARD)
-    weights = _read_bytes(folder / WEIGHTS)
-    if _digest(content, weights) != sha256:
-        raise ValueError(f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}")
+    content, weights = _read_pair(folder)
     card = _parse_card(content, folder / CARD)
     tensors = read_tensors(weights, folder / WEIGHTS)
     with torch.device("meta"):
@@ -145,12 +162,25 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path}: cannot be read ({error.strerror}): give the folder of a trained model") from error
 
 
+def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
+    """Read the content of the card and the weights, which belong together."""
+    content, sha256 = _read_card(folder / CARD)
+    weights = _read_bytes(folder / WEIGHTS)
+    if _digest(content, weights) != sha256:
+        raise ValueError(f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}")
+    return content, weights
+
+
 def _read_card(path: Path) -> tuple[dict[str, Any], str]:
     content = read_json(path)
     card, sha256 = content.get("card"), content.get("sha256")
     if not isinstance(card, dict) or not isinstance(sha256, str) or len(content) != 2:
         raise ValueError(f"{path}: expected the entries 'card' and 'sha256': {REMEDY}")
     return card, sha256
+
+
+def _card_text(card: Mapping[str, Any], weights: bytes) -> str:
+    return json.dumps({"card": card, "sha256": _digest(card, weights)}, indent=1) + "\n"
 
 
 def _digest(card: Mapping[str, Any], weights: bytes) -> str:
@@ -171,13 +201,19 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
             resolution=int(content["resolution"]),
             operator=configuration.update(OperatorConfig(), content["operator"], where=str(path)),
             training=configuration.update(TrainingConfig(), content["training"], where=str(path)),
-            data=DataInfo(samples=int(content["data"]["samples"]), seed=int(content["data"]["seed"])),
+            data=_data_info(content["data"]),
             errors={str(name): float(value) for name, value in content["errors"].items()},
+            seconds=float(content.get("seconds", 0.0)),
+            ranks=int(content.get("ranks", 1)),
         )
     except KeyError as error:
         raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
+
+
+def _data_info(content: Mapping[str, Any]) -> DataInfo:
+    return DataInfo(samples=int(content["samples"]), seed=int(content["seed"]), seconds=float(content.get("seconds", 0.0)))
 
 
 def _stored(tensor: Tensor) -> Tensor:

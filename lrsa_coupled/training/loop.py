@@ -1,7 +1,8 @@
 """Training of an operator on the samples of a data set, by one or several ranks; crash-safe and resumable.
 
 Written to the output folder: ``config.json``, ``metrics.jsonl`` (one line an epoch), the best checkpoint by validation error
-(``model.safetensors``, ``model.json``), and ``last/`` (state to go on from, see ``resume.py``).
+(``model.safetensors``, ``model.json``; the wall time of the whole run is added to the card at its end), and ``last/`` (state to go on
+from, see ``resume.py``).
 """
 
 from __future__ import annotations
@@ -69,6 +70,8 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: T
     progress = read_progress(out / "last", identified) if resume else None
     if progress is None or not progress.ended:
         run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, team=team)
+        if team.rank == 0:
+            run = dataclasses.replace(run, data_seconds=store.seconds())
         if progress is None:
             progress = Progress()
         else:
@@ -108,6 +111,8 @@ class _Loop:
                     bar.set_postfix(loss=f"{values['loss']:.4f}", valid=f"{values['valid_error']:.4f}")
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
+                if progress.ended and self.writes:  # before the state says so: a run that is killed in between comes here again
+                    checkpoint.set_seconds(run.out, round(progress.seconds, 3))
                 if progress.ended or epoch % training.validate_every == 0:
                     self._save(progress)
         if metrics is not None:
@@ -154,7 +159,7 @@ class _Loop:
         if error < progress.best_error:
             progress = dataclasses.replace(progress, best_epoch=progress.epoch, best_error=error, best_errors=errors)
             if self.writes:
-                checkpoint.save(run.out, run.kept, card(run, errors))
+                checkpoint.save(run.out, run.kept, card(run, errors, seconds=round(progress.seconds, 3)))
         elif 0 < training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every:
             LOGGER.info("ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch)
             progress = dataclasses.replace(progress, ended=True)

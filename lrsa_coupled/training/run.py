@@ -33,7 +33,10 @@ LOGGER = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that stays the same during a run; ``forward`` is the model, compiled when asked, ``average`` that of its weights if any."""
+    """All that stays the same during a run.
+
+    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is what the data set cost.
+    """
 
     config: Config
     out: Path
@@ -47,6 +50,7 @@ class Run:
     fields: tuple[FieldColumns, ...]
     optimisers: list[Optimizer]
     device: torch.device
+    data_seconds: float = 0.0
 
     @property
     def batch_size(self) -> int:
@@ -107,8 +111,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device)
 
 
-def card(run: Run, errors: dict[str, float]) -> ModelCard:
-    """Return the card of the model with its errors on the validation samples."""
+def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
+    """Return the card of the model with its errors on the validation samples and the wall time of the training so far [s]."""
     about = run.dataset.description
     return ModelCard(
         case=about.case,
@@ -119,8 +123,10 @@ def card(run: Run, errors: dict[str, float]) -> ModelCard:
         resolution=about.resolution,
         operator=run.config.operator,
         training=run.config.training,
-        data=DataInfo(samples=len(run.train_samples), seed=about.seed),
+        data=DataInfo(samples=len(run.train_samples), seed=about.seed, seconds=round(run.data_seconds, 3)),
         errors=errors,
+        seconds=seconds,
+        ranks=run.team.size,
     )
 
 

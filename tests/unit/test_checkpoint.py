@@ -12,6 +12,7 @@ from lrsa_coupled.config import OperatorConfig, TrainingConfig
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import CARD, WEIGHTS, DataInfo, ModelCard
+from tests.helpers import ROOT
 
 CARD_OF_TEST = ModelCard(
     case="channel",
@@ -22,8 +23,10 @@ CARD_OF_TEST = ModelCard(
     resolution=16,
     operator=OperatorConfig(width=8, num_blocks=1, num_heads=2, num_latents=3, num_frequencies=2),
     training=TrainingConfig(epochs=3),
-    data=DataInfo(samples=10, seed=4),
+    data=DataInfo(samples=10, seed=4, seconds=125.5),
     errors={"velocity": 0.1, "pressure": 0.25},
+    seconds=61.25,
+    ranks=2,
 )
 
 
@@ -133,7 +136,7 @@ def test_tensors_that_do_not_fit_are_named(folder):
     "changes",
     [
         {"version": 99}, {"dim": None}, {"dim": "two"}, {"inputs": 3}, {"inputs": [{}]}, {"operator": {"width": 8}}, {"operator": []},
-        {"operator": {"width": "8"}}, {"data": []}, {"errors": None}, {"errors": {"p": []}}, {"dim": -1}, {"outputs": []},
+        {"operator": {"width": "8"}}, {"data": []}, {"seconds": "long"}, {"ranks": None}, {"errors": None}, {"errors": {"p": []}}, {"dim": -1}, {"outputs": []},
     ],
 )  # fmt: skip
 def test_a_card_that_makes_no_sense_is_a_value_error(folder, changes):
@@ -150,6 +153,29 @@ def test_a_card_of_an_earlier_release_lacks_later_settings(folder):
     assert found.operator == card.operator and found.training == type(card.training)()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
     assert checkpoint.parameter_count(card.operator, card) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
+    content = json.loads((folder / CARD).read_text(encoding="utf-8"))["card"]
+    del content["seconds"], content["ranks"], content["data"]["seconds"]
+    weights = (folder / WEIGHTS).read_bytes()
+    (folder / CARD).write_text(json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8")
+    card = checkpoint.load(folder)[1]
+    assert (card.seconds, card.ranks, card.data) == (0.0, 1, DataInfo(samples=10, seed=4, seconds=0.0))
+    shipped = checkpoint.load(ROOT / "cases" / "cavity")[1]
+    assert (shipped.case, shipped.data.samples) == ("cavity", 2848)
+
+
+def test_the_time_of_training_is_replaced_alone(folder):
+    weights = (folder / WEIGHTS).read_bytes()
+    checkpoint.set_seconds(folder, 99.5)
+    assert (folder / WEIGHTS).read_bytes() == weights
+    assert checkpoint.load(folder)[1] == dataclasses.replace(CARD_OF_TEST, seconds=99.5)
+    (folder / WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    card = (folder / CARD).read_bytes()
+    with pytest.raises(ValueError, match="checksum differs"):
+        checkpoint.set_seconds(folder, 1.0)
+    assert (folder / CARD).read_bytes() == card
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"card": {}, "sha256": 1}', "[" * 100000, "1" * 10000, "nul"])

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 import torch
 
+from lrsa_coupled.data.description import describe
+from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.range_test import range_test
+from lrsa_coupled.training.run import identity
 from tests.helpers import ROOT, plain_environment
-from tests.unit.test_training import CONFIG, last_weights, metrics, with_training, write
+from tests.unit.test_training import CONFIG, NUM_SAMPLES, last_weights, metrics, with_training, write
 
 TRAIN = """
 import json, pathlib, sys, torch
@@ -123,6 +127,43 @@ def test_a_run_ends_early_when_validation_gets_no_better(data, tmp_path, monkeyp
     assert (summary["best_epoch"], summary["epochs"]) == (2, 8)
     monkeypatch.setattr(loop, "prepare", None)
     assert train(data, tmp_path, config) == summary
+
+
+def test_the_card_tells_what_data_and_training_cost(data, tmp_path, monkeypatch):
+    """The time is that of all parts of a run, as in its last metrics, though the best weights are from before."""
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "config.json").write_text(json.dumps({"generate": {"ranks_per_sample": 3}}))
+    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 0.0)  # the first validation stays the best
+    config = with_training(epochs=8, validate_every=2)
+    replace, calls = checkpoint.set_seconds, []
+
+    def killed(*given):
+        calls.append(given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "set_seconds", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, tmp_path / "out", config)
+    card = checkpoint.load(tmp_path / "out")[1]
+    assert 0.0 < card.seconds < calls[0][1] and card.data.seconds == pytest.approx(NUM_SAMPLES * 0.1 * 3)
+    weights = (tmp_path / "out" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(checkpoint, "set_seconds", replace)
+    summary = train(folder, tmp_path / "out", config)
+    last = json.loads((tmp_path / "out" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    card = checkpoint.load(tmp_path / "out")[1]
+    assert (summary["best_epoch"], last["epoch"], card.ranks) == (2, 8, 1)
+    assert card.seconds == last["seconds"] == round(summary["seconds"], 3)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_run_goes_on_with_data_made_again_in_another_time(data, tmp_path, monkeypatch):
+    about = describe(DataStore(data).meta)
+    before = json.dumps(identity(CONFIG, about, solved=[0, 2]))
+    assert "seconds" not in before and set(json.loads(before)["data"]) == {"case", "seed", "resolution", "samples", "indices"}
+    train(data, tmp_path / "out", with_training(epochs=4))
+    slower = write(tmp_path / "data", seconds=7.0)
+    monkeypatch.setattr(loop, "prepare", None)
+    assert train(slower, tmp_path / "out", with_training(epochs=4))["epochs"] == 4
 
 
 def test_the_range_test_finds_where_training_diverges(data, tmp_path):

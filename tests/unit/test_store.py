@@ -61,6 +61,20 @@ def test_round_trip_and_shards(tmp_path: Path) -> None:
     assert store.verify() == []
 
 
+def test_cost_is_the_time_of_all_samples_on_the_ranks_of_one(tmp_path: Path) -> None:
+    """Failed samples took their time too; without a configuration a sample is of one rank."""
+    make(tmp_path, [5, 3, 4, 0], 2, seconds=0.25)
+    assert DataStore(tmp_path).seconds() == 1.0
+    for text, expected in (('{"generate": {"ranks_per_sample": 3}}', 3.0), ('{"generate": {}}', 1.0), ("[]", 1.0), ("{", 1.0)):
+        (tmp_path / "config.json").write_text(text)
+        assert DataStore(tmp_path).seconds() == expected
+    path = sorted((tmp_path / "shards").glob("*.h5"))[0]
+    store = DataStore(tmp_path)
+    path.write_bytes(path.read_bytes()[: read_header(path).size])
+    with pytest.raises(ValueError, match="run generate again"):
+        store.seconds()
+
+
 def test_geometry_is_stored_once(tmp_path: Path) -> None:
     import h5py
 

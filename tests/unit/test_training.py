@@ -65,7 +65,7 @@ def sample(index):
     )
 
 
-def write(folder, count=NUM_SAMPLES, *, meta=None, **changes):
+def write(folder, count=NUM_SAMPLES, *, meta=None, seconds=0.1, **changes):
     """Write a data set; ``changes`` replace arrays of sample 3; sample 1 has failed."""
     create(folder, META | (meta or {}))
     records = []
@@ -74,7 +74,7 @@ def write(folder, count=NUM_SAMPLES, *, meta=None, **changes):
         if index == 3:
             arrays = dataclasses.replace(arrays, **changes)
         status = "failed" if arrays is None else "ok"
-        records.append(SampleRecord(index, status, "text", "{}", iterations=3, residual=1e-9, seconds=0.1, arrays=arrays))
+        records.append(SampleRecord(index, status, "text", "{}", iterations=3, residual=1e-9, seconds=seconds, arrays=arrays))
     write_shard(folder, records)
     return folder
 
