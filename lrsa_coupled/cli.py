@@ -90,6 +90,9 @@ def make_parser() -> Parser:
     _add_solve(add("solve", "solve one problem and write it for ParaView"))
     _add_bench(add("bench", "measure start strategies on unseen samples"))
     _add_bench_operator(add("bench-operator", "speed and memory of LRSA and Transolver on this machine (one process, no MPI)"))
+    report = add("report", "print stored ledgers of start strategies, side by side when there are several (one process, no MPI)")
+    report.add_argument("ledgers", type=Path, nargs="+", metavar="LEDGER.json", help="file that bench --json wrote")
+    report.add_argument("--html", type=Path, metavar="FILE", help="write them as one HTML page")
     run = add("run", "generate, train and bench in one go")
     _case(run)
     _out(run, "folder of data, model and bench")
@@ -159,6 +162,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     _preset(parser, "none by default")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators or ablations")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the ledger as a self-contained HTML page")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 BENCH_FLAGS = {
     **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate")),
-    "model": ("starts", "generate", "refinement"), "data": ("starts", "operators", "ablations", "refinement"), "pictures": ("starts",),
+    "model": ("starts", "generate", "refinement"), "data": ("starts", "operators", "ablations", "refinement"), **dict.fromkeys(("html", "pictures"), ("starts",)),
     **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
 }  # fmt: skip
 """Flags of ``bench``, and the values of ``--what`` that read them."""
@@ -117,7 +117,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if args.what in ("operators", "ablations", "refinement"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
-    for folder in (args.json and args.json.parent, args.pictures):
+    for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
         prepare(comm, folder)
     model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
     if args.what == "generate":
@@ -126,7 +126,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
         return 0
     if model is None:
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
-    _bench(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, pictures=args.pictures))
+    _bench(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, html=args.html, pictures=args.pictures))
     check_petsc(comm, petsc)
     return 0
 
@@ -149,6 +149,21 @@ def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
     return 0
 
 
+def report(args: Namespace, petsc: Sequence[str]) -> int:
+    """Print stored ledgers, side by side when there are several, and write them as a page; no MPI, PETSc or torch."""
+    no_petsc("report", petsc)
+    one_process("report")
+    resolve(args, Config(), {})
+    from lrsa_coupled.bench import html, scaling, stored
+
+    ledgers = [stored.read_ledger(path) for path in args.ledgers]
+    _print(scaling.ledgers_text(ledgers))
+    if args.html is not None:
+        html.write_html(ledgers, args.html, sources=[path.name for path in args.ledgers])
+        _print(f"\npage: {args.html}")
+    return 0
+
+
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Generate, train and bench, into ``data``, ``model`` and ``bench`` of the output folder."""
     case, config, comm = start(args, petsc, section="generate", flags=())
@@ -160,14 +175,14 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if code:
         return code
     _print_summary(_train_together(data, model, config, comm=comm))
-    _bench(case, config, comm, args=Namespace(model=model, data=data, json=results / "ledger.json", pictures=results))
+    _bench(case, config, comm, args=Namespace(model=model, data=data, json=results / "ledger.json", html=results / "report.html", pictures=results))
     check_petsc(comm, petsc)
     return 0
 
 
 VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
     "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench,
-    "bench-operator": bench_operator, "run": run,
+    "bench-operator": bench_operator, "report": report, "run": run,
     "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
 
@@ -208,7 +223,7 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
 
 
 def _bench(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> None:
-    from lrsa_coupled.bench import ledger, report
+    from lrsa_coupled.bench import html, ledger, report
 
     outcome = ledger.bench(case, config, comm, model=args.model, data=args.data)
 
@@ -217,6 +232,9 @@ def _bench(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> No
         if args.json is not None:
             report.write_json(outcome.ledger, args.json)
             print(f"\nledger: {args.json}")
+        if args.html is not None:
+            html.write_html([outcome.ledger], args.html)
+            print(f"page: {args.html}")
         if args.pictures is not None:
             print("pictures: " + ", ".join(str(path) for path in report.pictures(outcome, args.pictures)))
 

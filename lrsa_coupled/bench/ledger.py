@@ -5,12 +5,13 @@ A ledger is a dictionary for JSON::
     case, resolution, seed, ranks     what was measured
     tolerance                         residual norm at the end, relative to that of the zero start
     versions, machine                 texts
+    cost                              {"data", "training"} of the operator: wall time x ranks [s]; null where its card does not say
     strategies                        list of {"name", "samples"}, the classical ones in the case's order, the learned one last
 
-and each sample of a strategy holds ``index``, ``solved`` (the true residual is within ``atol``), ``iterations``, ``residual``, ``atol``
-(Euclidean norms; null when not finite), ``relative_error`` (of the start against the converged first output field, mass-weighted L2; null
-for a cold start), ``seconds`` (``transfer``, ``inference``, ``solve``, ``total``: the slowest rank, median of the repeats, set-up of the
-solver in ``solve``), ``used_fallback`` and ``reason`` (null when solved).
+and each sample of a strategy holds ``index``, ``unknowns`` (of the discrete problem, on all ranks), ``solved`` (the true residual is within
+``atol``), ``iterations``, ``residual``, ``atol`` (Euclidean norms; null when not finite), ``relative_error`` (of the start against the
+converged first output field, mass-weighted L2; null for a cold start), ``seconds`` (``transfer``, ``inference``, ``solve``, ``total``: the
+slowest rank, median of the repeats, set-up of the solver in ``solve``), ``used_fallback`` and ``reason`` (null when solved).
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from mpi4py import MPI
 import dolfinx
 from petsc4py import PETSc
 
+from lrsa_coupled.bench.compare import NEAREST, STAGES
 from lrsa_coupled.bench.pictures import LEARNED, Example
-from lrsa_coupled.bench.report import NEAREST, STAGES
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
@@ -45,6 +46,7 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, Field, Problem, SolverFactory, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.training.checkpoint import ModelCard
 
 SLACK = 1e-6
 """Share by which rounding may lift the reassembled residual above the tolerance."""
@@ -97,7 +99,8 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     strategies = [Strategy(name, factory) for name, factory in case.strategies().items()]
     with collective_errors(comm):
         strategies += _data_strategies(case, settings.seed, data) if data else []
-        strategies.append(_learned_strategy(case, config, model))
+        guess = _load_guess(case, config, model)
+    strategies.append(_learned_strategy(case, guess))
     resolution = settings.resolution or case.resolution
     measure = partial(_measure_sample, case, strategies, comm=comm, seed=settings.seed, resolution=resolution)
     measure(settings.samples, repeats=1)  # not counted: compiles the forms, wakes MUMPS and torch
@@ -108,7 +111,8 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
         samples.append(sample.records)
         if index == 0 and case.dim == 2:
             example = _example(case.outputs[0], sample, comm)
-    return BenchRun(_ledger(case, config, comm, strategies=strategies, samples=samples), example)
+    ledger = measured_on(case, config, comm) | {"cost": _cost(guess.card), "strategies": _by_strategy(strategies, samples)}
+    return BenchRun(ledger, example)
 
 
 def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
@@ -125,11 +129,14 @@ def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
     return [Strategy(NEAREST, lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol), put_start)]
 
 
-def _learned_strategy(case: Case, config: Config, model: Path) -> Strategy:
+def _load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
     guess = LearnedGuess.load(model, config.guess)
     guess.check(case)
     _refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
+    return guess
 
+
+def _learned_strategy(case: Case, guess: LearnedGuess) -> Strategy:
     def put_start(problem: Problem) -> bool:
         return guess.start(case, problem).accepted
 
@@ -156,7 +163,7 @@ def _measure_sample(
             if strategy.put_start(problem):
                 starts[strategy.name] = nodes.gather(problem.solution)
         record = _measure(strategy, problem, atol, repeats=repeats)
-        records.append({"index": index, **record})
+        records.append({"index": index, "unknowns": _num_unknowns(problem), **record})
         if record["solved"] and truth is None:
             truth = nodes.gather(problem.solution)
     for strategy, record in zip(strategies, records, strict=True):
@@ -201,6 +208,11 @@ def _stages(result: SolveResult, total: float, comm: MPI.Comm) -> dict[str, floa
     return dict(zip(STAGES, slowest.tolist(), strict=True))
 
 
+def _num_unknowns(problem: Problem) -> int:
+    dofmap = problem.solution.function_space.dofmap
+    return int(dofmap.index_map.size_global * dofmap.index_map_bs)
+
+
 def _clear(problem: Problem) -> None:
     problem.solution.x.array[:] = 0.0
     _set_target(problem)
@@ -235,14 +247,13 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
     return Example(field.label, points, cells, truth, start, sample.records[-1]["relative_error"])
 
 
-def _ledger(
-    case: Case, config: Config, comm: MPI.Comm, *, strategies: Sequence[Strategy], samples: Sequence[Sequence[dict[str, Any]]]
-) -> dict[str, Any]:
-    return measured_on(case, config, comm) | {
-        "strategies": [
-            {"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)
-        ],
-    }
+def _by_strategy(strategies: Sequence[Strategy], samples: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return [{"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)]
+
+
+def _cost(card: ModelCard) -> dict[str, float | None]:
+    costs = {"data": card.data.seconds, "training": card.seconds * card.ranks}
+    return {name: seconds if 0.0 < seconds < math.inf else None for name, seconds in costs.items()}
 
 
 def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:

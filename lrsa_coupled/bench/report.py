@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,75 +17,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from lrsa_coupled.bench.breakeven import break_even_note, break_even_rows
+from lrsa_coupled.bench.compare import STAGES, best_rival, oracle_times, solved_times, speedup
 from lrsa_coupled.bench.pictures import LEARNED, fields_figure, save_figure
 from lrsa_coupled.files import write_text_atomically
 
 if TYPE_CHECKING:
     from lrsa_coupled.bench.ledger import BenchRun
 
-NEAREST = "nearest sample"
-STAGES = ("transfer", "inference", "solve", "total")
-
-
-@dataclass(frozen=True)
-class Speedup:
-    """How many times sooner the learned guess ends than a rival.
-
-    Args:
-        mean: Geometric mean of (rival's time / learned time) over the compared samples; NaN when there are none.
-        low: Smallest ratio.
-        high: Largest ratio.
-        losses: Samples where the learned guess is slower, or fails where the rival solves.
-        compared: Samples that both solved.
-    """
-
-    mean: float
-    low: float
-    high: float
-    losses: int
-    compared: int
-
-
-def speedup(rival: Mapping[int, float], learned: Mapping[int, float]) -> Speedup:
-    """Compare two strategies by their total seconds, given by sample index for the solved samples."""
-    both = sorted(set(rival) & set(learned))
-    ratios = np.array([rival[index] / learned[index] for index in both])
-    losses = int(np.sum(ratios < 1.0)) + len(set(rival) - set(learned))
-    if not both:
-        return Speedup(np.nan, np.nan, np.nan, losses, 0)
-    return Speedup(float(np.exp(np.mean(np.log(ratios)))), float(ratios.min()), float(ratios.max()), losses, len(both))
-
-
-def solved_times(ledger: Mapping[str, Any]) -> dict[str, dict[int, float]]:
-    """Return the total seconds of every solved sample, by strategy and index."""
-    return {
-        strategy["name"]: {s["index"]: s["seconds"]["total"] for s in strategy["samples"] if s["solved"]}
-        for strategy in ledger["strategies"]
-    }
-
-
-def best_rival(times: Mapping[str, Mapping[int, float]]) -> str:
-    """Return the rival that solves the most samples and, among equals, has the least geometric mean of time."""
-    rivals = [name for name in times if name != LEARNED]
-    return min(rivals, key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0]))))
-
-
-def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
-    """Return the least time among the rivals, sample by sample: a bound that no rival can know in advance."""
-    best: dict[int, float] = {}
-    for name, rival in times.items():
-        if name != LEARNED:
-            best |= {index: min(seconds, best.get(index, seconds)) for index, seconds in rival.items()}
-    return best
-
 
 def table(ledger: Mapping[str, Any]) -> str:
-    """Format a ledger for the terminal: costs by strategy, speed-ups of the learned guess, failures and fall-backs."""
-    times = solved_times(ledger)
-    parts = [_heading(ledger), align(_cost_rows(ledger))]
-    if LEARNED in times and len(times) > 1:
-        parts.append(align(_speedup_rows(times)))
-    return "\n\n".join(part for part in [*parts, _remarks(ledger)] if part)
+    """Format a ledger for the terminal: costs by strategy, speed-ups of the learned guess, break-even, failures and fall-backs."""
+    parts = [heading(ledger), align(cost_rows(ledger))]
+    if rows := speedup_rows(solved_times(ledger)):
+        parts += [align(rows), f"{align(break_even_rows(ledger))}\n{break_even_note(ledger)}"]
+    return "\n\n".join([*parts, *filter(None, ["\n".join(remarks(ledger))])])
 
 
 def write_json(ledger: Mapping[str, Any], path: Path) -> None:
@@ -108,7 +53,8 @@ def pictures(run: BenchRun, folder: Path) -> list[Path]:
     return paths
 
 
-def _heading(ledger: Mapping[str, Any]) -> str:
+def heading(ledger: Mapping[str, Any]) -> str:
+    """Say what was measured, in a line."""
     count = max((len(strategy["samples"]) for strategy in ledger["strategies"]), default=0)
     ranks = ledger["ranks"]
     return (
@@ -117,7 +63,8 @@ def _heading(ledger: Mapping[str, Any]) -> str:
     )
 
 
-def _cost_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
+def cost_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of a table of costs by strategy, the first of which is its heading."""
     rows = [["strategy", "solved", "iterations", "(median)", *(f"{s} [s]" for s in STAGES), "start/solve", "start error"]]
     for strategy in ledger["strategies"]:
         samples = strategy["samples"]
@@ -132,13 +79,16 @@ def _cost_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
         rows.append([
             strategy["name"], f"{sum(s['solved'] for s in samples)}/{len(samples)}",
             f"{np.mean(iterations):.2f}", f"{np.median(iterations):g}",
-            *(_number(float(np.median(seconds[stage]))) for stage in STAGES),
+            *(number(float(np.median(seconds[stage]))) for stage in STAGES),
             share, f"{100 * np.mean(errors):.2f} %" if errors else "-",
         ])  # fmt: skip
     return rows
 
 
-def _speedup_rows(times: Mapping[str, Mapping[int, float]]) -> list[list[str]]:
+def speedup_rows(times: Mapping[str, Mapping[int, float]]) -> list[list[str]]:
+    """Return the rows of a table of speed-ups, the first of which is its heading; none without a learned guess or a rival."""
+    if LEARNED not in times or len(times) < 2:
+        return []
     best = best_rival(times)
     rivals = {name: rival for name, rival in times.items() if name != LEARNED}
     rivals[f"best rival overall ({best})"] = times[best]
@@ -151,7 +101,8 @@ def _speedup_rows(times: Mapping[str, Mapping[int, float]]) -> list[list[str]]:
     return rows
 
 
-def _remarks(ledger: Mapping[str, Any]) -> str:
+def remarks(ledger: Mapping[str, Any]) -> list[str]:
+    """Say what failed and why, and what the classical strategy took over."""
     lines = []
     for strategy in ledger["strategies"]:
         failed = Counter(s.get("reason") or "no reason given" for s in strategy["samples"] if not s["solved"])
@@ -159,10 +110,11 @@ def _remarks(ledger: Mapping[str, Any]) -> str:
         fallbacks = sum(bool(s.get("used_fallback")) for s in strategy["samples"])
         if fallbacks:
             lines.append(f"{strategy['name']}: the classical strategy took over on {fallbacks} of {len(strategy['samples'])}")
-    return "\n".join(lines)
+    return lines
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Format seconds."""
     return "0" if value == 0.0 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10.0 else f"{value:.1f}"
 
 
@@ -191,7 +143,7 @@ def _strategies_figure(ledger: Mapping[str, Any]) -> Figure:
         right.legend(handles=[cross], loc="lower right", bbox_to_anchor=(1.0, 0.98), frameon=False)
     left.set_yticks(range(len(strategies)), [strategy["name"] for strategy in strategies])
     left.invert_yaxis()
-    figure.suptitle(_heading(ledger), fontsize=10)
+    figure.suptitle(heading(ledger), fontsize=10)
     return figure
 
 

@@ -13,9 +13,13 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
 from lrsa_coupled import catalog, config
+from lrsa_coupled.bench.breakeven import break_even
+from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.generation import bench_generation, generation_table
+from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.ledger import bench
-from lrsa_coupled.bench.report import LEARNED, NEAREST, pictures, table
+from lrsa_coupled.bench.report import LEARNED, pictures, table
+from lrsa_coupled.bench.stored import check_ledger
 from lrsa_coupled.coupling.generate import generate
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
@@ -72,7 +76,12 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     learned = run.ledger["strategies"][-1]["samples"][0]
     assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
     assert learned["relative_error"] > 0
-    assert LEARNED in table(run.ledger)
+    parameters = sample_parameters(case, settings.bench.seed, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.bench.resolution), parameters)
+    assert {s["unknowns"] for strategy in run.ledger["strategies"] for s in strategy["samples"]} == {problem.solution.x.petsc_vec.getSize()}
+    check_ledger(json.loads(json.dumps(run.ledger)))
+    assert LEARNED in table(run.ledger) and LEARNED in page([run.ledger])
+    assert {item.text for item in break_even(run.ledger)}.isdisjoint({"unknown", "-"})
     assert all(path.stat().st_size > 10_000 for path in pictures(run, tmp_path))
     assert DataStore(tmp_path / "data").meta["case"] == name
     settings = config.load(settings, assignments=["bench.samples=3", "generate.samples_per_chain=2"])

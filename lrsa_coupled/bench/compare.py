@@ -1,0 +1,66 @@
+"""Strategies compared by their times: samples that both solved, the best rival, a bound that no rival can beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lrsa_coupled.bench.pictures import LEARNED
+
+NEAREST = "nearest sample"
+STAGES = ("transfer", "inference", "solve", "total")
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times sooner the learned guess ends than a rival.
+
+    Args:
+        mean: Geometric mean of (rival's time / learned time) over the compared samples; NaN when there are none.
+        low: Smallest ratio.
+        high: Largest ratio.
+        losses: Samples where the learned guess is slower, or fails where the rival solves.
+        compared: Samples that both solved.
+    """
+
+    mean: float
+    low: float
+    high: float
+    losses: int
+    compared: int
+
+
+def speedup(rival: Mapping[int, float], learned: Mapping[int, float]) -> Speedup:
+    """Compare two strategies by their total seconds, given by sample index for the solved samples."""
+    both = sorted(set(rival) & set(learned))
+    ratios = np.array([rival[index] / learned[index] for index in both])
+    losses = int(np.sum(ratios < 1.0)) + len(set(rival) - set(learned))
+    if not both:
+        return Speedup(np.nan, np.nan, np.nan, losses, 0)
+    return Speedup(float(np.exp(np.mean(np.log(ratios)))), float(ratios.min()), float(ratios.max()), losses, len(both))
+
+
+def solved_times(ledger: Mapping[str, Any]) -> dict[str, dict[int, float]]:
+    """Return the total seconds of every solved sample, by strategy and index."""
+    return {
+        strategy["name"]: {s["index"]: s["seconds"]["total"] for s in strategy["samples"] if s["solved"]}
+        for strategy in ledger["strategies"]
+    }
+
+
+def best_rival(times: Mapping[str, Mapping[int, float]]) -> str:
+    """Return the rival that solves the most samples and, among equals, has the least geometric mean of time."""
+    rivals = [name for name in times if name != LEARNED]
+    return min(rivals, key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0]))))
+
+
+def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
+    """Return the least time among the rivals, sample by sample: a bound that no rival can know in advance."""
+    best: dict[int, float] = {}
+    for name, rival in times.items():
+        if name != LEARNED:
+            best |= {index: min(seconds, best.get(index, seconds)) for index, seconds in rival.items()}
+    return best
