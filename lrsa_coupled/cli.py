@@ -151,8 +151,8 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "generate", "operators", "ablations", "refinement")
-    parser.add_argument("--what", choices=kinds, default="starts", help="start strategies; data generation; LRSA and its rivals; LRSA less a part; refined points")
+    kinds = ("starts", "gate", "generate", "operators", "ablations", "refinement")
+    parser.add_argument("--what", choices=kinds, default="starts", help="start strategies; bad guesses behind the gate; data generation; LRSA and its rivals; LRSA less a part; refined points")
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")

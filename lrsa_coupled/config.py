@@ -135,6 +135,25 @@ class GuessConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """Which start a solve takes, see ``coupling/gate.py``.
+
+    ``budget`` is the share of a classical solve that a start gone wrong may cost. A start is not used when a scalar of the problem, or the
+    root mean square of a nodal input, is further than ``max_distance`` standard deviations from its mean in training, nor when its residual norm
+    exceeds ``max_residual`` times that of the cold start (with an energy: when it does not lower the energy). A choice that failed
+    ``patience`` times in a row, or that the record of costs shows to be slower, is switched off, the former for ``rest`` solves.
+    ``record`` names a JSON file in which the costs outlive the run.
+    """
+
+    budget: float = 0.15
+    max_distance: float = 4.0
+    max_residual: float = 0.5
+    patience: int = 3
+    rest: int = 50
+    record: str = ""
+
+
+@dataclass(frozen=True)
 class BenchConfig:
     """Benchmark: unseen samples, their seed, resolution (0: the case's own), repeats of each timing (the median counts)."""
 
@@ -155,6 +174,7 @@ class Config:
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     guess: GuessConfig = field(default_factory=GuessConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 
 
@@ -196,26 +216,6 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
 def to_dict(config: Any) -> dict[str, Any]:
     """Return a configuration as nested plain dictionaries."""
     return dataclasses.asdict(config)
-
-
-def read_parameters[T](sample: T, path: Path) -> T:
-    """Replace fields of the parameters ``sample`` by those of a JSON file; a list replaces a tuple of the same length.
-
-    Raises:
-        ValueError: If the file is not a JSON object, a name is unknown, or a value is not of the type of the one it replaces.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold a JSON object of parameters, got {type(values).__name__}")
-    current = dataclasses.asdict(sample)
-    for name, value in values.items():
-        if name not in current:
-            raise ValueError(f"{path}: unknown parameter '{name}'{nearest(name, list(current))}")
-        values[name] = _like(current[name], value, f"{path}: '{name}'")
-    return dataclasses.replace(sample, **values)
 
 
 def save(config: Config, folder: Path) -> None:
@@ -275,16 +275,4 @@ def _checked(value: Any, hint: Any, what: str) -> Any:
         return float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ValueError(f"{what} must be of type {hint.__name__}, got {value!r}")
-    return value
-
-
-def _like(current: Any, value: Any, what: str) -> Any:
-    if isinstance(current, tuple):
-        if not isinstance(value, list) or len(value) != len(current):
-            raise ValueError(f"{what} must be a list of {len(current)} values, got {value!r}")
-        return tuple(_like(c, v, what) for c, v in zip(current, value, strict=True))
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(current):
-        raise ValueError(f"{what} must be of type {type(current).__name__}, got {value!r}")
     return value

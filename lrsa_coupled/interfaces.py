@@ -145,6 +145,12 @@ class Solver(ABC):
     def destroy(self) -> None:
         """Free the PETSc objects. Collective."""
 
+    def watch(self, check: Callable[[int, float], bool]) -> None:
+        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; a solve ends, unconverged, where it is True.
+
+        This one does nothing: a solver that cannot be ended runs on.
+        """
+
 
 SolverFactory = Callable[[Problem, float], Solver]
 """Makes a solver of a problem for an absolute residual tolerance."""

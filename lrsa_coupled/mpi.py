@@ -36,6 +36,12 @@ def size() -> int:
     return _placement()[1]
 
 
+def say(text: str) -> None:
+    """Print on the first rank of the world. Collective: no."""
+    if rank() == 0:
+        print(text, flush=True)
+
+
 def world() -> MPI.Intracomm:
     """Return the world communicator; loads the MPI library."""
     from mpi4py import MPI

@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrsa_coupled import catalog, mpi
-from lrsa_coupled import config as configuration
+from lrsa_coupled import bench_verbs, catalog, mpi
 from lrsa_coupled.config import Config
 from lrsa_coupled.data import verbs as on_data
-from lrsa_coupled.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
+from lrsa_coupled.parameters import read_parameters
+from lrsa_coupled.startup import check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case, Field, SolveResult
     from lrsa_coupled.training.team import Team
 
-
-BENCH_FLAGS = {
-    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate")),
-    "model": ("starts", "generate", "refinement"), "data": ("starts", "operators", "ablations", "refinement"), **dict.fromkeys(("html", "pictures"), ("starts",)),
-    **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
-}  # fmt: skip
-"""Flags of ``bench``, and the values of ``--what`` that read them."""
 
 STOPPED = 3
 """Exit code of a run that a signal ended early."""
@@ -39,10 +32,10 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
     comm = start_petsc(petsc)
     for name in catalog.case_names():
         case = catalog.load_case(name)
-        _print(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
-        _print(f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}")
+        mpi.say(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
+        mpi.say(f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}")
         if dataclasses.fields(case.options):
-            _print(f"{'':12s} options: {', '.join(f'{name} = {value}' for name, value in vars(case.options).items())}")
+            mpi.say(f"{'':12s} options: {', '.join(f'{name} = {value}' for name, value in vars(case.options).items())}")
     check_petsc(comm, petsc)
     return 0
 
@@ -84,7 +77,7 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
     if args.pictures is not None:
         from lrsa_coupled.bench.pictures import worst_pictures
 
-        _print("pictures: " + ", ".join(str(path) for path in worst_pictures(worst, args.pictures)))
+        mpi.say("pictures: " + ", ".join(str(path) for path in worst_pictures(worst, args.pictures)))
     return 0
 
 
@@ -100,68 +93,13 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError("--strategy names a classical start and --model a learned one; give one of them")
     parameters = sample_parameters(case, config.bench.seed, args.index)
     if args.parameters is not None:
-        parameters = mpi.share(comm, lambda: configuration.read_parameters(parameters, args.parameters))
+        parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
     model = args.model if args.strategy or args.model else catalog.shipped_model(catalog.case_folder(args.case))
     prepare(comm, args.out)
     result = solve_problem(case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out)
-    _print(_describe(result))
+    mpi.say(_describe(result))
     check_petsc(comm, petsc)
     return 0 if result.converged else 1
-
-
-def bench(args: Namespace, petsc: Sequence[str]) -> int:
-    """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
-    given = [name for name in BENCH_FLAGS if vars(args)[name] not in (None, []) and args.what not in BENCH_FLAGS[name]]
-    if given:
-        raise ValueError(f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}")
-    if args.what in ("operators", "ablations", "refinement"):
-        return _bench_operators(args, petsc)
-    case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
-    for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
-        prepare(comm, folder)
-    model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
-    if args.what == "generate":
-        _bench_generation(case, config, model, comm=comm, path=args.json)
-        check_petsc(comm, petsc)
-        return 0
-    if model is None:
-        raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
-    _bench(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, html=args.html, pictures=args.pictures))
-    check_petsc(comm, petsc)
-    return 0
-
-
-def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
-    """Measure the speed and memory of operators; no MPI, no PETSc."""
-    no_petsc("bench-operator", petsc)
-    one_process("bench-operator")
-    from lrsa_coupled.bench import report, speed
-
-    base = configuration.update(Config(), {"operator": speed.SIZES}, where="bench-operator")
-    config = resolve(args, base, {} if args.chunk is None else {"guess": {"chunk_size": args.chunk}})
-    points = args.points or list(speed.POINTS)
-    if min(points) < 1 or config.guess.chunk_size < 0:
-        raise ValueError("--points must be positive and --chunk not negative")
-    result = speed.bench_speed(config.operator, points, args.precision, device=args.device, chunk_size=config.guess.chunk_size)
-    _print(speed.speed_table(result))
-    if args.json is not None:
-        report.write_json(result, args.json)
-    return 0
-
-
-def report(args: Namespace, petsc: Sequence[str]) -> int:
-    """Print stored ledgers, side by side when there are several, and write them as a page; no MPI, PETSc or torch."""
-    no_petsc("report", petsc)
-    one_process("report")
-    resolve(args, Config(), {})
-    from lrsa_coupled.bench import html, scaling, stored
-
-    ledgers = [stored.read_ledger(path) for path in args.ledgers]
-    _print(scaling.ledgers_text(ledgers))
-    if args.html is not None:
-        html.write_html(ledgers, args.html, sources=[path.name for path in args.ledgers])
-        _print(f"\npage: {args.html}")
-    return 0
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
@@ -175,14 +113,14 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if code:
         return code
     _print_summary(_train_together(data, model, config, comm=comm))
-    _bench(case, config, comm, args=Namespace(model=model, data=data, json=results / "ledger.json", html=results / "report.html", pictures=results))
+    bench_verbs.bench_starts(case, config, comm, args=Namespace(model=model, data=data, json=results / "ledger.json", html=results / "report.html", pictures=results))
     check_petsc(comm, petsc)
     return 0
 
 
 VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
-    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench,
-    "bench-operator": bench_operator, "report": report, "run": run,
+    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench_verbs.bench,
+    "bench-operator": bench_verbs.bench_operator, "report": bench_verbs.report, "run": run,
     "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
 
@@ -198,14 +136,14 @@ def _generate(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc
     from lrsa_coupled.coupling.generate import generate as generate_data
 
     summary: GenerateSummary = generate_data(case, config, folder, comm)
-    _print(f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s, "
+    mpi.say(f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s, "
            f"ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}")  # fmt: skip
     for reason, count in sorted(summary.failed.items()):
-        _print(f"  {count} failed: {reason}")
+        mpi.say(f"  {count} failed: {reason}")
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if summary.stopped:
-        _print(f"{summary.stopped}: stopped after the samples in progress; the same command goes on from here")
+        mpi.say(f"{summary.stopped}: stopped after the samples in progress; the same command goes on from here")
         return STOPPED
     return 0
 
@@ -222,56 +160,6 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
     return comm.bcast(summary)
 
 
-def _bench(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> None:
-    from lrsa_coupled.bench import html, ledger, report
-
-    outcome = ledger.bench(case, config, comm, model=args.model, data=args.data)
-
-    def write() -> None:
-        print(report.table(outcome.ledger))
-        if args.json is not None:
-            report.write_json(outcome.ledger, args.json)
-            print(f"\nledger: {args.json}")
-        if args.html is not None:
-            html.write_html([outcome.ledger], args.html)
-            print(f"page: {args.html}")
-        if args.pictures is not None:
-            print("pictures: " + ", ".join(str(path) for path in report.pictures(outcome, args.pictures)))
-
-    mpi.share(comm, write)
-
-
-def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, path: Path | None) -> None:
-    from lrsa_coupled.bench import generation, report
-
-    ledger = generation.bench_generation(case, config, comm, model=model)
-    _print(generation.generation_table(ledger))
-    if path is not None:
-        mpi.share(comm, lambda: report.write_json(ledger, path))
-
-
-def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
-    no_petsc(f"bench --what {args.what}", petsc)
-    one_process(f"bench --what {args.what}")
-    needed = ("model", "data") if args.what == "refinement" else ("data", "test", "out")
-    missing = [f"--{name}" for name in needed if vars(args)[name] is None]
-    if missing:
-        raise ValueError(f"bench --what {args.what} needs {' and '.join(missing)}")
-    from lrsa_coupled.bench import operators, refinement, report
-
-    config = case_config(args, Config(), catalog.case_folder(args.case), {})
-    config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
-    if args.what == "refinement":
-        ledger = refinement.bench_refinement(args.model, args.data, config)
-        _print(refinement.refinement_table(ledger))
-    else:
-        ledger = operators.bench_operators(config, args.data, args.test, args.out, what=args.what, only=args.only)
-        _print(operators.operators_table(ledger))
-    if args.json is not None:
-        report.write_json(ledger, args.json)
-    return 0
-
-
 def _describe(result: SolveResult) -> str:
     seconds = ", ".join(f"{stage} {time:.3f} s" for stage, time in result.seconds.items())
     state = "converged" if result.converged else "FAILED"
@@ -284,16 +172,11 @@ def _describe(result: SolveResult) -> str:
 def _print_summary(summary: Mapping[str, Any], indent: str = "") -> None:
     for name, value in summary.items():
         if isinstance(value, Mapping):
-            _print(f"{indent}{name}:")
+            mpi.say(f"{indent}{name}:")
             _print_summary(value, indent + "  ")
         else:
-            _print(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
+            mpi.say(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
 
 
 def _fields(fields: Sequence[Field]) -> str:
     return ", ".join(f"{f.name}[{f.components}]" if f.components > 1 else f.name for f in fields) or "none"
-
-
-def _print(text: str) -> None:
-    if mpi.rank() == 0:
-        print(text, flush=True)

@@ -92,6 +92,15 @@ class NewtonSolver(Solver):
             seconds={"solve": time.perf_counter() - started},
         )
 
+    def watch(self, check: Callable[[int, float], bool]) -> None:
+        """End a solve where ``check`` says so, see ``Solver.watch``."""
+
+        def monitor(snes: PETSc.SNES, iteration: int, norm: float) -> None:
+            if not snes.getConvergedReason() and check(iteration, norm):
+                snes.setConvergedReason(PETSc.SNES.ConvergedReason.DIVERGED_LOCAL_MIN)
+
+        self.snes.setMonitor(monitor)
+
     def set_near_nullspace(self, modes: Callable[[Function], PETSc.NullSpace]) -> None:
         """Attach to the matrix, at the start of every solve, the near-null space that ``modes`` makes of the solution. Collective: no."""
         self._modes = modes

@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import NEAREST, best_rival, solved_times
+from lrsa_coupled.bench.compare import NEAREST, best_rival, rivals_of, solved_times
 from lrsa_coupled.bench.pictures import LEARNED
+
+if TYPE_CHECKING:
+    from lrsa_coupled.training.checkpoint import ModelCard
 
 PARTS = ("data", "training")
 
@@ -58,7 +61,7 @@ def break_even(ledger: Mapping[str, Any]) -> list[BreakEven]:
     The nearest sample comes twice: it needs the data too, so that against someone who has them training alone is to be paid back.
     """
     times, costs = solved_times(ledger), costs_of(ledger)
-    rivals = [name for name in times if name != LEARNED]
+    rivals = rivals_of(times)
     if LEARNED not in times or not rivals:
         return []
     known = [cost for cost in costs.values() if cost is not None]
@@ -73,6 +76,12 @@ def break_even(ledger: Mapping[str, Any]) -> list[BreakEven]:
             labels[f"{name}, data at hand"] = costs["training"]
         found += [BreakEven(label, cost, *_mean(savings), len(savings)) for label, cost in labels.items()]
     return found
+
+
+def cost_of(card: ModelCard) -> dict[str, float | None]:
+    """Return what the data and the training of a model cost, wall time x ranks [s]; None where its card does not say."""
+    costs = {"data": card.data.seconds, "training": card.seconds * card.ranks}
+    return {name: seconds if 0.0 < seconds < math.inf else None for name, seconds in costs.items()}
 
 
 def costs_of(ledger: Mapping[str, Any]) -> dict[str, float | None]:

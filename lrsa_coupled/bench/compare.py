@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lrsa_coupled.bench.pictures import LEARNED
+from lrsa_coupled.bench.pictures import GATED, LEARNED
 
 NEAREST = "nearest sample"
 STAGES = ("transfer", "inference", "solve", "total")
@@ -53,14 +53,17 @@ def solved_times(ledger: Mapping[str, Any]) -> dict[str, dict[int, float]]:
 
 def best_rival(times: Mapping[str, Mapping[int, float]]) -> str:
     """Return the rival that solves the most samples and, among equals, has the least geometric mean of time."""
-    rivals = [name for name in times if name != LEARNED]
-    return min(rivals, key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0]))))
+    return min(rivals_of(times), key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0]))))
 
 
 def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
     """Return the least time among the rivals, sample by sample: a bound that no rival can know in advance."""
     best: dict[int, float] = {}
-    for name, rival in times.items():
-        if name != LEARNED:
-            best |= {index: min(seconds, best.get(index, seconds)) for index, seconds in rival.items()}
+    for name in rivals_of(times):
+        best |= {index: min(seconds, best.get(index, seconds)) for index, seconds in times[name].items()}
     return best
+
+
+def rivals_of(names: Iterable[str]) -> list[str]:
+    """Return the strategies without an operator."""
+    return [name for name in names if name not in (LEARNED, GATED)]

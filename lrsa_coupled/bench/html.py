@@ -10,7 +10,7 @@ import numpy as np
 
 from lrsa_coupled.bench import plots, scaling
 from lrsa_coupled.bench.breakeven import break_even_note, break_even_rows
-from lrsa_coupled.bench.compare import NEAREST, STAGES, Speedup, best_rival, solved_times, speedup
+from lrsa_coupled.bench.compare import NEAREST, STAGES, Speedup, best_rival, rivals_of, solved_times, speedup
 from lrsa_coupled.bench.page import Html, details, document, element, escape, facts, figure, table, value
 from lrsa_coupled.bench.pictures import LEARNED
 from lrsa_coupled.bench.report import cost_rows, number, remarks, speedup_rows
@@ -84,10 +84,10 @@ def _section(ledger: Ledger, *, source: str, heading: str) -> list[Html]:
 
 def _verdict(times: Mapping[str, Mapping[int, float]]) -> list[Html]:
     """Return a sentence on the learned guess against the best rival, and against the best classical one when that is another."""
-    if LEARNED not in times or len(times) < 2:
+    if LEARNED not in times or not rivals_of(times):
         return []
     best = best_rival(times)
-    classical = [name for name in times if name not in (LEARNED, NEAREST)]
+    classical = [name for name in rivals_of(times) if name != NEAREST]
     compared = [(best, "the best rival")]
     if best not in classical and classical:
         compared.append((best_rival({name: times[name] for name in classical}), "the best classical strategy"))
@@ -132,7 +132,7 @@ def _plots(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> list[Htm
         figure(plots.strips(strategies, seconds, label="time to solution [s]", logarithmic=True), "Time of each sample"),
         figure(plots.strips(strategies, iterations, label="iterations", logarithmic=False), "Iterations of each sample"),
     ]
-    if LEARNED in times and len(times) > 1:
+    if LEARNED in times and rivals_of(times):
         figures += _comparisons(ledger, times)
     return [element("h3", "Plots"), element("p", PLOT_NOTE, kind="note"), Html(f'<div class="figures">{"".join(figures)}</div>')]
 
@@ -141,7 +141,7 @@ def _comparisons(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> li
     best, learned = best_rival(times), times[LEARNED]
     samples = {strategy["name"]: {s["index"]: s for s in strategy["samples"]} for strategy in ledger["strategies"]}
     both = [(samples[best][index], sample) for index, sample in samples[LEARNED].items() if index in samples[best]]
-    rivals = {name: [index for index in rival if index in learned] for name, rival in times.items() if name != LEARNED}
+    rivals = {name: [index for index in rival if index in learned] for name, rival in times.items() if name in rivals_of(times)}
     ratios = {name: [times[name][index] / learned[index] for index in indices] for name, indices in rivals.items() if indices}
     found = []
     if both:

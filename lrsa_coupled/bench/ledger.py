@@ -6,6 +6,7 @@ A ledger is a dictionary for JSON::
     tolerance                         residual norm at the end, relative to that of the zero start
     versions, machine                 texts
     cost                              {"data", "training"} of the operator: wall time x ranks [s]; null where its card does not say
+    gate                              {"summary", "decisions"} of the gated strategy, in the order of the samples and their repeats
     strategies                        list of {"name", "samples"}, the classical ones in the case's order, the learned one last
 
 and each sample of a strategy holds ``index``, ``unknowns`` (of the discrete problem, on all ranks), ``solved`` (the true residual is within
@@ -34,11 +35,16 @@ from mpi4py import MPI
 import dolfinx
 from petsc4py import PETSc
 
+from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.compare import NEAREST, STAGES
-from lrsa_coupled.bench.pictures import LEARNED, Example
+from lrsa_coupled.bench.pictures import GATED, LEARNED, Example
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling import gated
+from lrsa_coupled.coupling.gate import Gate
+from lrsa_coupled.coupling.gated import GatedSolver, learned_start
 from lrsa_coupled.coupling.plan import sample_parameters
-from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver, nearest_start
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -46,7 +52,6 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, Field, Problem, SolverFactory, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
-from lrsa_coupled.training.checkpoint import ModelCard
 
 SLACK = 1e-6
 """Share by which rounding may lift the reassembled residual above the tolerance."""
@@ -100,18 +105,24 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     with collective_errors(comm):
         strategies += _data_strategies(case, settings.seed, data) if data else []
         guess = _load_guess(case, config, model)
+        warming, gate = (Gate(config.gate, [gated.LEARNED]) for _ in range(2))
     strategies.append(_learned_strategy(case, guess))
     resolution = settings.resolution or case.resolution
-    measure = partial(_measure_sample, case, strategies, comm=comm, seed=settings.seed, resolution=resolution)
-    measure(settings.samples, repeats=1)  # not counted: compiles the forms, wakes MUMPS and torch
+    measure = partial(_measure_sample, case, comm=comm, seed=settings.seed, resolution=resolution)
+    measure([*strategies, _gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
+    strategies.insert(-1, _gated_strategy(case, gate, guess))
     samples: list[list[dict[str, Any]]] = []
     example = None
     for index in progress(range(settings.samples), description=f"bench {case.name}"):
-        sample = measure(index, repeats=settings.repeats)
+        sample = measure(strategies, index, repeats=settings.repeats)
         samples.append(sample.records)
         if index == 0 and case.dim == 2:
             example = _example(case.outputs[0], sample, comm)
-    ledger = measured_on(case, config, comm) | {"cost": _cost(guess.card), "strategies": _by_strategy(strategies, samples)}
+    gating = {"summary": gate.summary(), "decisions": [vars(decision) for decision in gate.decisions]}
+    measured = {"cost": cost_of(guess.card), "gate": gating, "strategies": _by_strategy(strategies, samples)}
+    if comm.rank == 0:
+        gate.save()
+    ledger = measured_on(case, config, comm) | measured
     return BenchRun(ledger, example)
 
 
@@ -141,6 +152,11 @@ def _learned_strategy(case: Case, guess: LearnedGuess) -> Strategy:
         return guess.start(case, problem).accepted
 
     return Strategy(LEARNED, lambda problem, atol: GuessSolver(case, guess, problem, atol), put_start)
+
+
+def _gated_strategy(case: Case, gate: Gate, guess: LearnedGuess) -> Strategy:
+    starts = {gated.LEARNED: learned_start(case, guess, gate.settings.max_distance)}
+    return Strategy(GATED, lambda problem, atol: GatedSolver(case, gate, starts, problem=problem, atol=atol))
 
 
 def _refuse_seen(seed: int, seen: int, what: str) -> None:
@@ -249,11 +265,6 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
 
 def _by_strategy(strategies: Sequence[Strategy], samples: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
     return [{"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)]
-
-
-def _cost(card: ModelCard) -> dict[str, float | None]:
-    costs = {"data": card.data.seconds, "training": card.seconds * card.ranks}
-    return {name: seconds if 0.0 < seconds < math.inf else None for name, seconds in costs.items()}
 
 
 def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:

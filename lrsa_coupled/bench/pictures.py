@@ -18,7 +18,7 @@ from lrsa_coupled.files import atomic_path
 if TYPE_CHECKING:
     from lrsa_coupled.training.evaluate import Worst
 
-LEARNED = "learned guess"
+LEARNED, GATED = "learned guess", "learned + gate"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from lrsa_coupled.bench.breakeven import break_even_note, break_even_rows
-from lrsa_coupled.bench.compare import STAGES, best_rival, oracle_times, solved_times, speedup
+from lrsa_coupled.bench.compare import STAGES, best_rival, oracle_times, rivals_of, solved_times, speedup
 from lrsa_coupled.bench.pictures import LEARNED, fields_figure, save_figure
 from lrsa_coupled.files import write_text_atomically
 
@@ -87,7 +87,7 @@ def cost_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
 
 def speedup_rows(times: Mapping[str, Mapping[int, float]]) -> list[list[str]]:
     """Return the rows of a table of speed-ups, the first of which is its heading; none without a learned guess or a rival."""
-    if LEARNED not in times or len(times) < 2:
+    if LEARNED not in times or not rivals_of(times):
         return []
     best = best_rival(times)
     rivals = {name: rival for name, rival in times.items() if name != LEARNED}
@@ -110,7 +110,7 @@ def remarks(ledger: Mapping[str, Any]) -> list[str]:
         fallbacks = sum(bool(s.get("used_fallback")) for s in strategy["samples"])
         if fallbacks:
             lines.append(f"{strategy['name']}: the classical strategy took over on {fallbacks} of {len(strategy['samples'])}")
-    return lines
+    return [*lines, *ledger.get("gate", {}).get("summary", "").splitlines()]
 
 
 def number(value: float) -> str:

@@ -16,7 +16,8 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver
 from lrsa_coupled.coupling.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.coupling.sample_solver import SampleSolver

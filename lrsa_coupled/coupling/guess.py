@@ -1,4 +1,4 @@
-"""The learned operator as initial guess of a PETSc solve, with the classical strategy as fall-back."""
+"""The learned operator as initial guess of a PETSc solve."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from dolfinx.fem.petsc import assign
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
-from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, Features, Problem
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import ModelCard, load
@@ -157,11 +156,27 @@ class LearnedGuess:
             set_dirichlet(problem)
             self.counts.used += 1
         else:
-            self.counts.rejected += 1
-            logger.warning("learned guess rejected: %s", prediction.reason)
+            self.refuse(prediction)
         seconds = dict(prediction.seconds)
         seconds["transfer"] += made + time.perf_counter() - started
         return dataclasses.replace(prediction, seconds=seconds)
+
+    def distance(self, case: Case, problem: Problem) -> float:
+        """Return how far a problem is from those of the training, in standard deviations: the largest over scalars and inputs. Collective.
+
+        Of a nodal input the root mean square over the nodes counts, as single nodes of a random field reach any value.
+        """
+        features, normaliser = case.features(problem), self.model.normaliser
+        nodal = (features.nodal - normaliser.inputs_mean.cpu().numpy()) / normaliser.inputs_std.cpu().numpy()
+        sums = problem.mesh.comm.allreduce(np.append(np.sum(nodal**2, axis=0), len(nodal)), op=MPI.SUM)
+        scalars = (features.scalars - normaliser.scalars_mean.cpu().numpy()) / normaliser.scalars_std.cpu().numpy()
+        return float(max(np.abs(scalars).max(initial=0.0), np.sqrt(sums[:-1] / max(sums[-1], 1.0)).max(initial=0.0)))
+
+    def refuse(self, prediction: Prediction) -> Prediction:
+        """Count and report a prediction that is not used. Collective: no."""
+        self.counts.rejected += 1
+        logger.warning("learned guess rejected: %s", prediction.reason)
+        return prediction
 
     def attach(self, snes: PETSc.SNES, case: Case, problem: Problem, *, fallback: Callable[[], Any] | None = None) -> AttachedGuess:
         """Make the operator the initial guess of a SNES whose unknown is ``problem.solution``.
@@ -265,34 +280,3 @@ class AttachedGuess:
         assign(x, self.problem.solution)
         if self.guess.start(self.case, self.problem, self.nodes).accepted:
             assign(self.problem.solution, x)
-
-
-@final
-class GuessSolver(Solver):
-    """Learned guess, the case's plain solver within a budget of iterations, else the case's first classical strategy."""
-
-    def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, atol: float) -> None:
-        self.case = case
-        self.guess = guess
-        self.problem = problem
-        self.atol = atol
-        self.plain = case.solver(problem, atol, max_iterations=guess.settings.max_iterations)
-
-    def solve(self) -> SolveResult:
-        """Solve; ``seconds`` has transfer, inference and solve. Collective."""
-        prediction = self.guess.start(self.case, self.problem)
-        seconds = dict(prediction.seconds)
-        result = None
-        if prediction.accepted:
-            result = self.plain.solve()
-            seconds["solve"] = sum(result.seconds.values())
-            if result.converged:
-                return dataclasses.replace(result, seconds=seconds)
-            self.guess.counts.fallbacks += 1
-            logger.warning("Newton from the learned guess failed (%s); the classical strategy takes over", result.reason)
-        iterations = 0 if result is None else result.iterations
-        return solve_classically(self.case, self.problem, self.atol, iterations=iterations, seconds=seconds)
-
-    def destroy(self) -> None:
-        """Free the plain solver. Collective."""
-        self.plain.destroy()

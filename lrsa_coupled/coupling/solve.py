@@ -13,7 +13,8 @@ from dolfinx.fem import Function
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, nearest
-from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult

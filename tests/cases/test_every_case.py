@@ -18,6 +18,7 @@ from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.generation import bench_generation, generation_table
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.ledger import bench
+from lrsa_coupled.bench.pictures import GATED
 from lrsa_coupled.bench.report import LEARNED, pictures, table
 from lrsa_coupled.bench.stored import check_ledger
 from lrsa_coupled.coupling.generate import generate
@@ -72,7 +73,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert train(tmp_path / "data", tmp_path / "model", settings)["epochs"] == 4
     run = bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", data=tmp_path / "data")
     names = [strategy["name"] for strategy in run.ledger["strategies"]]
-    assert names == [*case.strategies(), NEAREST, LEARNED]
+    assert names == [*case.strategies(), NEAREST, GATED, LEARNED]
     learned = run.ledger["strategies"][-1]["samples"][0]
     assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
     assert learned["relative_error"] > 0

@@ -14,7 +14,8 @@ pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
 from cases.cavity.case import CavityCase
 from dolfinx.fem.petsc import NonlinearProblem
 from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.guess import GuessSolver, LearnedGuess
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Problem

@@ -27,7 +27,9 @@ ARROWS = {
     "catalog": BASE,
     "petsc_options": BASE,
     "startup": BASE | {"catalog", "petsc_options", "data"},
-    "verbs": BASE | {"catalog", "startup", "coupling", "training", "data", "bench"},
+    "parameters": BASE,
+    "bench_verbs": BASE | {"catalog", "startup", "bench"},
+    "verbs": BASE | {"bench_verbs", "catalog", "parameters", "startup", "coupling", "training", "data", "bench"},
     "cli": BASE | {"verbs"},
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from lrsa_coupled.bench.breakeven import break_even, break_even_note, break_even_rows
+from lrsa_coupled.bench.breakeven import break_even, break_even_note, break_even_rows, cost_of
 from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.pictures import LEARNED
 from lrsa_coupled.bench.report import table
@@ -67,9 +67,8 @@ def test_without_a_learned_guess_or_a_rival_there_is_nothing_to_compare() -> Non
 
 
 def test_costs_of_a_card() -> None:
-    module = pytest.importorskip("lrsa_coupled.bench.ledger", reason="needs DOLFINx", exc_type=ImportError)
     card = ModelCard("c", 2, (), (), (), 8, OperatorConfig(), TrainingConfig(), DataInfo(10, 0, 50.0), {}, seconds=7.0, ranks=3)
-    assert module._cost(card) == {"data": 50.0, "training": 21.0}
+    assert cost_of(card) == {"data": 50.0, "training": 21.0}
     _, shipped = load(ROOT / "cases" / "cavity")
     old = ModelCard(**{**vars(shipped), "seconds": 0.0, "data": DataInfo(10, 0)})
-    assert module._cost(old) == {"data": None, "training": None}
+    assert cost_of(old) == {"data": None, "training": None}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from lrsa_coupled import cli, petsc_options
-from lrsa_coupled.config import read_parameters
+from lrsa_coupled.parameters import read_parameters
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
 
 OUT = ("--out", "{tmp}/out")

@@ -1,0 +1,180 @@
+"""What bad guesses cost behind the gate: the same unseen problems, the prediction poisoned in one way after another.
+
+A ledger is a dictionary for JSON: what ``measured_on`` says, ``budget``, and ``poisons``, one a way: ``name``, ``solved`` and ``samples``
+(counts), ``outcomes`` (how often a start was used, rejected, abandoned, failed, not tried), ``wasted`` (largest share of the classical time of its own
+sample that a bad start has cost), ``overhead`` (all time over all classical time, less one), ``again`` (tries until the start was switched off, 0
+when it was not) and ``decisions``. The classical time of a sample is measured right before and right after each gated solve of it; the mean counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mpi4py import MPI
+from torch import Tensor, nn
+
+from lrsa_coupled.bench.ledger import SLACK, measured_on
+from lrsa_coupled.bench.report import align
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.gate import Gate
+from lrsa_coupled.coupling.gated import LEARNED, GatedSolver, Start, learned_start
+from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.logs import progress
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.training import checkpoint
+
+CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "as it is": lambda outputs: outputs,
+    "not a number": lambda outputs: outputs * torch.nan,
+    "infinite": lambda outputs: outputs / 0.0,
+    "zeros": torch.zeros_like,
+    "sign flipped": torch.neg,
+    "ten times": lambda outputs: 10.0 * outputs,
+    "white noise of 100 %": lambda outputs: outputs + outputs.square().mean().sqrt() * torch.randn_like(outputs),
+}
+RANDOM, ANOTHER = "weights randomised", "another sample's field"
+
+
+class _Changed(nn.Module):
+    """An operator whose outputs are changed on their way."""
+
+    def __init__(self, model: Operator, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+        self.normaliser, self.config = model.normaliser, model.config
+
+    def encode(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
+        outputs, tokens = self.model.encode(*args, **kwargs)
+        return self.change(outputs), tokens
+
+    def decode(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.change(self.model.decode(*args, **kwargs))
+
+
+def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> dict[str, Any]:
+    """Solve ``config.bench.samples`` unseen problems through the gate with each poison. Collective.
+
+    Raises:
+        ValueError: If there is no sample to solve, the seed was trained on, or the model belongs to another case.
+    """
+    guess = LearnedGuess.load(model, config.guess)
+    guess.check(case)
+    settings = config.bench
+    if settings.samples < 2:
+        raise ValueError(f"bench --what gate needs at least two samples, the first of which measures the classical solve, got {settings.samples}")
+    if settings.seed == guess.card.data.seed:
+        raise ValueError(f"bench needs samples never trained on: its seed {settings.seed} is the one of the data behind {model}")
+    starts = _starts(case, guess, config)
+    gates = {name: Gate(config.gate, [LEARNED]) for name in starts}
+    seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
+    for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):
+        number = index if index >= 0 else settings.samples  # one sample more, first, to compile the forms and wake MUMPS and torch
+        parameters = sample_parameters(case, settings.seed, number)
+        problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
+        atol = case.rtol * reference_norm(problem)
+        starts[ANOTHER].set_up(problem)
+        for name, start in starts.items():
+            gate = gates[name] if index >= 0 else Gate(config.gate, [LEARNED])
+            found = _measure(case, problem, atol, gate=gate, start=start)
+            if index >= 0:
+                seconds[name].append(found)
+    rows = [_row(name, gates[name], seconds[name]) for name in starts]
+    return measured_on(case, config, comm) | {"budget": config.gate.budget, "poisons": rows}
+
+
+def gate_table(ledger: Mapping[str, Any]) -> str:
+    """Format a ledger for the terminal."""
+    lines = [["prediction", "solved", "outcomes of the learned start", "largest waste", "all overhead", "switched off"]]
+    for row in ledger["poisons"]:
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in row["outcomes"].items())
+        off = f"after {row['again']}" if row["again"] else "no"
+        lines.append([row["name"], f"{row['solved']}/{row['samples']}", outcomes, f"{100 * row['wasted']:.1f} %", f"{100 * row['overhead']:+.1f} %", off])
+    return (
+        f"{ledger['case']}: bad guesses behind the gate, {ledger['poisons'][0]['samples']} unseen samples (seed {ledger['seed']}), resolution "
+        f"{ledger['resolution']}, {ledger['ranks']} ranks; budget {100 * ledger['budget']:g} % of a classical solve\n\n{align(lines)}"
+    )
+
+
+def _starts(case: Case, guess: LearnedGuess, config: Config) -> dict[str, Start]:
+    far = config.gate.max_distance
+    starts = {name: learned_start(case, _changed(guess, change), far) for name, change in CHANGES.items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.bench.seed)
+        fresh = checkpoint.make_model(guess.card.operator, guess.card)
+    fresh.normaliser.load_state_dict(guess.model.normaliser.state_dict())
+    starts[RANDOM] = learned_start(case, LearnedGuess(fresh.eval(), guess.card, guess.settings), far)
+    return starts | {ANOTHER: _Another(case, guess, config.bench.seed)}
+
+
+def _changed(guess: LearnedGuess, change: Callable[[Tensor], Tensor]) -> LearnedGuess:
+    return LearnedGuess(_Changed(guess.model, change), guess.card, guess.settings)
+
+
+class _Another:
+    """The prediction for another problem on the mesh of the sample; that problem is set up outside the timing."""
+
+    def __init__(self, case: Case, guess: LearnedGuess, seed: int) -> None:
+        self.case, self.guess = case, guess
+        self.parameters = sample_parameters(case, seed + 1, 0)
+        self.other: Problem | None = None
+
+    def set_up(self, problem: Problem) -> None:
+        self.other = self.case.problem(problem.mesh, self.parameters)
+
+    def __call__(self, problem: Problem) -> Prediction:
+        prediction = self.guess.start(self.case, self.other)
+        if prediction.accepted:
+            NodeSet(problem, self.case.outputs).scatter(prediction.values, problem.solution)
+            set_dirichlet(problem)
+        return prediction
+
+
+def _measure(case: Case, problem: Problem, atol: float, *, gate: Gate, start: Start) -> tuple[float, float, bool]:
+    """Return the time of a classical solve, that of a gated one, and whether the latter has met the tolerance. Collective."""
+    classical = next(iter(case.strategies().values()))
+    around = []
+    for turn in ("before", "gated", "after"):
+        problem.solution.x.array[:] = 0.0
+        problem.mesh.comm.Barrier()
+        started = time.perf_counter()
+        if turn == "gated":
+            solver = GatedSolver(case, gate, {LEARNED: start}, problem=problem, atol=atol)
+        else:
+            solver = classical(problem, atol)
+        result = solver.solve()
+        solver.destroy()
+        seconds = problem.mesh.comm.allreduce(time.perf_counter() - started, op=MPI.MAX)
+        if turn == "gated":
+            gated, good = seconds, result.converged and residual_norm(problem) <= (1.0 + SLACK) * atol
+        else:
+            around.append(seconds)
+    return float(np.mean(around)), gated, bool(good)
+
+
+def _row(name: str, gate: Gate, seconds: Sequence[tuple[float, float, bool]]) -> dict[str, Any]:
+    classical, gated = (np.array([item[k] for item in seconds]) for k in range(2))
+    tries = [decision for decision in gate.decisions if decision.choice == LEARNED]
+    outcomes = Counter(decision.outcome.split(":")[0] for decision in tries)
+    outcomes["not tried"] = len(gate.decisions) - len(tries)
+    bad = [decision for decision in tries if not decision.good]
+    streak = [decision.good for decision in tries][: gate.settings.patience]
+    return {
+        "name": name,
+        "solved": sum(item[2] for item in seconds),
+        "samples": len(seconds),
+        "outcomes": {outcome: count for outcome, count in outcomes.items() if count},
+        "wasted": max((decision.wasted / classical[decision.number - 1] for decision in bad), default=0.0),
+        "overhead": float(gated.sum() / classical.sum() - 1.0),
+        "again": len(tries) if streak and not any(streak) else 0,
+        "decisions": [vars(decision) for decision in gate.decisions],
+    }

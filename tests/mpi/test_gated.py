@@ -1,0 +1,149 @@
+"""Solves through the gate: whatever the start, the answer is right; a bad start is found out before or soon after the solve begins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the gate needs DOLFINx")
+
+from cases.cavity.case import CavityCase
+from cases.hyperelastic.case import HyperelasticCase
+from lrsa_coupled.config import GateConfig
+from lrsa_coupled.coupling.gate import CLASSICAL, Gate
+from lrsa_coupled.coupling.gated import GatedSolver, Watch, kind_of
+from lrsa_coupled.coupling.guess import Prediction
+from lrsa_coupled.coupling.judge import judge
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
+from lrsa_coupled.interfaces import Case, Problem
+
+COMM = MPI.COMM_WORLD
+CASES = {"cavity": (CavityCase(), 10), "hyperelastic": (HyperelasticCase(), 3)}
+CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "exact": lambda truth, rng: truth,
+    "near": lambda truth, rng: 0.98 * truth,
+    "flipped": lambda truth, rng: -truth,
+    "ten times": lambda truth, rng: 10.0 * truth,
+    "zeros": lambda truth, rng: 0.0 * truth,
+    "noise": lambda truth, rng: np.abs(truth).mean() * rng.standard_normal(truth.size),
+    "not a number": lambda truth, rng: np.nan * truth,
+    "infinite": lambda truth, rng: np.inf * (truth + 1.0),
+}
+
+
+@cache
+def solved(name: str) -> tuple[Case, Problem, float, np.ndarray]:
+    case, resolution = CASES[name]
+    parameters = sample_parameters(case, 0, 1)
+    problem = case.problem(case.mesh(COMM, parameters, resolution), parameters)
+    atol = case.rtol * reference_norm(problem)
+    solver = next(iter(case.strategies().values()))(problem, atol)
+    assert solver.solve().converged
+    solver.destroy()
+    return case, problem, atol, problem.solution.x.array.copy()
+
+
+def put(problem: Problem, values: np.ndarray) -> None:
+    problem.solution.x.array[:] = values
+    set_dirichlet(problem)
+
+
+def start_of(change: str, truth: np.ndarray) -> Callable[[Problem], Prediction]:
+    def start(problem: Problem) -> Prediction:
+        put(problem, CHANGES[change](truth, np.random.default_rng(COMM.rank)))
+        return Prediction(np.zeros((0, 0)), {"transfer": 0.0, "inference": 0.0}, True, "")
+
+    return start
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_answer_is_right_whatever_the_start(name: str, change: str) -> None:
+    case, problem, atol, truth = solved(name)
+    gate = Gate(GateConfig(), ["learned"])
+    outcomes = []
+    for _ in range(3):
+        problem.solution.x.array[:] = 0.0
+        solver = GatedSolver(case, gate, {"learned": start_of(change, truth)}, problem=problem, atol=atol)
+        result = solver.solve()
+        solver.destroy()
+        assert result.converged
+        assert residual_norm(problem) <= atol * (1 + 1e-6)
+        outcomes.append(gate.decisions[-1].outcome)
+        everyone = COMM.allgather([vars(decision) for decision in gate.decisions])
+        assert all(decisions == everyone[0] for decisions in everyone)
+    assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * COMM.allreduce(np.abs(truth).max(initial=0.0), op=MPI.MAX)
+    assert [decision.choice for decision in gate.decisions[:2]] == [CLASSICAL, "learned"]
+    first = gate.decisions[1]
+    if change in ("exact", "near"):
+        assert first.good and first.wasted == 0.0
+    if change in ("not a number", "infinite", "ten times", "noise"):
+        assert first.outcome.startswith("rejected")
+        assert result.used_fallback or gate.decisions[-1].choice == CLASSICAL
+        assert 0.0 < first.wasted < first.seconds
+
+
+def test_residual_and_energy_judge_a_start() -> None:
+    _, flow, _, truth = solved("cavity")
+    put(flow, truth)
+    assert judge(flow, 1.0).accepted
+    assert np.array_equal(flow.solution.x.array, truth)
+    put(flow, np.zeros_like(truth))
+    verdict = judge(flow, 0.5)
+    assert not verdict.accepted and verdict.reason == "residual norm 1 times that of the cold start, 0.5 allowed"
+    assert not flow.solution.x.array.any()
+    _, block, _, shape = solved("hyperelastic")
+    put(block, shape)
+    assert judge(block, 1.0).accepted
+    assert np.array_equal(block.solution.x.array, shape)
+    put(block, -shape)
+    assert "the energy is" in judge(block, 1.0).reason
+
+
+def test_a_start_beyond_the_minimum_is_drawn_back() -> None:
+    _, block, _, shape = solved("hyperelastic")
+    small = 0.02 * shape
+    accepted = []
+    for factor in (1.0, 150.0):
+        put(block, factor * small)
+        verdict = judge(block, 1.0)
+        accepted.append((verdict.accepted, "drawn back to" in verdict.reason))
+    assert accepted[0] == (True, False)
+    assert accepted[1] in ((True, True), (False, True), (False, False))
+
+
+def test_a_watched_newton_ends_when_it_is_told_to() -> None:
+    case, problem, atol, truth = solved("cavity")
+    put(problem, 0.9 * truth)
+    seen = []
+    solver = case.solver(problem, atol)
+    solver.watch(lambda iteration, norm: seen.append((iteration, norm)) or iteration == 1)
+    result = solver.solve()
+    solver.destroy()
+    assert not result.converged
+    assert [iteration for iteration, _ in seen] == [0, 1] and seen[1][1] < seen[0][1]
+
+
+def test_a_watch_lets_go_on_what_will_arrive_and_ends_what_will_not() -> None:
+    def ended(norms: list[float], *, waited: float = 0.5) -> list[bool]:
+        watch = Watch(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0)
+        return [watch(iteration, norm) for iteration, norm in enumerate(norms)]
+
+    assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
+    assert ended([1.0, 2.0]) == [False, True]
+    assert ended([1.0, 2.0], waited=0.1) == [False, False]  # the budget is not used up
+    assert ended([1.0, 0.5, 0.6, 0.1]) == [False, False, False, False]
+    assert ended([1.0, float("nan")]) == [False, True]
+    assert ended([1.0, 1e-3], waited=1.6) == [False, True]  # a classical solve would have ended
+
+
+def test_problems_of_about_the_same_size_are_of_one_kind() -> None:
+    kinds = {kind_of(case.problem(case.mesh(COMM, parameters, resolution), parameters))
+             for case, resolution in CASES.values() for parameters in [sample_parameters(case, 0, 0)]}  # fmt: skip
+    assert len(kinds) == 2 and all(kind.startswith(f"{COMM.size} ranks, about") for kind in kinds)
