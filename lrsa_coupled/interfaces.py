@@ -77,35 +77,44 @@ class Continuation:
     logarithmic: bool = False
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A discrete problem ``residual(solution; v) = 0`` with Dirichlet conditions.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Unknown:
+    """The unknown of a discrete problem, and the nodes at which an operator sees it.
 
     Args:
         mesh: The mesh, distributed over the communicator of the problem.
-        parameters: The case's parameters.
         solution: The unknown; solvers start from its values and leave the result in it.
-        residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
-        jacobian: Compiled derivative of ``residual``.
         bcs: Dirichlet conditions on the space of ``solution``.
         node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the fields. On a mesh of its
             own, of the same communicator, it needs the two matrices below and a scalar space of the solution.
         to_nodes: Takes the degrees of freedom of the solution to values at the nodes, when these have a mesh of their own.
         from_nodes: Takes values at the nodes to the degrees of freedom of the solution.
+    """
+
+    mesh: Mesh
+    solution: Function
+    bcs: Sequence[DirichletBC]
+    node_space: FunctionSpace
+    to_nodes: PETSc.Mat | None = None
+    from_nodes: PETSc.Mat | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Problem(Unknown):
+    """A discrete problem ``residual(solution; v) = 0`` with Dirichlet conditions.
+
+    Args:
+        parameters: The case's parameters.
+        residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
+        jacobian: Compiled derivative of ``residual``.
         is_linear: Whether ``residual`` is affine in ``solution``.
         energy: Compiled potential whose derivative is ``residual``, when the problem is a minimisation; not finite where it is not defined.
         continuation: Path to the problem, when the case knows one.
     """
 
-    mesh: Mesh
     parameters: Any
-    solution: Function
     residual: Form
     jacobian: Form
-    bcs: Sequence[DirichletBC]
-    node_space: FunctionSpace
-    to_nodes: PETSc.Mat | None = None
-    from_nodes: PETSc.Mat | None = None
     is_linear: bool = False
     energy: Form | None = None
     continuation: Continuation | None = None
@@ -182,19 +191,36 @@ class NoOptions:
     """Of a case without variants."""
 
 
-class Case(ABC):
+class Signature(ABC):
+    """What an operator is told of a problem and what it predicts of it.
+
+    Attributes:
+        name: Name of the family of problems.
+        dim: Dimension of space.
+        inputs: Nodal fields the operator sees besides the coordinates.
+        scalars: Names of the numbers the operator sees, one value a problem.
+        outputs: Fields of the solution that the operator predicts; the others start from zero.
+    """
+
+    name: str
+    dim: int
+    inputs: tuple[Field, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[Field, ...]
+
+    @abstractmethod
+    def features(self, problem: Unknown) -> Features:
+        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective: no."""
+
+
+class Case(Signature):
     """A family of problems.
 
     Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below.
 
     Attributes:
-        name: Name of the case.
-        dim: Dimension of space.
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
-        inputs: Nodal fields the operator sees besides the coordinates.
-        scalars: Names of the numbers the operator sees, one value a problem.
-        fields: All fields of the solution, for files and pictures.
-        outputs: Those of ``fields`` the operator predicts; the others start from zero.
+        fields: All fields of the solution, for files and pictures; ``outputs`` are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero start.
         default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
         options: Those of this instance.
@@ -203,13 +229,8 @@ class Case(ABC):
         options: Variant, ``default_options`` when None.
     """
 
-    name: str
-    dim: int
     resolution: int
-    inputs: tuple[Field, ...]
-    scalars: tuple[str, ...]
     fields: tuple[Field, ...]
-    outputs: tuple[Field, ...]
     rtol: float
     default_options: Any = NoOptions()
 
@@ -227,10 +248,6 @@ class Case(ABC):
     @abstractmethod
     def problem(self, mesh: Mesh, parameters: Any) -> Problem:
         """Set up forms, spaces and boundary conditions; the solution holds zeros. Collective."""
-
-    @abstractmethod
-    def features(self, problem: Problem) -> Features:
-        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective: no."""
 
     @abstractmethod
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:

@@ -7,6 +7,8 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -15,8 +17,8 @@ from mpi4py import MPI
 from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.gate import CLASSICAL, Decision, Gate
 from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
-from lrsa_coupled.coupling.judge import judge
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+from lrsa_coupled.coupling.judge import Verdict, judge
+from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult, Unknown
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def learned_start(case: Case, guess: LearnedGuess, max_distance: float) -> Start
     return start
 
 
-def kind_of(problem: Problem) -> str:
+def kind_of(problem: Unknown) -> str:
     """Name the problems whose costs are comparable: as many ranks and, within a fifth or so, unknowns."""
     dofmap = problem.solution.function_space.dofmap
     unknowns = dofmap.index_map.size_global * dofmap.index_map_bs
@@ -96,6 +98,78 @@ class Watch:
         return math.log2(1.0 + math.log(before[-1] / self.atol) / (2.0 * gained)) if gained > 0.0 else math.inf
 
 
+@dataclass(frozen=True)
+class Ways:
+    """How a problem is solved once its start is chosen; all collective.
+
+    Args:
+        tolerance: Returns the tolerance of the residual norm that a watched solve aims at.
+        judge: Says whether the start in the solution is worth solving from.
+        from_start: Solves from the start in the solution, under a watch; a result with ``used_fallback`` has dropped it unused.
+        classically: Solves by the classical strategy, whatever is in the solution.
+    """
+
+    tolerance: Callable[[], float]
+    judge: Callable[[], Verdict]
+    from_start: Callable[[Watch], SolveResult]
+    classically: Callable[[], SolveResult]
+
+
+def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Prediction]], *, ways: Ways, comm: MPI.Comm) -> SolveResult:
+    """Choose a start, solve, and note what it cost. Collective.
+
+    Args:
+        gate: Decides and remembers.
+        kind: Problems whose costs are comparable, see ``kind_of``.
+        starts: The starts of the gate by name.
+        ways: How to solve.
+        comm: Ranks of the problem.
+
+    Returns:
+        ``seconds`` has transfer, inference and solve; ``used_fallback`` when a start was given up.
+    """
+    started = time.perf_counter()
+    choice, why = gate.choose(kind)
+    if choice == CLASSICAL:
+        result, wasted = ways.classically(), 0.0
+        outcome = "converged" if result.converged else f"failed: {result.reason}"
+    else:
+        prediction = starts[choice]()
+        result, outcome = _try(prediction, gate, ways, started=started, expected=gate.expected(kind), comm=comm)
+        seconds = {**prediction.seconds, "solve": 0.0 if result is None else sum(result.seconds.values())}
+        dropped = sum(prediction.seconds.values()) if result is not None and result.converged else time.perf_counter() - started
+        wasted = 0.0 if outcome == "converged" else slowest(comm, dropped)
+        if wasted:
+            logger.warning("the %s start is given up, %s; the classical strategy takes over", choice, outcome)
+        if result is None or not result.converged:
+            last = ways.classically()
+            seconds["solve"] += sum(last.seconds.values())
+            spent = 0 if result is None else result.iterations
+            result = dataclasses.replace(last, iterations=spent + last.iterations, used_fallback=True)
+        result = dataclasses.replace(result, seconds=seconds)
+    total = slowest(comm, time.perf_counter() - started)
+    gate.note(kind, Decision(len(gate.decisions) + 1, choice, why, outcome, wasted, total))
+    logger.info("gate: solve %d: %s (%s): %s, %.3g s", len(gate.decisions), choice, why, outcome, total)
+    return result
+
+
+def slowest(comm: MPI.Comm, seconds: float) -> float:
+    """Return the time of the slowest rank [s]. Collective."""
+    return comm.allreduce(seconds, op=MPI.MAX)
+
+
+def _try(prediction: Prediction, gate: Gate, ways: Ways, *, started: float, expected: float, comm: MPI.Comm) -> tuple[SolveResult | None, str]:
+    """Solve from a prediction if it passes; return the result, None without a solve, and the outcome."""
+    verdict = ways.judge() if prediction.accepted else Verdict(False, prediction.reason)
+    if not verdict.accepted:
+        return None, f"rejected: {verdict.reason}"
+    watch = Watch(comm, ways.tolerance(), started=started, budget=gate.settings.budget * expected, expected=expected)
+    result = ways.from_start(watch)
+    if result.converged:
+        return result, f"rejected: {result.reason}" if result.used_fallback else "converged"
+    return result, f"abandoned: {watch.reason}" if watch.reason else f"failed: {result.reason}"
+
+
 @final
 class GatedSolver(Solver):
     """One solve through the gate; the answer meets the tolerance whatever the start.
@@ -111,63 +185,29 @@ class GatedSolver(Solver):
     def __init__(self, case: Case, gate: Gate, starts: Mapping[str, Start], *, problem: Problem, atol: float) -> None:
         self.case, self.gate, self.starts = case, gate, starts
         self.problem, self.atol = problem, atol
-        self.comm: MPI.Comm = problem.mesh.comm
         self._plain: Solver | None = None
 
     def solve(self) -> SolveResult:
         """Choose, solve and note; ``seconds`` has transfer, inference and solve. Collective."""
-        started = time.perf_counter()
-        kind = kind_of(self.problem)
-        choice, why = self.gate.choose(kind)
-        if choice == CLASSICAL:
-            result, outcome, wasted = self._classically({}, 0), "converged", 0.0
-        else:
-            result, outcome, wasted = self._from_start(choice, kind, started)
-        if choice == CLASSICAL and not result.converged:
-            outcome = f"failed: {result.reason}"
-        total = self._slowest(time.perf_counter() - started)
-        decision = Decision(len(self.gate.decisions) + 1, choice, why, outcome, wasted, total)
-        self.gate.note(kind, decision)
-        logger.info("gate: solve %d: %s (%s): %s, %.3g s", decision.number, choice, why, outcome, total)
-        return result
+        problem = self.problem
+        starts = {name: partial(start, problem) for name, start in self.starts.items()}
+        ways = Ways(
+            tolerance=lambda: self.atol,
+            judge=partial(judge, problem, self.gate.settings.max_residual),
+            from_start=self._from_start,
+            classically=self._classically,
+        )
+        return solve_through(self.gate, kind_of(problem), starts, ways=ways, comm=problem.mesh.comm)
 
     def destroy(self) -> None:
         """Free the solver of the start. Collective."""
         if self._plain is not None:
             self._plain.destroy()
 
-    def _from_start(self, choice: str, kind: str, started: float) -> tuple[SolveResult, str, float]:
-        """Solve from a start, else classically; return also the outcome and the time wasted."""
-        prediction = self.starts[choice](self.problem)
-        seconds = dict(prediction.seconds)
-        iterations, outcome = 0, f"rejected: {prediction.reason}"
-        if prediction.accepted:
-            verdict = judge(self.problem, self.gate.settings.max_residual)
-            outcome = f"rejected: {verdict.reason}"
-            if verdict.accepted:
-                expected = self.gate.expected(kind)
-                budget = self.gate.settings.budget * expected
-                result, outcome = self._watched(Watch(self.comm, self.atol, started=started, budget=budget, expected=expected))
-                seconds["solve"] = sum(result.seconds.values())
-                if result.converged:
-                    return dataclasses.replace(result, seconds=seconds), outcome, 0.0
-                iterations = result.iterations
-        wasted = self._slowest(time.perf_counter() - started)
-        if self.comm.rank == 0:
-            logger.warning("the %s start is given up, %s; the classical strategy takes over", choice, outcome)
-        return self._classically(seconds, iterations), outcome, wasted
-
-    def _watched(self, watch: Watch) -> tuple[SolveResult, str]:
+    def _from_start(self, watch: Watch) -> SolveResult:
         self._plain = self.case.solver(self.problem, self.atol)
         self._plain.watch(watch)
-        result = self._plain.solve()
-        if result.converged:
-            return result, "converged"
-        return result, f"abandoned: {watch.reason}" if watch.reason else f"failed: {result.reason}"
+        return self._plain.solve()
 
-    def _classically(self, seconds: Mapping[str, float], iterations: int) -> SolveResult:
-        result = solve_classically(self.case, self.problem, self.atol, iterations=iterations, seconds=seconds)
-        return dataclasses.replace(result, used_fallback=bool(seconds))
-
-    def _slowest(self, seconds: float) -> float:
-        return self.comm.allreduce(seconds, op=MPI.MAX)
+    def _classically(self) -> SolveResult:
+        return dataclasses.replace(solve_classically(self.case, self.problem, self.atol, iterations=0, seconds={}), used_fallback=False)

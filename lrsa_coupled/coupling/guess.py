@@ -6,24 +6,21 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from mpi4py import MPI
-from dolfinx.fem.petsc import assign
-from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Features, Problem
+from lrsa_coupled.interfaces import Features, Signature, Unknown
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import ModelCard, load
@@ -112,7 +109,7 @@ class LearnedGuess:
         model, card = load(Path(folder))
         return cls(model.eval(), card, settings or GuessConfig())
 
-    def predict(self, case: Case, problem: Problem, nodes: NodeSet) -> Prediction:
+    def predict(self, case: Signature, problem: Unknown, nodes: NodeSet) -> Prediction:
         """Evaluate the operator on a problem, each rank at its own nodes. Collective.
 
         Raises:
@@ -144,7 +141,7 @@ class LearnedGuess:
         clock.stop("transfer")
         return Prediction(values, clock.seconds, not reason, reason)
 
-    def start(self, case: Case, problem: Problem, nodes: NodeSet | None = None) -> Prediction:
+    def start(self, case: Signature, problem: Unknown, nodes: NodeSet | None = None) -> Prediction:
         """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
         started = time.perf_counter()
         nodes = nodes or NodeSet(problem, case.outputs)
@@ -161,7 +158,7 @@ class LearnedGuess:
         seconds["transfer"] += made + time.perf_counter() - started
         return dataclasses.replace(prediction, seconds=seconds)
 
-    def distance(self, case: Case, problem: Problem) -> float:
+    def distance(self, case: Signature, problem: Unknown) -> float:
         """Return how far a problem is from those of the training, in standard deviations: the largest over scalars and inputs. Collective.
 
         Of a nodal input the root mean square over the nodes counts, as single nodes of a random field reach any value.
@@ -178,25 +175,7 @@ class LearnedGuess:
         logger.warning("learned guess rejected: %s", prediction.reason)
         return prediction
 
-    def attach(self, snes: PETSc.SNES, case: Case, problem: Problem, *, fallback: Callable[[], Any] | None = None) -> AttachedGuess:
-        """Make the operator the initial guess of a SNES whose unknown is ``problem.solution``.
-
-        Collective. Each ``snes.solve`` then starts from the prediction for the problem as it is at that moment; a rejected prediction
-        leaves the start as it was. ``AttachedGuess.solve`` adds the budget and the fall-back.
-
-        Args:
-            snes: The solver; its options are not touched.
-            case: Says what the operator is told of the problem.
-            problem: The problem the SNES solves.
-            fallback: Solves ``problem`` classically, from a zero solution, when Newton from the guess fails within its budget.
-
-        Raises:
-            ValueError: If the model belongs to another case, or the SNES to another space.
-        """
-        self.check(case)
-        return AttachedGuess(self, snes, case, problem, fallback)
-
-    def check(self, case: Case) -> None:
+    def check(self, case: Signature) -> None:
         """Raise ValueError when the model was trained for another case or other fields. Collective: no."""
         card = self.card
         expected = (case.name, case.dim, [f.name for f in case.inputs], list(case.scalars), [f.name for f in case.outputs])
@@ -233,50 +212,3 @@ class LearnedGuess:
         if worst > self.settings.max_ratio:
             return f"the prediction reaches {worst:.1f} times the range seen in training, {self.settings.max_ratio} allowed"
         return ""
-
-
-@final
-class AttachedGuess:
-    """A learned guess at work in a SNES; made by ``LearnedGuess.attach``."""
-
-    def __init__(self, guess: LearnedGuess, snes: PETSc.SNES, case: Case, problem: Problem, fallback: Callable[[], Any] | None) -> None:
-        self.guess = guess
-        self.snes = snes
-        self.case = case
-        self.problem = problem
-        self.fallback = fallback
-        self.nodes = NodeSet(problem, case.outputs)
-        snes.setInitialGuess(self._set_start)
-
-    def solve(self, solve: Callable[[], Any]) -> bool:
-        """Run the user's solve with the guess's budget of iterations; when it fails, the fall-back. Collective.
-
-        Args:
-            solve: Runs the SNES, for instance ``problem.solve`` of a ``dolfinx.fem.petsc.NonlinearProblem``.
-
-        Returns:
-            Whether the guess led to a converged solve; False means that the fall-back has run, or that there is none.
-        """
-        limit = self.snes.max_it
-        self.snes.setTolerances(max_it=min(limit, self.guess.settings.max_iterations))
-        try:
-            solve()
-            converged = self.snes.getConvergedReason() > 0
-        except PETSc.Error:
-            converged = False
-        self.snes.setTolerances(max_it=limit)
-        if not converged and self.fallback is not None:
-            self.guess.counts.fallbacks += 1
-            logger.warning("Newton from the learned guess failed; the classical strategy takes over")
-            self.problem.solution.x.array[:] = 0.0
-            self.fallback()
-        return converged
-
-    def detach(self) -> None:
-        """Take the guess out of the SNES. Collective."""
-        self.snes.setInitialGuess(None)
-
-    def _set_start(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
-        assign(x, self.problem.solution)
-        if self.guess.start(self.case, self.problem, self.nodes).accepted:
-            assign(self.problem.solution, x)

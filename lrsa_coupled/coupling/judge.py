@@ -58,6 +58,13 @@ def judge(problem: Problem, max_residual: float) -> Verdict:
     return verdict
 
 
+def compare_norms(own: float, cold: float, max_residual: float) -> Verdict:
+    """Judge a start by its residual norm and that of the cold start."""
+    ratio = own / cold if cold > 0.0 else math.inf if own > 0.0 else 0.0
+    accepted = ratio <= max_residual  # also False when the ratio is not a number
+    return Verdict(accepted, f"residual norm {ratio:.2g} times that of the cold start" + ("" if accepted else f", {max_residual:g} allowed"))
+
+
 def energy(problem: Problem) -> float:
     """Return the energy at the solution, infinite where it is not defined. Collective."""
     with np.errstate(all="ignore"):
@@ -70,9 +77,7 @@ def _by_residual(problem: Problem, start: npt.NDArray[np.float64], max_residual:
     _put_cold(problem)
     cold = residual_norm(problem)
     problem.solution.x.array[:] = start
-    ratio = own / cold if cold > 0.0 else math.inf if own > 0.0 else 0.0
-    accepted = ratio <= max_residual  # also False when the ratio is not a number
-    return Verdict(accepted, f"residual norm {ratio:.2g} times that of the cold start" + ("" if accepted else f", {max_residual:g} allowed"))
+    return compare_norms(own, cold, max_residual)
 
 
 def _by_energy(problem: Problem, start: npt.NDArray[np.float64]) -> Verdict:

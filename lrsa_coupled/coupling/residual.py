@@ -5,10 +5,10 @@ from __future__ import annotations
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 
-from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.interfaces import Problem, Unknown
 
 
-def set_dirichlet(problem: Problem) -> None:
+def set_dirichlet(problem: Unknown) -> None:
     """Write the Dirichlet values into the solution, ghosts included. Collective."""
     x = problem.solution.x
     for bc in problem.bcs:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.format import GEOMETRY, SampleArrays
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.interfaces import Signature, Unknown
 
 DIGITS = 10
 """Decimal places, in units of the mesh's extent, at which coordinates of nodes are compared."""
@@ -27,7 +27,7 @@ class SampleGatherer:
         problem: A problem on the mesh.
     """
 
-    def __init__(self, case: Case, problem: Problem) -> None:
+    def __init__(self, case: Signature, problem: Unknown) -> None:
         self.case = case
         self.nodes = NodeSet(problem, case.outputs)
         self.comm = problem.mesh.comm
@@ -40,7 +40,7 @@ class SampleGatherer:
         if parts is not None:
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def __call__(self, problem: Problem) -> SampleArrays | None:
+    def __call__(self, problem: Unknown) -> SampleArrays | None:
         """Return the arrays of a problem on the mesh, None above rank 0."""
         features = self.case.features(problem)
         parts = self.comm.gather((features.nodal.astype(np.float32), self.nodes.gather(problem.solution)))

@@ -22,7 +22,7 @@ from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, function
 from dolfinx.mesh import exterior_facet_indices
 from petsc4py import PETSc
 
-from lrsa_coupled.interfaces import Field, Problem
+from lrsa_coupled.interfaces import Field, Unknown
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class NodeSet:
     """The nodes of a problem on this rank, and the exact transfer of the output fields to and from them.
 
     Args:
-        problem: Problem whose ``node_space`` gives the nodes.
+        problem: Unknown whose ``node_space`` gives the nodes.
         outputs: Fields of the solution.
 
     Attributes:
@@ -64,7 +64,7 @@ class NodeSet:
             own without matrices of the right sizes, or together with a solution of several components.
     """
 
-    def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
+    def __init__(self, problem: Unknown, outputs: Sequence[Field]) -> None:
         space = problem.node_space
         element = _lagrange(space)
         if space.dofmap.bs != 1 or element is None:
@@ -169,7 +169,24 @@ class NodeSet:
         return values
 
 
-def _matrices(problem: Problem, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PETSc.Mat] | None:
+def lagrange_degree(space: FunctionSpace, field: Field) -> int:
+    """Return the degree of a field of the space of a solution. Collective: no.
+
+    Raises:
+        ValueError: If the field is not Lagrange, or the space has no such part.
+    """
+    part = space
+    for index in field.subspace:
+        if index >= part.num_sub_spaces:
+            raise ValueError(f"field '{field.name}' is part {field.subspace} of the solution, whose space {space.ufl_element()} has no such part")
+        part = part.sub(index)
+    element = _lagrange(part)
+    if element is None:
+        raise ValueError(f"field '{field.name}' must be Lagrange, got {part.ufl_element()}")
+    return element.degree
+
+
+def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PETSc.Mat] | None:
     """Return the matrices to and from a node space on a mesh of its own, None when it shares the problem's."""
     nodes, solution = problem.node_space, problem.solution.function_space
     if nodes.mesh is problem.mesh:

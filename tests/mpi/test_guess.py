@@ -135,24 +135,6 @@ def test_spoilt_predictions_never_reach_petsc(spoil: str, caplog: pytest.LogCapt
     assert "rejected" in caplog.text
 
 
-def test_attach_to_the_snes_of_a_user() -> None:
-    problem, guess = make_problem(), make_guess()
-    atol = CASE.rtol * reference_norm(problem)
-    options = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps", "snes_atol": atol, "snes_rtol": 1e-50}
-    nonlinear = NonlinearProblem(problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs),
-                                 petsc_options_prefix="user_", petsc_options=options)  # fmt: skip
-    attached = guess.attach(nonlinear.solver, CASE, problem)
-    assert attached.solve(nonlinear.solve)
-    assert guess.counts.used == 1
-    assert residual_norm(problem) <= atol * (1 + 1e-6)
-
-    calls = []
-    guess.settings = GuessConfig(max_iterations=1, max_ratio=1e3)
-    attached.fallback = lambda: calls.append(np.abs(problem.solution.x.array).max(initial=0.0))
-    assert not attached.solve(nonlinear.solve)
-    assert calls == [0.0]
-    assert nonlinear.solver.max_it > 1
-    attached.detach()
 
 
 def test_model_of_another_case_is_refused() -> None:

@@ -1,0 +1,112 @@
+"""A user's own script as seen by an operator: where its inputs, scalars and outputs are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import ufl
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpace, functionspace
+
+from lrsa_coupled.config import nearest
+from lrsa_coupled.coupling.transfer import lagrange_degree
+from lrsa_coupled.interfaces import Features, Field, Signature, Unknown
+
+Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+"""A nodal input: a function, a UFL expression, or values ``(components, num_points)`` of the points ``(3, num_points)``."""
+
+Scalar = float | Constant | Callable[[], float]
+
+
+@final
+class Script(Signature):
+    """The signature of an operator whose inputs and scalars are objects of a script; their values at the moment of a solve count.
+
+    Args:
+        name: Name of the family of problems.
+        inputs: The nodal inputs, in the order of the operator, and where each is found.
+        scalars: The scalars likewise; a ``Constant`` of several components counts as as many scalars ``name_0``, ``name_1``, ...
+        outputs: Fields of the solution.
+        node_space: Where the nodes are.
+
+    Raises:
+        ValueError: If an input has not as many components as its field, or a scalar is not a number.
+    """
+
+    def __init__(self, name: str, inputs: Mapping[Field, Input], scalars: Mapping[str, Scalar], *, outputs: Sequence[Field],
+                 node_space: FunctionSpace) -> None:  # fmt: skip
+        self.name, self.dim = name, node_space.mesh.geometry.dim
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self._num_owned: int = node_space.dofmap.index_map.size_local
+        self._inputs = [_at_nodes(field, source, node_space) for field, source in inputs.items()]
+        self._scalars = dict(scalars)
+        self.scalars = tuple(names for name, source in scalars.items() for names in _names(name, _numbers(name, source)))
+
+    def features(self, problem: Unknown) -> Features:
+        """Evaluate inputs and scalars as they are now. Collective: no."""
+        columns = [evaluate()[: self._num_owned] for evaluate in self._inputs]
+        numbers = [_numbers(name, source) for name, source in self._scalars.items()]
+        return Features(np.column_stack([np.zeros((self._num_owned, 0)), *columns]), np.concatenate([np.zeros(0), *numbers]))
+
+
+def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
+    """Return the unknown ``u``, its nodes those of the highest degree among the fields.
+
+    Raises:
+        ValueError: If a field is not Lagrange.
+    """
+    mesh = u.function_space.mesh
+    degrees = [lagrange_degree(u.function_space, field) for field in outputs]
+    return Unknown(mesh=mesh, solution=u, bcs=list(bcs), node_space=functionspace(mesh, ("P", max(degrees))))
+
+
+def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T]:
+    """Return the values of ``given`` in the order of the names wanted.
+
+    Raises:
+        ValueError: If one is missing or not known to the operator.
+    """
+    for name in given:
+        if name not in wanted:
+            raise ValueError(f"{kind}: the operator knows no '{name}'{nearest(name, list(wanted))}")
+    missing = [name for name in wanted if name not in given]
+    if missing:
+        raise ValueError(f"{kind}: the operator needs {', '.join(wanted)}; {', '.join(missing)} not given")
+    return [given[name] for name in wanted]
+
+
+def _at_nodes(field: Field, source: Input, node_space: FunctionSpace) -> Callable[[], npt.NDArray[np.float64]]:
+    """Return what evaluates an input at the local nodes, ``(num_local, components)``."""
+    shape = () if field.components == 1 else (field.components,)
+    degree = node_space.element.basix_element.degree
+    space = node_space if not shape else functionspace(node_space.mesh, ("P", degree, shape))
+    found = int(np.prod(source.ufl_shape)) if isinstance(source, ufl.core.expr.Expr) else field.components
+    if found != field.components:
+        raise ValueError(f"inputs: '{field.name}' has {field.components} components for the operator, got {found}")
+    values = Function(space)
+    at_points = isinstance(source, ufl.core.expr.Expr) and not isinstance(source, Function)
+    expression = Expression(source, space.element.interpolation_points) if at_points else source
+
+    def evaluate() -> npt.NDArray[np.float64]:
+        values.interpolate(expression)
+        return values.x.array.reshape(-1, field.components)
+
+    return evaluate
+
+
+def _numbers(name: str, source: Scalar) -> npt.NDArray[np.float64]:
+    value = source.value if isinstance(source, Constant) else source() if callable(source) else source
+    try:
+        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"scalars: '{name}' must be a number, a Constant or a function that returns a number, got {value!r}") from error
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"scalars: '{name}' must be finite, got {value!r}")
+    return numbers
+
+
+def _names(name: str, numbers: npt.NDArray[np.float64]) -> list[str]:
+    return [name] if len(numbers) == 1 else [f"{name}_{k}" for k in range(len(numbers))]
