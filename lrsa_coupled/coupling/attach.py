@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem import DirichletBC, Function
@@ -23,7 +23,7 @@ from lrsa_coupled.coupling.gate import Gate
 from lrsa_coupled.coupling.gated import LEARNED, Ways, kind_of, learned_start, solve_through
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.petsc_ways import Hooks, LinearWays, NonlinearWays
-from lrsa_coupled.coupling.script import Input, Scalar, Script, match, unknown
+from lrsa_coupled.coupling.script import Input, Scalar, Script, match, unknown, unknown_of
 from lrsa_coupled.interfaces import Unknown
 
 Solver = PETSc.SNES | PETSc.KSP
@@ -57,8 +57,7 @@ def attach(
         ValueError: If an input or scalar is missing, unknown or of the wrong size, the unknown is not Lagrange or consists of several
             functions, or a bare solver comes without ``u``; on all ranks.
     """
-    if not isinstance(problem, (LinearProblem, NonlinearProblem, Solver)):
-        raise ValueError(f"attach takes a LinearProblem, a NonlinearProblem, a SNES or a KSP, got {type(problem).__name__}")
+    u, bcs = unknown_of(problem, u, bcs)
     solver = problem if isinstance(problem, Solver) else problem.solver
     options = PETSc.Options(solver.getOptionsPrefix() or "")
     if guess is None:
@@ -66,7 +65,6 @@ def attach(
         if not folder:
             return None
         guess = LearnedGuess.load(folder)
-    u, bcs = _unknown_of(problem, u, bcs)
     card = guess.card
     fields = dict(zip(card.inputs, match("inputs", [f.name for f in card.inputs], inputs or {}), strict=True))
     what = unknown(u, bcs, card.outputs)
@@ -136,17 +134,6 @@ class AttachedGuess:
         ways = Ways(way.tolerance, way.judge, way.from_start, way.classically)
         solve_through(self.gate, kind_of(self.what), {LEARNED: self._start}, ways=ways, comm=self.what.mesh.comm)
         way.destroy()
-
-
-def _unknown_of(problem: Any, u: Function | None, bcs: Sequence[DirichletBC]) -> tuple[Function, Sequence[DirichletBC]]:
-    """Return the unknown and the Dirichlet conditions of what solves."""
-    if isinstance(problem, LinearProblem):
-        u, bcs = problem.u, problem.bcs
-    elif isinstance(problem, NonlinearProblem):
-        u, bcs = problem.u, problem.solver.getFunction()[1][2]["bcs"]
-    if not isinstance(u, Function):
-        raise ValueError(f"attach needs the unknown, one Function: u=..., got {type(u).__name__}")
-    return u, bcs
 
 
 def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 import ufl
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpace, functionspace
+from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
+from petsc4py import PETSc
 
 from lrsa_coupled.config import nearest
 from lrsa_coupled.coupling.transfer import lagrange_degree
@@ -61,6 +63,23 @@ def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -
     mesh = u.function_space.mesh
     degrees = [lagrange_degree(u.function_space, field) for field in outputs]
     return Unknown(mesh=mesh, solution=u, bcs=list(bcs), node_space=functionspace(mesh, ("P", max(degrees))))
+
+
+def unknown_of(problem: Any, u: Function | None, bcs: Sequence[DirichletBC]) -> tuple[Function, Sequence[DirichletBC]]:
+    """Return the unknown and the Dirichlet conditions of what solves, those given for a bare SNES or KSP.
+
+    Raises:
+        ValueError: If it is something else, or its unknown is not one function.
+    """
+    if isinstance(problem, LinearProblem):
+        u, bcs = problem.u, problem.bcs
+    elif isinstance(problem, NonlinearProblem):
+        u, bcs = problem.u, problem.solver.getFunction()[1][2]["bcs"]
+    elif not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
+        raise ValueError(f"expected a LinearProblem, a NonlinearProblem, a SNES or a KSP, got {type(problem).__name__}")
+    if not isinstance(u, Function):
+        raise ValueError(f"expected an unknown that is one Function (u=... for a SNES or KSP), got {type(u).__name__}")
+    return u, bcs
 
 
 def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T]:

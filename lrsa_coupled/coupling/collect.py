@@ -1,0 +1,122 @@
+"""Training data from a user's own script: every solve that is added becomes a sample of a data set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import final
+
+import numpy as np
+import ufl
+from mpi4py import MPI
+from dolfinx.fem import DirichletBC, Function
+from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.sample_arrays import SampleGatherer
+from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
+from lrsa_coupled.data import store
+from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.writer import ShardWriter, tidy
+from lrsa_coupled.interfaces import Field
+from lrsa_coupled.mpi import collective_errors
+
+SAMPLES_PER_SHARD = 16
+
+
+@final
+class Collector:
+    """Writes the solved states of a script into a data set that ``lrsa-coupled train`` reads; a sample is on disk when ``add`` returns.
+
+    A second run of the script adds to the data set. Use it in a ``with`` block, or call ``close``. Collective: all methods.
+
+    Args:
+        folder: The data set.
+        problem: What solves; a bare SNES or KSP needs ``u`` and ``bcs``.
+        name: Name of the family of problems.
+        inputs: Nodal inputs of the operator to be trained, by name.
+        scalars: Its scalars by name.
+        outputs: Path of sub-indices of each field to predict in the space of the unknown, by name; None takes the whole unknown, under its own name.
+        u: The unknown of a bare SNES or KSP.
+        bcs: Its Dirichlet conditions.
+
+    Raises:
+        ValueError: If an input or scalar is of no use, the unknown is not Lagrange, or the folder holds another data set; on all ranks.
+    """
+
+    def __init__(self, folder: Path | str, problem: NonlinearProblem | LinearProblem | PETSc.SNES | PETSc.KSP, *, name: str,
+                 inputs: Mapping[str, Input] | None = None, scalars: Mapping[str, Scalar] | None = None,
+                 outputs: Mapping[str, Sequence[int]] | None = None, u: Function | None = None,
+                 bcs: Sequence[DirichletBC] = ()) -> None:  # fmt: skip
+        u, bcs = unknown_of(problem, u, bcs)
+        fields = _fields(u, outputs)
+        self.folder = Path(folder)
+        self.what = unknown(u, bcs, fields)
+        self.comm: MPI.Comm = u.function_space.mesh.comm
+        self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
+        named = {Field(key, _components(source, u)): source for key, source in (inputs or {}).items()}
+        self.script = Script(name, named, scalars or {}, outputs=fields, node_space=self.what.node_space)
+        self._gatherer = SampleGatherer(self.script, self.what)
+        self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
+        with collective_errors(self.comm):
+            if self.comm.rank == 0:
+                store.create(self.folder, _meta(self.script))
+                self._next = 1 + max(store.DataStore(self.folder).entries, default=-1)
+        self._last = time.perf_counter()
+
+    def add(self) -> None:
+        """Add the state of the unknown after a solve; one that has not converged is recorded as failed, without its fields."""
+        now = time.perf_counter()
+        reason = self.solver.getConvergedReason()
+        arrays = self._gatherer(self.what) if reason > 0 else None
+        with collective_errors(self.comm):
+            if self.comm.rank == 0:
+                linear = isinstance(self.solver, PETSc.KSP)
+                residual = self.solver.getResidualNorm() if linear else self.solver.getFunctionNorm()
+                status, text = "ok" if reason > 0 else "failed", f"{'KSP' if linear else 'SNES'} reason {reason}"
+                record = SampleRecord(self._next, status, text, "{}", self.solver.getIterationNumber(), residual, now - self._last, arrays)
+                self._writer.add(record)
+                self._next += 1
+        self._last = time.perf_counter()
+
+    def close(self) -> None:
+        """Put the data set in order."""
+        with collective_errors(self.comm):
+            if self.comm.rank == 0:
+                self._writer.close()
+                tidy(self.folder, SAMPLES_PER_SHARD)
+
+    def __enter__(self) -> Collector:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:  # after an error on one rank the others may not come here; the samples are on disk
+            self.close()
+
+
+def _fields(u: Function, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
+    fields = []
+    for name, path in ({u.name: ()} if outputs is None else outputs).items():
+        part = u.function_space
+        for index in path:
+            if index >= part.num_sub_spaces:
+                raise ValueError(f"outputs: '{name}' is part {tuple(path)} of the unknown, whose space has no such part")
+            part = part.sub(index)
+        fields.append(Field(name, int(np.prod(part.value_shape)) if part.value_shape else 1, subspace=tuple(path)))
+    return tuple(fields)
+
+
+def _components(source: Input, u: Function) -> int:
+    if isinstance(source, ufl.core.expr.Expr):
+        return int(np.prod(source.ufl_shape))
+    points = np.zeros((3, 2)) + u.function_space.mesh.geometry.x[:1].T if len(u.function_space.mesh.geometry.x) else np.zeros((3, 2))
+    return np.asarray(source(points)).reshape(-1, 2).shape[0]
+
+
+def _meta(script: Script) -> dict[str, object]:
+    fields = {"inputs": script.inputs, "outputs": script.outputs}
+    return {"case": script.name, "dim": script.dim, "seed": 0, "resolution": 0, "parameters": {}, "scalars": list(script.scalars),
+            "versions": {}} | {key: [asdict(field) for field in values] for key, values in fields.items()}  # fmt: skip
