@@ -155,11 +155,15 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Benchmark: unseen samples, their seed, resolution (0: the case's own), repeats of each timing (the median counts)."""
+    """Benchmark: unseen samples, their seed, resolution and tolerance (0: the case's own), repeats of each timing (the median counts).
+
+    The tolerance ``rtol`` is that of the residual norm, relative to that of the zero start.
+    """
 
     samples: int = 10
     seed: int = 1
     resolution: int = 0
+    rtol: float = 0.0
     repeats: int = 1
 
 

@@ -156,7 +156,8 @@ class DarcyCase(FixedMeshCase):
         space = fem.functionspace(mesh, ("P", 1))
         coefficient = fem.Function(fem.functionspace(mesh, ("DG", 0)))
         solution = fem.Function(space, name="pressure")
-        residual = darcy(solution, coefficient, fem.Constant(mesh, 1.0))
+        source = fem.Constant(mesh, 1.0)
+        residual = darcy(solution, coefficient, source)
         mesh.topology.create_connectivity(1, 2)
         boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
         vertices, node_space, matrices = Places.of(space), space, {}
@@ -174,6 +175,7 @@ class DarcyCase(FixedMeshCase):
             node_space=node_space,
             **matrices,
             is_linear=True,
+            energy=fem.form(potential(solution, coefficient, source)),
             coefficient=coefficient,
             vertices=vertices,
             nodes=Places.of(node_space),
@@ -221,6 +223,11 @@ def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.ex
     """Return the residual of Darcy's equation."""
     test = ufl.TestFunction(pressure.function_space)
     return (coefficient * ufl.inner(ufl.grad(pressure), ufl.grad(test)) - source * test) * ufl.dx
+
+
+def potential(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:
+    """Return the energy that the solution makes least."""
+    return (0.5 * coefficient * ufl.inner(ufl.grad(pressure), ufl.grad(pressure)) - source * pressure) * ufl.dx
 
 
 SETUP_COST = {"gamg-cg": 6.0, "mumps": 20.0}

@@ -42,6 +42,8 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
     Returns:
         A ledger as described above.
     """
+    if config.bench.rtol:
+        raise ValueError(f"bench --what generate makes samples to the tolerance of the case, got bench.rtol = {config.bench.rtol}")
     settings = dataclasses.replace(config.generate, seed=config.bench.seed, resolution=config.bench.resolution)
     generate_into_nowhere(case, config, dataclasses.replace(settings, **NAIVE, samples=2 * comm.size), comm)  # not counted: compiles forms
     rows = []

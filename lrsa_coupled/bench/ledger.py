@@ -38,7 +38,7 @@ from petsc4py import PETSc
 from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.compare import NEAREST, STAGES
 from lrsa_coupled.bench.pictures import GATED, LEARNED, Example
-from lrsa_coupled.config import Config
+from lrsa_coupled.config import BenchConfig, Config
 from lrsa_coupled.coupling import gated
 from lrsa_coupled.coupling.gate import Gate
 from lrsa_coupled.coupling.gated import GatedSolver, learned_start
@@ -99,16 +99,15 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
         ValueError: If no sample is asked for, the seed is one that was trained on, or the model or the data belong to another case.
     """
     settings = config.bench
-    if settings.samples < 1 or settings.repeats < 1:
-        raise ValueError(f"bench needs at least one sample and one repeat, got {settings.samples} and {settings.repeats}")
+    if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0:
+        raise ValueError(f"bench needs at least one sample and one repeat, and a tolerance below 1, got {settings}")
     strategies = [Strategy(name, factory) for name, factory in case.strategies().items()]
     with collective_errors(comm):
         strategies += _data_strategies(case, settings.seed, data) if data else []
         guess = _load_guess(case, config, model)
         warming, gate = (Gate(config.gate, [gated.LEARNED]) for _ in range(2))
     strategies.append(_learned_strategy(case, guess))
-    resolution = settings.resolution or case.resolution
-    measure = partial(_measure_sample, case, comm=comm, seed=settings.seed, resolution=resolution)
+    measure = partial(_measure_sample, case, comm=comm, settings=settings)
     measure([*strategies, _gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
     strategies.insert(-1, _gated_strategy(case, gate, guess))
     samples: list[list[dict[str, Any]]] = []
@@ -165,13 +164,13 @@ def _refuse_seen(seed: int, seen: int, what: str) -> None:
 
 
 def _measure_sample(
-    case: Case, strategies: Sequence[Strategy], index: int, *, comm: MPI.Comm, seed: int, resolution: int, repeats: int
+    case: Case, strategies: Sequence[Strategy], index: int, *, comm: MPI.Comm, settings: BenchConfig, repeats: int
 ) -> _Sample:
     gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-    parameters = sample_parameters(case, seed, index)
-    problem = case.problem(case.mesh(comm, parameters, resolution), parameters)
+    parameters = sample_parameters(case, settings.seed, index)
+    problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
     nodes = NodeSet(problem, case.outputs)
-    atol = case.rtol * reference_norm(problem)
+    atol = (settings.rtol or case.rtol) * reference_norm(problem)
     records, starts, truth = [], {}, None
     for strategy in strategies:
         if strategy.put_start is not None:
@@ -274,7 +273,7 @@ def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:
         "resolution": config.bench.resolution or case.resolution,
         "seed": config.bench.seed,
         "ranks": comm.size,
-        "tolerance": case.rtol,
+        "tolerance": config.bench.rtol or case.rtol,
         "versions": {
             "python": platform.python_version(),
             "dolfinx": dolfinx.__version__,

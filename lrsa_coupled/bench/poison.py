@@ -81,7 +81,7 @@ def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> di
         number = index if index >= 0 else settings.samples  # one sample more, first, to compile the forms and wake MUMPS and torch
         parameters = sample_parameters(case, settings.seed, number)
         problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
-        atol = case.rtol * reference_norm(problem)
+        atol = (settings.rtol or case.rtol) * reference_norm(problem)
         starts[ANOTHER].set_up(problem)
         for name, start in starts.items():
             gate = gates[name] if index >= 0 else Gate(config.gate, [LEARNED])

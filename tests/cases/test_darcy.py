@@ -50,6 +50,22 @@ def test_manufactured_orders() -> None:
     assert np.log2(coarse / fine) == pytest.approx([2.0, 1.0], abs=0.1)
 
 
+def test_the_residual_is_the_derivative_of_the_energy() -> None:
+    case = DarcyCase(DarcyOptions(model_cells=6))
+    parameters = sample_parameters(case, 0, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 6), parameters)
+    rng = np.random.default_rng(0)
+    u = problem.solution.x.array
+    base, direction = rng.standard_normal((2, u.size))
+    energies = []
+    for sign in (1.0, -1.0):
+        u[:] = base + sign * direction
+        energies.append(fem.assemble_scalar(problem.energy))
+    u[:] = base
+    slope = fem.assemble_vector(problem.residual).array @ direction
+    assert slope == pytest.approx(0.5 * (energies[0] - energies[1]), rel=1e-10)  # exact for a quadratic
+
+
 def test_the_field_has_the_covariance_it_should() -> None:
     """Pointwise variance at a corner, centre of an edge and middle against the series summed on its own, from 400 draws."""
     case, places = DarcyCase(), [(0, 0), (0, 2), (2, 2), (1, 3)]
