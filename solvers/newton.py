@@ -37,10 +37,12 @@ class NewtonSolver(Solver):
         prefix: Options prefix of the SNES, ``-newton_snes_monitor`` and so on.
         max_iterations: Newton iterations before the solve is given up.
         options: Defaults of this solver under the prefix, on top of ``DEFAULTS``; the command line wins.
+        keep_below: The Jacobian, and with it its factorisation, is kept after an iteration that has reduced the residual norm to this share or
+            less (simplified Newton); 0 makes a new one in each iteration. It pays near the solution.
     """
 
     def __init__(self, problem: Problem, atol: float, *, prefix: str = "newton_", max_iterations: int = 30,
-                 options: Mapping[str, str] | None = None) -> None:  # fmt: skip
+                 options: Mapping[str, str] | None = None, keep_below: float = 0.0) -> None:  # fmt: skip
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
         self.problem = problem
@@ -53,6 +55,11 @@ class NewtonSolver(Solver):
         if problem.energy is not None:
             self.snes.setObjective(self._energy)
         self._modes: Callable[[Function], PETSc.NullSpace] | None = None
+        self._keep_below, self._norms = keep_below, (0.0, 0.0)
+        if keep_below > 0.0:
+            self._assemble = self.snes.getJacobian()[2]
+            self.snes.setJacobian(self._jacobian, self._nonlinear.A)
+            self.snes.setMonitor(self._note)
         self._prefix, self._defaults = prefix, {**DEFAULTS, **(options or {})}
         with default_options(prefix, self._defaults):
             self.snes.setFromOptions()
@@ -104,6 +111,15 @@ class NewtonSolver(Solver):
     def set_near_nullspace(self, modes: Callable[[Function], PETSc.NullSpace]) -> None:
         """Attach to the matrix, at the start of every solve, the near-null space that ``modes`` makes of the solution. Collective: no."""
         self._modes = modes
+
+    def _note(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
+        self._norms = (self._norms[1] if iteration else 0.0, norm)
+
+    def _jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, matrix: PETSc.Mat, preconditioner: PETSc.Mat) -> None:
+        before, now = self._norms
+        if now > self._keep_below * before:  # also in the first iteration; PETSc keeps the factorisation of a matrix left as it is
+            function, args, context = self._assemble
+            function(snes, x, matrix, preconditioner, *args, **context)
 
     def _energy(self, snes: PETSc.SNES, x: PETSc.Vec) -> float:
         u = self.problem.solution.x

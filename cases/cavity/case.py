@@ -121,7 +121,7 @@ class CavityCase(Case):
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
-        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30, options=ORDERING)
+        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30, options=ORDERING, keep_below=0.1)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""

@@ -38,6 +38,9 @@ GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "g
         "mg_levels_pc_type": "jacobi", "snes_max_linear_solve_fail": "1000"}  # fmt: skip
 """Conjugate gradients stop where they meet negative curvature; the line search takes what they have reached (truncated Newton)."""
 
+KEEP_BELOW = 0.3
+"""Reduction of the residual norm in an iteration from which the stiffness matrix is kept, when a solve begins near the solution."""
+
 TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
 LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, extrapolate=False, otherwise=TIGHT)
 
@@ -150,7 +153,7 @@ class HyperelasticCase(Case):
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton, with MUMPS for few unknowns and CG with multigrid for many."""
-        return newton(problem, atol, max_iterations=max_iterations)
+        return newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Load steps with loose and with tight inner tolerance, and Newton from zero."""
@@ -186,11 +189,13 @@ def log_stiffness(parameters: HyperelasticParameters, points: Array) -> Array:
     return np.einsum("jkl,nj,nk,nl->n", np.reshape(parameters.stiffness, MODES), x, y, z, optimize=True)
 
 
-def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, direct_below: int = DIRECT_BELOW) -> NewtonSolver:
+def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, direct_below: int = DIRECT_BELOW,
+           keep_below: float = 0.0) -> NewtonSolver:  # fmt: skip
     """Make Newton's method with the linear solver that suits the number of unknowns."""
     dofmap = problem.solution.function_space.dofmap
     direct = dofmap.index_map.size_global * dofmap.bs < direct_below
-    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=MUMPS if direct else GAMG)
+    options = MUMPS if direct else GAMG
+    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=options, keep_below=keep_below)
     if not direct:
         solver.set_near_nullspace(rigid_body_modes)
     return solver

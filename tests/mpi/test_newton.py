@@ -1,0 +1,65 @@
+"""Newton's method with a Jacobian that is kept near the solution, on a nonlinear Poisson problem, at any number of ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
+
+import ufl
+from dolfinx import fem
+from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.interfaces import Problem, SolveResult
+from solvers.newton import NewtonSolver
+
+COMM = MPI.COMM_WORLD
+
+
+def nonlinear() -> Problem:
+    mesh = create_unit_square(COMM, 8, 8)
+    space = fem.functionspace(mesh, ("P", 1))
+    u, v = fem.Function(space), ufl.TestFunction(space)
+    mesh.topology.create_connectivity(1, 2)
+    bc = fem.dirichletbc(0.0, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)), space)
+    residual = ((1.0 + u**2) * ufl.inner(ufl.grad(u), ufl.grad(v)) - 50.0 * v) * ufl.dx
+    return Problem(mesh=mesh, parameters=None, solution=u, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)),
+                   bcs=[bc], node_space=space)  # fmt: skip
+
+
+def solve(problem: Problem, atol: float, *, keep_below: float) -> tuple[SolveResult, int]:
+    """Return the result and how often the Jacobian was assembled."""
+    solver = NewtonSolver(problem, atol, keep_below=keep_below)
+    assembled = []
+    if keep_below:
+        function, args, context = solver._assemble
+        solver._assemble = (lambda *a, **k: assembled.append(1) or function(*a, **k), args, context)
+    result = solver.solve()
+    solver.destroy()
+    return result, len(assembled) if keep_below else result.iterations
+
+
+def test_a_kept_jacobian_leads_to_the_same_solution() -> None:
+    problem = nonlinear()
+    atol = 1e-10 * reference_norm(problem)
+    plain, _ = solve(problem, atol, keep_below=0.0)
+    truth = problem.solution.x.array.copy()
+    for start, fewer in ((0.0, 1), (0.999, plain.iterations // 2)):
+        problem.solution.x.array[:] = start * truth
+        kept, assembled = solve(problem, atol, keep_below=0.1)
+        assert plain.converged and kept.converged
+        assert residual_norm(problem) <= atol * (1 + 1e-6)
+        assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-8
+        assert 1 <= assembled <= kept.iterations - 1
+        assert assembled <= plain.iterations - fewer
+
+
+def test_the_first_iteration_of_a_solve_makes_a_new_jacobian() -> None:
+    problem = nonlinear()
+    atol = 1e-10 * reference_norm(problem)
+    assert solve(problem, atol, keep_below=0.1)[0].converged
+    problem.solution.x.array[:] *= 0.5
+    result, assembled = solve(problem, atol, keep_below=1e-30)
+    assert result.converged and assembled == result.iterations
