@@ -125,7 +125,8 @@ class CavityCase(Case):
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
-        return {"continuation-loose": partial(_continued, LOOSE), "continuation-tight": partial(_continued, TIGHT), "zero": partial(NewtonSolver, options=ORDERING)}
+        return {"continuation-loose": partial(_continued, LOOSE, 0.5), "continuation-tight": partial(_continued, TIGHT, 0.0),
+                "zero": partial(NewtonSolver, options=ORDERING)}  # fmt: skip
 
 
 TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)
@@ -139,8 +140,8 @@ def _corner_features(along: Coordinates, below: Coordinates, gap: float) -> tupl
     return np.where(distance > 1e-9, np.arctan2(below, along), 0.0), np.log(distance + gap)
 
 
-def _continued(control: StepControl, problem: Problem, atol: float) -> Solver:
-    return ContinuationSolver(NewtonSolver(problem, atol, options=ORDERING), control)
+def _continued(control: StepControl, keep_below: float, problem: Problem, atol: float) -> Solver:
+    return ContinuationSolver(NewtonSolver(problem, atol, options=ORDERING, keep_below=keep_below), control)
 
 
 def navier_stokes(solution: fem.Function, viscosity: fem.Constant, force: ufl.core.expr.Expr | None = None) -> ufl.Form:
