@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 BENCH_FLAGS = {
-    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate")),
-    "model": ("starts", "generate", "refinement", "gate"), "data": ("starts", "operators", "ablations", "refinement"), **dict.fromkeys(("html", "pictures"), ("starts",)),
+    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate")),
+    "model": ("starts", "generate", "refinement", "gate", "surrogate"),
+    "data": ("starts", "operators", "ablations", "refinement"), "html": ("starts",),
+    "pictures": ("starts", "surrogate"),
     **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
 }  # fmt: skip
 """Flags of ``bench``, and the values of ``--what`` that read them."""
@@ -43,6 +45,10 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
         return 0
     if model is None:
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
+    if args.what == "surrogate":
+        _bench_surrogate(case, config, model, comm=comm, args=args)
+        check_petsc(comm, petsc)
+        return 0
     if args.what == "gate":
         _bench_gate(case, config, model, comm=comm, path=args.json)
         check_petsc(comm, petsc)
@@ -120,6 +126,21 @@ def _bench_gate(case: Case, config: Config, model: Path, *, comm: MPI.Comm, path
     mpi.say(poison.gate_table(ledger))
     if path is not None:
         mpi.share(comm, lambda: report.write_json(ledger, path))
+
+
+def _bench_surrogate(case: Case, config: Config, model: Path, *, comm: MPI.Comm, args: Namespace) -> None:
+    from lrsa_coupled.bench import effectivity, report, surrogate
+
+    ledger = surrogate.bench_surrogate(case, config, comm, model=model)
+
+    def write() -> None:
+        print(effectivity.surrogate_table(ledger))
+        if args.json is not None:
+            report.write_json(ledger, args.json)
+        if args.pictures is not None:
+            print(f"picture: {effectivity.effectivity_picture(ledger, args.pictures)}")
+
+    mpi.share(comm, write)
 
 
 def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:

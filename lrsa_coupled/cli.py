@@ -143,6 +143,8 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
     _case(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
     parser.add_argument("--strategy", metavar="NAME", help="classical start strategy, instead of a model")
+    parser.add_argument("--mode", choices=("solve", "surrogate"), default="solve", help="to the case's tolerance; or an answer to the accuracy asked for")
+    parser.add_argument("--accept", type=float, metavar="A", help="relative accuracy of --mode surrogate, 1e-12 to 1; 1e-2 by default")
     parser.add_argument("--index", type=int, default=0, help="index of the sample")
     _seed_and_resolution(parser)
     parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON file of parameters that replace those of the sample")
@@ -151,8 +153,9 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "gate", "generate", "operators", "ablations", "refinement")
-    parser.add_argument("--what", choices=kinds, default="starts", help="start strategies; bad guesses behind the gate; data generation; LRSA and its rivals; LRSA less a part; refined points")
+    kinds = ("starts", "gate", "surrogate", "generate", "operators", "ablations", "refinement")
+    text = "start strategies; bad guesses behind the gate; answers with a certificate; data generation; LRSA and its rivals; LRSA less a part; refined points"
+    parser.add_argument("--what", choices=kinds, default="starts", help=text)
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")

@@ -8,17 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrsa_coupled import bench_verbs, catalog, mpi
+from lrsa_coupled import bench_verbs, catalog, mpi, solving
 from lrsa_coupled.config import Config
 from lrsa_coupled.data import verbs as on_data
-from lrsa_coupled.parameters import read_parameters
 from lrsa_coupled.startup import check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.coupling.generate import GenerateSummary
-    from lrsa_coupled.interfaces import Case, Field, SolveResult
+    from lrsa_coupled.interfaces import Case, Field
     from lrsa_coupled.training.team import Team
 
 
@@ -81,25 +80,6 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
     return 0
 
 
-def solve(args: Namespace, petsc: Sequence[str]) -> int:
-    """Solve one problem and write it; the exit code is 1 when the solve fails."""
-    case, config, comm = start(args, petsc, section="bench", flags=("seed", "resolution"))
-    from lrsa_coupled.coupling.plan import sample_parameters
-    from lrsa_coupled.coupling.solve import solve as solve_problem
-
-    if args.index < 0:
-        raise ValueError(f"--index counts from 0, got {args.index}")
-    if args.strategy and args.model:
-        raise ValueError("--strategy names a classical start and --model a learned one; give one of them")
-    parameters = sample_parameters(case, config.bench.seed, args.index)
-    if args.parameters is not None:
-        parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
-    model = args.model if args.strategy or args.model else catalog.shipped_model(catalog.case_folder(args.case))
-    prepare(comm, args.out)
-    result = solve_problem(case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out)
-    mpi.say(_describe(result))
-    check_petsc(comm, petsc)
-    return 0 if result.converged else 1
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
@@ -119,7 +99,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
-    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solve, "bench": bench_verbs.bench,
+    "list": list_cases, "generate": generate, "train": train, "evaluate": evaluate, "solve": solving.solve, "bench": bench_verbs.bench,
     "bench-operator": bench_verbs.bench_operator, "report": bench_verbs.report, "run": run,
     "info": on_data.info, "verify": on_data.verify, "export": on_data.export,
 }  # fmt: skip
@@ -160,13 +140,6 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
     return comm.bcast(summary)
 
 
-def _describe(result: SolveResult) -> str:
-    seconds = ", ".join(f"{stage} {time:.3f} s" for stage, time in result.seconds.items())
-    state = "converged" if result.converged else "FAILED"
-    lines = [f"{state} ({result.reason}): {result.iterations} iterations, residual {result.residual:.3e}; {seconds}"]
-    if result.used_fallback:
-        lines.append("the learned guess was given up for the classical strategy")
-    return "\n".join([*lines, result.advice] if result.advice else lines)
 
 
 def _print_summary(summary: Mapping[str, Any], indent: str = "") -> None:

@@ -104,7 +104,7 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     strategies = [Strategy(name, factory) for name, factory in case.strategies().items()]
     with collective_errors(comm):
         strategies += _data_strategies(case, settings.seed, data) if data else []
-        guess = _load_guess(case, config, model)
+        guess = load_guess(case, config, model)
         warming, gate = (Gate(config.gate, [gated.LEARNED]) for _ in range(2))
     strategies.append(_learned_strategy(case, guess))
     measure = partial(_measure_sample, case, comm=comm, settings=settings)
@@ -139,7 +139,8 @@ def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
     return [Strategy(NEAREST, lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol), put_start)]
 
 
-def _load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
+def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
+    """Load a model of a case; ValueError when it is of another one, or has seen the samples of the bench. Collective: no."""
     guess = LearnedGuess.load(model, config.guess)
     guess.check(case)
     _refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
+from petsc4py import PETSc
 
 from lrsa_coupled.interfaces import Problem, Unknown
 
@@ -16,16 +17,22 @@ def set_dirichlet(problem: Unknown) -> None:
     x.scatter_forward()
 
 
-def residual_norm(problem: Problem) -> float:
-    """Return the Euclidean norm of the residual at the solution.
+def residual_vector(problem: Problem) -> PETSc.Vec:
+    """Assemble the residual at the solution, which is left as it is; the caller destroys the vector. Collective.
 
-    Dirichlet rows hold the distance to the prescribed values. Collective; the solution is left as it is.
+    Dirichlet rows hold the distance to the prescribed values.
     """
     x, residual = (create_vector(problem.solution.function_space) for _ in range(2))
     assign(problem.solution, x)
     assemble_residual(None, x, residual, problem.solution, problem.residual, problem.jacobian, list(problem.bcs))
-    norm = float(residual.norm())
     x.destroy()
+    return residual
+
+
+def residual_norm(problem: Problem) -> float:
+    """Return the Euclidean norm of the residual at the solution, which is left as it is. Collective."""
+    residual = residual_vector(problem)
+    norm = float(residual.norm())
     residual.destroy()
     return norm
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -13,9 +14,11 @@ from dolfinx.fem import Function
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, nearest
+from lrsa_coupled.coupling.certify import Certified, check_accept
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.coupling.surrogate import Surrogate
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 from lrsa_coupled.mpi import collective_errors
@@ -57,10 +60,30 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
     result = solver.solve()
     solver.destroy()
     logger.info("true residual %.2e, tolerance %.2e", residual_norm(problem), atol)
-    write_fields(case, problem, folder)
-    if comm.rank == 0:
-        write_text_atomically(folder / "result.json", json.dumps(vars(result), indent=1) + "\n")
+    _write(case, problem, result, folder)
     return result
+
+
+def solve_certified(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model: Path, accept: float, folder: Path) -> Certified:
+    """Answer with the operator to the relative accuracy ``accept`` and write fields and ``result.json`` to ``folder``. Collective.
+
+    Arguments and errors are as of ``solve``.
+    """
+    check_accept(accept)
+    with collective_errors(comm):
+        guess = LearnedGuess.load(model, config.guess)
+        if comm.rank == 0:
+            configuration.save(config, folder)
+    problem = case.problem(case.mesh(comm, parameters, config.bench.resolution or case.resolution), parameters)
+    result = Surrogate(case, guess, problem, accept=accept).solve()
+    _write(case, problem, result, folder)
+    return result
+
+
+def _write(case: Case, problem: Problem, result: SolveResult | Certified, folder: Path) -> None:
+    write_fields(case, problem, folder)
+    if problem.mesh.comm.rank == 0:
+        write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
 
 
 def write_fields(case: Case, problem: Problem, folder: Path) -> list[Path]:

@@ -29,7 +29,8 @@ ARROWS = {
     "startup": BASE | {"catalog", "petsc_options", "data"},
     "parameters": BASE,
     "bench_verbs": BASE | {"catalog", "startup", "bench"},
-    "verbs": BASE | {"bench_verbs", "catalog", "parameters", "startup", "coupling", "training", "data", "bench"},
+    "solving": BASE | {"catalog", "parameters", "startup", "coupling"},
+    "verbs": BASE | {"bench_verbs", "catalog", "solving", "startup", "coupling", "training", "data", "bench"},
     "cli": BASE | {"verbs"},
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""

@@ -35,6 +35,9 @@ BAD = [
     (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
     (("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"), "did you mean 'paper'?"),
     (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
+    (("solve", "cavity", "--accept", "1e-3", *OUT), "--accept is the accuracy of --mode surrogate"),
+    (("solve", "cavity", "--mode", "surrogate", "--accept", "little", *OUT), "invalid float value: 'little'"),
+    (("bench", "cavity", "--what", "surrogate", "--html", "{tmp}/a.html"), "does not read --html"),
 ]
 
 BAD_WITH_DOLFINX = [
@@ -42,6 +45,10 @@ BAD_WITH_DOLFINX = [
     (("solve", "cavity", "--strategy", "zeroo", "--resolution", "4", *OUT), "unknown strategy 'zeroo'"),
     (("solve", "cavity", "--parameters", "{tmp}/none.json", *OUT), "No such file or directory"),
     (("solve", "cavity", "--strategy", "zero", "--model", "{tmp}", *OUT), "give one of them"),
+    (("solve", "cavity", "--strategy", "zero", "--mode", "surrogate", *OUT), "give one of them"),
+    (("solve", "cavity", "--mode", "surrogate", "--accept", "2", *OUT), "between 1e-12 and 1, got 2"),
+    (("solve", "cavity", "--mode", "surrogate", "--accept", "nan", *OUT), "between 1e-12 and 1, got nan"),
+    (("solve", "helmholtz", "--mode", "surrogate", *OUT), "needs a model, 'helmholtz' ships none; name one with --model"),
     (("solve", "cavity", "--model", "{tmp}/none", "--resolution", "4", *OUT), "{tmp}/none"),
     (("bench", "cavity", "--model", "{tmp}/none", "--samples", "1"), "{tmp}/none"),
     (("generate", "cavity", "--out", "/proc/none"), "/proc/none"),

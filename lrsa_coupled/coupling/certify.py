@@ -1,0 +1,258 @@
+"""Certificates: the error of a field is estimated, and corrected as far as the asked accuracy needs.
+
+The norm is that of ``coupling/norms.py``; accuracy is relative to the norm of the field that is delivered. An estimate always comes from the
+residual of the very field it is for.
+
+**Linear problem with an energy.** Conjugate gradients from the prediction, until the estimate of ``coupling/estimate.py`` for their present iterate
+is small enough; that iterate is delivered. The lower bound of the error of the prediction is rigorous but for rounding, the estimate for the
+iterate is heuristic.
+
+**Other problems.** Newton's method from the prediction, and simplified Newton steps, which keep the Jacobian K, to measure: u is corrected by
+``d = -K^-1 F(u)``, and ``d' = -K^-1 F(u + d)`` is the error of u + d but for a relative error of the order of the contraction of such steps. They
+contract by ``theta = |d'| / |d|``, the first one by less than the others (by half near the solution), as it starts where K is exact. Near the
+solution this is a theorem (Deuflhard 2011, section 2.1), farther away a heuristic: nothing is certified unless such steps contract well. Where they
+do not, the Jacobian is assembled anew; a step that fails the natural monotonicity test ``|d'| < (1 - s / 4) |d|`` is damped by s (section 3.3). With
+an energy the steps come from conjugate gradients, no more accurate than need be; what one misses the next one measures.
+
+From a prediction where this cannot begin, or from which it does not arrive, the case's own solver takes the first iterations, as its line search can
+do what the plain steps here cannot.
+
+All estimates are taken to be too small by ``MARGIN`` when a field is certified.
+
+Source: Deuflhard (2011), Newton Methods for Nonlinear Problems, Springer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.estimate import Correction, Linearisation
+from lrsa_coupled.coupling.norms import NoEstimate, Norm, set_solution, solution_vector
+from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
+from lrsa_coupled.interfaces import Case, Problem, SolveResult
+
+ACCEPT = (1e-12, 1.0)
+"""Least and greatest relative accuracy that may be asked for."""
+
+MARGIN = 1.5
+"""Factor by which an estimate has to be below the asked accuracy; estimates have been seen to be too small by 1.37 (hyperelastic)."""
+
+CONTRACTION, FIRST_CONTRACTION = 0.25, 0.05
+"""Contraction of simplified Newton steps up to which their Jacobian will do; and of the first of them up to which it certifies, as the others may
+contract by several times less."""
+
+DAMPING = (1.0, 0.5, 0.25, 0.125)
+
+MIN_STEPS, MAX_STEPS = 2, 200
+"""Steps of conjugate gradients after which their estimate is calibrated, and after which multigrid has failed."""
+
+MEASURED, CORRECTED, SHARE = 0.1, 0.01, 0.3
+"""Relative errors of a step that is to measure the error, and to correct it; share of the asked accuracy that a step may miss."""
+
+ROUNDING = ACCEPT[0]
+"""Relative size of a correction that is rounding, and contracts no more."""
+
+APPROACH = 0.01
+"""Share of the residual norm of a prediction to which the case's solver goes before the next attempt."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What is known of the field that was delivered into ``problem.solution``; a certificate that failed is a value.
+
+    Args:
+        certified: Whether the estimated error is within the asked accuracy.
+        accept: Relative accuracy asked for.
+        norm: Name of the norm.
+        error: Estimated norm of the error relative to that of the field; None when not certified.
+        absolute: The same, not relative.
+        prediction: Estimated error of the bare prediction, relative to the norm of the delivered field; None when not certified.
+        linearisations: Jacobians assembled.
+        iterations: Multigrid cycles, or solves with a factorisation.
+        seconds: Wall time by stage: ``transfer``, ``inference``, ``estimate`` up to the first estimate, ``correct`` after it, ``solve`` for the
+            fall-back [s].
+        reason: Why not certified.
+        advice: What to try then.
+        fallback: Result of the classical strategy where that has delivered.
+    """
+
+    certified: bool
+    accept: float
+    norm: str = ""
+    error: float | None = None
+    absolute: float | None = None
+    prediction: float | None = None
+    linearisations: int = 0
+    iterations: int = 0
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+    advice: str = ""
+    fallback: SolveResult | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the solution holds a field that is certified or solved for."""
+        return self.certified or (self.fallback is not None and self.fallback.converged)
+
+
+def check_accept(accept: float) -> None:
+    """Raise ValueError for an accuracy that cannot be asked for. Collective: no."""
+    if not ACCEPT[0] <= accept <= ACCEPT[1]:
+        raise ValueError(f"the relative accuracy to accept must be between {ACCEPT[0]:g} and {ACCEPT[1]:g}, got {accept:g}")
+
+
+def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: int) -> Certified:
+    """Estimate the error of the field in ``problem.solution`` and correct it as far as needed. Collective.
+
+    Args:
+        case: The case.
+        problem: Problem; where this fails its solution is left anywhere.
+        accept: Relative accuracy.
+        max_linearisations: Jacobians of a nonlinear problem after which it is given up.
+    """
+    set_dirichlet(problem)
+    run = _Run(case, problem, accept)
+    result = run.attempt(max_linearisations)
+    if not (result.certified or problem.is_linear) and run.approach(max_linearisations):
+        result = run.attempt(max_linearisations)
+    run.prediction.destroy()
+    return dataclasses.replace(result, linearisations=run.linearisations, iterations=run.iterations, seconds=run.seconds())
+
+
+@final
+class _Run:
+    """An estimate under way, and what it has cost so far."""
+
+    def __init__(self, case: Case, problem: Problem, accept: float) -> None:
+        self.case = case
+        self.problem = problem
+        self.accept = accept
+        self.prediction = solution_vector(problem)
+        self.linearisations = 0
+        self.iterations = 0
+        self._started = time.perf_counter()
+        self._first_estimate: float | None = None
+
+    def seconds(self) -> dict[str, float]:
+        """Return the time up to the first estimate and after it."""
+        now = time.perf_counter()
+        middle = self._first_estimate or now
+        return {"estimate": middle - self._started, "correct": now - middle}
+
+    def attempt(self, max_linearisations: int) -> Certified:
+        """Estimate and correct from the solution as it is."""
+        try:
+            if self.problem.is_linear and self.problem.energy is not None:
+                return self._conjugate_gradients()
+            return self._newton(max_linearisations)
+        except NoEstimate as why:
+            return Certified(certified=False, accept=self.accept, reason=str(why))
+        except PETSc.Error as error:
+            return Certified(certified=False, accept=self.accept, reason=f"PETSc error {error.ierr}")
+
+    def approach(self, max_iterations: int) -> bool:
+        """Go from the prediction to where it can be estimated, by the case's own solver and its line search; False when that fails."""
+        set_solution(self.problem, self.prediction)
+        norm = residual_norm(self.problem)
+        if not math.isfinite(norm):
+            return False
+        solver = self.case.solver(self.problem, APPROACH * norm, max_iterations=max_iterations)
+        result = solver.solve()
+        solver.destroy()
+        self.linearisations += result.iterations
+        return result.converged
+
+    def _conjugate_gradients(self) -> Certified:
+        with self._linearised() as tangent:
+            correction = self._measure(tangent)
+            while not self._will_do(correction.remaining, size := tangent.norm.of_solution(correction.x, correction.size)):
+                self._improve(correction)
+            set_solution(self.problem, self.prediction + correction.x)
+            return self._certified(tangent.norm, correction.remaining, size=size)
+
+    def _newton(self, max_linearisations: int) -> Certified:
+        """Go damped Newton steps, each followed by simplified ones while these contract."""
+        for _ in range(max_linearisations):
+            with self._linearised() as tangent:
+                result = self._simplified_steps(tangent)
+            if result is not None:
+                return result
+        raise NoEstimate(f"Newton's method needs more than {max_linearisations} Jacobians")
+
+    def _simplified_steps(self, tangent: Linearisation) -> Certified | None:
+        """Correct with one Jacobian; None where another one is needed."""
+        start = solution_vector(self.problem)
+        correction, contraction, limit = self._measure(tangent), math.inf, 0.0
+        while True:
+            error = math.hypot(correction.size, correction.remaining)
+            size = tangent.norm.of_solution(*self._distance(tangent.norm, start))
+            if self._will_do(error, size) and (contraction <= limit or error <= ROUNDING * size):
+                return self._certified(tangent.norm, error, size=size)
+            while correction.remaining > max(SHARE * self.accept * size, CORRECTED * correction.size):
+                self._improve(correction)
+            limit = CONTRACTION if contraction < math.inf else FIRST_CONTRACTION
+            before = correction.size
+            correction, damping = self._advance(tangent, correction)
+            contraction = correction.size / before
+            if damping < 1.0 or contraction > CONTRACTION:
+                return None
+
+    def _advance(self, tangent: Linearisation, correction: Correction) -> tuple[Correction, float]:
+        """Add a correction to the solution, damped until the next one is smaller; return that and the damping."""
+        start = solution_vector(self.problem)
+        for damping in DAMPING:
+            set_solution(self.problem, start + damping * correction.x)
+            try:
+                following = self._measure(tangent)
+            except NoEstimate:
+                continue
+            if following.size < (1.0 - damping / 4.0) * correction.size:
+                return following, damping
+        raise NoEstimate("Newton's method does not contract")
+
+    @contextmanager
+    def _linearised(self) -> Iterator[Linearisation]:
+        self.linearisations += 1
+        tangent = Linearisation(self.problem, self.case.outputs)
+        try:
+            yield tangent
+        finally:
+            tangent.destroy()
+
+    def _measure(self, tangent: Linearisation) -> Correction:
+        """Return the correction of the solution as it is now, to the accuracy of an estimate."""
+        correction = tangent.correct()
+        self.iterations += 1
+        while correction.remaining > (MEASURED * correction.size if correction.steps >= MIN_STEPS else 0.0):
+            self._improve(correction)
+        self._first_estimate = self._first_estimate or time.perf_counter()
+        return correction
+
+    def _improve(self, correction: Correction) -> None:
+        if correction.steps >= MAX_STEPS:
+            raise NoEstimate(f"multigrid has not converged in {MAX_STEPS} cycles")
+        correction.improve()
+        self.iterations += 1
+
+    def _distance(self, norm: Norm, vector: PETSc.Vec) -> tuple[PETSc.Vec, float]:
+        """Return the solution less a vector, and the norm of that."""
+        difference = solution_vector(self.problem) - vector
+        return difference, norm.of(difference)
+
+    def _will_do(self, error: float, size: float) -> bool:
+        return MARGIN * error <= self.accept * size
+
+    def _certified(self, norm: Norm, error: float, *, size: float) -> Certified:
+        """Return the certificate of the solution as it is now; the error of the prediction is its distance from that."""
+        distance = self._distance(norm, self.prediction)[1]
+        relative = [value / size if size > 0.0 else 0.0 for value in (error, math.hypot(distance, error))]
+        return Certified(certified=True, accept=self.accept, norm=norm.name, error=relative[0], absolute=error, prediction=relative[1])

@@ -1,0 +1,235 @@
+"""Corrections of a field that know how far they are from the exact one.
+
+Where K, the Jacobian of a problem with an energy, is positive definite, a field with the residual ``r = K e`` has the error
+``|e|^2 = r.K^-1 r`` in the norm of K. Conjugate gradients for ``K x = r`` lessen it by known amounts: with their steps ``alpha_j`` and the natural
+norms ``n_j = r_j.M^-1 r_j`` of their residuals, M the preconditioner,
+
+    |e - x_j|^2 - |e - x_k|^2 = t_j + ... + t_(k-1),   t_j = alpha_j n_j                       (Hestenes & Stiefel 1952, theorem 6:1)
+
+These sums are lower bounds of ``|e - x_j|^2`` (Gauss quadratures), in finite precision too up to rounding (Strakos & Tichy 2002; 2005 with M).
+About the last iterate they say nothing. Its error is equivalent to its natural norm, at the price of one multigrid cycle:
+
+    n_k / lambda_max <= |e - x_k|^2 <= n_k / lambda_min    with the extreme eigenvalues of M^-1 K
+
+Were ``|e - x_j|^2 / n_j`` the same at steps j and k, it would be ``(t_j + ... + t_(k-1)) / (n_j - n_k)``; the largest of these over the last
+``WINDOW`` steps estimates the factor. This is heuristic, and good where M brings the eigenvalues together, as multigrid does. Before the first step
+the factor is taken for 1.
+
+Sources: Hestenes & Stiefel (1952), J. Res. NBS 49, 409-436; Strakos & Tichy (2002), ETNA 13, 56-80, and (2005), BIT 45, 789-817.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import final
+
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
+from lrsa_coupled.coupling.residual import residual_vector
+from lrsa_coupled.interfaces import Field, Problem
+
+PREFIX = "surrogate_"
+"""Options prefix of the preconditioner or factorisation."""
+
+GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
+"""Symmetric SOR as smoother: positive definite without estimates of eigenvalues."""
+
+MUMPS = {"pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
+QAMD = {"mat_mumps_icntl_7": "6"}
+"""Ordering whose analysis is much quicker; in two dimensions its factors are as sparse as those of METIS."""
+
+WINDOW = 4
+"""Steps over which the factor between error and natural norm is estimated."""
+
+
+class Correction(ABC):
+    """An approximate solution x of ``K x = residual``.
+
+    Attributes:
+        x: The approximation.
+        steps: How often it has been improved.
+    """
+
+    def __init__(self, residual: PETSc.Vec) -> None:
+        self.x = residual.duplicate()
+        self.x.set(0.0)
+        self.steps = 0
+
+    @property
+    @abstractmethod
+    def size(self) -> float:
+        """Norm of x."""
+
+    @property
+    @abstractmethod
+    def remaining(self) -> float:
+        """Estimated norm of the error of x; infinite while nothing is known of it."""
+
+    @abstractmethod
+    def improve(self) -> None:
+        """Improve x. Collective."""
+
+
+@final
+class ConjugateGradients(Correction):
+    """Conjugate gradients from zero, with the energy norm of their error; NoEstimate when K or M turns out not to be positive definite.
+
+    Args:
+        matrix: K.
+        pc: M, set up.
+        residual: Right-hand side; taken over.
+
+    Attributes:
+        terms: The t_j, one for each step.
+        natural: The n_j, one more than steps.
+    """
+
+    def __init__(self, matrix: PETSc.Mat, pc: PETSc.PC, residual: PETSc.Vec) -> None:
+        super().__init__(residual)
+        self.terms: list[float] = []
+        self.natural: list[float] = []
+        self._matrix, self._pc, self._residual = matrix, pc, residual
+        self._preconditioned, self._image = residual.duplicate(), residual.duplicate()
+        self._precondition()
+        self._direction = self._preconditioned.copy()
+
+    @property
+    def size(self) -> float:
+        return math.sqrt(math.fsum(self.terms))
+
+    @property
+    def remaining(self) -> float:
+        last = self.natural[-1]
+        if last == 0.0 or not self.terms:
+            return math.sqrt(last)
+        earlier = range(max(0, self.steps - WINDOW), self.steps)
+        factors = [math.fsum(self.terms[j:]) / (self.natural[j] - last) for j in earlier if self.natural[j] > last]
+        return math.sqrt(last * max(factors, default=math.inf))
+
+    def improve(self) -> None:
+        natural = self.natural[-1]
+        self.steps += 1
+        if natural == 0.0:  # x is exact
+            self.terms.append(0.0)
+            self.natural.append(0.0)
+            return
+        self._matrix.mult(self._direction, self._image)
+        curvature = self._direction.dot(self._image)
+        if not curvature > 0.0:
+            raise NoEstimate("the Jacobian is not positive definite")
+        alpha = natural / curvature
+        self.x.axpy(alpha, self._direction)
+        self._residual.axpy(-alpha, self._image)
+        self.terms.append(alpha * natural)
+        self._precondition()
+        self._direction.aypx(self.natural[-1] / natural, self._preconditioned)
+
+    def _precondition(self) -> None:
+        self._pc.apply(self._residual, self._preconditioned)
+        natural = self._residual.dot(self._preconditioned)
+        if not (natural >= 0.0 and math.isfinite(natural)):
+            raise NoEstimate("the preconditioner is not positive definite")
+        self.natural.append(natural)
+
+
+@final
+class DirectSolution(Correction):
+    """Correction by a factorisation, exact up to rounding from the beginning."""
+
+    def __init__(self, norm: Norm, pc: PETSc.PC, residual: PETSc.Vec) -> None:
+        super().__init__(residual)
+        pc.apply(residual, self.x)
+        residual.destroy()
+        self.steps = 1
+        self._size = norm.of(self.x)
+
+    @property
+    def size(self) -> float:
+        return self._size
+
+    @property
+    def remaining(self) -> float:
+        return 0.0
+
+    def improve(self) -> None:
+        self.steps += 1
+
+
+@final
+class Linearisation:
+    """A problem linearised at its present solution, which satisfies the Dirichlet conditions. Collective.
+
+    Args:
+        problem: The problem. With an energy its corrections come from conjugate gradients with multigrid, otherwise from MUMPS; options with the
+            prefix ``surrogate_`` choose another preconditioner.
+        outputs: Output fields of the case.
+
+    Attributes:
+        norm: Norm at this solution.
+    """
+
+    def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
+        self._problem = problem
+        self.norm = make_norm(problem, outputs)
+        self._matrix = self.norm.matrix if isinstance(self.norm, EnergyNorm) else jacobian(problem)
+        self._pc = PETSc.PC().create(problem.mesh.comm)
+        self._pc.setOptionsPrefix(PREFIX)
+        self._pc.setOperators(self._matrix)
+        direct = MUMPS | QAMD if problem.mesh.topology.dim == 2 else MUMPS
+        with _default_options(GAMG if isinstance(self.norm, EnergyNorm) else direct):
+            self._pc.setFromOptions()
+            if isinstance(self.norm, EnergyNorm):
+                self._set_coordinates()
+            self._pc.setUp()
+
+    def correct(self) -> Correction:
+        """Return the correction of the solution as it is now, with the Jacobian as it was. Collective.
+
+        Raises:
+            NoEstimate: If the residual is not finite.
+        """
+        residual = residual_vector(self._problem)
+        residual.scale(-1.0)
+        if not math.isfinite(residual.norm()):
+            residual.destroy()
+            raise NoEstimate("the residual is not finite")
+        if isinstance(self.norm, EnergyNorm):
+            return ConjugateGradients(self._matrix, self._pc, residual)
+        return DirectSolution(self.norm, self._pc, residual)
+
+    def destroy(self) -> None:
+        """Free the PETSc objects. Collective."""
+        self._pc.destroy()
+        self._matrix.destroy()
+        self.norm.destroy()
+
+    def _set_coordinates(self) -> None:
+        """Tell multigrid where a deformed body is: it then keeps the rigid body modes."""
+        space = self._problem.solution.function_space
+        dim = space.mesh.geometry.dim
+        if space.dofmap.bs == dim > 1:
+            owned = space.dofmap.index_map.size_local
+            displacement = self._problem.solution.x.array.reshape(-1, dim)[:owned]
+            self._pc.setCoordinates(space.tabulate_dof_coordinates()[:owned, :dim] + displacement)
+
+
+@contextmanager
+def _default_options(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Put ``defaults`` under the prefix into PETSc's options for a while; a preconditioner that the user chose gets none of them."""
+    options = PETSc.Options(PREFIX)
+    if options.hasName("pc_type"):
+        yield
+        return
+    ours = [key for key in defaults if not options.hasName(key)]
+    for key in ours:
+        options[key] = defaults[key]
+    try:
+        yield
+    finally:
+        for key in ours:
+            options.delValue(key)

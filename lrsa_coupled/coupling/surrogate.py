@@ -1,0 +1,61 @@
+"""The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``coupling/certify.py``).
+
+When no estimate of the error comes about, or none small enough, the classical strategy delivers, as after any learned guess that has failed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from typing import final
+
+from lrsa_coupled.coupling.certify import Certified, certify, check_accept
+from lrsa_coupled.coupling.fallback import solve_classically
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.interfaces import Case, Problem
+
+logger = logging.getLogger(__name__)
+
+ADVICE = "train the operator longer or nearer to such problems; 'lrsa-coupled evaluate' shows its errors"
+
+
+@final
+class Surrogate:
+    """A trained operator that answers to a given accuracy.
+
+    Args:
+        case: The case.
+        guess: Operator for it.
+        problem: Problem to solve.
+        accept: Relative accuracy.
+
+    Raises:
+        ValueError: If ``accept`` is out of range.
+    """
+
+    def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, *, accept: float) -> None:
+        check_accept(accept)
+        self.case = case
+        self.guess = guess
+        self.problem = problem
+        self.accept = accept
+
+    def solve(self) -> Certified:
+        """Predict, estimate and correct; the classical strategy when that fails. Collective.
+
+        Raises:
+            ValueError: If the model belongs to another case, on all ranks.
+        """
+        prediction = self.guess.start(self.case, self.problem)
+        result = Certified(certified=False, accept=self.accept, reason=prediction.reason)
+        if prediction.accepted:
+            result = certify(self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations)
+        seconds = {**prediction.seconds, **result.seconds}
+        if result.certified:
+            return dataclasses.replace(result, seconds=seconds)
+        self.guess.counts.fallbacks += prediction.accepted
+        logger.warning("no certificate (%s); the classical strategy takes over", result.reason)
+        atol = self.case.rtol * reference_norm(self.problem)
+        classical = solve_classically(self.case, self.problem, atol, iterations=0, seconds=seconds)
+        return dataclasses.replace(result, seconds=classical.seconds, advice=ADVICE, fallback=classical)
