@@ -147,7 +147,7 @@ class GateConfig:
 
     budget: float = 0.15
     max_distance: float = 4.0
-    max_residual: float = 0.5
+    max_residual: float = 0.9
     patience: int = 3
     rest: int = 50
     record: str = ""

@@ -18,7 +18,7 @@ from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.gate import CLASSICAL, Decision, Gate
 from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
 from lrsa_coupled.coupling.judge import Verdict, judge
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult, Unknown
+from lrsa_coupled.interfaces import Case, Problem, Signature, Solver, SolveResult, Unknown
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,17 @@ Start = Callable[[Problem], Prediction]
 """Puts a start with exact Dirichlet values into ``problem.solution`` and returns what became of it. Collective."""
 
 
-def learned_start(case: Case, guess: LearnedGuess, max_distance: float) -> Start:
+def learned_start(case: Signature, guess: LearnedGuess, max_distance: float) -> Start:
     """Return the start from an operator, which is not evaluated where a problem is too far from those it was trained on."""
 
     def start(problem: Problem) -> Prediction:
         started = time.perf_counter()
-        distance = guess.distance(case, problem)
+        features = case.features(problem)
+        distance = guess.distance(features, problem.mesh.comm)
         if distance <= max_distance:
-            return guess.start(case, problem)
+            found = time.perf_counter() - started
+            prediction = guess.start(case, problem, features=features)
+            return dataclasses.replace(prediction, seconds={**prediction.seconds, "transfer": prediction.seconds["transfer"] + found})
         reason = f"the problem is {distance:.1f} standard deviations from those of the training, {max_distance:g} allowed"
         seconds = {"transfer": time.perf_counter() - started, "inference": 0.0}
         return guess.refuse(Prediction(np.zeros((0, 0)), seconds, False, reason))

@@ -109,8 +109,8 @@ class LearnedGuess:
         model, card = load(Path(folder))
         return cls(model.eval(), card, settings or GuessConfig())
 
-    def predict(self, case: Signature, problem: Unknown, nodes: NodeSet) -> Prediction:
-        """Evaluate the operator on a problem, each rank at its own nodes. Collective.
+    def predict(self, case: Signature, problem: Unknown, nodes: NodeSet, features: Features | None = None) -> Prediction:
+        """Evaluate the operator on a problem, each rank at its own nodes; ``features`` are those of the problem when they are at hand. Collective.
 
         Raises:
             ValueError: If the model belongs to another case or has other fields, on all ranks.
@@ -118,7 +118,7 @@ class LearnedGuess:
         self.check(case)
         comm = problem.mesh.comm
         clock = _Clock()
-        features = case.features(problem)
+        features = features or case.features(problem)
         prolongation = VertexProlongation(nodes) if self.settings.evaluate_at == "vertices" else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         mass = nodes.mass[rows] if self.model.config.mass_weighted else None
@@ -141,12 +141,12 @@ class LearnedGuess:
         clock.stop("transfer")
         return Prediction(values, clock.seconds, not reason, reason)
 
-    def start(self, case: Signature, problem: Unknown, nodes: NodeSet | None = None) -> Prediction:
+    def start(self, case: Signature, problem: Unknown, nodes: NodeSet | None = None, *, features: Features | None = None) -> Prediction:
         """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
         started = time.perf_counter()
         nodes = nodes or NodeSet(problem, case.outputs)
         made = time.perf_counter() - started
-        prediction = self.predict(case, problem, nodes)
+        prediction = self.predict(case, problem, nodes, features)
         started = time.perf_counter()
         if prediction.accepted:
             nodes.scatter(prediction.values, problem.solution)
@@ -158,14 +158,14 @@ class LearnedGuess:
         seconds["transfer"] += made + time.perf_counter() - started
         return dataclasses.replace(prediction, seconds=seconds)
 
-    def distance(self, case: Signature, problem: Unknown) -> float:
+    def distance(self, features: Features, comm: MPI.Comm) -> float:
         """Return how far a problem is from those of the training, in standard deviations: the largest over scalars and inputs. Collective.
 
         Of a nodal input the root mean square over the nodes counts, as single nodes of a random field reach any value.
         """
-        features, normaliser = case.features(problem), self.model.normaliser
+        normaliser = self.model.normaliser
         nodal = (features.nodal - normaliser.inputs_mean.cpu().numpy()) / normaliser.inputs_std.cpu().numpy()
-        sums = problem.mesh.comm.allreduce(np.append(np.sum(nodal**2, axis=0), len(nodal)), op=MPI.SUM)
+        sums = comm.allreduce(np.append(np.sum(nodal**2, axis=0), len(nodal)), op=MPI.SUM)
         scalars = (features.scalars - normaliser.scalars_mean.cpu().numpy()) / normaliser.scalars_std.cpu().numpy()
         return float(max(np.abs(scalars).max(initial=0.0), np.sqrt(sums[:-1] / max(sums[-1], 1.0)).max(initial=0.0)))
 
