@@ -17,6 +17,7 @@ slowest rank, median of the repeats, set-up of the solver in ``solve``), ``used_
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import math
 import os
@@ -105,7 +106,8 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     with collective_errors(comm):
         strategies += _data_strategies(case, settings.seed, data) if data else []
         guess = load_guess(case, config, model)
-        warming, gate = (Gate(config.gate, [gated.LEARNED]) for _ in range(2))
+        gate = Gate(config.gate, [gated.LEARNED])
+        warming = Gate(dataclasses.replace(config.gate, record=""), [gated.LEARNED])
     strategies.append(_learned_strategy(case, guess))
     measure = partial(_measure_sample, case, comm=comm, settings=settings)
     measure([*strategies, _gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
@@ -119,8 +121,6 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
             example = _example(case.outputs[0], sample, comm)
     gating = {"summary": gate.summary(), "decisions": [vars(decision) for decision in gate.decisions]}
     measured = {"cost": cost_of(guess.card), "gate": gating, "strategies": _by_strategy(strategies, samples)}
-    if comm.rank == 0:
-        gate.save()
     ledger = measured_on(case, config, comm) | measured
     return BenchRun(ledger, example)
 

@@ -8,6 +8,7 @@ when it was not) and ``decisions``. The classical time of a sample is measured r
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -74,8 +75,8 @@ def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> di
         raise ValueError(f"bench --what gate needs at least two samples, the first of which measures the classical solve, got {settings.samples}")
     if settings.seed == guess.card.data.seed:
         raise ValueError(f"bench needs samples never trained on: its seed {settings.seed} is the one of the data behind {model}")
-    starts = _starts(case, guess, config)
-    gates = {name: Gate(config.gate, [LEARNED]) for name in starts}
+    starts, policy = _starts(case, guess, config), dataclasses.replace(config.gate, record="")  # each way has a record of its own
+    gates = {name: Gate(policy, [LEARNED]) for name in starts}
     seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
     for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):
         number = index if index >= 0 else settings.samples  # one sample more, first, to compile the forms and wake MUMPS and torch
@@ -84,7 +85,7 @@ def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> di
         atol = (settings.rtol or case.rtol) * reference_norm(problem)
         starts[ANOTHER].set_up(problem)
         for name, start in starts.items():
-            gate = gates[name] if index >= 0 else Gate(config.gate, [LEARNED])
+            gate = gates[name] if index >= 0 else Gate(policy, [LEARNED])
             found = _measure(case, problem, atol, gate=gate, start=start)
             if index >= 0:
                 seconds[name].append(found)

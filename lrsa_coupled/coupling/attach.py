@@ -24,6 +24,7 @@ from lrsa_coupled.coupling.gated import LEARNED, Ways, kind_of, learned_start, s
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.petsc_ways import Hooks, LinearWays, NonlinearWays
 from lrsa_coupled.coupling.script import Input, Scalar, Script, match, unknown, unknown_of
+from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Unknown
 
 Solver = PETSc.SNES | PETSc.KSP
@@ -87,7 +88,7 @@ class AttachedGuess:
 
     def __init__(self, solver: Solver, what: Unknown, *, guess: LearnedGuess, script: Script, gate: Gate) -> None:
         self.solver, self.what, self.gate = solver, what, gate
-        start = learned_start(script, guess, gate.settings.max_distance)
+        start = learned_start(script, guess, gate.settings.max_distance, NodeSet(what, script.outputs))
         self._start = lambda: start(what)
         self._hooks = Hooks(solver)
         self._problem: Callable[[], LinearProblem | NonlinearProblem | None] = lambda: None

@@ -18,6 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.sample_arrays import SampleGatherer
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
+from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.writer import ShardWriter, tidy
@@ -100,12 +101,8 @@ class Collector:
 def _fields(u: Function, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
     fields = []
     for name, path in ({u.name: ()} if outputs is None else outputs).items():
-        part = u.function_space
-        for index in path:
-            if index >= part.num_sub_spaces:
-                raise ValueError(f"outputs: '{name}' is part {tuple(path)} of the unknown, whose space has no such part")
-            part = part.sub(index)
-        fields.append(Field(name, int(np.prod(part.value_shape)) if part.value_shape else 1, subspace=tuple(path)))
+        part = part_of(u.function_space, name, path)
+        fields.append(Field(name, int(np.prod(part.value_shape)), subspace=tuple(path)))
     return tuple(fields)
 
 

@@ -2,8 +2,9 @@
 
 A choice is one of the starts, or ``CLASSICAL``. The record holds the wall time of the last ``WINDOW`` solves by each choice, transfer, inference
 and failed attempts included, of problems of about the same size on the same number of ranks. Each choice is measured once, the classical
-one first, as the budget of the others is a share of it; then the one of least geometric mean is taken. Another is tried when for all the record says it may be quicker, its mean less two
-standard errors being below, as long as such trials have lost less than the share ``TRIALS`` of all time.
+one first, as the budget of the others is a share of it; then the one of least geometric mean is taken. Another is tried when for all the
+record says it may be quicker, its mean less two standard errors being below, as long as such trials have lost less than the share
+``TRIALS`` of all time.
 
 A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves.
 """

@@ -18,6 +18,7 @@ from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.gate import CLASSICAL, Decision, Gate
 from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
 from lrsa_coupled.coupling.judge import Verdict, judge
+from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, Signature, Solver, SolveResult, Unknown
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,11 @@ Start = Callable[[Problem], Prediction]
 """Puts a start with exact Dirichlet values into ``problem.solution`` and returns what became of it. Collective."""
 
 
-def learned_start(case: Signature, guess: LearnedGuess, max_distance: float) -> Start:
-    """Return the start from an operator, which is not evaluated where a problem is too far from those it was trained on."""
+def learned_start(case: Signature, guess: LearnedGuess, max_distance: float, nodes: NodeSet | None = None) -> Start:
+    """Return the start from an operator, which is not evaluated where a problem is too far from those it was trained on.
+
+    ``nodes`` are those of all problems to come, when they share one unknown.
+    """
 
     def start(problem: Problem) -> Prediction:
         started = time.perf_counter()
@@ -39,7 +43,7 @@ def learned_start(case: Signature, guess: LearnedGuess, max_distance: float) -> 
         distance = guess.distance(features, problem.mesh.comm)
         if distance <= max_distance:
             found = time.perf_counter() - started
-            prediction = guess.start(case, problem, features=features)
+            prediction = guess.start(case, problem, nodes, features=features)
             return dataclasses.replace(prediction, seconds={**prediction.seconds, "transfer": prediction.seconds["transfer"] + found})
         reason = f"the problem is {distance:.1f} standard deviations from those of the training, {max_distance:g} allowed"
         seconds = {"transfer": time.perf_counter() - started, "inference": 0.0}
@@ -152,6 +156,8 @@ def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Predi
         result = dataclasses.replace(result, seconds=seconds)
     total = slowest(comm, time.perf_counter() - started)
     gate.note(kind, Decision(len(gate.decisions) + 1, choice, why, outcome, wasted, total))
+    if comm.rank == 0:
+        gate.save()
     logger.info("gate: solve %d: %s (%s): %s, %.3g s", len(gate.decisions), choice, why, outcome, total)
     return result
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem import assemble_scalar
-from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 
-from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
+from lrsa_coupled.coupling.norms import set_solution, solution_vector
+from lrsa_coupled.coupling.residual import residual_norm, residual_vector, set_dirichlet
 from lrsa_coupled.interfaces import Problem
 
 SHORTER = (0.5, 0.25)
@@ -104,23 +104,19 @@ def _by_energy(problem: Problem, start: npt.NDArray[np.float64]) -> Verdict:
 
 def _curvature(problem: Problem) -> float:
     """Return the second derivative of the energy along its normalised gradient, by a difference of two gradients."""
-    start = problem.solution.x.array.copy()
-    x, first, second = (create_vector(problem.solution.function_space) for _ in range(3))
-    assign(problem.solution, x)
-    bcs = list(problem.bcs)
-    assemble_residual(None, x, first, problem.solution, problem.residual, problem.jacobian, bcs)
-    length = first.norm()
+    start, gradient = solution_vector(problem), residual_vector(problem)
+    length, curvature = gradient.norm(), math.inf
     if length > 0.0:
-        step = PROBE * max(x.norm(), 1e-12) / length
-        x.axpy(step, first)
-        assemble_residual(None, x, second, problem.solution, problem.residual, problem.jacobian, bcs)
-        second.axpy(-1.0, first)
-        curvature = second.dot(first) / (step * length**2)
-        problem.solution.x.array[:] = start
-    else:
-        curvature = math.inf
-    for vector in (x, first, second):
-        vector.destroy()
+        step = PROBE * max(start.norm(), 1e-12) / length
+        here = problem.solution.x.array.copy()
+        set_solution(problem, start + step * gradient)
+        change = residual_vector(problem)
+        change.axpy(-1.0, gradient)
+        curvature = change.dot(gradient) / (step * length**2)
+        change.destroy()
+        problem.solution.x.array[:] = here
+    start.destroy()
+    gradient.destroy()
     return curvature
 
 

@@ -169,17 +169,27 @@ class NodeSet:
         return values
 
 
+def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpace:
+    """Return the part of the space of a solution that a field of this name has. Collective: no.
+
+    Raises:
+        ValueError: If the space has no such part.
+    """
+    part = space
+    for index in path:
+        if index >= part.num_sub_spaces:
+            raise ValueError(f"field '{name}' is part {tuple(path)} of the solution, whose space {space.ufl_element()} has no such part")
+        part = part.sub(index)
+    return part
+
+
 def lagrange_degree(space: FunctionSpace, field: Field) -> int:
     """Return the degree of a field of the space of a solution. Collective: no.
 
     Raises:
         ValueError: If the field is not Lagrange, or the space has no such part.
     """
-    part = space
-    for index in field.subspace:
-        if index >= part.num_sub_spaces:
-            raise ValueError(f"field '{field.name}' is part {field.subspace} of the solution, whose space {space.ufl_element()} has no such part")
-        part = part.sub(index)
+    part = part_of(space, field.name, field.subspace)
     element = _lagrange(part)
     if element is None:
         raise ValueError(f"field '{field.name}' must be Lagrange, got {part.ufl_element()}")
@@ -215,9 +225,7 @@ def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[
 
 def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) -> _FieldMap:
     """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
-    sub = space
-    for index in field.subspace:
-        sub = sub.sub(index)
+    sub = part_of(space, field.name, field.subspace)
     element, node_element = _lagrange(sub), _lagrange(node_space)
     if element is None or element.degree > node_element.degree:
         raise ValueError(f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ pytest.importorskip("dolfinx", reason="the attachment needs DOLFINx")
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, assemble_vector, create_vector
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
-from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import GateConfig, GuessConfig, OperatorConfig, TrainingConfig
 from lrsa_coupled.coupling.attach import attach
-from lrsa_coupled.coupling.gate import CLASSICAL
+from lrsa_coupled.coupling.gate import CLASSICAL, Gate
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.mpi import share
@@ -199,6 +200,20 @@ def test_the_options_database_names_the_checkpoint_and_the_gate(tmp_path_factory
     assert (attached.gate.settings.budget, attached.gate.settings.patience) == (0.25, 7)
     for name in ("lrsa_checkpoint", "lrsa_gate_budget", "lrsa_gate_patience"):
         options.delValue(name)
+
+
+def test_the_record_of_costs_is_on_disk_after_each_solve(tmp_path_factory: pytest.TempPathFactory) -> None:
+    script = Script()
+    problem = script.linear()
+    truth = solution(script, problem)
+    path = COMM.bcast(str(tmp_path_factory.mktemp("record") / "costs.json") if COMM.rank == 0 else None)
+    gate = Gate(GateConfig(record=path), ["learned"])
+    attach(problem, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, gate=gate)
+    for expected in ({CLASSICAL}, {CLASSICAL, "learned"}):
+        problem.solve()
+        COMM.Barrier()
+        (times,) = json.loads(Path(path).read_text(encoding="utf-8")).values()
+        assert set(times) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import read_header, write_shard
+from lrsa_coupled.data import store as store_module
 from lrsa_coupled.data.store import INDEX, DataStore, create
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
 
@@ -59,6 +60,15 @@ def test_round_trip_and_shards(tmp_path: Path) -> None:
     assert store.failures() == {"DIVERGED_MAX_IT": 1}
     assert sorted(len(header.entries) for header in store.headers.values()) == [2, 4]
     assert store.verify() == []
+
+
+def test_of_many_samples_the_times_of_some_stand_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, [5, 3, 4, 0, 1, 2, 6], 2, seconds=0.25)
+    read = []
+    monkeypatch.setattr(store_module, "MOST_TIMES", 3)
+    monkeypatch.setattr(store_module, "read_seconds", lambda *arguments: read.append(arguments[1]) or 0.25)
+    assert DataStore(tmp_path).seconds() == pytest.approx(7 * 0.25)
+    assert len(read) <= 4
 
 
 def test_cost_is_the_time_of_all_samples_on_the_ranks_of_one(tmp_path: Path) -> None:
