@@ -57,7 +57,8 @@ class DataConfig:
 class OperatorConfig:
     """Operator: ``lrsa`` (``operators/lrsa.py`` has the symbols) or one of its rivals, which read the sizes that they have.
 
-    ``num_modes`` is for ``fno``. ``mass_weighted`` makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly
+    ``num_modes`` is for ``fno``. ``grid_convolution`` puts a 3 x 3 convolution before the network at the points of every attention block, for
+    points of a uniform grid in two dimensions, all on one rank. ``mass_weighted`` makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly
     moves when some of the mesh is refined. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
     the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false`` leaves out that norm.
     """
@@ -71,9 +72,20 @@ class OperatorConfig:
     num_frequencies: int = 0
     mass_weighted: bool = False
     num_modes: int = 12
+    grid_convolution: bool = False
     tied: bool = False
     latent_attention: bool = True
     qk_norm: bool = True
+
+    @property
+    def needs_grid(self) -> bool:
+        """Whether the operator needs the points of a uniform grid."""
+        return self.kind == "fno" or self.grid_convolution
+
+    @property
+    def takes_parts(self) -> bool:
+        """Whether the operator can be evaluated on parts of the points: in chunks, over ranks, at further points."""
+        return self.kind == "lrsa" and not self.grid_convolution
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,8 @@ class TrainingConfig:
     on all) and adds up the gradients. With ``num_points=0`` samples of different sizes are worked on one after the other, without padding.
     ``valid_fraction`` is the share of the samples kept for validation; the run ends early after ``patience`` validations without a better
     error (0: never). ``gradient_weight`` weighs the relative H1 seminorm of the error in the loss. ``fit_constrained`` counts the outputs
-    that Dirichlet conditions fix in the loss too; errors never count them, as their exact values replace the prediction.
+    that Dirichlet conditions fix in the loss too; errors never count them, as their exact values replace the prediction. ``augment`` applies
+    a reflection or turn of the case, drawn for each step, to its samples.
     ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step
     of an average of the weights, which is then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU.
     ``save_every``: time between states to resume from [s].
@@ -101,6 +114,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     gradient_weight: float = 0.0
     fit_constrained: bool = False
+    augment: bool = False
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     compile: bool = False
@@ -119,7 +133,7 @@ class GuessConfig:
 
     ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, then evaluates anew the nodes where the
     quadratic part of the prolongation is above ``refine_above`` times the standard deviation of the outputs in training; ``nodes``
-    evaluates at every node.
+    evaluates at every node, as operators do that need all points at once; those are evaluated on the first rank.
     ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
     the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
     ``chunk_size``: a rank with more points works on as many at a time, which bounds the memory.

@@ -137,9 +137,9 @@ def _trained(name: str, config: Config, data: Path, *, test: Path, out: Path) ->
 
 
 def _step(config: Config, operator: OperatorConfig, about: Description, points: int) -> Work:
-    """Return the forward and backward pass of a batch; ``fno`` on the smallest square grid with that many points."""
+    """Return the forward and backward pass of a batch; operators of a grid on the smallest square one with that many points."""
     training, side = config.training, 0
-    if operator.kind == "fno":
+    if operator.needs_grid:
         side = next(side for side in range(1, points + 1) if side**about.dim >= points)
     sizes = (about.dim, about.num_inputs, len(about.scalars), about.num_outputs)
     return Work(operator, points, training.batch_size, sizes, side, training.precision, training.device, backward=True, compile=training.compile)

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -21,6 +22,7 @@ from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Signature, Unknown
+from lrsa_coupled.mpi import raise_on_all_ranks
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.checkpoint import ModelCard, load
@@ -86,8 +88,6 @@ class LearnedGuess:
     def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
         if settings.chunk_size < 1:
             raise ValueError(f"guess.chunk_size must be at least 1, got {settings.chunk_size}")
-        if model.config.kind != "lrsa" and settings.evaluate_at == "vertices":
-            raise ValueError(f"{model.config.kind} cannot add points to a prediction: set guess.evaluate_at=nodes")
         self.device = choose_device(settings.device)
         if self.device.type == "cuda":
             self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())
@@ -119,11 +119,16 @@ class LearnedGuess:
         comm = problem.mesh.comm
         clock = _Clock()
         features = features or case.features(problem)
-        prolongation = VertexProlongation(nodes) if self.settings.evaluate_at == "vertices" else None
+        at_vertices = self.settings.evaluate_at == "vertices" and self.model.config.takes_parts
+        prolongation = VertexProlongation(nodes) if at_vertices else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         mass = nodes.mass[rows] if self.model.config.mass_weighted else None
         clock.stop("transfer")
-        outputs, tokens = self._encode(nodes.points[rows], features, rows, mass=mass, comm=comm)
+        arrays = [nodes.points[rows], features.nodal[rows], *([] if mass is None else [mass])]
+        if comm.size == 1 or self.model.config.takes_parts:
+            outputs, tokens = self._encode(arrays, features.scalars, comm=comm)
+        else:
+            outputs, tokens = self._encode_on_one_rank(arrays, features.scalars, comm=comm), []
         clock.stop("inference")
         values = np.zeros((nodes.num_owned, nodes.num_values))
         reason = self._objection(outputs, comm)
@@ -184,14 +189,28 @@ class LearnedGuess:
             if want != have:
                 raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
 
-    def _encode(self, points: Points, features: Features, rows: Rows, *, mass: Points | None, comm: MPI.Comm) -> Encoded:
-        mass_BN = None if mass is None else self._batch(mass)
+    def _encode(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> Encoded:
+        """Evaluate at points with nodal inputs and, if any, masses: those of this rank."""
         reducer = MPIReducer(comm) if comm.size > 1 else None
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            batch = (self._batch(points), self._batch(features.nodal[rows]), self._batch(features.scalars))
-            chunk_size = self.settings.chunk_size if len(points) > self.settings.chunk_size else 0
-            outputs_BNK, tokens = self.model.encode(*batch, mass_BN=mass_BN, reducer=reducer, chunk_size=chunk_size)
+            points, inputs, *mass = (self._batch(array) for array in arrays)
+            chunks = self.model.config.takes_parts and len(arrays[0]) > self.settings.chunk_size
+            chunk_size = self.settings.chunk_size if chunks else 0
+            outputs_BNK, tokens = self.model.encode(points, inputs, self._batch(scalars), *mass, reducer=reducer, chunk_size=chunk_size)
         return outputs_BNK[0].float(), tokens
+
+    def _encode_on_one_rank(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> torch.Tensor:
+        """Evaluate an operator that needs all points at once: the first rank gathers them."""
+        gathered, error, parts = comm.gather(arrays), None, None
+        if gathered is not None:
+            whole = [np.concatenate(parts) for parts in zip(*gathered, strict=True)]
+            try:
+                outputs = self._encode(whole, scalars, comm=MPI.COMM_SELF)[0].cpu().numpy()
+                parts = np.split(outputs, np.cumsum([len(points) for points, *_ in gathered])[:-1])
+            except ValueError as caught:
+                error = caught
+        raise_on_all_ranks(comm, error)
+        return torch.from_numpy(comm.scatter(parts))
 
     def _decode(self, points: Points, features: Features, rows: Rows, *, tokens: list[Tokens]) -> Points:
         if not len(rows):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.layers import merge_heads, split_heads
+from lrsa_coupled.operators.layers import GridConvolution, merge_heads, split_heads
 
 DEPTH = 3
 """Residual layers of the networks for keys, for values and at the points, as in the source."""
@@ -49,9 +49,10 @@ class FLAREBlock(nn.Module):
         self.queries_HMD = nn.Parameter(torch.empty(config.num_heads, config.num_latents, width // config.num_heads))
         self.output = nn.Linear(width, width)
         self.ffn_norm, self.ffn = nn.LayerNorm(width), ResidualMLP(width)
+        self.convolution = GridConvolution(width) if config.grid_convolution else None
 
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is not used."""
+        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
         normalised_BNC = self.norm(features_BNC)
         (keys_BHND,) = split_heads(self.keys(normalised_BNC), 1, num_heads=self.num_heads)
         (values_BHND,) = split_heads(self.values(normalised_BNC), 1, num_heads=self.num_heads)
@@ -59,4 +60,5 @@ class FLAREBlock(nn.Module):
         tokens_BHMD = F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, scale=1.0)
         spread_BHND = F.scaled_dot_product_attention(keys_BHND, queries_BHMD, tokens_BHMD, scale=1.0)
         features_BNC = features_BNC + self.output(merge_heads(spread_BHND))
-        return features_BNC + self.ffn(self.ffn_norm(features_BNC))
+        hidden_BNC = self.ffn_norm(features_BNC)
+        return features_BNC + self.ffn(hidden_BNC if self.convolution is None else self.convolution(hidden_BNC, shape))

@@ -22,8 +22,8 @@ class FullAttentionBlock(nn.Module):
     def __init__(self, config: OperatorConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.num_heads, qk_norm=config.qk_norm)
-        self.ffn = FeedForward(config.width, config.ffn_ratio)
+        self.ffn = FeedForward(config.width, config.ffn_ratio, convolve=config.grid_convolution)
 
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is not used."""
-        return self.ffn(self.attention(features_BNC))
+        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
+        return self.ffn(self.attention(features_BNC), shape)

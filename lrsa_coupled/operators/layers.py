@@ -1,6 +1,6 @@
 """Layers that several operators are made of.
 
-Shapes: B batch, N points, C width, H heads, D = C / H.
+Shapes: B batch, N = X Y points of a grid, N points without one, C width, H heads, D = C / H.
 """
 
 from __future__ import annotations
@@ -18,18 +18,44 @@ def normed_linear(features: Tensor, norm: nn.RMSNorm, linear: nn.Linear, rows: s
     return F.linear(normalise(features), linear.weight[rows] * norm.weight, bias)
 
 
-class FeedForward(nn.Module):
-    """Norm, linear, GELU, linear, added to the argument."""
+class GridConvolution(nn.Module):
+    """Dense 3 x 3 convolution over the neighbours on a uniform grid, zeros beyond its edge, then a layer norm."""
 
-    def __init__(self, width: int, ratio: int) -> None:
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.kernel = nn.Linear(9 * width, width)  # a matrix, as optimisers want it
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+        """Map features ``(B, N, C)`` in the order of a grid of ``shape``.
+
+        Raises:
+            ValueError: If the grid is not two-dimensional.
+        """
+        if shape is None or len(shape) != 2:
+            raise ValueError(f"operator: grid_convolution needs the points of a grid of two axes, got {shape}")
+        image_BCXY = features_BNC.unflatten(1, shape).permute(0, 3, 1, 2)  # channels last in memory
+        weight_CC33 = self.kernel.weight.unflatten(1, (-1, 3, 3))
+        return self.norm(F.conv2d(image_BCXY, weight_CC33, self.kernel.bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2))
+
+
+class FeedForward(nn.Module):
+    """Norm, linear, GELU, linear, added to the argument; with ``convolve`` a convolution over the grid after the norm."""
+
+    def __init__(self, width: int, ratio: int, *, convolve: bool = False) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width)
+        self.convolution = GridConvolution(width) if convolve else None
         self.first = nn.Linear(width, ratio * width)
         self.second = nn.Linear(ratio * width, width)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Map ``(..., C)`` to ``(..., C)``."""
-        return features + self.second(F.gelu(normed_linear(features, self.norm, self.first)))
+    def forward(self, features: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Map ``(..., C)`` to ``(..., C)``; ``shape`` is that of the grid, for the convolution."""
+        if self.convolution is None:
+            hidden = normed_linear(features, self.norm, self.first)
+        else:
+            hidden = self.first(self.convolution(self.norm(features), shape))
+        return features + self.second(F.gelu(hidden))
 
 
 class SelfAttention(nn.Module):

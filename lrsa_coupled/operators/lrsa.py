@@ -49,7 +49,7 @@ class LRSABlock(nn.Module):
         self.up_projection = nn.Linear(width, (1 if config.tied else 2) * width, bias=False)
         self.up_gain_D = None if config.tied else nn.Parameter(torch.ones(head_width))
         self.up_output = nn.Linear(width, width)
-        self.point_ffn = FeedForward(width, config.ffn_ratio)
+        self.point_ffn = FeedForward(width, config.ffn_ratio, convolve=config.grid_convolution)
 
     def forward(
         self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None, chunk_size: int
@@ -65,7 +65,7 @@ class LRSABlock(nn.Module):
             chunk_size: Points worked on at a time, 0 for all; with chunks the backward pass computes again what is between.
         """
         if reducer is None and not chunk_size:
-            return self._forward_whole(features_BNC, bias_BN)
+            return self.forward_whole(features_BNC, bias_BN)
         tensors, weights = [features_BNC, *([] if bias_BN is None else [bias_BN])], list(self.parameters())
         pooled_BHMD = merge(over_chunks(self._pool_partially, tensors, size=chunk_size, weights=weights), reducer)
         tokens = self._mix(pooled_BHMD.to(features_BNC.dtype))
@@ -79,15 +79,17 @@ class LRSABlock(nn.Module):
         projected = self._projected(features_BNC, "keys" if self.tied else "queries")
         return self._reconstruct(features_BNC, self._split(projected, 1)[0], tokens)
 
-    def _forward_whole(self, features_BNC: Tensor, bias_BN: Tensor | None) -> tuple[Tensor, Tokens]:
-        """Map all features at once, with one projection."""
+    def forward_whole(
+        self, features_BNC: Tensor, bias_BN: Tensor | None, *, shape: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, Tokens]:  # fmt: skip
+        """Map all features at once, with one projection; ``shape`` is that of the grid they lie on, for the convolution."""
         width, parts = features_BNC.shape[-1], len(self.parts) - 1
         projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
         scored, values = projected.split((parts * width, width), dim=-1)
         (values_BHND,) = split_heads(values, 1, num_heads=self.num_heads)
         heads = self._split(scored, parts)
         tokens = self._mix(pool(self._queries(), heads[0], values_BHND=values_BHND, bias_BN=bias_BN))
-        return self._reconstruct(features_BNC, heads[-1], tokens), tokens
+        return self._reconstruct(features_BNC, heads[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
         (keys_BHND,) = self._split(self._projected(features_BNC, "keys"), 1)
@@ -120,7 +122,7 @@ class LRSABlock(nn.Module):
         up_keys_BHMD, up_values_BHMD = split_heads(projected, 2, num_heads=self.num_heads)
         return self._normalised(up_keys_BHMD) * self.up_gain_D, up_values_BHMD
 
-    def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...]) -> Tensor:
+    def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...], shape: tuple[int, ...] | None = None) -> Tensor:
         keys_BHMD, values_BHMD = tokens
         spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD)
-        return self.point_ffn(features_BNC + self.up_output(merge_heads(spread_BHND)))
+        return self.point_ffn(features_BNC + self.up_output(merge_heads(spread_BHND)), shape)

@@ -102,12 +102,12 @@ class Operator(nn.Module):
 
     def encode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
                reducer: Reducer | None = None, chunk_size: int = 0) -> tuple[Tensor, list[Tokens]]:  # fmt: skip
-        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``; the rivals of LRSA have none."""
+        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``; operators that need all points at once have none."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
-        if self.config.kind != "lrsa":
+        if not self.config.takes_parts:
             if reducer is not None or chunk_size > 0:
-                raise ValueError(f"operator: {self.config.kind} needs all points on one rank, in one piece; lrsa does not")
-            return self._outputs(self._through_blocks(self._lifted(points_BNd, inputs_BNF, scalars_BG), points_BNd)), []
+                raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa on any points does not")
+            return self._outputs(self._through_blocks(self._lifted(points_BNd, inputs_BNF, scalars_BG), points_BNd, mass_BN)), []
         ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends)
         bias_BN = self._log_mass(mass_BN, reducer)
@@ -130,19 +130,29 @@ class Operator(nn.Module):
         Returns:
             Outputs ``(B, N, K)`` in physical units.
         """
-        if self.config.kind != "lrsa":
-            raise ValueError(f"operator: {self.config.kind} has no tokens to decode from; evaluate it at all points (guess.evaluate_at=nodes)")
+        if not self.config.takes_parts:
+            raise ValueError(f"operator: {self._name} has no tokens to decode from; evaluate it at all points")
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block, known in zip(self.blocks, tokens, strict=True):
             features_BNC = block.decode(features_BNC, known)
         return self._outputs(features_BNC)
 
-    def _through_blocks(self, features_BNC: Tensor, points_BNd: Tensor) -> Tensor:
-        """Apply the blocks of a rival, ``fno`` in the order of the grid."""
-        grid = find_grid(points_BNd) if self.config.kind == "fno" else None
-        features_BNC = features_BNC if grid is None else grid.into(features_BNC)
+    @property
+    def _name(self) -> str:
+        return f"{self.config.kind} with grid_convolution" if self.config.grid_convolution else self.config.kind
+
+    def _through_blocks(self, features_BNC: Tensor, points_BNd: Tensor, mass_BN: Tensor | None) -> Tensor:
+        """Apply blocks that need all points at once, in the order of the grid when they need one."""
+        grid = find_grid(points_BNd) if self.config.needs_grid else None
+        shape, bias_BN = None, self._log_mass(mass_BN, None)
+        if grid is not None:
+            features_BNC, shape = grid.into(features_BNC), grid.shape
+            bias_BN = None if bias_BN is None else grid.into(bias_BN)
         for block in self.blocks:
-            features_BNC = block(features_BNC, None if grid is None else grid.shape)
+            if isinstance(block, LRSABlock):
+                features_BNC, _ = block.forward_whole(features_BNC, bias_BN, shape=shape)
+            else:
+                features_BNC = block(features_BNC, shape)
         return features_BNC if grid is None else grid.back(features_BNC)
 
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.layers import merge_heads, split_heads
+from lrsa_coupled.operators.layers import GridConvolution, merge_heads, split_heads
 
 TEMPERATURE = 0.5
 SMALL = 1e-5
@@ -36,15 +36,18 @@ class TransolverBlock(nn.Module):
         self.token_projection = nn.Linear(head_width, 3 * head_width, bias=False)
         self.output = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width)
+        self.convolution = GridConvolution(width) if config.grid_convolution else None
         self.first = nn.Linear(width, config.ffn_ratio * width)
         self.second = nn.Linear(config.ffn_ratio * width, width)
 
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is not used."""
+        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
         to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
         weights_BHNM = torch.softmax(self.slices(to_slices_BHND) / self.temperature_H11, dim=-1)
         total_BHM1 = weights_BHNM.sum(dim=2).unsqueeze(-1)
         tokens_BHMD = weights_BHNM.transpose(-1, -2) @ values_BHND / (total_BHM1 + SMALL)
         mixed_BHMD = F.scaled_dot_product_attention(*self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1))
         features_BNC = features_BNC + self.output(merge_heads(weights_BHNM @ mixed_BHMD))
-        return features_BNC + self.second(F.gelu(self.first(self.ffn_norm(features_BNC))))
+        hidden_BNC = self.ffn_norm(features_BNC)
+        hidden_BNC = hidden_BNC if self.convolution is None else self.convolution(hidden_BNC, shape)
+        return features_BNC + self.second(F.gelu(self.first(hidden_BNC)))

@@ -5,21 +5,26 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.counts import flop_count, parameter_count
 from lrsa_coupled.operators.fno import PADDING, FNOBlock
 from lrsa_coupled.operators.grid import find_grid
+from lrsa_coupled.operators.layers import GridConvolution
 from lrsa_coupled.operators.model import BLOCKS
 from lrsa_coupled.operators.reducer import TorchReducer
-from tests.operators import arguments, make_operator, relative
+from tests.operators import SIZES, arguments, make_operator, relative
 
 SMALL = OperatorConfig(width=12, num_blocks=2, num_heads=3, num_latents=5, num_modes=2)
 RIVALS = [kind for kind in BLOCKS if kind != "lrsa"]
+CONVOLVED = [f"{kind} with grid_convolution" for kind in BLOCKS if kind != "fno"]
 EXACT = 1e-12
 
 
-def config(kind):
-    return dataclasses.replace(SMALL, kind=kind)
+def config(name):
+    kind, *convolved = name.split(" with ")
+    return dataclasses.replace(SMALL, kind=kind, grid_convolution=bool(convolved), mass_weighted=kind == "lrsa")
 
 
 def grid_points(batch=2, sizes=(7, 5)):
@@ -36,14 +41,14 @@ def heads(tensor):
     return tensor.unflatten(-1, (SMALL.num_heads, -1)).transpose(1, 2)
 
 
-@pytest.mark.parametrize("kind", RIVALS)
-def test_a_permutation_of_the_points_permutes_the_outputs(kind):
-    model, points = make_operator(config(kind), dtype=torch.float64), grid_points()
-    _, inputs, scalars, _ = arguments(points=points.shape[1], dtype=torch.float64)
+@pytest.mark.parametrize("name", RIVALS + CONVOLVED)
+def test_a_permutation_of_the_points_permutes_the_outputs(name):
+    model, points = make_operator(config(name), dtype=torch.float64), grid_points()
+    _, inputs, scalars, mass = arguments(points=points.shape[1], dtype=torch.float64)
     order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(2))
-    outputs = model(points, inputs, scalars)
+    outputs = model(points, inputs, scalars, mass)
     assert outputs.std() > 1e-3
-    assert relative(model(points[:, order], inputs[:, order], scalars), outputs[:, order]) < EXACT
+    assert relative(model(points[:, order], inputs[:, order], scalars, mass[:, order]), outputs[:, order]) < EXACT
     model.zero_grad()
     outputs.square().sum().backward()
     for name, weight in model.named_parameters():
@@ -125,11 +130,41 @@ def test_points_that_are_no_grid_are_refused():
         make_operator(config("fno"), dtype=torch.float64)(grid_points(sizes=(4, 3)), inputs, scalars)
 
 
-@pytest.mark.parametrize("kind", RIVALS)
-def test_rivals_refuse_what_only_lrsa_does(kind):
-    model, (points, inputs, scalars, mass) = make_operator(config(kind)), arguments()
+def test_the_convolution_sees_the_eight_neighbours_on_the_grid():
+    torch.manual_seed(0)
+    convolution, features = GridConvolution(5).double(), torch.randn(2, 4 * 3, 5, dtype=torch.float64)
+    kernel = convolution.kernel.weight.detach().view(5, 5, 3, 3)
+    expected = convolution.kernel.bias.detach().expand(2, 4, 3, 5).clone()
+    for x in range(4):
+        for y in range(3):
+            for i in range(max(0, x - 1), min(4, x + 2)):
+                for j in range(max(0, y - 1), min(3, y + 2)):
+                    expected[:, x, y] += features[:, 3 * i + j] @ kernel[:, :, i - x + 1, j - y + 1].T
+    with torch.no_grad():
+        assert relative(convolution(features, (4, 3)), F.layer_norm(expected.flatten(1, 2), (5,))) < EXACT
+    with pytest.raises(ValueError, match="a grid of two axes, got \\(12,\\)"):
+        convolution(features, (12,))
+
+
+@pytest.mark.parametrize("name", CONVOLVED)
+def test_size_and_products_of_convolved_operators_are_counted(name):
+    model, points = make_operator(config(name)), grid_points(sizes=(6, 4)).float()
+    _, inputs, scalars, mass = arguments(points=24)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(points, inputs, scalars, mass)
+    plain = dataclasses.replace(model.config, grid_convolution=False)
+    added = [weight.numel() for weight in model.parameters()]
+    assert sum(added) - sum(w.numel() for w in make_operator(plain).parameters()) == plain.num_blocks * (9 * 12 + 3) * 12
+    if name.startswith("lrsa"):
+        assert parameter_count(model.config, 2, **SIZES) == sum(added)
+        assert 2 * flop_count(model.config, 24, dim=2, **SIZES) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("name", RIVALS + CONVOLVED)
+def test_rivals_refuse_what_only_lrsa_does(name):
+    model, (points, inputs, scalars, mass) = make_operator(config(name)), arguments()
     for options in ({"reducer": TorchReducer()}, {"chunk_size": 10}):
-        with pytest.raises(ValueError, match=f"{kind} needs all points on one rank, in one piece"):
+        with pytest.raises(ValueError, match=f"{name} needs all points on one rank, in one piece"):
             model(points, inputs, scalars, mass, **options)
-    with pytest.raises(ValueError, match=f"{kind} has no tokens"):
+    with pytest.raises(ValueError, match=f"{name} has no tokens"):
         model.decode(points, inputs, scalars, [])
