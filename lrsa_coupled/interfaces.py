@@ -47,6 +47,30 @@ class Field:
         return self.name if self.unit == "1" else f"{self.name} [{self.unit}]"
 
 
+Matrix = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A reflection or quarter turn that takes problems of a family, with their solutions, to problems of the same family.
+
+    Matrices are rows of whole numbers, with one entry other than zero, 1 or -1, in each row and column; an empty one is the identity.
+
+    Args:
+        points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
+        centre: A point that stays where it is.
+        inputs: Matrix of the nodal inputs, those of all fields side by side.
+        scalars: Matrix of the scalars.
+        outputs: Matrix of the nodal outputs, those of all fields side by side.
+    """
+
+    points: Matrix
+    centre: tuple[float, ...]
+    inputs: Matrix = ()
+    scalars: Matrix = ()
+    outputs: Matrix = ()
+
+
 @dataclass(frozen=True)
 class Features:
     """What the operator is told of a problem, on this rank.
@@ -222,6 +246,7 @@ class Case(Signature):
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
         fields: All fields of the solution, for files and pictures; ``outputs`` are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero start.
+        symmetries: Generators of the group of reflections and turns that the family has; training may apply them to samples.
         default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
         options: Those of this instance.
 
@@ -232,6 +257,7 @@ class Case(Signature):
     resolution: int
     fields: tuple[Field, ...]
     rtol: float
+    symmetries: tuple[Symmetry, ...] = ()
     default_options: Any = NoOptions()
 
     def __init__(self, options: Any = None) -> None:

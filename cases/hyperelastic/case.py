@@ -14,7 +14,7 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
-from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
+from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory, Symmetry
 from lrsa_coupled.meshing import gmsh_mesh
 from solvers.continuation import ContinuationSolver, StepControl
 from solvers.newton import NewtonSolver
@@ -43,6 +43,14 @@ KEEP_BELOW = 0.3
 
 TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
 LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, extrapolate=False, otherwise=TIGHT)
+
+
+_MIRROR_Y = ((1, 0, 0), (0, -1, 0), (0, 0, 1))
+_SWAP_YZ = ((1, 0, 0), (0, 0, 1), (0, 1, 0))
+AXIS = (0.0, 0.0, 0.0)
+MIRROR = Symmetry(_MIRROR_Y, AXIS, scalars=((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)), outputs=_MIRROR_Y)
+SWAP = Symmetry(_SWAP_YZ, AXIS, scalars=((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)), outputs=_SWAP_YZ)
+"""The square cross-section mirrored at ``y = 0`` and at ``y = z``; a reflection turns the sense of the torsion."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class HyperelasticCase(Case):
     scalars = ("traction_x", "traction_y", "traction_z", "torsion")
     fields = outputs = (Field("displacement", 3, "b"),)
     rtol = 1e-8
+    symmetries = (MIRROR, SWAP)
     default_options = HyperelasticOptions()
 
     def __init__(self, options: HyperelasticOptions | None = None) -> None:

@@ -247,6 +247,7 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
         "inputs": [dataclasses.asdict(f) for f in case.inputs],
         "scalars": list(case.scalars),
         "outputs": [dataclasses.asdict(f) for f in case.outputs],
+        "symmetries": [dataclasses.asdict(s) for s in case.symmetries],
         "versions": {"lrsa-coupled": _version("lrsa-coupled"), "fenics-basix": _version("fenics-basix"), "gmsh": _version("gmsh")},
     }
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.data.dataset import Batch, PointDataset
+from lrsa_coupled.data.symmetries import SymmetryGroup
 
 AHEAD = 2
 """Batches drawn ahead of the one at work."""
@@ -28,7 +29,8 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How an epoch is cut into optimiser steps: samples of a step, points of a sample, and the share of this rank."""
+    """How an epoch is cut into optimiser steps: samples of a step, points of a sample, the share of this rank, and the group
+    of which an element, drawn for each step, is applied to its samples."""
 
     batch_size: int
     num_points: int
@@ -36,6 +38,7 @@ class BatchPlan:
     micro_batch_size: int = 0
     rank: int = 0
     num_ranks: int = 1
+    symmetries: SymmetryGroup | None = None
 
 
 def training_batches(
@@ -51,12 +54,15 @@ def training_batches(
     for step in range(len(samples) // batch_size):
         chosen = shuffled[step * batch_size : (step + 1) * batch_size]
         draw = dataset.draw(chosen, plan.num_points, generator=generator, with_cells=plan.with_cells)
+        group = plan.symmetries
+        element = 0 if group is None else int(torch.randint(len(group), (), generator=generator))
         if step < first:
             continue
         own = draw.part(slice(plan.rank, None, plan.num_ranks))
         size = plan.micro_batch_size or max(1, len(own.samples_B))
         parts = [own.part(slice(start, start + size)) for start in range(0, len(own.samples_B), size)]
-        yield [batch for part in parts for batch in dataset.gather(part)]
+        batches = [batch for part in parts for batch in dataset.gather(part)]
+        yield batches if group is None else [group.apply(batch, element) for batch in batches]
 
 
 def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.interfaces import Field, Matrix, Symmetry
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Description:
     outputs: tuple[Field, ...]
     seed: int
     resolution: int
+    symmetries: tuple[Symmetry, ...] = ()
 
     @property
     def num_inputs(self) -> int:
@@ -47,11 +48,21 @@ def describe(meta: Mapping[str, Any]) -> Description:
             outputs=fields_from(meta["outputs"]),
             seed=int(meta["seed"]),
             resolution=int(meta["resolution"]),
+            symmetries=tuple(_symmetry(item) for item in meta.get("symmetries", ())),
         )
     except KeyError as error:
         raise ValueError(f"dataset.json: missing entry {error}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"dataset.json: an entry is of the wrong kind ({error})") from error
+
+
+def _symmetry(item: Mapping[str, Any]) -> Symmetry:
+    matrices = {name: _matrix(item[name]) for name in ("points", "inputs", "scalars", "outputs")}
+    return Symmetry(centre=tuple(float(x) for x in item["centre"]), **matrices)
+
+
+def _matrix(rows: Sequence[Sequence[int]]) -> Matrix:
+    return tuple(tuple(int(entry) for entry in row) for row in rows)
 
 
 def fields_from(items: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:

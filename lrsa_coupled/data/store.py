@@ -41,6 +41,10 @@ class Damage:
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
+ASIDE = ("versions", "symmetries")
+"""Entries of ``dataset.json`` that say nothing of the samples themselves; the symmetries may be added to a set that has them not."""
+
+
 @final
 class DataStore:
     """A data set opened for reading. Memory: some 100 bytes a sample.
@@ -131,7 +135,7 @@ class DataStore:
 
     def content_hash(self) -> str:
         """Return the hash of the contents; it does not depend on ranks, order of writing or solver timings. Reads everything."""
-        meta = json.dumps({key: value for key, value in self.meta.items() if key != "versions"}, sort_keys=True)
+        meta = json.dumps({key: value for key, value in self.meta.items() if key not in ASIDE}, sort_keys=True)
         return digest([meta.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)])
 
     def write_index(self) -> None:
@@ -181,9 +185,11 @@ def create(folder: Path, meta: dict[str, Any]) -> None:
     if (folder / "dataset.json").exists():
         present = _read_meta(folder)
         for key, value in meta.items():
-            if key != "versions" and present.get(key) != value:
+            if key not in ASIDE and present.get(key) != value:
                 raise ValueError(f"{folder} holds a data set with {key} = {present.get(key)}, asked for {value}; choose another --out")
-        return
+        if "symmetries" not in meta or present.get("symmetries") == meta["symmetries"]:
+            return
+        meta = present | {"symmetries": meta["symmetries"]}
     write_text_atomically(folder / "dataset.json", json.dumps(meta, indent=1) + "\n")
 
 

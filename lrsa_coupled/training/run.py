@@ -19,6 +19,7 @@ from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.description import Description
+from lrsa_coupled.data.symmetries import SymmetryGroup
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16
 from lrsa_coupled.training import checkpoint
@@ -51,6 +52,7 @@ class Run:
     optimisers: list[Optimizer]
     device: torch.device
     data_seconds: float = 0.0
+    symmetries: SymmetryGroup | None = None
 
     @property
     def batch_size(self) -> int:
@@ -77,7 +79,8 @@ class Run:
         """How an epoch is cut into steps and shares."""
         training = self.config.training
         cells = training.gradient_weight > 0.0
-        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.team.rank, self.team.size)
+        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.team.rank, self.team.size,
+                         self.symmetries)  # fmt: skip
 
 
 def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> Run:
@@ -98,6 +101,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
         raise ValueError(
             f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {team.size} ranks"
         )
+    symmetries = SymmetryGroup(dataset.description) if training.augment else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = checkpoint.make_model(config.operator, dataset.description)
@@ -108,7 +112,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
     forward = torch.compile(model) if training.compile else model
     optimisers = make_optimisers(model, training)
-    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device)
+    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device, symmetries=symmetries)
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:

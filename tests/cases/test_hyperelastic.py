@@ -158,3 +158,35 @@ def test_impossible_options_and_resolutions_are_named() -> None:
     with pytest.raises(ValueError, match="at least 2 tetrahedra"):
         case.mesh(MPI.COMM_SELF, sample_parameters(case, 0, 0), 1)
     assert dataclasses.asdict(case.options) == {"degree": 1, "poisson": 0.3}
+
+
+def mapped(p: HyperelasticParameters, which: int) -> HyperelasticParameters:
+    """Return the parameters of the mirrored (0) or swapped (1) problem, written out."""
+    modes, (x, y, z) = np.reshape(p.stiffness, MODES), p.traction
+    if which == 0:
+        modes, traction = modes * (-1.0) ** np.arange(MODES[1])[None, :, None], (x, -y, z)
+    else:
+        modes, traction = modes.transpose(0, 2, 1), (x, z, y)
+    return HyperelasticParameters(tuple(modes.ravel().tolist()), traction, -p.torsion)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_symmetries_take_solutions_to_solutions(which: int) -> None:
+    case, p = HyperelasticCase(), sample_parameters(HyperelasticCase(), 0, 3)
+    symmetry = case.symmetries[which]
+    points, scalars = np.array(symmetry.points), np.array(symmetry.scalars)
+    solved = []
+    for parameters in (p, mapped(p, which)):
+        mesh = case.mesh(MPI.COMM_SELF, parameters, 2)
+        if solved:
+            mesh.geometry.x[:] = mesh.geometry.x @ points.T
+        problem = case.problem(mesh, parameters)
+        solver = case.strategies()["load-steps-loose"](problem, 1e-10 * reference_norm(problem))
+        assert solver.solve().converged
+        solver.destroy()
+        solved.append((case.features(problem), problem.solution.x.array.reshape(-1, 3)))
+    (features, displacement), (image, turned) = solved
+    assert np.allclose(image.nodal, features.nodal, atol=1e-12)
+    assert np.allclose(image.scalars, scalars @ features.scalars)
+    assert np.allclose(turned, displacement @ np.array(symmetry.outputs).T, atol=1e-6)
+    assert np.abs(displacement[:, 1:]).max() > 0.1
