@@ -107,7 +107,7 @@ class Operator(nn.Module):
         if not self.config.takes_parts:
             if reducer is not None or chunk_size > 0:
                 raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa on any points does not")
-            return self._outputs(self._through_blocks(self._lifted(points_BNd, inputs_BNF, scalars_BG), points_BNd, mass_BN)), []
+            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN), []
         ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends)
         bias_BN = self._log_mass(mass_BN, reducer)
@@ -141,19 +141,21 @@ class Operator(nn.Module):
     def _name(self) -> str:
         return f"{self.config.kind} with grid_convolution" if self.config.grid_convolution else self.config.kind
 
-    def _through_blocks(self, features_BNC: Tensor, points_BNd: Tensor, mass_BN: Tensor | None) -> Tensor:
-        """Apply blocks that need all points at once, in the order of the grid when they need one."""
+    def _whole(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None) -> Tensor:
+        """Predict with blocks that need all points at once, in the order of the grid when they need one."""
         grid = find_grid(points_BNd) if self.config.needs_grid else None
-        shape, bias_BN = None, self._log_mass(mass_BN, None)
-        if grid is not None:
-            features_BNC, shape = grid.into(features_BNC), grid.shape
-            bias_BN = None if bias_BN is None else grid.into(bias_BN)
+        if grid is not None:  # arguments and outputs, not features: these have many columns, and gradients
+            points_BNd, inputs_BNF = grid.into(points_BNd), grid.into(inputs_BNF)
+            mass_BN = None if mass_BN is None else grid.into(mass_BN)
+        shape, bias_BN = None if grid is None else grid.shape, self._log_mass(mass_BN, None)
+        features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block in self.blocks:
             if isinstance(block, LRSABlock):
                 features_BNC, _ = block.forward_whole(features_BNC, bias_BN, shape=shape)
             else:
                 features_BNC = block(features_BNC, shape)
-        return features_BNC if grid is None else grid.back(features_BNC)
+        outputs_BNK = self._outputs(features_BNC)
+        return outputs_BNK if grid is None else grid.back(outputs_BNK)
 
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
         unit = self.normaliser
