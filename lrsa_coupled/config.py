@@ -133,7 +133,7 @@ class GuessConfig:
 
     ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, then evaluates anew the nodes where the
     quadratic part of the prolongation is above ``refine_above`` times the standard deviation of the outputs in training; ``nodes``
-    evaluates at every node, as operators do that need all points at once; those are evaluated on the first rank.
+    evaluates at every node, as is done too where cells are no simplices, and by operators that need all points at once, on the first rank.
     ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
     the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
     ``chunk_size``: a rank with more points works on as many at a time, which bounds the memory.

@@ -119,7 +119,7 @@ class LearnedGuess:
         comm = problem.mesh.comm
         clock = _Clock()
         features = features or case.features(problem)
-        at_vertices = self.settings.evaluate_at == "vertices" and self.model.config.takes_parts
+        at_vertices = self.settings.evaluate_at == "vertices" and self.model.config.takes_parts and nodes.on_simplices
         prolongation = VertexProlongation(nodes) if at_vertices else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         mass = nodes.mass[rows] if self.model.config.mass_weighted else None

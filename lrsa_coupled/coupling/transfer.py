@@ -78,11 +78,16 @@ class NodeSet:
         self.cells: npt.NDArray[np.int32] = space.dofmap.list
         self.element = element
         self.num_cells: int = space.mesh.topology.index_map(space.mesh.topology.dim).size_local
-        self.num_vertices: int = problem.mesh.geometry.dim + 1
+        self.num_vertices = len(basix.topology(space.mesh.basix_cell())[0])
         self._maps = [] if self._matrices else [_field_map(problem.solution.function_space, f, space) for f in outputs]
         self._num_local: int = self.num_owned + space.dofmap.index_map.num_ghosts
         self._bcs = tuple(problem.bcs)
         self._num_dofs: int = problem.solution.x.array.size
+
+    @property
+    def on_simplices(self) -> bool:
+        """Whether the cells are simplices."""
+        return self.num_vertices == self.space.mesh.topology.dim + 1
 
     @property
     def num_values(self) -> int:

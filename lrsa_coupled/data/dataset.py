@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lrsa_coupled.data.cells import simplices
 from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.format import SampleArrays, array_digest
 from lrsa_coupled.data.shard import Entry
@@ -46,7 +48,7 @@ class Batch:
     """Samples of one size, the contract between data and training; float32, checked when made.
 
     ``free_BNK`` is 0 where a Dirichlet condition fixes the output, else 1. ``cells_EV`` holds row numbers of points that are the vertices
-    of a simplex, the same for all samples; None without cells.
+    of a simplex, quadrilaterals and hexahedra being cut into some, the same for all samples; None without cells.
     """
 
     points_BNd: Tensor
@@ -126,7 +128,6 @@ class PointDataset:
         if not self.indices:
             raise ValueError(f"the data set of case '{self.description.case}' holds no solved sample: generate some first")
         self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
-        self._num_cells_S = torch.tensor([store.entries[index].num_cells for index in self.indices])
         self._store = store
         self._memory_bytes = memory_gib * 2**30
         self._kept: OrderedDict[int, _Sample] = OrderedDict()
@@ -140,6 +141,12 @@ class PointDataset:
     def __len__(self) -> int:
         return len(self.indices)
 
+    @cached_property
+    def _num_cells_S(self) -> Tensor:
+        """Number of simplices of each sample."""
+        num_cells = [self._store.entries[index].num_cells for index in self.indices]
+        return torch.tensor(num_cells) * (len(self._sample(0).geometry.cells) // max(1, num_cells[0]))
+
     def moments(self, samples_S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` at all nodes of some samples.
 
@@ -152,7 +159,7 @@ class PointDataset:
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
     def draw(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Draw:
-        """Draw a subset of the points of each sample; reads none.
+        """Draw a subset of the points of each sample; reads the first one at most.
 
         One point is drawn from each of equal runs of a sample's numbering, so every node is equally likely and few are drawn twice.
         With cells, half of the points are the vertices of random cells: row ``j (d + 1) + k`` is vertex k of cell j.
@@ -248,7 +255,7 @@ class PointDataset:
             vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
             raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
         table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
-        geometry = _Geometry(table, torch.from_numpy(np.array(arrays.cells, dtype=np.int32)))
+        geometry = _Geometry(table, torch.from_numpy(np.array(simplices(arrays.cells, self.description.dim), dtype=np.int32)))
         self._geometries[name] = geometry
         return geometry, _num_bytes(geometry.table) + _num_bytes(geometry.cells)
 

@@ -15,11 +15,14 @@ pytest.importorskip("dolfinx", reason="the attachment needs DOLFINx")
 
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, assemble_vector, create_vector
-from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from dolfinx.mesh import CellType, create_unit_square, exterior_facet_indices
 from lrsa_coupled.config import GateConfig, GuessConfig, OperatorConfig, TrainingConfig
 from lrsa_coupled.coupling.attach import attach
 from lrsa_coupled.coupling.gate import CLASSICAL, Gate
 from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.script import Script as Signature
+from lrsa_coupled.coupling.script import unknown
+from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
@@ -33,8 +36,8 @@ DIRECT = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "
 class Script:
     """A script of a user: -div((1 + c u^2) grad u) = load * source, u = edge on the boundary; c = 0 makes it linear."""
 
-    def __init__(self) -> None:
-        mesh = create_unit_square(COMM, 12, 12)
+    def __init__(self, cell: CellType = CellType.triangle) -> None:
+        mesh = create_unit_square(COMM, 12, 12, cell)
         self.space = fem.functionspace(mesh, ("P", 2))
         self.source = fem.Function(fem.functionspace(mesh, ("P", 1)), name="source")
         self.source.interpolate(lambda x: 10.0 * np.sin(3 * x[0]) * x[1])
@@ -74,13 +77,19 @@ class Constant(torch.nn.Module):
 
 
 def guess_of(values: np.ndarray) -> LearnedGuess:
+    guess = untrained()
+    guess.model = Constant(guess.model, values)
+    return guess
+
+
+def untrained() -> LearnedGuess:
     operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
     card = checkpoint.ModelCard("script", 2, (Field("source"),), ("load",), (Field("u"),), 12, operator, TrainingConfig(),
                                 checkpoint.DataInfo(10, 0), {})  # fmt: skip
     model = checkpoint.make_model(operator, card)
     ones = torch.ones(50, 1)
     model.normaliser.fit(torch.rand(50, 2), 5.0 * torch.randn(50, 1), scalars_SG=2.0 * ones + torch.randn(50, 1), outputs_TK=ones * torch.rand(50, 1))
-    return LearnedGuess(Constant(model, values), card, GuessConfig(evaluate_at="nodes", max_ratio=1e9))
+    return LearnedGuess(model.eval(), card, GuessConfig(evaluate_at="nodes", max_ratio=1e9))
 
 
 def solution(script: Script, problem: LinearProblem | NonlinearProblem) -> np.ndarray:
@@ -123,6 +132,22 @@ def test_a_problem_solves_through_the_gate(kind: str, factor: float, outcome: st
     script.u.x.array[:] = 0.0
     problem.solve()
     assert len(attached.gate.decisions) == 2 and problem.solver.getIterationNumber() == classical
+
+
+def test_on_quadrilaterals_every_node_is_evaluated() -> None:
+    script, values = Script(CellType.quadrilateral), []
+    problem, guess = script.nonlinear(), untrained()
+    what = unknown(script.u, [script.bc], guess.card.outputs)
+    sources = {field: script.inputs[field.name] for field in guess.card.inputs}
+    signature = Signature("script", sources, script.scalars, outputs=guess.card.outputs, node_space=what.node_space)
+    for evaluate_at in ("vertices", "nodes"):
+        guess.settings = GuessConfig(evaluate_at=evaluate_at, max_ratio=1e9)
+        values.append(guess.predict(signature, what, NodeSet(what, guess.card.outputs)).values)
+    assert np.array_equal(*values) and COMM.allreduce(np.abs(values[0]).sum()) > 0.0
+    attached = attach(problem, guess, inputs=script.inputs, scalars=script.scalars)
+    solution(script, problem)
+    solution(script, problem)
+    assert attached.gate.summary()
 
 
 def test_scalars_are_read_at_the_moment_of_the_solve() -> None:
