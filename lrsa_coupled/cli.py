@@ -76,6 +76,7 @@ def make_parser() -> Parser:
     generate.add_argument("--ranks-per-sample", type=int, metavar="Q", help="ranks that share the mesh of a sample")
     _seed_and_resolution(generate)
     _out(generate, "folder of the data set; one that exists is continued")
+    _preset(generate, "none by default")
     _add_store_verbs(add)
     train = add("train", "train an operator on a data set, on one rank or under mpirun or torchrun")
     train.add_argument("data", type=Path, metavar="DIR", help="data set")
@@ -149,6 +150,7 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
     _seed_and_resolution(parser)
     parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON file of parameters that replace those of the sample")
     _out(parser, "folder of the results")
+    _preset(parser, "none by default")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -210,7 +212,7 @@ def _line(error: Exception) -> str | None:
         return f"{error.name} is not installed; install the extra with pip install 'lrsa-coupled[fem]', or fenics-dolfinx from conda-forge"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, (ValueError, TypeError, OSError)):
+    if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError)):
         return _flat(str(error))
     if type(error).__module__.startswith("petsc4py"):
         return f"PETSc: {_flat(str(error))}"

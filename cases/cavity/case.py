@@ -23,6 +23,17 @@ from cases.cavity.mesh import cavity_mesh
 
 Coordinates = npt.NDArray[np.float64]
 
+START = 200.0
+"""Reynolds number at which Newton converges from zero."""
+
+
+@dataclass(frozen=True)
+class CavityOptions:
+    """The Reynolds number is drawn log-uniform between these."""
+
+    least_reynolds: float = 200.0
+    largest_reynolds: float = 2500.0
+
 
 @dataclass(frozen=True)
 class CavityParameters:
@@ -53,7 +64,7 @@ def lid_speed(parameters: CavityParameters, x: Coordinates) -> Coordinates:
 
 @final
 class CavityCase(Case):
-    """Steady Navier-Stokes in a lid-driven cavity with a random elliptic obstacle, random lid profile, Re 200 to 2500."""
+    """Steady Navier-Stokes in a lid-driven cavity with a random elliptic obstacle, random lid profile."""
 
     name = "cavity"
     dim = 2
@@ -63,11 +74,17 @@ class CavityCase(Case):
     fields = (Field("velocity", 2, "U", subspace=(0,)), Field("pressure", 1, "rho U^2", subspace=(1,)))
     outputs = fields[:1]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
     rtol = 1e-8
+    default_options = CavityOptions()
+
+    def __init__(self, options: CavityOptions | None = None) -> None:
+        super().__init__(options)
+        if not START <= self.options.least_reynolds <= self.options.largest_reynolds:
+            raise ValueError(f"options of cavity: {START:g} <= least_reynolds <= largest_reynolds, got {self.options}")
 
     def sample(self, rng: np.random.Generator) -> CavityParameters:
-        """Draw an obstacle of semi-axes 0.05 to 0.15 inside the middle of the cavity, a lid profile, and Re log-uniform in [200, 2500]."""
+        """Draw an obstacle of semi-axes 0.05 to 0.15 inside the middle of the cavity, a lid profile, and the Reynolds number."""
         return CavityParameters(
-            reynolds=float(np.exp(rng.uniform(np.log(200.0), np.log(2500.0)))),
+            reynolds=float(np.exp(rng.uniform(np.log(self.options.least_reynolds), np.log(self.options.largest_reynolds)))),
             centre=tuple(rng.uniform(0.3, 0.7, 2).tolist()),
             semi_axes=tuple(rng.uniform(0.05, 0.15, 2).tolist()),
             angle=float(rng.uniform(0.0, np.pi)),
@@ -98,7 +115,7 @@ class CavityCase(Case):
             jacobian=fem.form(ufl.derivative(residual, solution)),
             bcs=dirichlet_conditions(space, parameters),
             node_space=fem.functionspace(mesh, ("P", 2)),
-            continuation=Continuation(set_reynolds, start=200.0, target=parameters.reynolds, logarithmic=True),
+            continuation=Continuation(set_reynolds, start=START, target=parameters.reynolds, logarithmic=True),
         )
 
     def features(self, problem: Problem) -> Features:

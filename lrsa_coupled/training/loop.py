@@ -56,7 +56,7 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: T
     Raises:
         ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out`` holds a run with
             other settings or data.
-        RuntimeError: If the loss is not finite; the best and the last checkpoint stay as they were.
+        FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
     check_settings(config.training)
     team = team or Team()
@@ -140,11 +140,11 @@ class _Loop:
         return progress, {"epoch": epoch, "loss": sum(values) / len(values), "learning_rate": rate}
 
     def _finite(self, losses: list[Tensor], epoch: int) -> tuple[float, ...]:
-        """Return the losses, waiting for the device; RuntimeError when one is not finite."""
+        """Return the losses, waiting for the device; FloatingPointError when one is not finite."""
         values = torch.stack([loss.to(self.job.device, torch.float64) for loss in losses]).tolist()
         for place, value in enumerate(values):
             if not math.isfinite(value):
-                raise RuntimeError(self._diverged(f"the loss or its gradient at epoch {epoch}, step {place + 1}"))
+                raise FloatingPointError(self._diverged(f"the loss or its gradient at epoch {epoch}, step {place + 1}"))
         return tuple(values)
 
     def _validated(self, progress: Progress) -> tuple[Progress, dict[str, Any]]:
@@ -154,7 +154,7 @@ class _Loop:
         errors_SP = validate(run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=training, team=run.team)
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
-            raise RuntimeError(self._diverged(f"the validation error of epoch {progress.epoch}"))
+            raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))
         errors = {item.name: float(value) for item, value in zip(run.fields, errors_SP.mean(dim=0), strict=True)}
         if error < progress.best_error:
             progress = dataclasses.replace(progress, best_epoch=progress.epoch, best_error=error, best_errors=errors)

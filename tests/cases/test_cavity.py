@@ -10,9 +10,10 @@ pytest.importorskip("dolfinx", reason="the cavity needs DOLFINx")
 
 import basix.ufl
 import ufl
-from cases.cavity.case import CavityCase, CavityParameters, navier_stokes
+from cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
 from dolfinx import fem, geometry
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from solvers.newton import NewtonSolver
@@ -153,3 +154,12 @@ def test_bad_geometry_is_refused() -> None:
         case.mesh(MPI.COMM_SELF, CavityParameters(100.0, centre=(0.05, 0.5), semi_axes=(0.1, 0.1)), 16)
     with pytest.raises(ValueError, match="at least 4"):
         case.mesh(MPI.COMM_SELF, CavityParameters(100.0), 2)
+
+
+def test_the_range_of_the_reynolds_number_is_an_option() -> None:
+    case = CavityCase(CavityOptions(1000.0, 5000.0))
+    drawn = [sample_parameters(case, 0, index).reynolds for index in range(200)]
+    assert 1000.0 <= min(drawn) < 1050.0 and 4800.0 < max(drawn) <= 5000.0
+    for least, largest in ((100.0, 2500.0), (3000.0, 2500.0), (float("nan"), 2500.0)):
+        with pytest.raises(ValueError, match="200 <= least_reynolds <= largest_reynolds"):
+            CavityCase(CavityOptions(least, largest))
