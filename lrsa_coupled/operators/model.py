@@ -201,5 +201,7 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
     if min(config.num_frequencies, num_inputs, num_scalars) < 0:
         raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
+    if config.grid_convolution and dim != 2:
+        raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
     if config.width % config.num_heads != 0:
         raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")

@@ -144,6 +144,8 @@ def test_the_convolution_sees_the_eight_neighbours_on_the_grid():
         assert relative(convolution(features, (4, 3)), F.layer_norm(expected.flatten(1, 2), (5,))) < EXACT
     with pytest.raises(ValueError, match="a grid of two axes, got \\(12,\\)"):
         convolution(features, (12,))
+    with pytest.raises(ValueError, match="grid_convolution is for two dimensions, the points have 3"):
+        make_operator(dataclasses.replace(SMALL, grid_convolution=True), dim=3)
 
 
 @pytest.mark.parametrize("name", CONVOLVED)
