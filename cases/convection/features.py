@@ -111,7 +111,7 @@ class Nodes:
         """Return the values of a function of the solution's space at the owned nodes ``(num_owned,)``. Collective."""
         if self.to_nodes is None:
             return function.x.array[: self._owned]
-        assign(function, self._fine)
+        self._fine.array_w[:] = function.x.array[: self._fine.getLocalSize()]
         self.to_nodes.mult(self._fine, self._coarse)
         return self._coarse.array_r.copy()
 

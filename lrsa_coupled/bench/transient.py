@@ -137,15 +137,15 @@ def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, mode
     guess = load_guess(case, config, model) if model is not None else None
     first = sample_parameters(case, settings.seed, 0)
     mesh = case.mesh(comm, first, settings.resolution or case.resolution)
+    problems = [case.problem(mesh, first) for _ in range(len(case.strategies()) + 2)]
+    starts = [gated.LEARNED, *case.extrapolations[1:]]
+    policy = dataclasses.replace(config.gate, record="")
+    warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
+    _integrate(warming, settings.seed, settings.samples, tolerance=TOLERANCES[0], steps=3)  # one more, not counted: wakes MUMPS and torch
     entries = []
     for tolerance in TOLERANCES:
-        gate = Gate(dataclasses.replace(config.gate, record=""), [gated.LEARNED, *case.extrapolations[1:]])
-        warming = Gate(gate.settings, gate.starts)
-        ways = _ways(case, [case.problem(mesh, first) for _ in range(len(case.strategies()) + 2)], guess=guess, gate=warming)
-        _integrate(ways, settings.seed, settings.samples, tolerance=tolerance, steps=3)  # one more, not counted: wakes MUMPS and torch
-        for way in ways:
-            way.steps.clear()
-        ways = _ways(case, [way.problem for way in ways], guess=guess, gate=gate)
+        gate = Gate(policy, starts)
+        ways = _ways(case, problems, guess=guess, gate=gate)
         for trajectory in progress(range(settings.samples), description=f"transient {case.name}, {tolerance:g}"):
             _integrate(ways, settings.seed, trajectory, tolerance=tolerance, steps=case.num_steps)
         strategies = [{"name": way.name, "steps": way.steps} for way in ways]
