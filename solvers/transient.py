@@ -153,6 +153,20 @@ class TimeStepper:
         self.known, self.number = min(self.known + 1, 3), self.number + 1
         self._set_up()
 
+    def follow(self, other: TimeStepper, transfer: Callable[[fem.Function], Array]) -> None:
+        """Go to the present step of a stepper on another mesh; the solution holds zeros. Collective.
+
+        Args:
+            other: Of the same evolution and scheme.
+            transfer: Values of a function of the other space at the owned degrees of freedom of this one.
+        """
+        for mine, theirs in zip(self.history[: other.known], other.history, strict=False):
+            values = transfer(theirs)
+            mine.x.array[: len(values)] = values
+            mine.x.scatter_forward()
+        self.known, self.number, self._begun, self._step = other.known, other.number, other._begun, other._step
+        self._set_up()
+
     def state(self) -> Array:
         """Return the state that belongs to the solution, owned and ghost values. Collective: no."""
         return self.base.x.array + float(self.scale.value) * self.problem.solution.x.array

@@ -54,7 +54,6 @@ class ConvectionProblem(Problem):
     flow: Flow | None = None
     stepper: TimeStepper | None = None
     defect: Defect | None = None
-    nodes: Nodes | None = None
 
 
 TURN = Symmetry(((0, -1), (1, 0)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, -1), (0, 0, 1, 0)))
@@ -100,18 +99,14 @@ class ConvectionCase(TransientCase):
 
     def problem(self, mesh: Mesh, parameters: ConvectionParameters) -> ConvectionProblem:
         """Set up stepper and forms, and solve the steps before. Collective."""
-        space = fem.functionspace(mesh, ("P", 2))
-        mesh.topology.create_connectivity(1, 2)
-        boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
-        flow = Flow(space)
-        evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary, space)], flow.set_time)
-        stepper = TimeStepper(evolution, BDF2, corrections=True)
-        nodes = Nodes(space, self.options.model_cells)
-        step = stepper.problem
+        stepper, flow = make_stepper(mesh)
+        cells, step = self.options.model_cells, stepper.problem
+        coarser = mesh.topology.index_map(2).size_global > 2 * cells**2
+        nodes = Nodes(stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow)))
         problem = ConvectionProblem(
             mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian, bcs=step.bcs,
             node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes,
-            flow=flow, stepper=stepper, defect=Defect(stepper), nodes=nodes,
+            flow=flow, stepper=stepper, defect=Defect(nodes),
         )  # fmt: skip
         return self._replay(problem, parameters)
 
@@ -120,7 +115,7 @@ class ConvectionCase(TransientCase):
         last = problem.flow.parameters
         if parameters == self.at_step(last, last.step + 1) and self._settled(problem):
             problem = self.advance(problem)
-            problem.defect.find()
+            problem.defect.find(problem.flow.parameters)
             return problem
         return self._replay(problem, parameters)
 
@@ -137,10 +132,12 @@ class ConvectionCase(TransientCase):
 
     def features(self, problem: Problem) -> Features:
         """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and of the scale of defect and correction. Collective."""
-        z, stepper, nodes = problem.defect.find(), problem.stepper, problem.nodes
+        z, nodes = problem.defect.find(problem.flow.parameters), problem.defect.nodes
+        stepper, owned = nodes.stepper, nodes.space.dofmap.index_map.size_local
         scale = float(stepper.scale.value)
-        columns = (nodes.values(z) / scale, nodes.values(stepper.base), nodes.velocity(problem.flow.parameters, stepper.time))
-        return Features(np.column_stack(columns), np.array([-np.log(float(stepper.weights[0].value)), np.log(scale)]))
+        columns = (z.x.array / scale, stepper.base.x.array, nodes.flow.velocity.x.array.reshape(-1, 2))
+        nodal = np.column_stack([values[:owned] for values in columns])
+        return Features(nodal, np.array([-np.log(float(stepper.weights[0].value)), np.log(scale)]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:
         """Newton with GMRES and incomplete factors, which are kept near the solution."""
@@ -186,8 +183,18 @@ class ConvectionCase(TransientCase):
             problem = self.advance(problem)
         if solver is not None:
             solver.destroy()
-        problem.defect.find()
+        problem.defect.find(problem.flow.parameters)
         return problem
+
+
+def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
+    """Return the stepper on a mesh and the flow behind its forms. Collective."""
+    space = fem.functionspace(mesh, ("P", 2))
+    mesh.topology.create_connectivity(1, 2)
+    boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
+    flow = Flow(space)
+    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary, space)], flow.set_time)
+    return TimeStepper(evolution, BDF2, corrections=True), flow
 
 
 def mass(w: ufl.core.expr.Expr, v: ufl.core.expr.Expr) -> ufl.Form:

@@ -8,7 +8,6 @@ import ufl
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
-from dolfinx.mesh import create_unit_square
 from petsc4py import PETSc
 from solvers.interpolation import interpolation_matrix
 from solvers.petsc import MUMPS, default_options
@@ -36,18 +35,41 @@ class Flow:
         self.source.x.array[:] = heating(self.parameters, time, self._points)
 
 
-class Defect:
-    """The residual of the extrapolation, smoothed: z = -P^-1 r with P = d_0 M / dt + MEAN_DIFFUSIVITY K, factorised once a step size.
+class Nodes:
+    """The nodes at which the operator sees a problem: those of the solution, or of a coarser mesh when there are fewer cells.
 
     Attributes:
-        values: z at owned and ghost nodes; None until it is asked for in a step.
+        stepper, flow: Those of the nodes: on a coarser mesh they follow those of the solution, so that the features cost the same whatever its mesh.
+        to_nodes, from_nodes: Interpolation, None when the nodes are those of the solution.
     """
 
-    def __init__(self, stepper: TimeStepper) -> None:
+    def __init__(self, fine: TimeStepper, stepper: TimeStepper, flow: Flow) -> None:
+        self.fine, self.stepper, self.flow = fine, stepper, flow
+        self.space, space = stepper.evolution.space, fine.evolution.space
+        self.to_nodes, self.from_nodes = None, None
+        if stepper is not fine:
+            self.to_nodes, self.from_nodes = interpolation_matrix(space, self.space), interpolation_matrix(self.space, space)
+            self._fine, self._coarse = self.to_nodes.createVecs()
+
+    def follow(self, parameters: ConvectionParameters) -> None:
+        """Go to the present step of the solution. Collective."""
+        if self.stepper is not self.fine:
+            self.flow.parameters = parameters
+            self.stepper.follow(self.fine, self._restrict)
+
+    def _restrict(self, function: fem.Function) -> npt.NDArray[np.float64]:
+        self._fine.array_w[:] = function.x.array[: self._fine.getLocalSize()]
+        self.to_nodes.mult(self._fine, self._coarse)
+        return self._coarse.array_r
+
+
+class Defect:
+    """The residual of the extrapolation at the nodes, smoothed: z = -P^-1 r with P = d_0 M / dt + MEAN_DIFFUSIVITY K, factorised once a step size."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        self.nodes, stepper = nodes, nodes.stepper
         problem, space = stepper.problem, stepper.evolution.space
-        self.stepper = stepper
-        self.values: fem.Function | None = None
-        self._z = fem.Function(space)
+        self._z, self._found = fem.Function(space), False
         u, v = ufl.TrialFunction(space), ufl.TestFunction(space)
         self._form = fem.form((stepper.weights[0] * u * v + MEAN_DIFFUSIVITY * ufl.inner(ufl.grad(u), ufl.grad(v))) * ufl.dx)
         self._matrix = assemble_matrix(self._form, bcs=list(problem.bcs))
@@ -59,62 +81,34 @@ class Defect:
 
     def forget(self) -> None:
         """Begin another step. Collective: no."""
-        self.values = None
+        self._found = False
 
-    def find(self) -> fem.Function:
-        """Return z, and set the scale of the stepper to its root mean square when it is made anew: the solution must hold zeros then. Collective."""
-        if self.values is None:
+    def find(self, parameters: ConvectionParameters) -> fem.Function:
+        """Return z; the first time in a step set the scale of the unknown to its root mean square, when the solution must hold zeros. Collective."""
+        if not self._found:
+            self.nodes.follow(parameters)
             self._factorise()
-            p = self.stepper.problem
+            p = self.nodes.stepper.problem
             assign(p.solution, self._x)
             assemble_residual(None, self._x, self._residual, p.solution, p.residual, p.jacobian, list(p.bcs))
             self._residual.scale(-1.0)
             with default_options("convection_defect_", MUMPS):
                 self._ksp.solve(self._residual, self._x)
-            self.values = self._z
             assign(self._x, self._z)
             self._z.x.scatter_forward()
-            self.stepper.scale.value = max(float(self._x.norm()) / np.sqrt(self._x.getSize()), np.finfo(float).tiny)
-        return self.values
+            scale = max(float(self._x.norm()) / np.sqrt(self._x.getSize()), np.finfo(float).tiny)
+            self.nodes.stepper.scale.value = self.nodes.fine.scale.value = scale
+            self._found = True
+        return self._z
 
     def _factorise(self) -> None:
-        weight = float(self.stepper.weights[0].value)
+        stepper = self.nodes.stepper
+        weight = float(stepper.weights[0].value)
         if weight != self._weight:
             self._matrix.zeroEntries()
-            assemble_matrix(self._matrix, self._form, bcs=list(self.stepper.problem.bcs))
+            assemble_matrix(self._matrix, self._form, bcs=list(stepper.problem.bcs))
             self._matrix.assemble()
             self._ksp.setOperators(self._matrix)
             with default_options("convection_defect_", MUMPS):
                 self._ksp.setFromOptions()
             self._weight = weight
-
-
-class Nodes:
-    """The nodes at which the operator sees a problem: those of the solution, or of a coarser mesh when there are fewer cells.
-
-    Attributes:
-        space: Their space.
-        to_nodes, from_nodes: Interpolation, None when the nodes are those of the solution.
-    """
-
-    def __init__(self, space: fem.FunctionSpace, model_cells: int) -> None:
-        self.space, self.to_nodes, self.from_nodes = space, None, None
-        comm = space.mesh.comm
-        if space.mesh.topology.index_map(2).size_global > 2 * model_cells**2:
-            self.space = fem.functionspace(create_unit_square(comm, model_cells, model_cells), ("P", 2))
-            self.to_nodes, self.from_nodes = interpolation_matrix(space, self.space), interpolation_matrix(self.space, space)
-        self._owned = self.space.dofmap.index_map.size_local
-        self._stirring = Stirring(self.space.tabulate_dof_coordinates()[: self._owned].T)
-        self._fine, self._coarse = (None, None) if self.to_nodes is None else self.to_nodes.createVecs()
-
-    def values(self, function: fem.Function) -> npt.NDArray[np.float64]:
-        """Return the values of a function of the solution's space at the owned nodes ``(num_owned,)``. Collective."""
-        if self.to_nodes is None:
-            return function.x.array[: self._owned]
-        self._fine.array_w[:] = function.x.array[: self._fine.getLocalSize()]
-        self.to_nodes.mult(self._fine, self._coarse)
-        return self._coarse.array_r.copy()
-
-    def velocity(self, parameters: ConvectionParameters, time: float) -> npt.NDArray[np.float64]:
-        """Return the velocity at the owned nodes ``(num_owned, 2)``. Collective: no."""
-        return self._stirring.velocity(parameters, time)
