@@ -18,6 +18,7 @@ from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
 from cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
 from cases.convection.stirring import Stirring
+from cases.darcy.case import DarcyCase
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
 from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, OperatorConfig, TrainingConfig
@@ -148,3 +149,8 @@ def test_ledger_of_time_stepping(tmp_path: Path) -> None:
         assert [step["start"] for step in entry["strategies"][1]["steps"]] == pytest.approx([1.0] * 4)
     assert "against" in transient_table(json.loads(json.dumps(ledger, allow_nan=False)))
     assert len(bench_transient(CASE, dataclasses.replace(config), COMM)["tolerances"][0]["strategies"]) == len(CASE.strategies())
+
+
+def test_the_ledger_needs_a_case_of_time_steps() -> None:
+    with pytest.raises(ValueError, match="TransientCase"):
+        bench_transient(DarcyCase(), Config(), COMM)
