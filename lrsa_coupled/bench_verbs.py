@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 BENCH_FLAGS = {
-    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate")),
-    "model": ("starts", "generate", "refinement", "gate", "surrogate"),
+    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate", "transient")),
+    "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient"),
     "data": ("starts", "operators", "ablations", "refinement"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
     **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
@@ -41,6 +41,10 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
     if args.what == "generate":
         _bench_generation(case, config, model, comm=comm, path=args.json)
+        check_petsc(comm, petsc)
+        return 0
+    if args.what == "transient":
+        _bench_transient(case, config, model, comm=comm, path=args.json)
         check_petsc(comm, petsc)
         return 0
     if model is None:
@@ -115,6 +119,15 @@ def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: M
 
     ledger = generation.bench_generation(case, config, comm, model=model)
     mpi.say(generation.generation_table(ledger))
+    if path is not None:
+        mpi.share(comm, lambda: report.write_json(ledger, path))
+
+
+def _bench_transient(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, path: Path | None) -> None:
+    from lrsa_coupled.bench import report, transient
+
+    ledger = transient.bench_transient(case, config, comm, model=model)
+    mpi.say(transient.transient_table(ledger))
     if path is not None:
         mpi.share(comm, lambda: report.write_json(ledger, path))
 

@@ -155,8 +155,8 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "gate", "surrogate", "generate", "operators", "ablations", "refinement")
-    text = "start strategies; bad guesses behind the gate; answers with a certificate; data generation; LRSA and its rivals; LRSA less a part; refined points"
+    kinds = ("starts", "gate", "surrogate", "transient", "generate", "operators", "ablations", "refinement")
+    text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; LRSA and its rivals; LRSA less a part; refined points"
     parser.add_argument("--what", choices=kinds, default="starts", help=text)
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)

@@ -156,6 +156,7 @@ class SolveResult:
         residual: Euclidean norm of the true residual at the end.
         seconds: Wall time by stage [s].
         used_fallback: Whether a learned guess was given up for the classical strategy.
+        linear_iterations: KSP iterations inside those of Newton, of the last attempt.
     """
 
     converged: bool
@@ -165,6 +166,7 @@ class SolveResult:
     residual: float
     seconds: Mapping[str, float] = field(default_factory=dict)
     used_fallback: bool = False
+    linear_iterations: int = 0
 
 
 class Solver(ABC):
@@ -234,7 +236,7 @@ class Signature(ABC):
 
     @abstractmethod
     def features(self, problem: Unknown) -> Features:
-        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective: no."""
+        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective, as some need an assembly."""
 
 
 class Case(Signature):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from dolfinx.fem import Function, assemble_scalar
 from dolfinx.fem.petsc import NonlinearProblem
-from lrsa_coupled.interfaces import Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
 from solvers.petsc import MUMPS, advice, default_options, reason_name
@@ -26,7 +26,7 @@ ROUNDING, NEAR = 1e-11, 1e3
 DEFAULTS: Mapping[str, str] = {**MUMPS, "snes_linesearch_type": "bt"}
 
 
-class NewtonSolver(Solver):
+class NewtonSolver(SequenceSolver):
     """SNES on a problem, from the values in ``problem.solution``.
 
     The residual norm is the Euclidean one of the assembled residual, Dirichlet rows holding the distance to the prescribed value.
@@ -65,6 +65,19 @@ class NewtonSolver(Solver):
             self.snes.setFromOptions()
             self.snes.getKSP().setFromOptions()
 
+    def renew(self, problem: Problem, atol: float) -> None:
+        """Take over the next problem of a sequence, given by other values in the same forms; matrices and symbolic factorisations stay. Collective: no.
+
+        Raises:
+            ValueError: If the forms are others than before or ``atol`` is not positive.
+        """
+        if problem.residual is not self.problem.residual or problem.solution is not self.problem.solution:
+            raise ValueError("a sequence of nonlinear problems needs the same forms and the same solution, got others than before")
+        if not atol > 0:
+            raise ValueError(f"atol must be a positive number, got {atol}")
+        self.problem, self.atol = problem, atol
+        self._allowance = 0.0
+
     def solve(self) -> SolveResult:
         """Solve to ``atol``. Collective."""
         return self.solve_loosely(0.0)
@@ -95,6 +108,7 @@ class NewtonSolver(Solver):
             reason=reason,
             advice="" if converged else advice(reason),
             iterations=self.snes.getIterationNumber(),
+            linear_iterations=self.snes.getLinearSolveIterations(),
             residual=self.snes.getFunctionNorm(),
             seconds={"solve": time.perf_counter() - started},
         )

@@ -22,6 +22,7 @@ from lrsa_coupled.coupling.generate import GenerateSummary, generate
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, FixedMeshCase
 from lrsa_coupled.mpi import share
+from lrsa_coupled.transient import TransientCase
 
 RECYCLE = 20
 """Dimension of the recycled subspace where the case does not set one."""
@@ -70,6 +71,8 @@ def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, 
         "recycling": {"keep": "setup", "recycle": recycle},
         "all": {"keep": "preconditioner", "recycle": recycle, "start": "previous", "sort": True},
     }
+    if isinstance(case, TransientCase):  # a step starts from the states before it, whatever else is kept
+        single = {"setup": single["setup"]}
     found |= {f"{strategy} + {name}": {"strategy": strategy, **changes} for name, changes in single.items()}
     chosen = {"strategy": strategy} | {key: value for key in KEEPS if (value := vars(settings)[key]) != NAIVE[key]}
     return found if chosen in found.values() else found | {"chosen by the settings": chosen}

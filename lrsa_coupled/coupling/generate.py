@@ -28,6 +28,7 @@ from lrsa_coupled.interfaces import Case, FixedMeshCase, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
+from lrsa_coupled.transient import TransientCase
 
 logger = logging.getLogger(__name__)
 
@@ -203,11 +204,13 @@ def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
 def _check_chains(case: Case, settings: GenerateConfig) -> None:
     if settings.samples_per_chain < 1 or settings.recycle < 0:
         raise ValueError(f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}")
-    if is_chained(settings) and not isinstance(case, FixedMeshCase):
+    if is_chained(case, settings) and not isinstance(case, FixedMeshCase):
         raise ValueError(f"keep and start=previous need a case on one mesh (FixedMeshCase); '{case.name}' makes one for each sample")
     if settings.recycle and settings.keep == "nothing":
         raise ValueError("generate.recycle needs generate.keep=setup or keep=preconditioner, got keep=nothing")
-    if settings.sort and not is_chained(settings):
+    if isinstance(case, TransientCase) and (settings.sort or settings.start in ("previous", "nearest")):
+        raise ValueError(f"the steps of a trajectory follow one another in time: generate.sort and start={settings.start} do not go with '{case.name}'")
+    if settings.sort and not is_chained(case, settings):
         raise ValueError("generate.sort orders samples of which one follows from another: it needs generate.keep or generate.start=previous")
     if settings.keep != "nothing" and settings.start in ("nearest", "learned"):
         raise ValueError(f"generate.start={settings.start} makes a solver for each sample and does not go with keep={settings.keep}")
@@ -260,8 +263,8 @@ def _start_name(settings: GenerateConfig) -> str:
 def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
     """Name what else the arrays depend on, as far as it differs from the defaults; what is kept changes them within the tolerance."""
     entries = {"options": dataclasses.asdict(case.options), "strategy": settings.strategy}
-    if is_chained(settings):
-        entries["chains"] = [settings.samples_per_chain, settings.keep, settings.recycle, settings.sort]
+    if is_chained(case, settings):
+        entries["chains"] = [case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain, settings.keep, settings.recycle, settings.sort]
     return {name: value for name, value in entries.items() if value}
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.interfaces import Case
+from lrsa_coupled.transient import TransientCase
 
 FIRST_GENERATION = 64
 """Samples that start classically before the others start from the nearest sample."""
@@ -36,13 +37,16 @@ class Generation:
     chains: tuple[Chain, ...]
 
 
-def is_chained(settings: GenerateConfig) -> bool:
-    """Tell whether a sample depends on the one solved before it."""
-    return settings.keep != "nothing" or settings.start == "previous"
+def is_chained(case: Case, settings: GenerateConfig) -> bool:
+    """Tell whether a sample depends on the one solved before it, or is the time step after it."""
+    return isinstance(case, TransientCase) or settings.keep != "nothing" or settings.start == "previous"
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:
-    """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample."""
+    """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample, but the steps of a trajectory share its draw."""
+    if isinstance(case, TransientCase):
+        trajectory, step = divmod(index, case.num_steps)
+        return case.at_step(case.sample(np.random.default_rng([seed, trajectory])), step)
     return case.sample(np.random.default_rng([seed, index]))
 
 
@@ -50,7 +54,7 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
     """Arrange the missing samples.
 
     With ``start = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one. A chain in which
-    samples are missing is solved anew from its beginning to the last of them.
+    samples are missing is solved anew from its beginning to the last of them. A chain of time steps is a trajectory.
     """
     missing = frozenset(missing)
     if settings.start == "nearest":
@@ -58,16 +62,17 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
         while ends[-1] < settings.samples:
             ends.append(2 * ends[-1])
         return [g for g in (Generation(a, _single(missing, a, b)) for a, b in zip(ends, ends[1:], strict=False)) if g.chains]
-    if not is_chained(settings):
+    if not is_chained(case, settings):
         return [Generation(0, _single(missing, 0, settings.samples))] if missing else []
     chains = []
-    for first in range(0, settings.samples, WINDOW):
-        window = range(first, min(first + WINDOW, settings.samples))
+    size = case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain
+    length = max(WINDOW // size, 1) * size if isinstance(case, TransientCase) else WINDOW
+    for first in range(0, settings.samples, length):
+        window = range(first, min(first + length, settings.samples))
         if missing.isdisjoint(window):
             continue
         ordered = in_order([sample_parameters(case, settings.seed, index) for index in window]) if settings.sort else range(len(window))
         indices = [first + int(place) for place in ordered]
-        size = settings.samples_per_chain
         chains += [_chain(indices[start : start + size], missing) for start in range(0, len(indices), size)]
     return [Generation(0, tuple(chain for chain in chains if chain.missing))]
 

@@ -16,7 +16,7 @@ PACKAGES = ("lrsa_coupled", "solvers", "cases")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-BASE = frozenset({"interfaces", "config", "files", "mpi", "logs"})
+BASE = frozenset({"interfaces", "transient", "config", "files", "mpi", "logs"})
 ARROWS = {
     "operators": BASE | {"operators"},
     "data": BASE | {"data"},
@@ -43,6 +43,7 @@ FORBIDDEN = {
     "solvers": frozenset({"torch"}),
     "cases": frozenset({"torch"}),
     "interfaces": FEM | {"mpi4py", "torch"},
+    "transient": FEM | {"mpi4py", "torch"},
 }
 """Outside modules that a part must do without."""
 

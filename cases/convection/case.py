@@ -1,0 +1,222 @@
+"""Heat carried by a random, time-dependent stirring flow, conductivity growing with temperature, P2 and BDF2 with large steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import final
+
+import numpy as np
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+from dolfinx.fem.petsc import assemble_residual, assign, create_vector
+from dolfinx.mesh import Mesh, create_unit_square, exterior_facet_indices
+from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, SolverFactory, Symmetry
+from lrsa_coupled.transient import TransientCase
+from solvers.newton import NewtonSolver
+from solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
+
+from cases.convection.features import Defect, Flow, Nodes
+from cases.convection.stirring import ConvectionParameters, draw_trajectory
+
+DIFFUSIVITY, GROWTH = 0.01, 1.0
+"""Thermal diffusivity at zero temperature [L U], and how it grows: by the factor 1 + GROWTH (u / T)^2."""
+
+SETTLED = 1.01
+"""A solution is the state after a step when its residual norm is at most this many times the tolerance."""
+
+KRYLOV = {"ksp_type": "gmres", "ksp_rtol": "1e-2", "pc_type": "asm", "sub_pc_type": "ilu", "sub_pc_factor_levels": "1"}
+"""Inner solver; on one rank the Schwarz method has one block. The README has its rivals."""
+
+KEEP = 0.1
+"""Reduction by an iteration after which Jacobian and factors are kept, see ``NewtonSolver``."""
+
+
+@dataclass(frozen=True)
+class ConvectionOptions:
+    """``time_step`` of all trajectories, 0: log-uniform in [0.03, 0.3]; frequencies of the flow are uniform in ``slowest`` to ``fastest``;
+    ``steps`` make a trajectory. The operator sees ``model_cells`` cells a side at most."""
+
+    time_step: float = 0.0
+    slowest: float = 1.0
+    fastest: float = 6.0
+    steps: int = 25
+    model_cells: int = 24
+
+
+@dataclass(frozen=True, eq=False)
+class ConvectionProblem(Problem):
+    """With the stepper behind it and what the features are made of."""
+
+    flow: Flow | None = None
+    stepper: TimeStepper | None = None
+    defect: Defect | None = None
+
+
+TURN = Symmetry(((0, -1), (1, 0)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, -1), (0, 0, 1, 0)))
+MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, -1, 0), (0, 0, 0, 1)))
+
+
+@final
+class ConvectionCase(TransientCase):
+    """du/dt + w . grad u - div(k(u) grad u) = q in the unit square, u = 0 on its boundary, flow and sources random and moving."""
+
+    name = "convection"
+    dim = 2
+    resolution = 24
+    inputs = (Field("defect"), Field("extrapolation", unit="T"), Field("velocity", 2, "U"))
+    scalars = ("log_step", "log_scale")
+    fields = outputs = (Field("correction"),)
+    rtol = 1e-8
+    symmetries = (TURN, MIRROR)
+    default_options = ConvectionOptions()
+    extrapolations = ("linear", "previous", "quadratic")
+
+    def __init__(self, options: ConvectionOptions | None = None) -> None:
+        super().__init__(options)
+        o = self.options
+        if o.steps < 1 or o.model_cells < 2 or o.time_step < 0.0 or not 0.0 <= o.slowest <= o.fastest:
+            raise ValueError(f"convection needs at least one step, two model_cells, time_step >= 0 and 0 <= slowest <= fastest, got {o}")
+        self.num_steps = o.steps
+
+    def sample(self, rng: np.random.Generator) -> ConvectionParameters:
+        """Draw a trajectory."""
+        o, time_step = self.options, float(np.exp(rng.uniform(np.log(0.03), np.log(0.3))))
+        return draw_trajectory(rng, o.time_step or time_step, (o.slowest, o.fastest))
+
+    def at_step(self, parameters: ConvectionParameters, step: int) -> ConvectionParameters:
+        """Return the parameters of a step of the same trajectory."""
+        return dataclasses.replace(parameters, step=step)
+
+    def mesh(self, comm: MPI.Comm, parameters: ConvectionParameters, resolution: int) -> Mesh:
+        """Divide the unit square into ``resolution`` squares a side and each of these into two triangles. Collective."""
+        if resolution < 2:
+            raise ValueError(f"the resolution of convection must be at least 2 cells a side, got {resolution}")
+        return create_unit_square(comm, resolution, resolution)
+
+    def problem(self, mesh: Mesh, parameters: ConvectionParameters) -> ConvectionProblem:
+        """Set up stepper and forms, and solve the steps before. Collective."""
+        stepper, flow = make_stepper(mesh)
+        cells, step = self.options.model_cells, stepper.problem
+        coarser = mesh.topology.index_map(2).size_global > 2 * cells**2
+        nodes = Nodes(stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow)))
+        problem = ConvectionProblem(
+            mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian, bcs=step.bcs,
+            node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes,
+            flow=flow, stepper=stepper, defect=Defect(nodes),
+        )  # fmt: skip
+        return self._replay(problem, parameters)
+
+    def update(self, problem: Problem, parameters: ConvectionParameters) -> ConvectionProblem:
+        """Go on to the next step of the same trajectory when the solution is the state before it, else solve all steps before. Collective."""
+        last = problem.flow.parameters
+        if parameters == self.at_step(last, last.step + 1) and self._settled(problem):
+            problem = self.advance(problem)
+            problem.defect.find(problem.flow.parameters)
+            return problem
+        return self._replay(problem, parameters)
+
+    def advance(self, problem: Problem) -> ConvectionProblem:
+        """Take the solution for the state after the step and return the problem of the next. Collective."""
+        problem.flow.parameters = self.at_step(problem.flow.parameters, problem.flow.parameters.step + 1)
+        problem.stepper.advance()
+        problem.defect.forget()
+        return dataclasses.replace(problem, parameters=problem.flow.parameters)
+
+    def extrapolate(self, problem: Problem, name: str) -> None:
+        """Put an extrapolation of the states before into the solution. Collective: no."""
+        problem.stepper.put(name)
+
+    def features(self, problem: Problem) -> Features:
+        """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and of the scale of defect and correction. Collective."""
+        z, nodes = problem.defect.find(problem.flow.parameters), problem.defect.nodes
+        stepper, owned = nodes.stepper, nodes.space.dofmap.index_map.size_local
+        scale = float(stepper.scale.value)
+        columns = (z.x.array / scale, stepper.base.x.array, nodes.flow.velocity.x.array.reshape(-1, 2))
+        nodal = np.column_stack([values[:owned] for values in columns])
+        return Features(nodal, np.array([-np.log(float(stepper.weights[0].value)), np.log(scale)]))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:
+        """Newton with GMRES and incomplete factors, which are kept near the solution."""
+        return NewtonSolver(problem, atol, prefix="convection_", max_iterations=max_iterations or 30, options=KRYLOV, keep_below=KEEP)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """Extrapolations, and the first of them with PETSc's guesses for the linear systems."""
+        return {name: partial(self._started, name) for name in (*self.extrapolations, *KSP_GUESSES)}
+
+    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+        """The solver of a strategy with its matrices; factors are kept near the solution alone, and no subspace is recycled."""
+        return self._started(strategy, problem, atol)
+
+    def _started(self, name: str, problem: Problem, atol: float) -> StartedSolver:
+        if name in self.extrapolations:
+            return StartedSolver(partial(_put, name), self.solver(problem, atol))
+        newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options={**KRYLOV, **KSP_GUESSES[name]}, keep_below=KEEP)
+        return StartedSolver(partial(_put, self.extrapolations[0]), newton)
+
+    def _settled(self, problem: Problem) -> bool:
+        """Tell whether the solution solves its step to the tolerance of the case. Collective."""
+        found = problem.solution.x.array.copy()
+        own = _residual_norm(problem)
+        problem.solution.x.array[:] = 0.0
+        reference = _residual_norm(problem)
+        problem.solution.x.array[:] = found
+        return own <= SETTLED * self.rtol * reference
+
+    def _replay(self, problem: ConvectionProblem, parameters: ConvectionParameters) -> ConvectionProblem:
+        """Solve a trajectory up to a step. RuntimeError when one before it cannot be solved. Collective."""
+        problem.flow.parameters = self.at_step(parameters, 0)
+        problem = dataclasses.replace(problem, parameters=problem.flow.parameters)
+        problem.stepper.begin(np.zeros_like(problem.solution.x.array), parameters.time_step)
+        problem.defect.forget()
+        solver = None
+        for step in range(parameters.step):
+            atol = self.rtol * _residual_norm(problem)
+            solver = solver or self._started(self.extrapolations[0], problem, atol)
+            solver.renew(problem, atol)
+            result = solver.solve()
+            if not result.converged:
+                raise RuntimeError(f"step {step} of the trajectory failed: {result.reason}")
+            problem = self.advance(problem)
+        if solver is not None:
+            solver.destroy()
+        problem.defect.find(problem.flow.parameters)
+        return problem
+
+
+def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
+    """Return the stepper on a mesh and the flow behind its forms. Collective."""
+    space = fem.functionspace(mesh, ("P", 2))
+    mesh.topology.create_connectivity(1, 2)
+    boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
+    flow = Flow(space)
+    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary, space)], flow.set_time)
+    return TimeStepper(evolution, BDF2, corrections=True), flow
+
+
+def mass(w: ufl.core.expr.Expr, v: ufl.core.expr.Expr) -> ufl.Form:
+    """Return the L2 product."""
+    return w * v * ufl.dx
+
+
+def transport(velocity: ufl.core.expr.Expr, source: ufl.core.expr.Expr, u: ufl.core.expr.Expr, v: ufl.core.expr.Expr, time: fem.Constant) -> ufl.Form:
+    """Return convection and diffusion less the source."""
+    conductivity = DIFFUSIVITY * (1.0 + GROWTH * u**2)
+    return (ufl.inner(velocity, ufl.grad(u)) * v + conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v) * ufl.dx
+
+
+def _put(name: str, problem: ConvectionProblem) -> None:
+    problem.stepper.put(name)
+
+
+def _residual_norm(problem: Problem) -> float:
+    x, residual = (create_vector(problem.solution.function_space) for _ in range(2))
+    assign(problem.solution, x)
+    assemble_residual(None, x, residual, problem.solution, problem.residual, problem.jacobian, list(problem.bcs))
+    norm = float(residual.norm())
+    x.destroy()
+    residual.destroy()
+    return norm

@@ -1,0 +1,211 @@
+"""Ledger of time stepping: the same unseen trajectories by every way to start a step, at several tolerances.
+
+A ledger is a dictionary for JSON: what ``measured_on`` says, less ``tolerance``, and ``tolerances``, one entry each::
+
+    tolerance                   residual norm at the end of a step, relative to that of the previous state as start
+    gate                        what the gate chose, for people
+    strategies                  list of {"name", "steps"}, the classical ones in the case's order, then those with the operator
+
+and each step holds ``trajectory``, ``step``, ``solved`` (the true residual is within the tolerance), ``iterations`` (Newton), ``linear_iterations``
+(of the KSP inside), ``start`` (residual norm of the start, relative to that of the previous state; null when it never came to a solve) and
+``seconds`` (wall time of the slowest rank: extrapolation or features, transfer and inference, gate, solve).
+
+Every way integrates a trajectory by itself, so that its states, and what it extrapolates, have the errors of its own tolerance. All take a step
+in turn before any takes the next, so that what else the machine does hits all alike. The solver and what it keeps stay over a trajectory. Its
+first step, for which there is one state and nothing to extrapolate, is solved but does not count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from mpi4py import MPI
+
+from lrsa_coupled.bench.ledger import SLACK, load_guess, measured_on
+from lrsa_coupled.bench.pictures import GATED, LEARNED
+from lrsa_coupled.bench.report import align
+from lrsa_coupled.bench.steps import ClassicalStep, GatedStep, LearnedStep, Step
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling import gated
+from lrsa_coupled.coupling.gate import Gate
+from lrsa_coupled.coupling.gated import slowest
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import residual_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Problem, Reuse, SequenceSolver, SolveResult
+from lrsa_coupled.logs import progress
+from lrsa_coupled.transient import TransientCase
+
+TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)
+
+
+@final
+class _Way:
+    """One way to take steps, on a problem of its own.
+
+    Args:
+        case: The case.
+        name: Name of the way.
+        problem: The first step of a trajectory.
+        strategy: Classical strategy whose solver takes the steps; None for the plain solver.
+        step: Takes a step.
+    """
+
+    def __init__(self, case: TransientCase, name: str, problem: Problem, *, strategy: str | None, step: Step) -> None:
+        self.case, self.name, self.problem = case, name, problem
+        self.steps: list[dict[str, Any]] = []
+        self._strategy, self._step = strategy, step
+        self._solver: SequenceSolver | None = None
+        self._first_norm = math.nan
+        self._lost = False
+
+    def begin(self, seed: int, index: int) -> None:
+        """Go to the first step of a trajectory. Collective."""
+        self.end()
+        self.problem = self.case.update(self.problem, sample_parameters(self.case, seed, index))
+        self._lost = False
+
+    def take(self, tolerance: float, place: tuple[int, int]) -> None:
+        """Take a step and go to the next; ``place`` is trajectory and step. Collective."""
+        case, problem, comm = self.case, self.problem, self.problem.mesh.comm
+        if self._lost:
+            self.steps.append(_record(place, None, False, seconds=0.0, start=math.nan))
+            return
+        case.extrapolate(problem, "previous")
+        scale = residual_norm(problem)
+        atol = tolerance * scale
+        problem.solution.x.array[:] = 0.0
+        self._first_norm = math.nan
+        comm.Barrier()
+        started = time.perf_counter()
+        self._renew(atol)
+        result = self._step(problem, self._solver, atol)
+        seconds = slowest(comm, time.perf_counter() - started)
+        solved = result.converged and residual_norm(problem) <= (1.0 + SLACK) * atol
+        if place[1] > 0:
+            self.steps.append(_record(place, result, solved, seconds=seconds, start=self._first_norm / scale))
+        self._lost = not (solved or self._rescue(atol))
+        if not self._lost:
+            self.problem = case.advance(problem)
+
+    def end(self) -> None:
+        """Free the solver. Collective."""
+        if self._solver is not None:
+            self._solver.destroy()
+        self._solver = None
+
+    def _renew(self, atol: float) -> None:
+        if self._solver is not None:
+            self._solver.renew(self.problem, atol)
+            return
+        if self._strategy is None:
+            self._solver = self.case.solver(self.problem, atol)
+        else:
+            self._solver = self.case.sequence(self.problem, atol, strategy=self._strategy, reuse=Reuse())
+        self._solver.watch(self._watch)
+
+    def _watch(self, iteration: int, norm: float) -> bool:
+        if iteration == 0:
+            self._first_norm = norm
+        return self._step.watch(iteration, norm)
+
+    def _rescue(self, atol: float) -> bool:
+        """Solve a step that was not, without counting the time, so that the next one has a state to go on from. Collective."""
+        self.end()
+        solver = next(iter(self.case.strategies().values()))(self.problem, atol)
+        result = solver.solve()
+        solver.destroy()
+        return result.converged
+
+
+def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, model: Path | None = None) -> dict[str, Any]:
+    """Integrate ``config.bench.samples`` unseen trajectories in every way at every tolerance. Collective.
+
+    Raises:
+        ValueError: If the case has no trajectories, none is asked for, or the model belongs to another case or has seen them.
+    """
+    settings = config.bench
+    if not isinstance(case, TransientCase):
+        raise ValueError(f"bench --what transient needs a case of time steps (TransientCase), '{case.name}' is none")
+    guess = load_guess(case, config, model) if model is not None else None
+    first = sample_parameters(case, settings.seed, 0)
+    mesh = case.mesh(comm, first, settings.resolution or case.resolution)
+    problems = [case.problem(mesh, first) for _ in range(len(case.strategies()) + 2)]
+    starts = [gated.LEARNED, *case.extrapolations[1:]]
+    policy = dataclasses.replace(config.gate, record="")
+    warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
+    _integrate(warming, settings.seed, settings.samples, tolerance=TOLERANCES[0], steps=3)  # one more, not counted: wakes MUMPS and torch
+    entries = []
+    for tolerance in TOLERANCES:
+        gate = Gate(policy, starts)
+        ways = _ways(case, problems, guess=guess, gate=gate)
+        for trajectory in progress(range(settings.samples), description=f"transient {case.name}, {tolerance:g}"):
+            _integrate(ways, settings.seed, trajectory, tolerance=tolerance, steps=case.num_steps)
+        strategies = [{"name": way.name, "steps": way.steps} for way in ways]
+        entries.append({"tolerance": tolerance, "gate": gate.summary() if guess else "", "strategies": strategies})
+    about = {key: value for key, value in measured_on(case, config, comm).items() if key != "tolerance"}
+    return about | {"num_steps": case.num_steps, "trajectories": settings.samples, "tolerances": entries}
+
+
+def transient_table(ledger: Mapping[str, Any]) -> str:
+    """Format a ledger for the terminal: times are geometric means over the steps, ratios against the best classical way of the tolerance."""
+    parts = [
+        f"{ledger['case']}: {ledger['trajectories']} unseen trajectories of {ledger['num_steps']} steps (seed {ledger['seed']}), resolution "
+        f"{ledger['resolution']}, {ledger['ranks']} ranks; residual relative to that of the previous state"
+    ]
+    for entry in ledger["tolerances"]:
+        times = {s["name"]: _mean_time(s["steps"]) for s in entry["strategies"]}
+        best = min((name for name in times if name not in (LEARNED, GATED)), key=times.__getitem__)
+        rows = [[f"tolerance {entry['tolerance']:.0e}", "solved", "Newton", "Krylov", "start", "[ms]", f"against {best}"]]
+        for strategy in entry["strategies"]:
+            steps = strategy["steps"]
+            starts = [step["start"] for step in steps if step["start"] is not None]
+            rows.append([
+                strategy["name"], f"{sum(step['solved'] for step in steps)}/{len(steps)}",
+                *(f"{np.mean([step[key] for step in steps]):.2f}" for key in ("iterations", "linear_iterations")),
+                f"{np.median(starts):.2g}" if starts else "-", f"{1e3 * times[strategy['name']]:.2f}", f"{times[best] / times[strategy['name']]:.2f}",
+            ])  # fmt: skip
+        parts += [align(rows), *filter(None, [entry["gate"]])]
+    return "\n\n".join(parts)
+
+
+def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
+    names = list(case.strategies())
+    ways = [_Way(case, name, problem, strategy=name, step=ClassicalStep()) for name, problem in zip(names, problems, strict=False)]
+    if guess is None:
+        return ways
+    behind_gate, always = problems[-2:]
+    gated_step = GatedStep(case, gate, guess, NodeSet(behind_gate, case.outputs))
+    ways.append(_Way(case, GATED, behind_gate, strategy=None, step=gated_step))
+    ways.append(_Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.outputs))))
+    return ways
+
+
+def _integrate(ways: Sequence[_Way], seed: int, trajectory: int, *, tolerance: float, steps: int) -> None:
+    for way in ways:
+        way.begin(seed, trajectory * way.case.num_steps)
+    for step in range(steps):
+        for way in ways:
+            way.take(tolerance, (trajectory, step))
+    for way in ways:
+        way.end()
+
+
+def _record(place: tuple[int, int], result: SolveResult | None, solved: bool, *, seconds: float, start: float) -> dict[str, Any]:
+    trajectory, step = place
+    iterations, linear = (0, 0) if result is None else (result.iterations, result.linear_iterations)
+    return {"trajectory": trajectory, "step": step, "solved": bool(solved), "iterations": int(iterations), "linear_iterations": int(linear),
+            "start": start if math.isfinite(start) else None, "seconds": seconds}  # fmt: skip
+
+
+def _mean_time(steps: Sequence[Mapping[str, Any]]) -> float:
+    """Return the geometric mean over the steps that were solved, infinite when none was [s]."""
+    times = [step["seconds"] for step in steps if step["solved"]]
+    return float(np.exp(np.mean(np.log(times)))) if times else math.inf
