@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-pytest.importorskip("dolfinx", reason="the coupling needs DOLFINx")
-
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.coupling.plan import FIRST_GENERATION, Chain, in_order, plan
 
