@@ -217,7 +217,7 @@ def _check_chains(case: Case, settings: GenerateConfig) -> None:
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
-    store.create(folder, _meta(case, config))
+    store.create(folder, _meta(case, config), before={"options": dataclasses.asdict(case.default_options)})
     configuration.save(config, folder)
 
 

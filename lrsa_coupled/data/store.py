@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -173,17 +173,21 @@ class DataStore:
         return Damage(path, lost, tuple(sorted(kept)))
 
 
-def create(folder: Path, meta: dict[str, Any]) -> None:
+def create(folder: Path, meta: dict[str, Any], *, before: Mapping[str, Any] | None = None) -> None:
     """Create a data set or check that an existing one was made with the same ``meta``. Call on one rank.
 
+    Args:
+        folder: Where it is.
+        meta: Contents of ``dataset.json``.
+        before: Entries that a data set has which is older than they are.
     Raises:
         ValueError: If the folder holds a data set made otherwise; the first differing entry is named.
         OSError: If the folder cannot be written.
     """
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    meta = json.loads(json.dumps({"format": VERSION, **meta}))
+    meta, before = json.loads(json.dumps([{"format": VERSION, **meta}, dict(before or {})]))
     if (folder / "dataset.json").exists():
-        present = _read_meta(folder)
+        present = before | _read_meta(folder)
         for key, value in meta.items():
             if key not in ASIDE and present.get(key) != value:
                 raise ValueError(f"{folder} holds a data set with {key} = {present.get(key)}, asked for {value}; choose another --out")

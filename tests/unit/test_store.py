@@ -162,3 +162,19 @@ def test_index_is_made_again(tmp_path: Path) -> None:
     assert (tmp_path / INDEX).read_bytes() == whole
     write_shard(tmp_path, [record(5)])  # the index does not know it
     assert_holds(tmp_path, [0, 1, 2, 3, 5])
+
+
+def test_a_data_set_older_than_an_entry_goes_on_with_what_it_was(tmp_path):
+    create(tmp_path, META)
+    create(tmp_path, META | {"options": {"range": 2.0}}, before={"options": {"range": 2.0}})
+    with pytest.raises(ValueError, match="options = {'range': 2.0}, asked for {'range': 3.0}"):
+        create(tmp_path, META | {"options": {"range": 3.0}}, before={"options": {"range": 2.0}})
+
+
+def test_symmetries_are_added_to_a_data_set_that_has_them_not(tmp_path):
+    create(tmp_path, META)
+    before = DataStore(tmp_path).content_hash()
+    symmetries = [{"points": [[-1]], "centre": [0.0], "inputs": [], "scalars": [], "outputs": []}]
+    create(tmp_path, META | {"symmetries": symmetries})
+    create(tmp_path, META)
+    assert DataStore(tmp_path).meta["symmetries"] == symmetries and DataStore(tmp_path).content_hash() == before
