@@ -7,8 +7,6 @@ STAMP  := $(VENV)/installed
 
 # One thread a process: ranks share the cores, and the problems of the tests are too small for more.
 export OMP_NUM_THREADS ?= 1
-# More ranks than cores: a waiting rank of MPICH is to leave its core to another; other MPI libraries ignore this.
-YIELDING := MPIR_CVAR_ENABLE_HEAVY_YIELD=1 MPIR_CVAR_POLLS_BEFORE_YIELD=1
 MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 
 .PHONY: help demo test clean
@@ -25,7 +23,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q tests/unit tests/cases
 	$(MPIEXEC) -n 2 $(MPITEST)
-	$(YIELDING) $(MPIEXEC) -n 3 $(MPITEST)
+	$(MPIEXEC) -n 3 $(MPITEST)
 
 $(STAMP): pyproject.toml
 	@"$(or $(PYTHON),python3)" -c "import sys; sys.exit(sys.version_info < (3, 12))" || \

@@ -29,8 +29,9 @@ def shape(x: np.ndarray) -> np.ndarray:
 class Manufactured:
     """du/dt - div((1 + u^2) grad u) = f with u = amplitude(t) shape(x), which P2 holds exactly: all of the error is that of the scheme."""
 
-    def __init__(self, scheme: Scheme, *, corrections: bool) -> None:
-        mesh = create_unit_square(COMM, 3, 3)
+    def __init__(self, scheme: Scheme, *, corrections: bool, comm: MPI.Comm = COMM) -> None:
+        mesh = create_unit_square(comm, 3, 3)
+        self.comm = comm
         self.space = space = fem.functionspace(mesh, ("P", 2))
         mesh.topology.create_connectivity(1, 2)
         self.boundary = fem.Function(space)
@@ -65,15 +66,21 @@ class Manufactured:
             stepper.advance()
         solver.destroy()
         difference = np.abs(stepper.history[0].x.array - self.exact(END)).max(initial=0.0)
-        return COMM.allreduce(float(difference), op=MPI.MAX), iterations
+        return self.comm.allreduce(float(difference), op=MPI.MAX), iterations
 
 
 @pytest.mark.parametrize(("scheme", "order"), [(theta_scheme(1.0), 1), (theta_scheme(0.5), 2), (BDF2, 2)], ids=["backward-euler", "crank-nicolson", "bdf2"])
 @pytest.mark.parametrize("corrections", [False, True])
 def test_orders(scheme: Scheme, order: int, corrections: bool) -> None:
-    case = Manufactured(scheme, corrections=corrections)
+    case = Manufactured(scheme, corrections=corrections, comm=MPI.COMM_SELF)
     errors = [case.run(steps)[0] for steps in (20, 40, 80)]
     assert np.log2(errors[-2] / errors[-1]) == pytest.approx(order, abs=0.1)
+
+
+@pytest.mark.parametrize("corrections", [False, True])
+def test_steps_do_not_depend_on_the_ranks(corrections: bool) -> None:
+    (shared, _), (alone, _) = (Manufactured(BDF2, corrections=corrections, comm=comm).run(6) for comm in (COMM, MPI.COMM_SELF))
+    assert 0.0 < shared < 0.1 and abs(shared - alone) < 1e-8
 
 
 def test_both_forms_of_the_unknown_and_all_starts_lead_to_the_same_states() -> None:
