@@ -137,7 +137,7 @@ def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, mode
     guess = load_guess(case, config, model) if model is not None else None
     first = sample_parameters(case, settings.seed, 0)
     mesh = case.mesh(comm, first, settings.resolution or case.resolution)
-    problems = [case.problem(mesh, first) for _ in range(len(case.strategies()) + 2)]
+    problems = [case.problem(mesh, first) for _ in range(len(case.strategies()) + (2 if guess else 0))]
     starts = [gated.LEARNED, *case.extrapolations[1:]]
     policy = dataclasses.replace(config.gate, record="")
     warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
@@ -178,7 +178,7 @@ def transient_table(ledger: Mapping[str, Any]) -> str:
 
 def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
     names = list(case.strategies())
-    ways = [_Way(case, name, problem, strategy=name, step=ClassicalStep()) for name, problem in zip(names, problems, strict=False)]
+    ways = [_Way(case, name, problem, strategy=name, step=ClassicalStep()) for name, problem in zip(names, problems, strict=guess is None)]
     if guess is None:
         return ways
     behind_gate, always = problems[-2:]
