@@ -79,6 +79,7 @@ class GatedStep(Step):
             judge=lambda: judge(problem, self.gate.settings.max_residual) if self._judged else Verdict(True, ""),
             from_start=partial(self._solve, solver),
             classically=lambda: self._classically(problem, solver),
+            minimises=problem.energy is not None,
         )
         return solve_through(self.gate, kind_of(problem), starts, ways=ways, comm=problem.mesh.comm)
 

@@ -132,7 +132,7 @@ class AttachedGuess:
     def _solve(self, run: Callable[[bool], None]) -> None:
         kind = NonlinearWays if isinstance(self.solver, PETSc.SNES) else LinearWays
         way = kind(self.solver, self.what, run, hooks=self._hooks, max_residual=self.gate.settings.max_residual)
-        ways = Ways(way.tolerance, way.judge, way.from_start, way.classically)
+        ways = Ways(way.tolerance, way.judge, way.from_start, way.classically, way.minimises)
         solve_through(self.gate, kind_of(self.what), {LEARNED: self._start}, ways=ways, comm=self.what.mesh.comm)
         way.destroy()
 

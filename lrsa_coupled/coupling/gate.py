@@ -3,10 +3,10 @@
 A choice is one of the starts, or ``CLASSICAL``. The record holds the wall time of the last ``WINDOW`` solves by each choice, transfer, inference
 and failed attempts included, of problems of about the same size on the same number of ranks. Each choice is measured once, the classical
 one first, as the budget of the others is a share of it; then the one of least geometric mean is taken. Another is tried when for all the
-record says it may be quicker, its mean less two standard errors being below, as long as such trials have lost less than the share
+record says it may be quicker, its mean less a standard error being below, as long as such trials have lost less than the share
 ``TRIALS`` of all time.
 
-A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves.
+A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class _Record:
         return self.lost + times[choice] - times[best] <= TRIALS * (self.total + times[choice])
 
     def lowest(self, choice: str) -> float:
-        """Return the mean less two standard errors, the spread being that of all choices together."""
+        """Return the mean less a standard error, the spread being that of all choices together."""
         squares = [(np.array(values) - np.mean(values)) ** 2 for values in self.logs.values()]
         freedom = sum(len(values) - 1 for values in squares)
         spread = math.sqrt(sum(values.sum() for values in squares) / freedom) if freedom else FIRST_SPREAD
-        return self.mean(choice) - 2.0 * max(spread, LEAST_SPREAD) / math.sqrt(len(self.logs[choice]))
+        return self.mean(choice) - max(spread, LEAST_SPREAD) / math.sqrt(len(self.logs[choice]))
 
 
 @final
@@ -129,6 +129,8 @@ class Gate:
                 return name, "not yet measured"
         best = min(choices, key=record.mean)
         for name in choices:
+            if name in record.rests and record.affordable(name, best):
+                return name, "its rest is over"
             if name != best and record.lowest(name) < record.mean(best) and record.affordable(name, best):
                 return name, f"may be quicker than {best}: {_times(record, name)}, {_times(record, best)}"
         asleep = [f"{name} rests until solve {record.rests[name] + 1}" for name in self.starts if name not in awake]
@@ -147,6 +149,7 @@ class Gate:
             record.lost += max(0.0, decision.seconds - math.exp(record.mean(best)))
         record.total += decision.seconds
         record.add(decision.choice, decision.seconds)
+        record.rests.pop(decision.choice, None)
         if decision.choice == CLASSICAL:
             return
         if decision.good:

@@ -27,6 +27,9 @@ LEARNED = "learned"
 HARDER = 1.5
 """How many times harder than expected a problem may be before a start on its way to the solution is given up."""
 
+STALLED = 0.5
+"""Reduction of the residual norm in an iteration from which Newton's method is not near a solution."""
+
 Start = Callable[[Problem], Prediction]
 """Puts a start with exact Dirichlet values into ``problem.solution`` and returns what became of it. Collective."""
 
@@ -63,8 +66,9 @@ def kind_of(problem: Unknown) -> str:
 class Watch:
     """Ends a solve from a start that has used up its budget and is not on its way: called by the solver after each iteration.
 
-    On its way is a solve that would end before a classical one of a problem ``HARDER`` than expected, if its residual norm goes on falling as that of Newton's method does near a
-    solution: the number of digits gained, at present the mean over the last two iterations, doubles with each.
+    On its way is a solve whose residual norm falls to less than ``stalled``, the mean of the last two iterations, and that would end before a
+    classical one of a problem ``HARDER`` than expected, if the norm went on falling as that of Newton's method does near a solution: the number
+    of digits gained doubles with each iteration.
 
     Args:
         comm: Ranks of the problem.
@@ -72,13 +76,14 @@ class Watch:
         started: When the start was begun, ``time.perf_counter()`` [s].
         budget: What a start gone wrong may cost [s].
         expected: What a classical solve is expected to cost [s].
+        stalled: Reduction of the residual norm in an iteration from which the solve is not on its way.
 
     Attributes:
         reason: Why the solve was ended, empty when it was not.
     """
 
-    def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float) -> None:
-        self.comm, self.atol = comm, atol
+    def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float, stalled: float = STALLED) -> None:
+        self.comm, self.atol, self.stalled = comm, atol, stalled
         self.started, self.budget, self.expected = started, budget, expected
         self.reason = ""
         self._norms: list[float] = []
@@ -102,7 +107,7 @@ class Watch:
         """Return the iterations from here to the tolerance."""
         before = self._norms[-3:]
         gained = math.log(before[0] / before[-1]) / (len(before) - 1) if before[-1] < before[0] else 0.0
-        return math.log2(1.0 + math.log(before[-1] / self.atol) / (2.0 * gained)) if gained > 0.0 else math.inf
+        return math.inf if gained <= -math.log(self.stalled) else math.log2(1.0 + math.log(before[-1] / self.atol) / (2.0 * gained))
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,14 @@ class Ways:
         judge: Says whether the start in the solution is worth solving from.
         from_start: Solves from the start in the solution, under a watch; a result with ``used_fallback`` has dropped it unused.
         classically: Solves by the classical strategy, whatever is in the solution.
+        minimises: Whether the solver lowers an energy; the residual norm may then fall slowly for a while.
     """
 
     tolerance: Callable[[], float]
     judge: Callable[[], Verdict]
     from_start: Callable[[Watch], SolveResult]
     classically: Callable[[], SolveResult]
+    minimises: bool
 
 
 def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Prediction]], *, ways: Ways, comm: MPI.Comm) -> SolveResult:
@@ -172,7 +179,8 @@ def _try(prediction: Prediction, gate: Gate, ways: Ways, *, started: float, expe
     verdict = ways.judge() if prediction.accepted else Verdict(False, prediction.reason)
     if not verdict.accepted:
         return None, f"rejected: {verdict.reason}"
-    watch = Watch(comm, ways.tolerance(), started=started, budget=gate.settings.budget * expected, expected=expected)
+    budget, stalled = gate.settings.budget * expected, 1.0 if ways.minimises else STALLED
+    watch = Watch(comm, ways.tolerance(), started=started, budget=budget, expected=expected, stalled=stalled)
     result = ways.from_start(watch)
     if result.converged:
         return result, f"rejected: {result.reason}" if result.used_fallback else "converged"
@@ -205,6 +213,7 @@ class GatedSolver(Solver):
             judge=partial(judge, problem, self.gate.settings.max_residual),
             from_start=self._from_start,
             classically=self._classically,
+            minimises=problem.energy is not None,
         )
         return solve_through(self.gate, kind_of(problem), starts, ways=ways, comm=problem.mesh.comm)
 

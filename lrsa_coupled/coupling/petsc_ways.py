@@ -57,6 +57,7 @@ class NonlinearWays:
         self.start = self.u.x.array.copy()
         self.x = create_vector(self.u.function_space)
         self.f = self.x.duplicate()
+        self.minimises = snes.getObjective() is not None
 
     def tolerance(self) -> float:
         """Return the absolute tolerance that the script's own start would have to meet."""
@@ -70,7 +71,7 @@ class NonlinearWays:
     def judge(self) -> Verdict:
         """Compare the prediction with the script's own start, both with exact Dirichlet values."""
         here = self.u.x.array.copy()
-        measure = self._norm if self.snes.getObjective() is None else self._objective
+        measure = self._objective if self.minimises else self._norm
         own = measure()
         self.u.x.array[:] = self.start
         set_dirichlet(self.what)
@@ -135,6 +136,7 @@ class LinearWays:
         self.own_start = self.ksp.getInitialGuessNonzero()
         self.start = self.u.x.array.copy() if self.own_start else np.zeros_like(self.u.x.array)
         self.verdict = Verdict(True, "")
+        self.minimises = False  # of no use either
 
     def tolerance(self) -> float:
         """Of no use: a KSP is not watched, and its relative tolerance refers to the right-hand side."""

@@ -138,7 +138,9 @@ def test_a_watch_lets_go_on_what_will_arrive_and_ends_what_will_not() -> None:
     assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
     assert ended([1.0, 2.0]) == [False, True]
     assert ended([1.0, 2.0], waited=0.1) == [False, False]  # the budget is not used up
-    assert ended([1.0, 0.5, 0.6, 0.1]) == [False, False, False, False]
+    assert ended([1.0, 0.3, 0.2, 0.05]) == [False, False, False, False]  # one slow iteration, as with a Jacobian that was kept
+    assert ended([1.0, 0.9]) == [False, True]
+    assert ended([1.0, 0.3, 0.27]) == [False, False, True]
     assert ended([1.0, float("nan")]) == [False, True]
     assert ended([1.0, 1e-3], waited=1.6) == [False, True]  # a classical solve would have ended
 
