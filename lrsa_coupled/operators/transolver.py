@@ -43,9 +43,11 @@ class TransolverBlock(nn.Module):
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
         to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
-        weights_BHNM = torch.softmax(self.slices(to_slices_BHND) / self.temperature_H11, dim=-1)
-        total_BHM1 = weights_BHNM.sum(dim=2).unsqueeze(-1)
-        tokens_BHMD = weights_BHNM.transpose(-1, -2) @ values_BHND / (total_BHM1 + SMALL)
+        # of the tensors of M numbers a point and head as few as possible: the temperature divides before the slices, one product sums all
+        scores_BHNM = F.linear(to_slices_BHND / self.temperature_H11, self.slices.weight) + self.slices.bias / self.temperature_H11
+        weights_BHNM = torch.softmax(scores_BHNM, dim=-1)
+        sums_BHME = weights_BHNM.transpose(-1, -2) @ F.pad(values_BHND, (0, 1), value=1.0)
+        tokens_BHMD = sums_BHME[..., :-1] / (sums_BHME[..., -1:] + SMALL)
         mixed_BHMD = F.scaled_dot_product_attention(*self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1))
         features_BNC = features_BNC + self.output(merge_heads(weights_BHNM @ mixed_BHMD))
         hidden_BNC = self.ffn_norm(features_BNC)
