@@ -15,34 +15,13 @@ from petsc4py import PETSc
 from solvers.gcrodr import GCRODR, orthogonalise
 from solvers.petsc import default_options
 
+from tests.matrices import grid_matrix, right_side
+
 COMM = MPI.COMM_WORLD
-N = 30
 RTOL = 1e-8
 PYTHON = {"ksp_type": "python", "ksp_python_type": "solvers.gcrodr.GCRODR"}
 PLAIN = {**PYTHON, "ksp_gcrodr_recycle": "0"}
 HELMHOLTZ = 240.0  # a dozen eigenvalues of -1.3 d2/dx2 - d2/dy2 on the unit square are lower; all are simple
-
-
-def grid_matrix(points: int = N, *, shift: float = 0.0, wind: float = 0.0, noise: float = 0.0) -> PETSc.Mat:
-    """h^2 (-1.3 d2/dx2 - d2/dy2 + wind d/dy - shift (1 + noise)) by central differences, Dirichlet; the noise is smooth."""
-    h, size = 1.0 / (points + 1), points * points
-    matrix = PETSc.Mat().createAIJ(size, nnz=5, comm=COMM)
-    for row in range(*matrix.getOwnershipRange()):
-        i, j = divmod(row, points)
-        local = 1 + noise * np.sin(9 * h * (i + 1)) * np.cos(7 * h * (j + 1) + 40 * noise)
-        matrix[row, row] = 4.6 - shift * h * h * local
-        for p, q, value in ((i - 1, j, -1.3), (i + 1, j, -1.3), (i, j - 1, -1 - wind * h / 2), (i, j + 1, -1 + wind * h / 2)):
-            if 0 <= p < points and 0 <= q < points:
-                matrix[row, p * points + q] = value
-    matrix.assemble()
-    return matrix
-
-
-def right_side(matrix: PETSc.Mat, seed: int = 0) -> PETSc.Vec:
-    """Random values that are the same at any number of ranks."""
-    b = matrix.createVecLeft()
-    b.array[:] = np.random.default_rng(seed).standard_normal(b.size)[slice(*b.owner_range)]
-    return b
 
 
 @contextmanager

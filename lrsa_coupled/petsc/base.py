@@ -1,0 +1,55 @@
+"""What the preconditioners share: the life of an inner PETSc preconditioner, and their options."""
+
+from __future__ import annotations
+
+from typing import final
+
+from mpi4py import MPI
+from petsc4py import PETSc
+
+
+@final
+class InnerPC:
+    """The PETSc preconditioner inside one of ours, its options under ``<prefix of the outer one>pc_lrsa_inner_``.
+
+    It is made for the preconditioning matrix of the outer one and, unless ``-pc_lrsa_inner_pc_use_amat`` is given, sees no other.
+
+    Attributes:
+        pc: The PETSc object, set up after ``set_up``.
+    """
+
+    def __init__(self, outer: PETSc.PC) -> None:
+        self.pc = PETSc.PC().create(outer.comm)
+        self.pc.incrementTabLevel(1, parent=outer)
+        self.pc.setOptionsPrefix((outer.getOptionsPrefix() or "") + "pc_lrsa_inner_")
+        self.pc.setUseAmat(False)
+        self._configured = False
+
+    def set_up(self, outer: PETSc.PC) -> None:
+        """Set up for the operators of the outer preconditioner. Collective."""
+        self.pc.setOperators(*outer.getOperators())
+        if not self._configured:
+            self.pc.setFromOptions()
+            self._configured = True
+        self.pc.setUp()
+
+    def destroy(self) -> None:
+        """Free the PETSc object. Collective."""
+        self.pc.destroy()
+
+
+def choice(options: PETSc.Options, name: str, default: str, allowed: tuple[str, ...]) -> str:
+    """Read an option that is one of a few words.
+
+    Raises:
+        ValueError: If it is none of them.
+    """
+    word = options.getString(name, default)
+    if word not in allowed:
+        raise ValueError(f"-{options.prefix or ''}{name} must be one of {', '.join(allowed)}, got {word!r}")
+    return word
+
+
+def communicator(item: PETSc.Object) -> MPI.Comm:
+    """Return the communicator of a PETSc object for mpi4py. Collective: no."""
+    return item.getComm().tompi4py()

@@ -1,0 +1,225 @@
+"""A coarse space as a PETSc preconditioner, around any other: chosen by options alone.
+
+``-pc_type python -pc_python_type lrsa_coupled.petsc.coarse_space.CoarseSpacePC``; its options stand under the prefix of the PC:
+
+* ``-pc_lrsa_inner_pc_type gamg``, ``-pc_lrsa_inner_...``: the inner preconditioner M^-1, of the preconditioning matrix P.
+* ``-pc_lrsa_combine deflated|symmetric|additive``: how it is combined, below.
+* ``-pc_lrsa_basis given|nearnullspace``: the basis Z; ``given`` by ``set_basis``, or the near-null space attached to P.
+* ``-pc_lrsa_cleaning 0``: steps of preconditioned inverse iteration on the basis.
+* ``-pc_lrsa_rank_tolerance 1e-6``: directions of the basis, relative to its columns of unit length, that are dropped.
+* ``-pc_lrsa_least_gain 0.5``: of what the inner preconditioner leaves of the basis, below which the coarse space is dropped.
+
+With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
+
+* deflated: Q + M^-1 (I - A Q), for GMRES and any A;
+* symmetric: Z |E|^-1 Z' + (I - Q A) M^-1 (I - A Q), symmetric where A and M are, and definite where M is, be A indefinite or not: for CG, MINRES;
+* additive: Q + M^-1.
+
+**Useless bases.** Galerkin coarse spaces cannot harm convergence, but they cost time. ``missed`` is the norm of (I - w M^-1 A) z over that of z for
+two random z in the span of Z, with the scale w at which it is least for white noise: what the inner preconditioner leaves of z. Below
+``-pc_lrsa_least_gain`` the inner preconditioner does the work already: a warning says so, and it is used alone.
+
+Source: Tang, Nabben, Vuik, Erlangga (2009), "Comparison of two-level preconditioners derived from deflation, domain decomposition and multigrid
+methods", J. Sci. Comput. 39 (A-DEF1, BNN, AD); Neymeyr (2001), "A geometric theory for preconditioned inverse iteration", Linear Algebra Appl. 322.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import final
+
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+from scipy.linalg import eigh
+
+from lrsa_coupled.petsc.base import InnerPC, choice, communicator
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, orthonormalise, total
+
+logger = logging.getLogger(__name__)
+
+COMBINATIONS = ("deflated", "symmetric", "additive")
+SOURCES = ("given", "nearnullspace")
+PROBES = 2
+"""Random vectors that measure what a basis is worth."""
+
+ASYMMETRY = 1e-8
+"""Of E, relative, from which A is not symmetric."""
+
+SINGULAR = 1e-12
+"""Eigenvalues of E, relative to the largest, that count as zero."""
+
+
+@final
+class CoarseSpacePC:
+    """Context of the Python PC; ``pc.getPythonContext()`` returns it. Collective: all methods.
+
+    Attributes:
+        dimension: Of the coarse space in use, 0 when the inner preconditioner works alone; known after the set-up.
+        missed: What the inner preconditioner leaves of the basis, see above; nan without a basis.
+    """
+
+    def __init__(self) -> None:
+        self.combine, self.source = "deflated", "given"
+        self.cleaning, self.rank_tolerance, self.least_gain = 0, 1e-6, 0.5
+        self.dimension, self.missed = 0, float("nan")
+        self._comm: MPI.Comm = MPI.COMM_SELF
+        self._given: Block | None = None
+        self._inner: InnerPC | None = None
+        self._vectors: list[PETSc.Vec] = []
+        self._space = self._images = np.empty((0, 0))  # Z, A Z
+        self._inverse = self._definite = np.empty((0, 0))  # E^-1, |E|^-1
+        self._projected = (0, 0)  # handle and state of the A that they belong to
+        self._event = PETSc.Log.Event("LRSACoarse")
+
+    def set_basis(self, basis: Block | Sequence[PETSc.Vec]) -> None:
+        """Give the basis: vectors in the layout of the matrix, or their owned rows ``(num_owned, m)``, which are copied; for the next set-up."""
+        columns = [vector.array_r for vector in basis] if not isinstance(basis, np.ndarray) else basis.T
+        self._given = np.array(columns, dtype=np.float64).T.copy(order="F")
+
+    def setFromOptions(self, pc: PETSc.PC) -> None:
+        options = PETSc.Options(pc.getOptionsPrefix())
+        self.combine = choice(options, "pc_lrsa_combine", self.combine, COMBINATIONS)
+        self.source = choice(options, "pc_lrsa_basis", self.source, SOURCES)
+        self.cleaning = options.getInt("pc_lrsa_cleaning", self.cleaning)
+        self.rank_tolerance = options.getReal("pc_lrsa_rank_tolerance", self.rank_tolerance)
+        self.least_gain = options.getReal("pc_lrsa_least_gain", self.least_gain)
+        if self.cleaning < 0:
+            raise ValueError(f"-{options.prefix or ''}pc_lrsa_cleaning must be 0 or more, got {self.cleaning}")
+
+    def setUp(self, pc: PETSc.PC) -> None:
+        self._comm = communicator(pc)
+        matrix, stiffness = pc.getOperators()
+        if not self._vectors:
+            self._vectors = list(matrix.createVecs())
+        self._inner = self._inner or InnerPC(pc)
+        self._inner.set_up(pc)
+        with self._event:
+            space = orthonormalise(self._basis(stiffness), self._comm, self.rank_tolerance)
+            space = self._worth_it(matrix, space)
+            for _ in range(self.cleaning if space.size else 0):
+                space = orthonormalise(self._cleaned(space, matrix, stiffness), self._comm, self.rank_tolerance)
+            self._space, self.dimension = space, space.shape[1]
+        self._project(matrix)
+
+    def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        self._follow(pc)
+        self._apply(self._inner.pc.apply, x, y, transposed=False)
+
+    def applyTranspose(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        self._follow(pc)
+        self._apply(self._inner.pc.applyTranspose, x, y, transposed=True)
+
+    def view(self, pc: PETSc.PC, viewer: PETSc.Viewer) -> None:
+        viewer.printfASCII(f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.cleaning} steps of cleaning\n")
+        if self._inner is not None:
+            viewer.printfASCII(f"  the inner preconditioner leaves {self.missed:.2g} of the basis\n")
+            self._inner.pc.view(viewer)
+
+    def reset(self, pc: PETSc.PC) -> None:
+        if self._inner is not None:
+            self._inner.destroy()
+        for vector in self._vectors:
+            vector.destroy()
+        self._inner, self._vectors, self.dimension = None, [], 0
+        self._space = self._images = np.empty((0, 0))
+
+    def destroy(self, pc: PETSc.PC) -> None:
+        self.reset(pc)
+        self._given = None
+
+    def _basis(self, stiffness: PETSc.Mat) -> Block:
+        """Return the basis as it was given, once it has the same number of columns on all ranks."""
+        basis = self._given
+        if self.source == "nearnullspace":
+            near = stiffness.getNearNullSpace()
+            basis = np.array([vector.array_r for vector in near.getVecs()]).T if near else None
+        rows = stiffness.getLocalSize()[0]
+        shapes = self._comm.allgather((0, 0) if basis is None else (len(basis) - rows, basis.shape[1]))
+        if len(set(shapes)) != 1 or shapes[0][0] or not shapes[0][1]:
+            found = "none" if basis is None else f"{basis.shape[1]} of {len(basis)} on rank {self._comm.rank}"
+            raise ValueError(f"the coarse space needs vectors of {rows} owned rows, {self._where()}; got {found}")
+        return basis
+
+    def _where(self) -> str:
+        return "by pc.getPythonContext().set_basis(...)" if self.source == "given" else "in the near-null space of the preconditioning matrix"
+
+    def _worth_it(self, matrix: PETSc.Mat, space: Block) -> Block:
+        """Measure what the inner preconditioner leaves of the span; return the space, or an empty one with a warning."""
+        self.missed = self._missed(matrix, space) if space.shape[1] else float("nan")
+        if self.missed >= self.least_gain:
+            return space
+        why = f"the inner preconditioner leaves {self.missed:.2g} of it, {self.least_gain:g} would pay" if space.shape[1] else "it has rank 0"
+        logger.warning("the coarse space is not used: %s", why)
+        return space[:, :0]
+
+    def _missed(self, matrix: PETSc.Mat, space: Block) -> float:
+        rng = np.random.default_rng(self._comm.rank)
+        noise = rng.standard_normal((len(space), PROBES))
+        weights = np.random.default_rng(0).standard_normal((space.shape[1], PROBES))
+        probes = np.asfortranarray(np.column_stack([noise, space @ weights]))
+        images = by_column(self._inner.pc.apply, multiply(matrix, probes), matrix.createVecs())
+        overlap = total(np.einsum("nm,nm->m", probes, images), self._comm)[:PROBES].sum()
+        scale = overlap / (norms(images, self._comm)[:PROBES] ** 2).sum()
+        left = norms(probes - scale * images, self._comm) / norms(probes, self._comm)
+        return float(np.sqrt(np.mean(left[PROBES:] ** 2)))
+
+    def _cleaned(self, space: Block, matrix: PETSc.Mat, stiffness: PETSc.Mat) -> Block:
+        """Do one step of preconditioned inverse iteration for the pencil (P, P - A), or (P, I) when A is P.
+
+        For a Helmholtz operator A = P - k^2 B with the stiffness matrix P these are the modes of P and the weighted mass matrix B.
+        """
+        images = multiply(stiffness, space)
+        masses = space if matrix.handle == stiffness.handle else images - multiply(matrix, space)
+        values, vectors = eigh(*(inner_products(space, item, self._comm) for item in (images, masses)))
+        values, vectors = self._comm.bcast((values, vectors))
+        defects = by_column(self._inner.pc.apply, images @ vectors - masses @ (vectors * values), matrix.createVecs())
+        return space @ vectors - defects
+
+    def _follow(self, pc: PETSc.PC) -> None:
+        """Project A anew when it has changed: PETSc sets up a preconditioner again only when P has."""
+        matrix = pc.getOperators()[0]
+        if (matrix.handle, matrix.stateGet()) != self._projected:
+            self._project(matrix)
+
+    def _project(self, matrix: PETSc.Mat) -> None:
+        self._projected = (matrix.handle, matrix.stateGet())
+        if self.dimension:
+            with self._event:
+                self._images = multiply(matrix, self._space)
+                self._factorise(inner_products(self._space, self._images, self._comm))
+
+    def _factorise(self, projected: Dense) -> None:
+        """Find E^-1 and |E|^-1, the same on all ranks."""
+        skew = np.linalg.norm(projected - projected.T) / np.linalg.norm(projected)
+        if skew > ASYMMETRY:
+            if self.combine == "symmetric":
+                raise ValueError(f"-pc_lrsa_combine symmetric needs a symmetric matrix, got one with an asymmetry of {skew:.1g}; use deflated")
+            self._inverse = self._comm.bcast(np.linalg.pinv(projected, rcond=SINGULAR))
+            return
+        values, vectors = np.linalg.eigh(0.5 * (projected + projected.T))
+        kept = np.abs(values) > SINGULAR * np.abs(values).max()
+        inverses = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+        self._inverse = self._comm.bcast((vectors * inverses) @ vectors.T)
+        self._definite = self._comm.bcast((vectors * np.abs(inverses)) @ vectors.T)
+
+    def _apply(self, inner: Callable[[PETSc.Vec, PETSc.Vec], None], x: PETSc.Vec, y: PETSc.Vec, *, transposed: bool) -> None:
+        if not self.dimension:
+            inner(x, y)
+            return
+        space, images, inverse = self._space, self._images, self._inverse.T if transposed else self._inverse
+        with self._event:
+            overlaps = total(space.T @ x.array_r, self._comm)
+            rest = self._vectors[0]
+            x.copy(rest)
+            if self.combine != "additive" and not (transposed and self.combine == "deflated"):
+                rest.array[:] -= images @ (inverse @ overlaps)
+        inner(rest, y)
+        with self._event:
+            coarse = inverse @ overlaps
+            if self.combine == "symmetric":
+                coarse = self._definite @ overlaps - inverse @ total(images.T @ y.array_r, self._comm)
+            elif self.combine == "deflated" and transposed:
+                coarse -= inverse @ total(images.T @ y.array_r, self._comm)
+            y.array[:] += space @ coarse
