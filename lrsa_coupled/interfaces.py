@@ -1,7 +1,6 @@
-"""Contracts between the library, the solvers and the cases.
+"""Contracts between the library (arrays), the solvers (algebra) and the cases (physics); imports neither torch nor dolfinx.
 
-A case knows the physics, a solver knows the algebra, the library knows arrays; they meet in this file. One set of contracts serves
-scalar, vector and mixed spaces, linear and nonlinear problems, one mesh or many. Imports neither torch nor dolfinx.
+One set of contracts serves scalar, vector and mixed spaces, linear and nonlinear problems, one mesh or many.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ class Field:
         unit: Unit as text; ``"1"`` is dimensionless.
         subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space (outputs only).
         loss_weight: Weight of the field in the training loss (outputs only).
+        span: Whether the components are a basis of which the span counts, not each by itself (outputs only).
     """
 
     name: str
@@ -40,6 +40,7 @@ class Field:
     unit: str = "1"
     subspace: tuple[int, ...] = ()
     loss_weight: float = 1.0
+    span: bool = False
 
     @property
     def label(self) -> str:

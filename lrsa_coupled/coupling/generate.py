@@ -24,7 +24,7 @@ from lrsa_coupled.coupling.sample_solver import SampleSolver
 from lrsa_coupled.data import store
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case, FixedMeshCase, SolverFactory
+from lrsa_coupled.interfaces import Case, Field, FixedMeshCase, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
@@ -247,12 +247,17 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
         "start": _start_name(config.generate),
         **_variant(case, config.generate),
         "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
-        "inputs": [dataclasses.asdict(f) for f in case.inputs],
+        "inputs": [_entry(f) for f in case.inputs],
         "scalars": list(case.scalars),
-        "outputs": [dataclasses.asdict(f) for f in case.outputs],
+        "outputs": [_entry(f) for f in case.outputs],
         "symmetries": [dataclasses.asdict(s) for s in case.symmetries],
         "versions": {"lrsa-coupled": _version("lrsa-coupled"), "fenics-basix": _version("fenics-basix"), "gmsh": _version("gmsh")},
     }
+
+
+def _entry(field: Field) -> dict[str, Any]:
+    """Return a field as a dictionary; ``span`` is there only when set, as data sets made before it existed have none."""
+    return {name: value for name, value in dataclasses.asdict(field).items() if name != "span" or value}
 
 
 def _start_name(settings: GenerateConfig) -> str:

@@ -74,6 +74,7 @@ def fields_from(items: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
             unit=str(item["unit"]),
             subspace=tuple(int(i) for i in item["subspace"]),
             loss_weight=float(item["loss_weight"]),
+            span=bool(item.get("span", False)),
         )
         for item in items
     )

@@ -23,7 +23,7 @@ from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
-from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2
+from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2
 from lrsa_coupled.training.team import Team
 
 VALIDATION_POINTS = 2048
@@ -96,7 +96,8 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     rows = []
     for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
         batch = dataset.whole(place, with_cells=True).to(device)
-        rows.append(_both_errors(predict(operator, batch, precision=precision), batch, fields=fields).cpu())
+        predicted = predict(operator, batch, precision=precision)
+        rows.append(_both_errors(_aligned(predicted, batch, fields), batch, fields=fields).cpu())
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
     for column, (item, field) in enumerate(zip(fields, card.outputs, strict=True)):
@@ -104,7 +105,8 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
         batch, columns = dataset.whole(place, with_cells=True).to(device), slice(item.start, item.stop)
-        predicted = torch.where(batch.free_BNK > 0, predict(operator, batch, precision=precision), batch.outputs_BNK)
+        predicted = _aligned(predict(operator, batch, precision=precision), batch, fields)
+        predicted = torch.where(batch.free_BNK > 0, predicted, batch.outputs_BNK)
         arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
         worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)))
     return {"case": card.case, "samples": len(dataset), "fields": summary}, worst
@@ -134,8 +136,12 @@ def check_match(card: ModelCard, description: Description) -> None:
 
 
 def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
-    predicted = predict(forward, batch, precision=precision)
+    predicted = _aligned(predict(forward, batch, precision=precision), batch, fields)
     return relative_l2(predicted, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
+
+
+def _aligned(predicted_BNK: Tensor, batch: Batch, fields: tuple[FieldColumns, ...]) -> Tensor:
+    return aligned(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
 
 
 def _shapes(fields: tuple[Field, ...]) -> list[tuple[str, int]]:

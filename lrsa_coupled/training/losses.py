@@ -23,17 +23,19 @@ from lrsa_coupled.interfaces import Field
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 SMALL = 1e-3
+DEPENDENT = 3e-4
 
 
 @dataclass(frozen=True)
 class FieldColumns:
-    """Columns ``start`` to ``stop`` of the outputs hold a field; ``scale`` is its size in training (0: unknown)."""
+    """Columns ``start`` to ``stop`` of the outputs hold a field, or a basis of its ``span``; ``scale`` is its size in training (0: unknown)."""
 
     name: str
     start: int
     stop: int
     weight: float = 1.0
     scale: float = 0.0
+    span: bool = False
 
 
 def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None = None) -> tuple[FieldColumns, ...]:
@@ -42,9 +44,40 @@ def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None =
     for item in fields:
         stop = start + item.components
         scale = 0.0 if outputs_std is None else math.sqrt(sum(value**2 for value in outputs_std[start:stop]))
-        columns.append(FieldColumns(item.name, start, stop, item.loss_weight, scale))
+        columns.append(FieldColumns(item.name, start, stop, item.loss_weight, scale, item.span))
         start = stop
     return tuple(columns)
+
+
+def aligned(
+    predicted_BNK: Tensor,
+    exact_BNK: Tensor,
+    *,
+    mass_BN: Tensor,
+    free_BNK: Tensor,
+    fields: Sequence[FieldColumns],
+    reducer: Reducer | None = None,
+) -> Tensor:
+    """Return the predictions, those of a field of which the span counts replaced by what is nearest to the exact ones in their span.
+
+    Nearest in the norm of the lumped masses. The relative L2 error is then the root mean square of the sines of the angles between the two
+    spans when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
+
+    Args:
+        predicted_BNK: Predicted outputs.
+        exact_BNK: Exact outputs.
+        mass_BN: Lumped mass of the points, any unit.
+        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
+        fields: Columns of the fields.
+        reducer: Combines the ranks that share the point set.
+    Source: Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces", Math. Comput. 27.
+    """
+    parts = []
+    for item in fields:
+        columns = slice(item.start, item.stop)
+        predicted = predicted_BNK[..., columns]
+        parts.append(_nearest(predicted * free_BNK[..., columns], exact_BNK[..., columns], mass_BN, reducer) if item.span else predicted)
+    return torch.cat(parts, dim=-1) if any(item.span for item in fields) else predicted_BNK
 
 
 def relative_l2(
@@ -124,6 +157,17 @@ def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     """Return the mean over the batch and, with the loss weights, over the fields."""
     weights_P = errors_BP.new_tensor([item.weight for item in fields])
     return (errors_BP.mean(dim=0) * weights_P).sum() / weights_P.sum()
+
+
+def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Reducer | None) -> Tensor:
+    """Project ``exact`` on the span of ``basis``; directions of the basis of relative size below ``DEPENDENT`` count little."""
+    weighted_BNK = basis_BNK * mass_BN.unsqueeze(-1)
+    products = _total(weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1), reducer).double()
+    gram_BKK, right_BKK = products.chunk(2, dim=-1)
+    size_BK1 = torch.diagonal(gram_BKK, dim1=1, dim2=2).clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
+    scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + DEPENDENT**2 * torch.eye(gram_BKK.shape[1], device=gram_BKK.device)
+    weights_BKK = torch.linalg.solve_ex(scaled_BKK, right_BKK / size_BK1).result / size_BK1
+    return basis_BNK @ weights_BKK.to(basis_BNK.dtype)
 
 
 def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor, reducer: Reducer | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lrsa_coupled.data.dataset import Batch
 from lrsa_coupled.training.evaluate import predict
-from lrsa_coupled.training.losses import relative_h1, relative_l2, weighted_mean
+from lrsa_coupled.training.losses import aligned, relative_h1, relative_l2, weighted_mean
 from lrsa_coupled.training.run import Run
 
 WARM_UP = 10
@@ -26,6 +26,7 @@ def objective(run: Run, batch: Batch) -> Tensor:
     predicted = predict(run.forward, batch, precision=training.precision)
     exact = batch.outputs_BNK
     free = torch.ones_like(exact) if training.fit_constrained else batch.free_BNK
+    predicted = aligned(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields)
     loss = weighted_mean(relative_l2(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields), run.fields)
     if batch.cells_EV is None:
         return loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lrsa_coupled.interfaces import Field
-from lrsa_coupled.training.losses import FieldColumns, field_columns, relative_h1, relative_l2, weighted_mean
+from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2, weighted_mean
 
 FIELDS = field_columns((Field("u", 2, loss_weight=3.0), Field("p")))
 
@@ -35,6 +35,42 @@ def test_relative_l2_by_hand():
     assert errors[0, 0].item() == pytest.approx(math.sqrt((4 * 1 + 1 * (4 + 16)) / (4 * 25)))
     assert errors[0, 1].item() == pytest.approx(0.5)
     assert weighted_mean(errors, FIELDS).item() == pytest.approx((3 * errors[0, 0].item() + 0.5) / 4)
+
+
+def test_the_span_of_a_basis_counts_not_the_basis():
+    generator = torch.Generator().manual_seed(0)
+    fields = field_columns((Field("modes", 3, span=True), Field("p")))
+    mass = torch.rand(2, 40, generator=generator, dtype=torch.float64) + 0.5
+    root = mass.sqrt().unsqueeze(-1)
+    whole = torch.linalg.qr(torch.randn(2, 40, 6, generator=generator, dtype=torch.float64)).Q / root  # orthonormal in the masses
+    exact, others = torch.cat((whole[..., :3], torch.ones(2, 40, 1)), dim=-1), whole[..., 3:]
+    free = torch.ones_like(exact)
+
+    def error(basis):
+        predicted = aligned(torch.cat((basis, 2.0 * exact[..., 3:]), dim=-1), exact, mass_BN=mass, free_BNK=free, fields=fields)
+        return relative_l2(predicted, exact, mass_BN=mass, free_BNK=free, fields=fields)
+
+    mixing = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64) + 4.0 * torch.eye(3)
+    rotated = error(exact[..., :3] @ mixing)
+    assert rotated[:, 0].max() < 1e-4 and torch.allclose(rotated[:, 1], torch.ones(2, dtype=torch.float64))
+    angle = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
+    tilted = (exact[..., :3] * angle.cos() + others * angle.sin()) @ mixing
+    assert error(tilted)[:, 0] == pytest.approx(2 * [math.sqrt((angle.sin() ** 2).mean())], rel=1e-3)
+    assert error(others)[:, 0] == pytest.approx(2 * [1.0])
+    assert error(exact[..., [0, 0, 1]])[:, 0] == pytest.approx(2 * [math.sqrt(1 / 3)], rel=1e-3)  # a dependent basis
+
+
+def test_the_angle_of_spans_has_a_gradient():
+    generator = torch.Generator().manual_seed(0)
+    fields = field_columns((Field("modes", 4, span=True),))
+    mass, exact, basis = (torch.randn(1, 30, *shape, generator=generator, dtype=torch.float64) for shape in ((), (4,), (4,)))
+    mass, free = mass.exp(), torch.ones_like(exact)
+
+    def loss(basis):
+        predicted = aligned(basis, exact, mass_BN=mass, free_BNK=free, fields=fields)
+        return relative_l2(predicted, exact, mass_BN=mass, free_BNK=free, fields=fields).sum()
+
+    assert torch.autograd.gradcheck(loss, basis.requires_grad_())
 
 
 def test_a_vanishing_field_counts_against_its_size_in_training():
