@@ -12,7 +12,7 @@ from lrsa_coupled.bench.poison import bench_gate, gate_table
 
 
 def test_bad_guesses_end_right_and_are_switched_off() -> None:
-    settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=4", "bench.resolution=8", "bench.seed=3", "gate.patience=2"])
+    settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=4", "bench.resolution=8", "bench.seed=3", "gate.patience=2", "gate.budget=100"])
     case = catalog.load_case("cavity")
     ledger = bench_gate(case, settings, MPI.COMM_SELF, model=catalog.shipped_model(catalog.case_folder("cavity")))
     rows = {row["name"]: row for row in ledger["poisons"]}
