@@ -15,7 +15,7 @@ With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
 * symmetric: Z |E|^-1 Z' + (I - Q A) M^-1 (I - A Q), symmetric where A and M are, and definite where M is, be A indefinite or not: for CG, MINRES;
 * additive: Q + M^-1.
 
-**Useless bases.** Galerkin coarse spaces cannot harm convergence, but they cost time. ``missed`` is the norm of (I - w M^-1 A) z over that of z for
+**Useless bases.** A Galerkin coarse space cannot harm conjugate gradients, but it costs time. ``missed`` is the norm of (I - w M^-1 A) z over that of z for
 two random z in the span of Z, with the scale w at which it is least for white noise: what the inner preconditioner leaves of z. Below
 ``-pc_lrsa_least_gain`` the inner preconditioner does the work already: a warning says so, and it is used alone.
 
@@ -172,8 +172,11 @@ class CoarseSpacePC:
         """
         images = multiply(stiffness, space)
         masses = space if matrix.handle == stiffness.handle else images - multiply(matrix, space)
-        values, vectors = eigh(*(inner_products(space, item, self._comm) for item in (images, masses)))
-        values, vectors = self._comm.bcast((values, vectors))
+        projected, mass = (inner_products(space, item, self._comm) for item in (images, masses))
+        try:
+            values, vectors = self._comm.bcast(eigh(projected, mass))
+        except np.linalg.LinAlgError as error:
+            raise ValueError("-pc_lrsa_cleaning needs P - A positive on the basis, as for A = P - k^2 B, or P the very matrix A") from error
         defects = by_column(self._inner.pc.apply, images @ vectors - masses @ (vectors * values), matrix.createVecs())
         return space @ vectors - defects
 

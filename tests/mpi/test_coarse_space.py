@@ -224,17 +224,19 @@ def test_the_view_says_what_is_used(tmp_path) -> None:
         ({}, "by pc.getPythonContext().set_basis"),
         ({"short": ""}, "owned rows"),
         ({"pc_lrsa_combine": "symmetric", "windy": ""}, "needs a symmetric matrix"),
+        ({"pc_lrsa_cleaning": "1", "other": ""}, "needs P - A positive on the basis"),
     ],
 )
 def test_what_cannot_be_is_named_on_all_ranks(options: dict[str, str], message: str) -> None:
     basis = None
     if "short" in options:
         basis = modes(4)[: -1 if COMM.rank == COMM.size - 1 else None]
-    if "windy" in options:
+    if "windy" in options or "other" in options:
         basis = modes(4)
     matrix = grid_matrix(wind=30.0 if "windy" in options else 0.0)
     settings = {name: word for name, word in options.items() if name.startswith("pc_")}
-    with pytest.raises(PETSc.Error) as caught, solver(matrix, basis=basis, **settings):
+    other = grid_matrix(shift=SHIFT) if "other" in options else None
+    with pytest.raises(PETSc.Error) as caught, solver(matrix, other, basis=basis, **settings):
         pass
     assert isinstance(caught.value.__cause__, ValueError)  # petsc4py wraps what a Python PC raises
     assert message in str(caught.value.__cause__)
