@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/ledger.json --pictures runs/demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto tests/unit tests/cases
+	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases
 	$(MPIEXEC) -n 2 $(MPITEST)
 	$(MPIEXEC) -n 3 $(MPITEST)
 

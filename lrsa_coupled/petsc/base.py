@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-from mpi4py import MPI
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from petsc4py import PETSc
 
 
@@ -48,8 +48,3 @@ def choice(options: PETSc.Options, name: str, default: str, allowed: tuple[str, 
     if word not in allowed:
         raise ValueError(f"-{options.prefix or ''}{name} must be one of {', '.join(allowed)}, got {word!r}")
     return word
-
-
-def communicator(item: PETSc.Object) -> MPI.Comm:
-    """Return the communicator of a PETSc object for mpi4py. Collective: no."""
-    return item.getComm().tompi4py()

@@ -34,7 +34,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 from scipy.linalg import eigh
 
-from lrsa_coupled.petsc.base import InnerPC, choice, communicator
+from lrsa_coupled.petsc.base import InnerPC, choice
 from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, orthonormalise, total
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class CoarseSpacePC:
             raise ValueError(f"-{options.prefix or ''}pc_lrsa_cleaning must be 0 or more, got {self.cleaning}")
 
     def setUp(self, pc: PETSc.PC) -> None:
-        self._comm = communicator(pc)
+        self._comm = pc.getComm().tompi4py()
         matrix, stiffness = pc.getOperators()
         if not self._vectors:
             self._vectors = list(matrix.createVecs())

@@ -96,8 +96,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     rows = []
     for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
         batch = dataset.whole(place, with_cells=True).to(device)
-        predicted = predict(operator, batch, precision=precision)
-        rows.append(_both_errors(_aligned(predicted, batch, fields), batch, fields=fields).cpu())
+        rows.append(_both_errors(_comparable(operator, batch, fields=fields, precision=precision), batch, fields=fields).cpu())
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
     for column, (item, field) in enumerate(zip(fields, card.outputs, strict=True)):
@@ -105,7 +104,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
         batch, columns = dataset.whole(place, with_cells=True).to(device), slice(item.start, item.stop)
-        predicted = _aligned(predict(operator, batch, precision=precision), batch, fields)
+        predicted = _comparable(operator, batch, fields=fields, precision=precision)
         predicted = torch.where(batch.free_BNK > 0, predicted, batch.outputs_BNK)
         arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
         worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)))
@@ -136,11 +135,13 @@ def check_match(card: ModelCard, description: Description) -> None:
 
 
 def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
-    predicted = _aligned(predict(forward, batch, precision=precision), batch, fields)
+    predicted = _comparable(forward, batch, fields=fields, precision=precision)
     return relative_l2(predicted, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
 
 
-def _aligned(predicted_BNK: Tensor, batch: Batch, fields: tuple[FieldColumns, ...]) -> Tensor:
+def _comparable(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
+    """Predict, and take from the span of a basis what is nearest to the exact one."""
+    predicted_BNK = predict(forward, batch, precision=precision)
     return aligned(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
 
 

@@ -24,6 +24,7 @@ from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 SMALL = 1e-3
 DEPENDENT = 3e-4
+"""Relative size of a direction from which it counts in the span of a basis; its square is the rounding of a Gram matrix in single precision."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,14 @@ def aligned(
         reducer: Combines the ranks that share the point set.
     Source: Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces", Math. Comput. 27.
     """
+    if not any(item.span for item in fields):
+        return predicted_BNK
     parts = []
     for item in fields:
         columns = slice(item.start, item.stop)
         predicted = predicted_BNK[..., columns]
         parts.append(_nearest(predicted * free_BNK[..., columns], exact_BNK[..., columns], mass_BN, reducer) if item.span else predicted)
-    return torch.cat(parts, dim=-1) if any(item.span for item in fields) else predicted_BNK
+    return torch.cat(parts, dim=-1)
 
 
 def relative_l2(

@@ -167,6 +167,15 @@ def test_a_useless_basis_leaves_the_inner_preconditioner_alone(what: str, inner:
         assert guarded == iterations(ksp)
 
 
+def test_a_basis_that_is_not_finite_leaves_the_inner_preconditioner_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with solver(grid_matrix(), basis=np.nan * modes(4)) as ksp:
+        assert ksp.getPC().getPythonContext().dimension == 0
+        guarded = iterations(ksp)
+    assert "the coarse space is not used: it has rank 0" in caplog.text
+    with solver(grid_matrix(), pc_type="jacobi") as ksp:
+        assert guarded == iterations(ksp)
+
+
 def test_repeated_vectors_count_once() -> None:
     basis = modes(6)
     with solver(grid_matrix(), basis=np.column_stack([basis, basis @ np.ones(6), 0.0 * basis[:, 0], 3.0 * basis[:, 2]])) as ksp:
