@@ -4,6 +4,9 @@ Where a Dirichlet condition fixes an output (``free_BNK`` is 0) it counts as exa
 by the norm of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a
 sample whose field vanishes does not take over the loss.
 
+The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence, of which the last and
+the first left out are often near each other, so that no span of K fields has all of the last.
+
 With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective, forward
 and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.
 
@@ -61,8 +64,8 @@ def aligned(
 ) -> Tensor:
     """Return the predictions, those of a field of which the span counts replaced by what is nearest to the exact ones in their span.
 
-    Nearest in the norm of the lumped masses. The relative L2 error is then the root mean square of the sines of the angles between the two
-    spans when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
+    Nearest in the norm of the lumped masses. The relative L2 error is then a root mean square of the sines of the angles between the exact fields
+    and the span when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
 
     Args:
         predicted_BNK: Predicted outputs.
@@ -105,8 +108,9 @@ def relative_l2(
         Errors ``(B, P)``.
     """
     root_BN1 = torch.sqrt(mass_BN).unsqueeze(-1)
-    error_BNK = (predicted_BNK - exact_BNK) * (free_BNK * root_BN1)
-    weighted_BNK = exact_BNK * root_BN1
+    taper_K = _taper(exact_BNK, fields)
+    error_BNK = (predicted_BNK - exact_BNK) * (free_BNK * root_BN1) * taper_K
+    weighted_BNK = exact_BNK * root_BN1 * taper_K
     root_total_B = torch.sqrt(_total(mass_BN.sum(dim=1), reducer))
     errors = []
     for item in fields:
@@ -138,14 +142,15 @@ def relative_h1(
     Returns:
         Errors ``(B, P)``.
     """
-    error_BNK = (predicted_BNK - exact_BNK) * free_BNK
+    taper_K = _taper(exact_BNK, fields)
+    error_BNK = (predicted_BNK - exact_BNK) * free_BNK * taper_K
     corners_BEVd = points_BNd[:, cells_EV]
     edges_BEdd = corners_BEVd[:, :, 1:] - corners_BEVd[:, :, :1]
     inverse_BEdd = torch.linalg.inv_ex(edges_BEdd).inverse
     root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEdd).abs())[..., None, None]
     operator_BEdd = inverse_BEdd * root_volume_BE11
     error_gradient, exact_gradient = (
-        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]]) for values in (error_BNK, exact_BNK)
+        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]]) for values in (error_BNK, exact_BNK * taper_K)
     )
     unit_B = SMALL * torch.sqrt(_total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reducer)) / _extent(points_BNd, reducer)
     errors = []
@@ -171,6 +176,16 @@ def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Red
     scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + DEPENDENT**2 * torch.eye(gram_BKK.shape[1], device=gram_BKK.device)
     weights_BKK = torch.linalg.solve_ex(scaled_BKK, right_BKK / size_BK1).result / size_BK1
     return basis_BNK @ weights_BKK.to(basis_BNK.dtype)
+
+
+def _taper(like_BNK: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
+    """Return the weights of the outputs: column j of a basis of K, from 0, has ``1 - (j / K)^2``, any other 1."""
+    weights_K = like_BNK.new_ones(like_BNK.shape[-1])
+    for item in fields:
+        if item.span:
+            count = item.stop - item.start
+            weights_K[item.start : item.stop] = 1.0 - (torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device) / count).square()
+    return weights_K
 
 
 def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor, reducer: Reducer | None) -> Tensor:

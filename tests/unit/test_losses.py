@@ -55,9 +55,10 @@ def test_the_span_of_a_basis_counts_not_the_basis():
     assert rotated[:, 0].max() < 1e-4 and torch.allclose(rotated[:, 1], torch.ones(2, dtype=torch.float64))
     angle = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     tilted = (exact[..., :3] * angle.cos() + others * angle.sin()) @ mixing
-    assert error(tilted)[:, 0] == pytest.approx(2 * [math.sqrt((angle.sin() ** 2).mean())], rel=1e-3)
+    squares = torch.tensor([1.0, 8 / 9, 5 / 9], dtype=torch.float64) ** 2  # of the weights 1 - (j / 3)^2
+    assert error(tilted)[:, 0] == pytest.approx(2 * [math.sqrt((angle.sin() ** 2) @ squares / squares.sum())], rel=1e-3)
     assert error(others)[:, 0] == pytest.approx(2 * [1.0])
-    assert error(exact[..., [0, 0, 1]])[:, 0] == pytest.approx(2 * [math.sqrt(1 / 3)], rel=1e-3)  # a dependent basis
+    assert error(exact[..., [0, 0, 1]])[:, 0] == pytest.approx(2 * [math.sqrt(squares[2] / squares.sum())], rel=1e-3)  # a dependent basis
 
 
 def test_the_angle_of_spans_has_a_gradient():
