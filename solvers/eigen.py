@@ -5,13 +5,19 @@ Legend of array shapes: m modes.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
+from dolfinx.fem import Form
+from dolfinx.fem.petsc import assemble_matrix
+from lrsa_coupled.interfaces import Solver, SolveResult, Unknown
+from lrsa_coupled.spectral import Eigensolver, Modes, Pencil
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
@@ -26,28 +32,13 @@ LOBPCG: Mapping[str, str] = {"eps_type": "lobpcg", "st_type": "precond", "st_ksp
 """No factorisation; takes an initial space well. With preonly all vectors are preconditioned at once, at which GAMG of PETSc 3.25 crashes on
 several ranks."""
 
+GUARD = 1.5
+"""Vectors of a block of LOBPCG, to a mode that is wanted: the further ones are for the rate of convergence."""
 
-@dataclass(frozen=True)
-class Modes:
-    """Lowest eigenpairs of (A, B), in ascending order.
+DEPENDENT = 1e-12
+"""Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
 
-    Args:
-        values: Eigenvalues ``(m,)``, the same on all ranks.
-        vectors: Owned rows of the eigenvectors ``(num_owned, m)``, orthonormal in B.
-        converged: Whether all that were asked for met the tolerance; fewer are returned otherwise.
-        reason: Name of the converged or diverged reason of SLEPc.
-        iterations: Outer iterations.
-        residual: Largest norm of A x - lambda B x relative to that of lambda x.
-        seconds: Wall time, set-up included [s].
-    """
-
-    values: npt.NDArray[np.float64]
-    vectors: npt.NDArray[np.float64]
-    converged: bool
-    reason: str
-    iterations: int
-    residual: float
-    seconds: float
+EIGENSOLVERS: Mapping[Eigensolver, Mapping[str, str]] = {"krylov-schur": KRYLOV_SCHUR, "lobpcg": LOBPCG}
 
 
 def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: float = 1e-8, initial: npt.NDArray[np.float64] | None = None,
@@ -61,7 +52,8 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
         mass: Symmetric positive definite.
         count: Modes wanted.
         rtol: Tolerance of SLEPc's estimate of the relative residual; that of shift-and-invert refers to the inverted problem.
-        initial: Owned rows of the vectors to begin with ``(num_owned, any number)``; random when None.
+        initial: Owned rows of the vectors to begin with ``(num_owned, any number)``, of which the best combinations are taken (Rayleigh-Ritz);
+            random when None.
         options: Defaults under the prefix; the command line wins.
         prefix: Options prefix of the EPS.
         max_iterations: Before it is given up.
@@ -85,10 +77,11 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
         solver.setTarget(0.0)
     else:
         solver.setWhichEigenpairs(SLEPc.EPS.Which.SMALLEST_REAL)
-    vectors = _vectors(stiffness, initial)
+    block = min(math.ceil(GUARD * count), rows // 4)
+    vectors = [] if initial is None else _ritz_vectors(stiffness, mass, initial, block)
     if vectors:
         solver.setInitialSpace(vectors)
-    with default_options(prefix, options):
+    with default_options(prefix, {"eps_lobpcg_blocksize": str(max(block, count))} | options):
         solver.setFromOptions()
         solver.solve()
     modes = _collect(solver, count, time.perf_counter() - started)
@@ -98,6 +91,68 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
     return modes
 
 
+def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "krylov-schur", rtol: float = 1e-8,
+                 initial: npt.NDArray[np.float64] | None = None) -> Modes:  # fmt: skip
+    """Find the lowest modes of a pencil on its free degrees of freedom; ``vectors`` are zero on the others. See ``lowest_modes``. Collective."""
+    started = time.perf_counter()
+    free = free_rows(pencil)
+    matrices = [_restricted(form, free) for form in (pencil.stiffness, pencil.mass)]
+    start = None if initial is None else initial[free[: len(initial)]]
+    modes = lowest_modes(*matrices, count, rtol=rtol, initial=start, options=EIGENSOLVERS[eigensolver])
+    vectors = np.zeros((len(free), modes.vectors.shape[1]), order="F")
+    vectors[free] = modes.vectors
+    for matrix in matrices:
+        matrix.destroy()
+    return dataclasses.replace(modes, vectors=vectors, seconds=time.perf_counter() - started)
+
+
+def free_rows(problem: Unknown) -> npt.NDArray[np.bool_]:
+    """Tell which owned nodes of the space of the solution, blocked or not, no Dirichlet condition holds. Collective: no."""
+    dofmap = problem.solution.function_space.dofmap
+    free = np.ones(dofmap.index_map.size_local, dtype=np.bool_)
+    for bc in problem.bcs:
+        rows = bc.dof_indices()[0] // dofmap.index_map_bs
+        free[rows[rows < len(free)]] = False
+    return free
+
+
+@final
+class ModesSolver(Solver):
+    """Puts the lowest modes of a pencil, as many as its solution has components, into the solution.
+
+    Args:
+        pencil: The pencil.
+        rtol: See ``lowest_modes``.
+    """
+
+    def __init__(self, pencil: Pencil, rtol: float) -> None:
+        self.pencil, self.rtol = pencil, rtol
+
+    def solve(self) -> SolveResult:
+        """Find the modes, orthonormal in the mass. Collective."""
+        solution = self.pencil.solution
+        count = solution.function_space.dofmap.index_map_bs
+        modes = pencil_modes(self.pencil, count, rtol=self.rtol)
+        if modes.converged:
+            solution.x.array[: modes.vectors.size] = modes.vectors.ravel()
+            solution.x.scatter_forward()
+        text = "" if modes.converged else f"only {len(modes.values)} of {count} modes converged: ask for fewer, or refine the mesh"
+        return SolveResult(modes.converged, modes.reason, text, modes.iterations, modes.residual, {"solve": modes.seconds})
+
+    def destroy(self) -> None:
+        """Do nothing: all is freed at the end of a solve."""
+
+
+def _restricted(form: Form, free: npt.NDArray[np.bool_]) -> PETSc.Mat:
+    whole = assemble_matrix(form)
+    whole.assemble()
+    rows = PETSc.IS().createGeneral((np.flatnonzero(free) + whole.getOwnershipRange()[0]).astype(PETSc.IntType), comm=whole.comm)
+    part = whole.createSubMatrix(rows, rows)
+    whole.destroy()
+    rows.destroy()
+    return part
+
+
 def _check(stiffness: PETSc.Mat, initial: npt.NDArray[np.float64] | None) -> None:
     owned = stiffness.getLocalSize()[0]
     wrong = initial is not None and len(initial) != owned
@@ -105,13 +160,32 @@ def _check(stiffness: PETSc.Mat, initial: npt.NDArray[np.float64] | None) -> Non
         raise ValueError(f"the initial space must have {owned} owned rows, got {None if initial is None else len(initial)}")
 
 
-def _vectors(like: PETSc.Mat, columns: npt.NDArray[np.float64] | None) -> list[PETSc.Vec]:
+def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.float64], count: int) -> list[PETSc.Vec]:
+    """Return the combinations of the columns that have the least Rayleigh quotients, at most ``count``. Collective."""
+    comm = stiffness.comm.tompi4py()
+    columns = PETSc.Mat().createDense((stiffness.getSizes()[1], (None, basis.shape[1])), array=np.array(basis, order="F"), comm=stiffness.comm)
+    products = []
+    for matrix in (stiffness, mass):
+        image = matrix.matMult(columns)
+        products.append(comm.allreduce(basis.T @ image.getDenseArray(readonly=True)))
+        image.destroy()
+    columns.destroy()
+    weights = comm.bcast(_ritz_weights(*products, count))
     vectors = []
-    for column in () if columns is None else columns.T:
-        vector = like.createVecRight()
+    for column in (basis @ weights).T:
+        vector = stiffness.createVecRight()
         vector.array[:] = column
         vectors.append(vector)
     return vectors
+
+
+def _ritz_weights(stiffness: npt.NDArray[np.float64], mass: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    """Solve the projected problem on what is not dependent of the basis."""
+    sizes = np.sqrt(np.diag(mass))
+    values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))
+    kept = values > DEPENDENT * values.max()
+    unit = vectors[:, kept] / np.sqrt(values[kept]) / sizes[:, None]
+    return unit @ np.linalg.eigh(unit.T @ stiffness @ unit)[1][:, :count]
 
 
 def _collect(solver: SLEPc.EPS, count: int, seconds: float) -> Modes:

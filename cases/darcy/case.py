@@ -14,8 +14,11 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square, exterior_facet_indices
-from lrsa_coupled.interfaces import Features, Field, FixedMeshCase, Problem, Reuse, SequenceSolver, Solver, SolverFactory
-from solvers.interpolation import interpolation_matrix
+from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Unknown
+from lrsa_coupled.spectral import Pencil, SpectralCase
+from petsc4py import PETSc
+from solvers.eigen import pencil_modes
+from solvers.interpolation import constrain, interpolation_matrix
 from solvers.linear import LinearSolver
 from solvers.petsc import MUMPS, recycling
 
@@ -30,6 +33,9 @@ ALL_MODES = 256
 GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "gamg",
            "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}  # fmt: skip
 """With SOR as smoother, which is quicker here than PETSc's Chebyshev and, with a kept hierarchy, the same to the last bit in each run."""
+
+COARSE_CELLS = 40
+"""Cells a side of the coarse mesh of ``prolongation``."""
 
 STRATEGIES: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
 
@@ -120,7 +126,7 @@ def _waves(cells: int) -> Array:
 
 
 @final
-class DarcyCase(FixedMeshCase):
+class DarcyCase(SpectralCase):
     """-div(a grad u) = 1 in the unit square, u = 0 on its boundary, a random medium a."""
 
     name = "darcy"
@@ -130,6 +136,8 @@ class DarcyCase(FixedMeshCase):
     scalars = ()
     fields = outputs = (Field("pressure"),)
     rtol = 1e-10
+    is_definite = True
+    modes = staticmethod(pencil_modes)
     default_options = DarcyOptions()
 
     def __init__(self, options: DarcyOptions | None = None) -> None:
@@ -158,8 +166,6 @@ class DarcyCase(FixedMeshCase):
         solution = fem.Function(space, name="pressure")
         source = fem.Constant(mesh, 1.0)
         residual = darcy(solution, coefficient, source)
-        mesh.topology.create_connectivity(1, 2)
-        boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
         vertices, node_space, matrices = Places.of(space), space, {}
         if vertices.cells > self.options.model_cells:
             coarse = create_unit_square(mesh.comm, self.options.model_cells, self.options.model_cells)
@@ -171,7 +177,7 @@ class DarcyCase(FixedMeshCase):
             solution=solution,
             residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, solution)),
-            bcs=[fem.dirichletbc(0.0, boundary, space)],
+            bcs=[fem.dirichletbc(0.0, boundary_dofs(space), space)],
             node_space=node_space,
             **matrices,
             is_linear=True,
@@ -213,10 +219,30 @@ class DarcyCase(FixedMeshCase):
             options |= recycling(reuse.recycle)
         return LinearSolver(problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None)
 
+    def pencil(self, problem: Unknown) -> Pencil:
+        """The matrix of the problem itself, and the mass matrix. Collective."""
+        space = problem.solution.function_space
+        trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
+        stiffness, mass = (fem.form(form * ufl.dx) for form in (problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)), trial * test))
+        given = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
+        return Pencil(**given, parameters=problem.parameters, stiffness=stiffness, mass=mass)
+
+    def prolongation(self, problem: Unknown) -> PETSc.Mat:
+        """From a mesh with ``COARSE_CELLS`` cells a side, at most half as many as the fine one, see ``solvers/interpolation.py``. Collective."""
+        fine, cells = problem.solution.function_space, min(COARSE_CELLS, problem.vertices.cells // 2)
+        coarse = fem.functionspace(create_unit_square(fine.mesh.comm, cells, cells), ("P", 1))
+        return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
+
     def _coefficient(self, parameters: DarcyParameters, values: Array) -> Array:
         if self.options.medium == "log-normal":
             return np.exp(values / SCALE)
         return np.where(values >= 0.0, parameters.high, parameters.low)
+
+
+def boundary_dofs(space: fem.FunctionSpace) -> npt.NDArray[np.int32]:
+    """Return the local degrees of freedom on the boundary. Collective."""
+    space.mesh.topology.create_connectivity(1, 2)
+    return fem.locate_dofs_topological(space, 1, exterior_facet_indices(space.mesh.topology))
 
 
 def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:

@@ -15,8 +15,10 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square, exterior_facet_indices
-from lrsa_coupled.interfaces import Features, Field, FixedMeshCase, Problem, Reuse, SequenceSolver, Solver, SolverFactory
+from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Symmetry, Unknown
+from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
+from solvers.eigen import ModesSolver, pencil_modes
 from solvers.interpolation import constrain, interpolation_matrix, set_two_grid
 from solvers.linear import LinearSolver
 from solvers.petsc import MUMPS, recycling
@@ -42,11 +44,15 @@ SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
 
 @dataclass(frozen=True)
 class HelmholtzOptions:
-    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium."""
+    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium.
+
+    With ``modes`` above 0 the problems are the lowest modes of -Laplace x = lambda n x instead.
+    """
 
     dim: int = 3
     wave_number: float = 0.0
     heterogeneity: float = 0.2
+    modes: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,14 @@ class HelmholtzProblem(Problem):
 
     slowness: fem.Function | None = None
     source: fem.Function | None = None
+    grid: Grid | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class HelmholtzPencil(Pencil):
+    """With the squared slowness and the coordinates, as above."""
+
+    slowness: fem.Function | None = None
     grid: Grid | None = None
 
 
@@ -84,7 +98,7 @@ class Grid:
 
 
 @final
-class HelmholtzCase(FixedMeshCase):
+class HelmholtzCase(SpectralCase):
     """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
 
     name = "helmholtz"
@@ -94,15 +108,22 @@ class HelmholtzCase(FixedMeshCase):
     scalars = ()
     fields = outputs = (Field("pressure"),)
     rtol = 1e-8
+    modes = staticmethod(pencil_modes)
     default_options = HelmholtzOptions()
 
     def __init__(self, options: HelmholtzOptions | None = None) -> None:
         super().__init__(options)
-        if self.options.dim not in (2, 3) or not self.options.wave_number >= 0.0 or not self.options.heterogeneity >= 0.0:
-            raise ValueError(f"options of helmholtz: dim is 2 or 3, wave_number and heterogeneity are not negative, got {self.options}")
+        numbers = (self.options.wave_number, self.options.heterogeneity, self.options.modes)
+        if self.options.dim not in (2, 3) or not min(numbers) >= 0.0:
+            raise ValueError(f"options of helmholtz: dim is 2 or 3, wave_number, heterogeneity and modes are not negative, got {self.options}")
         self.dim = self.options.dim
         self.resolution = 200 if self.dim == 2 else 40
         self.wave_number = self.options.wave_number or (20.0 * np.pi if self.dim == 2 else 16.0)
+        self.symmetries = _symmetries(self.dim)
+        self.num_modes = self.options.modes
+        if self.num_modes:
+            self.inputs = self.inputs[:1]
+            self.fields = self.outputs = (Field("modes", self.num_modes, span=True),)
 
     def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
         """Draw amplitudes of covariance (-Laplace + 25)^-3, scaled to the heterogeneity and without mean, and a source inside."""
@@ -121,10 +142,13 @@ class HelmholtzCase(FixedMeshCase):
             raise ValueError(f"the resolution of helmholtz must be at least 4 cells a side, got {resolution}")
         return (create_unit_square if self.dim == 2 else create_unit_cube)(comm, *[resolution] * self.dim)
 
-    def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem:
+    def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem | HelmholtzPencil:
         """Set up forms, spaces and boundary conditions. Collective."""
         space = fem.functionspace(mesh, ("P", 1))
         slowness, source = fem.Function(fem.functionspace(mesh, ("DG", 0))), fem.Function(space)
+        grid = Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim])
+        if self.num_modes:
+            return self.update(self._modes_problem(space, slowness, grid, parameters), parameters)
         solution = fem.Function(space, name="pressure")
         residual = helmholtz(solution, self.wave_number**2 * slowness, source)
         bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
@@ -139,34 +163,44 @@ class HelmholtzCase(FixedMeshCase):
             is_linear=True,
             slowness=slowness,
             source=source,
-            grid=Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim]),
+            grid=grid,
         )
         return self.update(problem, parameters)
 
-    def update(self, problem: Problem, parameters: HelmholtzParameters) -> HelmholtzProblem:
+    def update[P: HelmholtzProblem | HelmholtzPencil](self, problem: P, parameters: HelmholtzParameters) -> P:
         """Set medium and source; the medium of a cell is the mean over its vertices. Collective: no."""
         at_nodes = np.exp(problem.grid.sum(parameters.medium))
         problem.slowness.x.array[:] = at_nodes[problem.node_space.dofmap.list].mean(axis=1)
-        problem.source.x.array[:] = _source(parameters, problem.grid.points)
+        if isinstance(problem, HelmholtzProblem):
+            problem.source.x.array[:] = _source(parameters, problem.grid.points)
         problem.solution.x.array[:] = 0.0
         return dataclasses.replace(problem, parameters=parameters)
 
     def features(self, problem: Problem) -> Features:
-        """Logarithm of the squared slowness and source at the nodes."""
+        """Logarithm of the squared slowness and, but for modes, source at the nodes."""
         owned = problem.node_space.dofmap.index_map.size_local
-        medium = problem.grid.sum(problem.parameters.medium)
-        return Features(np.column_stack([medium, problem.source.x.array])[:owned], np.zeros(0))
+        columns = [problem.grid.sum(problem.parameters.medium)]
+        if isinstance(problem, HelmholtzProblem):
+            columns.append(problem.source.x.array)
+        return Features(np.column_stack(columns)[:owned], np.zeros(0))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """MUMPS; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
-        return LinearSolver(problem, atol)
+        return ModesSolver(problem, atol) if self.num_modes else LinearSolver(problem, atol)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
-        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids."""
+        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids.
+
+        For modes there is one, an eigensolver.
+        """
+        if self.num_modes:
+            return {"krylov-schur": ModesSolver}
         return {name: partial(self._make, name) for name in STRATEGIES}
 
     def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
         """Multigrid keeps its interpolation; a kept factorisation preconditions GMRES; recycling replaces GMRES by GCRO-DR."""
+        if self.num_modes:
+            raise ValueError("modes are found for each medium anew, got generate.keep other than nothing")
         options = {"pc_gamg_reuse_interpolation": "true"} if strategy == "gamg" else {}
         if reuse.preconditioner:
             options |= GMRES
@@ -178,16 +212,44 @@ class HelmholtzCase(FixedMeshCase):
               setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
         solver = LinearSolver(problem, atol, options={**STRATEGIES[strategy], **(options or {})}, setup_cost=setup_cost)
         if strategy == "two-grid":
-            set_two_grid(solver.ksp.getPC(), self._prolongation(problem))
+            set_two_grid(solver.ksp.getPC(), self.prolongation(problem))
         return solver
 
-    def _prolongation(self, problem: Problem) -> PETSc.Mat:
-        """Return the prolongation from the coarse mesh. Collective."""
+    def pencil(self, problem: Unknown) -> HelmholtzPencil:
+        """The stiffness matrix, and the mass matrix weighted by the squared slowness. Collective."""
+        return _pencil(problem, problem.parameters, slowness=problem.slowness, grid=problem.grid)
+
+    def _modes_problem(self, node_space: fem.FunctionSpace, slowness: fem.Function, grid: Grid, parameters: HelmholtzParameters) -> HelmholtzPencil:
+        space = fem.functionspace(node_space.mesh, ("P", 1, (self.num_modes,)))
+        bcs = [fem.dirichletbc(np.zeros(self.num_modes), boundary_dofs(space), space)]
+        unknown = Unknown(mesh=space.mesh, solution=fem.Function(space, name="modes"), bcs=bcs, node_space=node_space)
+        return _pencil(unknown, parameters, slowness=slowness, grid=grid)
+
+    def prolongation(self, problem: Unknown) -> PETSc.Mat:
+        """From a coarse mesh with ``COARSE_CELLS`` cells a wavelength, see ``solvers/interpolation.py``. Collective."""
         fine = problem.solution.function_space
         cells = round((fine.mesh.topology.index_map(self.dim).size_global / (2 if self.dim == 2 else 6)) ** (1 / self.dim))
         resolved = math.ceil(COARSE_CELLS * self.wave_number / (2.0 * np.pi))
         coarse = fem.functionspace(self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1))
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
+
+
+def _pencil(unknown: Unknown, parameters: HelmholtzParameters, *, slowness: fem.Function, grid: Grid) -> HelmholtzPencil:
+    trial, test = ufl.TrialFunction(unknown.node_space), ufl.TestFunction(unknown.node_space)
+    stiffness, mass = (fem.form(form * ufl.dx) for form in (ufl.inner(ufl.grad(trial), ufl.grad(test)), slowness * trial * test))
+    given = {f.name: getattr(unknown, f.name) for f in dataclasses.fields(Unknown)}
+    return HelmholtzPencil(**given, parameters=parameters, stiffness=stiffness, mass=mass, slowness=slowness, grid=grid)
+
+
+def _symmetries(dim: int) -> tuple[Symmetry, ...]:
+    """The reflection of x, and the turns by which x changes places with each other coordinate and its sign: they generate those of the box."""
+    unit = np.eye(dim, dtype=int)
+    matrices = [unit - 2 * np.outer(unit[0], unit[0])]
+    for other in range(1, dim):
+        turn = unit.copy()
+        turn[[0, other]] = unit[other], -unit[0]
+        matrices.append(turn)
+    return tuple(Symmetry(tuple(tuple(int(v) for v in row) for row in matrix), (0.5,) * dim) for matrix in matrices)
 
 
 def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, source: ufl.core.expr.Expr) -> ufl.Form:

@@ -11,8 +11,9 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
+from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, boundary_dofs, helmholtz
 from dolfinx import fem
+from dolfinx.fem.petsc import assemble_matrix
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Reuse
@@ -107,3 +108,46 @@ def test_bad_options_are_refused() -> None:
         HelmholtzCase(HelmholtzOptions(dim=1))
     with pytest.raises(ValueError, match="at least 4 cells"):
         HelmholtzCase().mesh(MPI.COMM_SELF, None, 2)
+
+
+def test_modes_are_those_of_the_medium() -> None:
+    """The variant of the case holds in its solution what the eigensolver finds on the linear problem, each mode with its residual."""
+    count = 5
+    variant, case = HelmholtzCase(HelmholtzOptions(modes=count)), HelmholtzCase()
+    parameters = sample_parameters(case, 2, 0)
+    pencil = variant.problem(variant.mesh(MPI.COMM_SELF, parameters, 10), parameters)
+    assert variant.features(pencil).nodal.shape[1] == len(variant.inputs) == 1
+    solver = variant.solver(pencil, 1e-9)
+    assert reference_norm(pencil) == 1.0 and solver.solve().converged
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 10), parameters)
+    of_problem = case.pencil(problem)
+    exact = case.modes(of_problem, count)
+    vectors = pencil.solution.x.array.reshape(-1, count)
+    stiffness, mass = (assemble_matrix(form) for form in (of_problem.stiffness, of_problem.mass))
+    free = np.setdiff1d(np.arange(len(vectors)), boundary_dofs(problem.solution.function_space))
+    for matrix in (stiffness, mass):
+        matrix.assemble()
+    for value, vector, other in zip(exact.values, vectors.T, exact.vectors.T, strict=True):
+        x = stiffness.createVecRight()
+        x.array[:] = vector
+        residual = ((stiffness * x).array - value * (mass * x).array)[free]
+        assert np.linalg.norm(residual) < 1e-7 * value and np.linalg.norm(np.delete(vector, free)) == 0.0
+        assert abs(vector @ other) == pytest.approx(np.linalg.norm(vector) * np.linalg.norm(other), rel=1e-6)
+
+
+def test_the_box_has_its_symmetries() -> None:
+    for dim, size in ((2, 8), (3, 48)):
+        case = HelmholtzCase(HelmholtzOptions(dim=dim))
+        elements, new = set(), {tuple(map(tuple, np.eye(dim, dtype=int)))}
+        while new:
+            elements |= new
+            new = {tuple(map(tuple, np.array(s.points) @ np.array(e))) for e in new for s in case.symmetries} - elements
+        assert len(elements) == size
+
+
+def test_modes_keep_nothing() -> None:
+    case = HelmholtzCase(HelmholtzOptions(modes=3))
+    parameters = sample_parameters(case, 2, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
+    with pytest.raises(ValueError, match="keep"):
+        case.sequence(problem, 1.0, strategy="krylov-schur", reuse=Reuse())
