@@ -29,7 +29,7 @@ class GenerateConfig:
     Cases on one mesh make it and its forms once. Their samples are solved in chains of ``samples_per_chain`` as soon as one follows from
     another: ``keep=setup`` keeps solver, matrices and symbolic factorisations, ``keep=preconditioner`` also the preconditioner or
     factorisation while it pays, ``recycle`` a Krylov subspace of that dimension (0: none). ``sort`` orders samples such that neighbours in
-    a chain are near each other.
+    a chain are near each other. ``target=correction`` makes residuals of Krylov runs and the errors that belong to them, for ``NeuralPC``.
     """
 
     samples: int = 100
@@ -44,6 +44,7 @@ class GenerateConfig:
     keep: Literal["nothing", "setup", "preconditioner"] = "nothing"
     recycle: int = 0
     sort: bool = False
+    target: Literal["solution", "correction"] = "solution"
 
 
 @dataclass(frozen=True)

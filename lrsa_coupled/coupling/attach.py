@@ -23,7 +23,7 @@ from lrsa_coupled.coupling.gate import Gate
 from lrsa_coupled.coupling.gated import LEARNED, Ways, kind_of, learned_start, solve_through
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.petsc_ways import Hooks, LinearWays, NonlinearWays
-from lrsa_coupled.coupling.script import Input, Scalar, Script, match, unknown, unknown_of
+from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Unknown
 
@@ -67,10 +67,8 @@ def attach(
             return None
         guess = LearnedGuess.load(folder)
     card = guess.card
-    fields = dict(zip(card.inputs, match("inputs", [f.name for f in card.inputs], inputs or {}), strict=True))
     what = unknown(u, bcs, card.outputs)
-    script = Script(card.case, fields, _grouped(card.scalars, scalars or {}), outputs=card.outputs, node_space=what.node_space)
-    match("scalars", card.scalars, dict.fromkeys(script.scalars))
+    script = script_for(card, card.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
     guess.check(script)
     attached = AttachedGuess(solver, what, guess=guess, script=script, gate=gate or Gate(_settings(options), [LEARNED]))
     if not isinstance(problem, Solver):
@@ -135,12 +133,6 @@ class AttachedGuess:
         ways = Ways(way.tolerance, way.judge, way.from_start, way.classically, way.minimises)
         solve_through(self.gate, kind_of(self.what), {LEARNED: self._start}, ways=ways, comm=self.what.mesh.comm)
         way.destroy()
-
-
-def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the scalars of a script in the order of the operator's; those of a vector are named ``name_0``, ``name_1``, ..."""
-    order = {name: place for place, name in enumerate(names)}
-    return dict(sorted(scalars.items(), key=lambda item: order.get(item[0], order.get(f"{item[0]}_0", len(names)))))
 
 
 def _settings(options: PETSc.Options) -> GateConfig:

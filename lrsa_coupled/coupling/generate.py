@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.coupling.corrections import CorrectionCase
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.guess_solver import GuessSolver
 from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver
@@ -78,6 +79,7 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
+    case = CorrectionCase(case) if config.generate.target == "correction" else case
     _check(case, config.generate, comm.size)
     share(comm, lambda: _create(case, config, folder))
     with collective_errors(comm):

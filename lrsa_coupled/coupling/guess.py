@@ -125,10 +125,7 @@ class LearnedGuess:
         mass = nodes.mass[rows] if self.model.config.mass_weighted else None
         clock.stop("transfer")
         arrays = [nodes.points[rows], features.nodal[rows], *([] if mass is None else [mass])]
-        if comm.size == 1 or self.model.config.takes_parts:
-            outputs, tokens = self._encode(arrays, features.scalars, comm=comm)
-        else:
-            outputs, tokens = self._encode_on_one_rank(arrays, features.scalars, comm=comm), []
+        outputs, tokens = self.evaluate(arrays, features.scalars, comm)
         clock.stop("inference")
         values = np.zeros((nodes.num_owned, nodes.num_values))
         reason = self._objection(outputs, comm)
@@ -188,6 +185,12 @@ class LearnedGuess:
         for what, want, have in zip(("case", "dimension", "inputs", "scalars", "outputs"), expected, found, strict=True):
             if want != have:
                 raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
+
+    def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
+        """Evaluate at points of this rank with nodal inputs and, for a mass-weighted operator, masses; the tokens are for further points. Collective."""
+        if comm.size == 1 or self.model.config.takes_parts:
+            return self._encode(arrays, scalars, comm=comm)
+        return self._encode_on_one_rank(arrays, scalars, comm=comm), []
 
     def _encode(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> Encoded:
         """Evaluate at points with nodal inputs and, if any, masses: those of this rank."""

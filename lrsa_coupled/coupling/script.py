@@ -16,6 +16,7 @@ from petsc4py import PETSc
 from lrsa_coupled.config import nearest
 from lrsa_coupled.coupling.transfer import lagrange_degree
 from lrsa_coupled.interfaces import Features, Field, Signature, Unknown
+from lrsa_coupled.training.checkpoint import ModelCard
 
 Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """A nodal input: a function, a UFL expression, or values ``(components, num_points)`` of the points ``(3, num_points)``."""
@@ -52,6 +53,19 @@ class Script(Signature):
         columns = [evaluate()[: self._num_owned] for evaluate in self._inputs]
         numbers = [_numbers(name, source) for name, source in self._scalars.items()]
         return Features(np.column_stack([np.zeros((self._num_owned, 0)), *columns]), np.concatenate([np.zeros(0), *numbers]))
+
+
+def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, Input], *, scalars: Mapping[str, Scalar],
+               node_space: FunctionSpace) -> Script:  # fmt: skip
+    """Return the script as the operator of ``card`` sees it; ``fields`` are those of its inputs that the script gives.
+
+    Raises:
+        ValueError: If an input or scalar is missing, unknown or of the wrong size.
+    """
+    sources = dict(zip(fields, match("inputs", [f.name for f in fields], inputs), strict=True))
+    script = Script(card.case, sources, _grouped(card.scalars, scalars), outputs=card.outputs, node_space=node_space)
+    match("scalars", card.scalars, dict.fromkeys(script.scalars))
+    return script
 
 
 def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
@@ -95,6 +109,12 @@ def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T
     if missing:
         raise ValueError(f"{kind}: the operator needs {', '.join(wanted)}; {', '.join(missing)} not given")
     return [given[name] for name in wanted]
+
+
+def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """Return the scalars of a script in the order of the operator's; those of a vector are named ``name_0``, ``name_1``, ..."""
+    order = {name: place for place, name in enumerate(names)}
+    return dict(sorted(scalars.items(), key=lambda item: order.get(item[0], order.get(f"{item[0]}_0", len(names)))))
 
 
 def _at_nodes(field: Field, source: Input, node_space: FunctionSpace) -> Callable[[], npt.NDArray[np.float64]]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import TYPE_CHECKING, Literal, final
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from petsc4py import PETSc
+
+if TYPE_CHECKING:
+    from lrsa_coupled.coupling.guess import LearnedGuess
 
 
 @final
@@ -14,15 +17,21 @@ class InnerPC:
 
     It is made for the preconditioning matrix of the outer one and, unless ``-pc_lrsa_inner_pc_use_amat`` is given, sees no other.
 
+    Args:
+        outer: Ours.
+        default: Type unless the options say otherwise; PETSc's own default when empty.
+
     Attributes:
         pc: The PETSc object, set up after ``set_up``.
     """
 
-    def __init__(self, outer: PETSc.PC) -> None:
+    def __init__(self, outer: PETSc.PC, default: str = "") -> None:
         self.pc = PETSc.PC().create(outer.comm)
         self.pc.incrementTabLevel(1, parent=outer)
         self.pc.setOptionsPrefix((outer.getOptionsPrefix() or "") + "pc_lrsa_inner_")
         self.pc.setUseAmat(False)
+        if default:
+            self.pc.setType(default)
         self._configured = False
 
     def set_up(self, outer: PETSc.PC) -> None:
@@ -36,6 +45,20 @@ class InnerPC:
     def destroy(self) -> None:
         """Free the PETSc object. Collective."""
         self.pc.destroy()
+
+
+def load_operator(pc: PETSc.PC, folder: str, precision: Literal["fp32", "bf16"] = "fp32") -> LearnedGuess:
+    """Load the operator of ``-pc_lrsa_checkpoint FOLDER``.
+
+    Raises:
+        ValueError: If the option is missing, or there is no sound model in the folder.
+    """
+    from lrsa_coupled.config import GuessConfig
+    from lrsa_coupled.coupling.guess import LearnedGuess  # torch: only where an operator is asked for
+
+    if not folder:
+        raise ValueError(f"an operator is needed: -{pc.getOptionsPrefix() or ''}pc_lrsa_checkpoint FOLDER")
+    return LearnedGuess.load(folder, GuessConfig(precision=precision))
 
 
 def choice(options: PETSc.Options, name: str, default: str, allowed: tuple[str, ...]) -> str:

@@ -13,6 +13,9 @@ Block = npt.NDArray[np.float64]
 Dense = npt.NDArray[np.float64]
 """A small matrix, the same on all ranks."""
 
+POWER_STEPS = 10
+"""Steps of the power method that estimate the largest eigenvalue of D^-1 A."""
+
 ROUNDING = 1e-13
 """Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
 
@@ -59,17 +62,40 @@ def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, v
     return result
 
 
+def smoothed(block: Block, matrix: PETSc.Mat, steps: int) -> Block:
+    """Return the block after steps of ``I - 4 / (3 l) D^-1 A``, l the largest eigenvalue of D^-1 A: what varies from node to node goes. Collective.
+
+    Source: Vaněk, Mandel & Brezina (1996), "Algebraic multigrid by smoothed aggregation", Computing 56.
+    """
+    if not steps:
+        return block
+    comm, diagonal = matrix.comm.tompi4py(), matrix.getDiagonal()
+    inverse = 1.0 / diagonal.array_r[:, None]
+    diagonal.destroy()
+    vector, largest = np.random.default_rng(comm.rank).standard_normal((len(block), 1)), 1.0
+    for _ in range(POWER_STEPS):
+        vector = inverse * multiply(matrix, vector / norms(vector, comm))
+        largest = float(norms(vector, comm)[0])
+    for _ in range(steps):
+        block = block - 4.0 / (3.0 * largest) * inverse * multiply(matrix, block)
+    return block
+
+
+def scaled(block: Block, comm: MPI.Comm) -> Block:
+    """Return the columns at unit length, less those that are zero, or not finite on any rank. Collective."""
+    lengths = norms(block, comm)
+    kept = np.isfinite(lengths) & (lengths > 0.0)
+    return np.asfortranarray(block[:, kept] / lengths[kept])
+
+
 def orthonormalise(block: Block, comm: MPI.Comm, tolerance: float) -> Block:
     """Return an orthonormal basis of the span of the columns, less the directions that a share of the columns below ``tolerance`` is made of.
 
-    Columns are scaled to unit length first; those that are zero, or not finite on any rank, are left out. Two passes by the eigenvectors of
-    the Gram matrix. Collective.
+    Columns are ``scaled`` first. Two passes by the eigenvectors of the Gram matrix. Collective.
 
     Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements", SIAM J. Sci. Comput. 23.
     """
-    lengths = norms(block, comm)
-    kept = np.isfinite(lengths) & (lengths > 0.0)
-    block = np.asfortranarray(block[:, kept] / lengths[kept])
+    block = scaled(block, comm)
     for limit in (tolerance**2, ROUNDING):
         values, vectors = np.linalg.eigh(inner_products(block, block, comm))
         kept = values > max(limit, ROUNDING) * values.max(initial=0.0)

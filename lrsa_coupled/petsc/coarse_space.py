@@ -4,10 +4,14 @@
 
 * ``-pc_lrsa_inner_pc_type gamg``, ``-pc_lrsa_inner_...``: the inner preconditioner M^-1, of the preconditioning matrix P.
 * ``-pc_lrsa_combine deflated|symmetric|additive``: how it is combined, below.
-* ``-pc_lrsa_basis given|nearnullspace``: the basis Z; ``given`` by ``set_basis``, or the near-null space attached to P.
+* ``-pc_lrsa_checkpoint FOLDER``: an operator that predicts the basis, ``-pc_lrsa_basis learned`` then; see ``petsc/description.py``.
+* ``-pc_lrsa_basis given|nearnullspace|learned|coarse``: the basis Z; ``given`` by ``set_basis``, the near-null space attached to P, predicted, or
+  the lowest ``-pc_lrsa_coarse_modes 64`` modes on a coarse mesh, see ``petsc/bases.py``.
+* ``-pc_lrsa_smoothing 0``: steps of damped Jacobi with P on the basis, for one that is interpolated from a coarse mesh or predicted.
 * ``-pc_lrsa_cleaning 0``: steps of preconditioned inverse iteration on the basis.
 * ``-pc_lrsa_rank_tolerance 1e-6``: directions of the basis, relative to its columns of unit length, that are dropped.
 * ``-pc_lrsa_least_gain 0.5``: of what the inner preconditioner leaves of the basis, below which the coarse space is dropped.
+* ``-pc_lrsa_most_leak 0.3``: of what the inner preconditioner moves out of the span, above which the coarse space is dropped.
 
 With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
 
@@ -15,9 +19,11 @@ With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
 * symmetric: Z |E|^-1 Z' + (I - Q A) M^-1 (I - A Q), symmetric where A and M are, and definite where M is, be A indefinite or not: for CG, MINRES;
 * additive: Q + M^-1.
 
-**Useless bases.** A Galerkin coarse space cannot harm conjugate gradients, but it costs time. ``missed`` is the norm of (I - w M^-1 A) z over that of z for
-two random z in the span of Z, with the scale w at which it is least for white noise: what the inner preconditioner leaves of z. Below
-``-pc_lrsa_least_gain`` the inner preconditioner does the work already: a warning says so, and it is used alone.
+**Useless bases.** A Galerkin coarse space cannot harm conjugate gradients, but it costs time. Two numbers are measured on two random z in the span of
+Z and their images y = (I - w M^-1 A) z, with the scale w at which y is least for white noise. ``missed``, the norm of y over that of z, is what
+the inner preconditioner leaves of z: below ``-pc_lrsa_least_gain`` it does the work already. ``leak`` is the share of y that is not in the span:
+small where Z spans an invariant subspace, which deflation then takes out of the spectrum, and near 1 for vectors that have nothing to do with one.
+In both cases a warning says so, and the inner preconditioner is used alone.
 
 Source: Tang, Nabben, Vuik, Erlangga (2009), "Comparison of two-level preconditioners derived from deflation, domain decomposition and multigrid
 methods", J. Sci. Comput. 39 (A-DEF1, BNN, AD); Neymeyr (2001), "A geometric theory for preconditioned inverse iteration", Linear Algebra Appl. 322.
@@ -26,21 +32,25 @@ methods", J. Sci. Comput. 39 (A-DEF1, BNN, AD); Neymeyr (2001), "A geometric the
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 from scipy.linalg import eigh
 
-from lrsa_coupled.petsc.base import InnerPC, choice
-from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, orthonormalise, total
+from lrsa_coupled.petsc.base import InnerPC, choice, load_operator
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, orthonormalise, scaled, smoothed, total
+
+if TYPE_CHECKING:
+    from lrsa_coupled.coupling.guess import LearnedGuess
 
 logger = logging.getLogger(__name__)
 
 COMBINATIONS = ("deflated", "symmetric", "additive")
-SOURCES = ("given", "nearnullspace")
+SOURCES = ("given", "nearnullspace", "learned", "coarse")
 PROBES = 2
 """Random vectors that measure what a basis is worth."""
 
@@ -58,14 +68,19 @@ class CoarseSpacePC:
     Attributes:
         dimension: Of the coarse space in use, 0 when the inner preconditioner works alone; known after the set-up.
         missed: What the inner preconditioner leaves of the basis, see above; nan without a basis.
+        leak: What leaves its span there, likewise.
+        inference: What the prediction of the basis took at the last set-up [s].
     """
 
     def __init__(self) -> None:
         self.combine, self.source = "deflated", "given"
-        self.cleaning, self.rank_tolerance, self.least_gain = 0, 1e-6, 0.5
-        self.dimension, self.missed = 0, float("nan")
+        self.smoothing = 0
+        self.cleaning, self.rank_tolerance, self.least_gain, self.most_leak = 0, 1e-6, 0.5, 0.3
+        self.checkpoint, self.coarse_modes = "", 64
+        self.dimension, self.missed, self.leak, self.inference = 0, float("nan"), float("nan"), 0.0
         self._comm: MPI.Comm = MPI.COMM_SELF
         self._given: Block | None = None
+        self._guess: LearnedGuess | None = None
         self._inner: InnerPC | None = None
         self._vectors: list[PETSc.Vec] = []
         self._space = self._images = np.empty((0, 0))  # Z, A Z
@@ -81,12 +96,17 @@ class CoarseSpacePC:
     def setFromOptions(self, pc: PETSc.PC) -> None:
         options = PETSc.Options(pc.getOptionsPrefix())
         self.combine = choice(options, "pc_lrsa_combine", self.combine, COMBINATIONS)
-        self.source = choice(options, "pc_lrsa_basis", self.source, SOURCES)
+        self.checkpoint = options.getString("pc_lrsa_checkpoint", self.checkpoint)
+        self.source = choice(options, "pc_lrsa_basis", "learned" if self.checkpoint else self.source, SOURCES)
+        self.coarse_modes = options.getInt("pc_lrsa_coarse_modes", self.coarse_modes)
+        self.smoothing = options.getInt("pc_lrsa_smoothing", self.smoothing)
         self.cleaning = options.getInt("pc_lrsa_cleaning", self.cleaning)
         self.rank_tolerance = options.getReal("pc_lrsa_rank_tolerance", self.rank_tolerance)
         self.least_gain = options.getReal("pc_lrsa_least_gain", self.least_gain)
-        if self.cleaning < 0:
-            raise ValueError(f"-{options.prefix or ''}pc_lrsa_cleaning must be 0 or more, got {self.cleaning}")
+        self.most_leak = options.getReal("pc_lrsa_most_leak", self.most_leak)
+        for name, steps in (("smoothing", self.smoothing), ("cleaning", self.cleaning)):
+            if steps < 0:
+                raise ValueError(f"-{options.prefix or ''}pc_lrsa_{name} must be 0 or more, got {steps}")
 
     def setUp(self, pc: PETSc.PC) -> None:
         self._comm = pc.getComm().tompi4py()
@@ -96,8 +116,8 @@ class CoarseSpacePC:
         self._inner = self._inner or InnerPC(pc)
         self._inner.set_up(pc)
         with self._event:
-            space = orthonormalise(self._basis(stiffness), self._comm, self.rank_tolerance)
-            space = self._worth_it(matrix, space)
+            basis = self._worth_it(matrix, scaled(self._basis(pc), self._comm))
+            space = orthonormalise(smoothed(basis, stiffness, self.smoothing), self._comm, self.rank_tolerance)
             for _ in range(self.cleaning if space.size else 0):
                 space = orthonormalise(self._cleaned(space, matrix, stiffness), self._comm, self.rank_tolerance)
             self._space, self.dimension = space, space.shape[1]
@@ -112,9 +132,9 @@ class CoarseSpacePC:
         self._apply(self._inner.pc.applyTranspose, x, y, transposed=True)
 
     def view(self, pc: PETSc.PC, viewer: PETSc.Viewer) -> None:
-        viewer.printfASCII(f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.cleaning} steps of cleaning\n")
+        viewer.printfASCII(f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.smoothing} steps of smoothing and {self.cleaning} of cleaning\n")
         if self._inner is not None:
-            viewer.printfASCII(f"  the inner preconditioner leaves {self.missed:.2g} of the basis\n")
+            viewer.printfASCII(f"  the inner preconditioner leaves {self.missed:.2g} of the basis, {self.leak:.2g} leaks out of its span\n")
             self._inner.pc.view(viewer)
 
     def reset(self, pc: PETSc.PC) -> None:
@@ -129,12 +149,14 @@ class CoarseSpacePC:
         self.reset(pc)
         self._given = None
 
-    def _basis(self, stiffness: PETSc.Mat) -> Block:
-        """Return the basis as it was given, once it has the same number of columns on all ranks."""
-        basis = self._given
+    def _basis(self, pc: PETSc.PC) -> Block:
+        """Return the basis, once it has the same number of columns on all ranks."""
+        basis, stiffness = self._given, pc.getOperators()[1]
         if self.source == "nearnullspace":
             near = stiffness.getNearNullSpace()
             basis = np.array([vector.array_r for vector in near.getVecs()]).T if near else None
+        elif self.source != "given":
+            basis = self._computed(pc)
         rows = stiffness.getLocalSize()[0]
         shapes = self._comm.allgather((0, 0) if basis is None else (len(basis) - rows, basis.shape[1]))
         if len(set(shapes)) != 1 or shapes[0][0] or not shapes[0][1]:
@@ -142,28 +164,51 @@ class CoarseSpacePC:
             raise ValueError(f"the coarse space needs vectors of {rows} owned rows, {self._where()}; got {found}")
         return basis
 
+    def _computed(self, pc: PETSc.PC) -> Block:
+        from lrsa_coupled.petsc import bases  # torch, or SLEPc: only where they are asked for
+
+        if self.source == "coarse":
+            return bases.coarse(pc, self.coarse_modes)
+        if self._guess is None:
+            self._guess = load_operator(pc, self.checkpoint)
+        started = time.perf_counter()
+        basis = bases.learned(pc, self._guess)
+        self.inference = time.perf_counter() - started
+        return basis
+
     def _where(self) -> str:
-        return "by pc.getPythonContext().set_basis(...)" if self.source == "given" else "in the near-null space of the preconditioning matrix"
+        where = {"given": "by pc.getPythonContext().set_basis(...)", "nearnullspace": "in the near-null space of the preconditioning matrix"}
+        return where.get(self.source, "as the space described")
 
-    def _worth_it(self, matrix: PETSc.Mat, space: Block) -> Block:
-        """Measure what the inner preconditioner leaves of the span; return the space, or an empty one with a warning."""
-        self.missed = self._missed(matrix, space) if space.shape[1] else float("nan")
-        if self.missed >= self.least_gain:
-            return space
-        why = f"the inner preconditioner leaves {self.missed:.2g} of it, {self.least_gain:g} would pay" if space.shape[1] else "it has rank 0"
+    def _worth_it(self, matrix: PETSc.Mat, basis: Block) -> Block:
+        """Measure what a coarse space on the span would give; return the basis, or an empty one with a warning."""
+        self.missed, self.leak = self._measured(matrix, basis) if basis.shape[1] else (float("nan"), float("nan"))
+        if not basis.shape[1]:
+            why = "it has rank 0"
+        elif not self.missed >= self.least_gain:
+            why = f"the inner preconditioner leaves {self.missed:.2g} of it, {self.least_gain:g} would pay"
+        elif not self.leak <= self.most_leak:
+            why = f"{self.leak:.2g} of what the inner preconditioner leaves of it is outside its span, {self.most_leak:g} would pay"
+        else:
+            return basis
         logger.warning("the coarse space is not used: %s", why)
-        return space[:, :0]
+        return basis[:, :0]
 
-    def _missed(self, matrix: PETSc.Mat, space: Block) -> float:
-        rng = np.random.default_rng(self._comm.rank)
-        noise = rng.standard_normal((len(space), PROBES))
-        weights = np.random.default_rng(0).standard_normal((space.shape[1], PROBES))
-        probes = np.asfortranarray(np.column_stack([noise, space @ weights]))
+    def _measured(self, matrix: PETSc.Mat, basis: Block) -> tuple[float, float]:
+        values, vectors = self._comm.bcast(np.linalg.eigh(inner_products(basis, basis, self._comm)))
+        kept = values > self.rank_tolerance**2 * values.max()
+        weights = vectors[:, kept] / np.sqrt(values[kept])  # of an orthonormal basis: z has a part in each direction of the span
+        noise = np.random.default_rng(self._comm.rank).standard_normal((len(basis), PROBES))
+        inside = basis @ (weights @ np.random.default_rng(0).standard_normal((weights.shape[1], PROBES)))
+        probes = np.asfortranarray(np.column_stack([noise, inside]))
         images = by_column(self._inner.pc.apply, multiply(matrix, probes), matrix.createVecs())
         overlap = total(np.einsum("nm,nm->m", probes, images), self._comm)[:PROBES].sum()
         scale = overlap / (norms(images, self._comm)[:PROBES] ** 2).sum()
-        left = norms(probes - scale * images, self._comm) / norms(probes, self._comm)
-        return float(np.sqrt(np.mean(left[PROBES:] ** 2)))
+        rest = probes - scale * images
+        left, of_span = norms(rest, self._comm) / norms(probes, self._comm), rest[:, PROBES:]
+        outside = of_span - basis @ (weights @ (weights.T @ inner_products(basis, of_span, self._comm)))
+        leaks = norms(outside, self._comm) / norms(of_span, self._comm)
+        return float(np.sqrt(np.mean(left[PROBES:] ** 2))), float(np.sqrt(np.mean(leaks**2)))
 
     def _cleaned(self, space: Block, matrix: PETSc.Mat, stiffness: PETSc.Mat) -> Block:
         """Do one step of preconditioned inverse iteration for the pencil (P, P - A), or (P, I) when A is P.

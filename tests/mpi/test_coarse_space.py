@@ -221,7 +221,7 @@ def test_the_view_says_what_is_used(tmp_path) -> None:
         viewer.destroy()
         COMM.Barrier()
         text = open(path, encoding="utf-8").read()
-    assert "coarse space of 8 vectors (given), deflated, 1 steps of cleaning" in text and "jacobi" in text
+    assert "coarse space of 8 vectors (given), deflated, 0 steps of smoothing and 1 of cleaning" in text and "jacobi" in text
 
 
 @pytest.mark.parametrize(

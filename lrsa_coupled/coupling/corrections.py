@@ -1,0 +1,172 @@
+"""Training data of operators that precondition: residuals of real Krylov runs on a case's problems, and the errors that belong to them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, final
+
+import numpy as np
+from mpi4py import MPI
+from dolfinx.fem import Function
+from dolfinx.mesh import Mesh
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.norms import jacobian, solution_vector
+from lrsa_coupled.coupling.residual import reference_norm, residual_vector
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case, Features, Field, Problem, Solver, SolverFactory, SolveResult, Unknown
+
+RESIDUAL, CORRECTION = Field("residual"), Field("correction")
+MOST_ITERATIONS = 30
+"""Iterations of the runs at most; each sample draws its own number."""
+
+RUN_RTOL = 1e-5
+"""Reduction of the residual that ends a run earlier: below, the error of what counts as exact would show."""
+
+PREFIX = "harvest_"
+
+
+@dataclass(frozen=True)
+class CorrectionParameters:
+    """``seed`` draws the problem of the case, ``iterations`` is the length of the Krylov run."""
+
+    seed: int = field(metadata={"unit": "1"})
+    iterations: int = field(metadata={"unit": "1"})
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CorrectionProblem(Unknown):
+    """The correction of a residual: both in units of the L2 norm of the residual as a density, that is divided by the lumped mass.
+
+    Args:
+        parameters: The parameters.
+        problem: The problem of the case, which shares its solution with this one.
+        density: The residual as a density.
+    """
+
+    parameters: CorrectionParameters
+    problem: Problem
+    density: Function
+
+
+@final
+class CorrectionCase(Case):
+    """Corrections of the residuals of a linear case: its inputs and the residual to the error that has it.
+
+    Args:
+        case: The linear case.
+    """
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(case.options)
+        self.case, self.default_options = case, case.default_options
+        self.name, self.dim, self.scalars = case.name, case.dim, case.scalars
+        self.inputs = (*case.inputs, RESIDUAL)
+        self.fields = self.outputs = (CORRECTION,)
+        self.resolution, self.rtol = case.resolution, case.rtol
+
+    def sample(self, rng: np.random.Generator) -> CorrectionParameters:
+        """Draw a problem of the case and the length of the run."""
+        return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(MOST_ITERATIONS + 1)))
+
+    def mesh(self, comm: MPI.Comm, parameters: CorrectionParameters, resolution: int) -> Mesh:
+        """Make the mesh of the case's problem. Collective."""
+        return self.case.mesh(comm, self._given(parameters), resolution)
+
+    def problem(self, mesh: Mesh, parameters: CorrectionParameters) -> CorrectionProblem:
+        """Set up the case's problem. Collective.
+
+        Raises:
+            ValueError: If it is not linear, or its operator sees other nodes than those of its unknown.
+        """
+        problem = self.case.problem(mesh, self._given(parameters))
+        if not isinstance(problem, Problem) or not problem.is_linear or problem.to_nodes is not None:
+            raise ValueError(f"corrections are of linear problems whose operator sees the nodes of the unknown, got one of '{self.name}' without")
+        space = problem.solution.function_space
+        unknown = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
+        return CorrectionProblem(**unknown, parameters=parameters, problem=problem, density=Function(space))
+
+    def features(self, problem: CorrectionProblem) -> Features:
+        """Those of the case's problem and, after a solve, the residual."""
+        of_case = self.case.features(problem.problem)
+        return Features(np.column_stack([of_case.nodal, problem.density.x.array[: len(of_case.nodal)]]), of_case.scalars)
+
+    def solver(self, problem: CorrectionProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """A run and a solve by the case's first strategy."""
+        return next(iter(self.strategies().values()))(problem, atol)
+
+    def strategies(self) -> Mapping[str, SolverFactory]:
+        """A run, and a solve by each of the case's."""
+        return {name: partial(HarvestSolver, self.case, make) for name, make in self.case.strategies().items()}
+
+    def _given(self, parameters: CorrectionParameters) -> Any:
+        return self.case.sample(np.random.default_rng(parameters.seed))
+
+
+@final
+class HarvestSolver(Solver):
+    """Runs a Krylov method for some iterations; the error of what it has found, and its residual, are the result.
+
+    The method is FGMRES with SOR unless options under ``harvest_`` say otherwise: ``-harvest_pc_type python -harvest_pc_python_type ...`` runs with
+    an operator trained before. What the case's strategy finds counts as exact.
+
+    Args:
+        case: The case.
+        make: Its strategy.
+        problem: Residual and correction.
+        atol: Not read: the case's own tolerance of its problem counts.
+    """
+
+    def __init__(self, case: Case, make: SolverFactory, problem: CorrectionProblem, atol: float) -> None:
+        self.case, self.make, self.problem = case, make, problem
+
+    def solve(self) -> SolveResult:
+        """Run, solve, subtract. Collective."""
+        problem = self.problem.problem
+        atol = self.case.rtol * reference_norm(problem)
+        matrix, right = jacobian(problem), residual_vector(problem)
+        right.scale(-1.0)
+        found = self._run(matrix, right)
+        exact = self.make(problem, atol)
+        result = exact.solve()
+        exact.destroy()
+        solution = solution_vector(problem)
+        solution.axpy(-1.0, found)
+        right.axpy(-1.0, matrix * found)
+        if result.converged:
+            self._store(solution, right)
+        for item in (matrix, right, found, solution):
+            item.destroy()
+        return result
+
+    def destroy(self) -> None:
+        """Do nothing: all is freed at the end of a solve."""
+
+    def _run(self, matrix: PETSc.Mat, right: PETSc.Vec) -> PETSc.Vec:
+        """Return what the Krylov method has found."""
+        ksp = PETSc.KSP().create(matrix.comm)
+        ksp.setOptionsPrefix(PREFIX)
+        ksp.setOperators(matrix)
+        ksp.setType(PETSc.KSP.Type.FGMRES)
+        ksp.getPC().setType(PETSc.PC.Type.SOR)
+        ksp.setFromOptions()
+        ksp.setTolerances(rtol=RUN_RTOL, max_it=self.problem.parameters.iterations)
+        found = right.duplicate()
+        found.set(0.0)
+        if self.problem.parameters.iterations:
+            ksp.solve(right, found)
+        ksp.destroy()
+        return found
+
+    def _store(self, error: PETSc.Vec, residual: PETSc.Vec) -> None:
+        """Put error and residual into the functions, in units of the norm of the residual."""
+        problem = self.problem
+        nodes = NodeSet(problem, (CORRECTION,))
+        density = np.where(nodes.constrained[:, 0], 0.0, residual.array_r / nodes.mass)
+        scale = np.sqrt(problem.mesh.comm.allreduce(float(nodes.mass @ density**2)))
+        for function, values in ((problem.density, density), (problem.solution, error.array_r)):
+            function.x.array[: len(values)] = values / scale
+            function.x.scatter_forward()

@@ -1,0 +1,76 @@
+"""Bases of coarse spaces that are computed: predicted by an operator, or the lowest modes on a coarse mesh."""
+
+from __future__ import annotations
+
+import numpy as np
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.petsc.blocks import Block, multiply
+from lrsa_coupled.petsc.description import description_of
+
+COARSE_RTOL = 1e-4
+"""Relative residual of the coarse modes: far below what the coarse mesh costs them."""
+
+
+def learned(pc: PETSc.PC, guess: LearnedGuess) -> Block:
+    """Predict a basis for the matrix of the preconditioner, zero where a Dirichlet condition holds. Collective.
+
+    Raises:
+        ValueError: If the operator predicts no basis, or the matrix has no description, or another number of rows.
+    """
+    if not any(item.span for item in guess.card.outputs):
+        raise ValueError(f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.outputs]}")
+    description = description_of(pc)
+    features = description.features(guess)
+    outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, pc.getComm().tompi4py())[0]
+    basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
+    basis[description.fixed] = 0.0
+    return basis
+
+
+def coarse(pc: PETSc.PC, count: int) -> Block:
+    """Interpolate the lowest modes of the coarse pencil (P, P - A), or (P, I) where A is P, Galerkin with the description's prolongation.
+
+    They are at most half as many as the coarse mesh has unknowns. Collective. Options of SLEPc's EPS stand under ``<prefix>pc_lrsa_coarse_``; by default a Cholesky factorisation by MUMPS is shifted and inverted at zero.
+
+    Raises:
+        ValueError: If the description of the matrix has no prolongation, or fewer modes converge.
+    """
+    from slepc4py import SLEPc
+
+    prolongation = description_of(pc).prolongation
+    if prolongation is None:
+        raise ValueError("-pc_lrsa_basis coarse: the description of the matrix needs a prolongation from a coarse mesh, got none")
+    matrix, stiffness = pc.getOperators()
+    same = matrix.handle == stiffness.handle
+    left = stiffness.ptap(prolongation)
+    right = prolongation.transposeMatMult(prolongation) if same else left - matrix.ptap(prolongation)
+    count = max(min(count, left.getSize()[0] // 2), 1)
+    solver = SLEPc.EPS().create(pc.comm)
+    solver.setOptionsPrefix((pc.getOptionsPrefix() or "") + "pc_lrsa_coarse_")
+    solver.setOperators(left, right)
+    solver.setProblemType(SLEPc.EPS.ProblemType.GHEP)
+    solver.setDimensions(nev=count)
+    solver.setTolerances(tol=COARSE_RTOL)
+    solver.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
+    solver.setTarget(0.0)
+    transform = solver.getST()
+    transform.setType(SLEPc.ST.Type.SINVERT)
+    transform.getKSP().setType(PETSc.KSP.Type.PREONLY)
+    transform.getKSP().getPC().setType(PETSc.PC.Type.CHOLESKY)
+    transform.getKSP().getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
+    solver.setFromOptions()
+    solver.solve()
+    found, vector = solver.getConverged(), left.createVecRight()
+    if found < count:
+        raise ValueError(f"-pc_lrsa_basis coarse: {count} modes asked for on a coarse mesh of {left.getSize()[0]} unknowns, {found} converged")
+    basis = np.empty((vector.getLocalSize(), count), order="F")
+    for index, column in enumerate(basis.T):
+        solver.getEigenpair(index, vector)
+        column[:] = vector.array_r
+    fine = multiply(prolongation, basis)
+    for item in (solver, left, right, vector):
+        item.destroy()
+    return fine

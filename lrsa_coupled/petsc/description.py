@@ -1,0 +1,88 @@
+"""What the preconditioners need to know of a matrix beyond its numbers: nodes, coefficients, a coarse mesh; the program attaches it once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from dolfinx.fem import DirichletBC, Function, FunctionSpace
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Features, Field, Unknown
+
+KEY = "lrsa_description"
+
+
+def describe(matrix: PETSc.Mat, space: FunctionSpace, *, bcs: Sequence[DirichletBC] = (), inputs: Mapping[str, Input] | None = None,
+             scalars: Mapping[str, Scalar] | None = None, prolongation: PETSc.Mat | None = None) -> None:  # fmt: skip
+    """Attach to a matrix what an operator is told of it; it stays with the matrix, its values at the moment of a set-up count. Collective.
+
+    Args:
+        matrix: System or preconditioning matrix of a KSP.
+        space: Scalar Lagrange space of its rows.
+        bcs: Dirichlet conditions; corrections are zero there.
+        inputs: The operator's nodal inputs by name.
+        scalars: Its scalars by name.
+        prolongation: From the free degrees of freedom of a coarse mesh, for ``-pc_lrsa_basis coarse``.
+
+    Raises:
+        ValueError: If the space is another than scalar Lagrange.
+    """
+    matrix.setAttr(KEY, Description(space, bcs, inputs=inputs or {}, scalars=scalars or {}, prolongation=prolongation))
+
+
+def description_of(pc: PETSc.PC) -> Description:
+    """Return what was attached to a matrix of the preconditioner.
+
+    Raises:
+        ValueError: If there is nothing.
+    """
+    found = [matrix.getAttr(KEY) for matrix in pc.getOperators()]
+    found = [item for item in found if item is not None]
+    if not found:
+        raise ValueError("an operator needs to know nodes and coefficients of the matrix: call lrsa_coupled.petsc.description.describe(matrix, ...)")
+    return found[0]
+
+
+@final
+class Description:
+    """See ``describe``.
+
+    Attributes:
+        nodes: The nodes, which are the rows of the matrix.
+        prolongation: That from a coarse mesh, or None.
+    """
+
+    def __init__(self, space: FunctionSpace, bcs: Sequence[DirichletBC], *, inputs: Mapping[str, Input], scalars: Mapping[str, Scalar],
+                 prolongation: PETSc.Mat | None) -> None:  # fmt: skip
+        self._unknown = Unknown(mesh=space.mesh, solution=Function(space), bcs=list(bcs), node_space=space)
+        self.nodes = NodeSet(self._unknown, (Field("correction"),))
+        self.prolongation = prolongation
+        self._inputs, self._scalars = dict(inputs), dict(scalars)
+        self._script: Script | None = None
+
+    @property
+    def fixed(self) -> npt.NDArray[np.bool_]:
+        """Whether a Dirichlet condition holds at the owned nodes ``(num_owned,)``. Collective: no."""
+        return self.nodes.constrained[:, 0]
+
+    def arrays(self, guess: LearnedGuess, nodal: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+        """Return what the operator is evaluated on: points, inputs and, where it is mass-weighted, masses. Collective at the first use."""
+        return [self.nodes.points, nodal, *([self.nodes.mass] if guess.model.config.mass_weighted else [])]
+
+    def features(self, guess: LearnedGuess, *, without: str = "") -> Features:
+        """Evaluate the inputs of an operator, but for one of this name, and its scalars. Collective: no.
+
+        Raises:
+            ValueError: If one is missing, unknown or of another size.
+        """
+        if self._script is None:
+            fields = [item for item in guess.card.inputs if item.name != without]
+            self._script = script_for(guess.card, fields, self._inputs, scalars=self._scalars, node_space=self.nodes.space)
+        return self._script.features(self._unknown)

@@ -1,0 +1,63 @@
+"""Residuals harvested from Krylov runs and their corrections, as training data, on one rank and several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
+
+from lrsa_coupled.catalog import load_case
+from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.coupling.corrections import CorrectionCase, CorrectionParameters
+from lrsa_coupled.coupling.generate import generate
+from lrsa_coupled.coupling.norms import jacobian, solution_vector
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.data.store import DataStore
+
+COMM = MPI.COMM_WORLD
+
+
+@pytest.mark.parametrize(("name", "options", "resolution"), [("darcy", {}, 24), ("helmholtz", {"wave_number": 6.0}, 8)])
+@pytest.mark.parametrize("iterations", [0, 5])
+def test_the_correction_has_the_residual(name: str, options: dict[str, float], resolution: int, iterations: int) -> None:
+    case = CorrectionCase(load_case(name, options))
+    parameters = CorrectionParameters(7, iterations)
+    problem = case.problem(case.mesh(COMM, parameters, resolution), parameters)
+    solver = case.solver(problem, case.rtol * reference_norm(problem))
+    assert solver.solve().converged
+    solver.destroy()
+    nodes = NodeSet(problem, case.outputs)
+    density = case.features(problem).nodal[:, -1]
+    assert COMM.allreduce(float(nodes.mass @ density**2)) == pytest.approx(1.0)
+    matrix, correction = jacobian(problem.problem), solution_vector(problem)
+    residual = (matrix * correction).array
+    free = ~nodes.constrained[:, 0]
+    error = np.abs(residual - nodes.mass * density)[free].max(initial=0.0)
+    assert COMM.allreduce(error, op=MPI.MAX) < 1e-5 * COMM.allreduce(np.abs(residual).max(initial=0.0), op=MPI.MAX)
+    assert np.abs(density[~free]).max(initial=0.0) == 0.0
+
+
+def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
+    case = load_case("darcy", {})
+    config = Config(case="darcy", generate=GenerateConfig(samples=6, resolution=12, target="correction"))
+    summary = generate(case, config, shared_path, COMM)
+    assert summary.solved == 6
+    data = DataStore(shared_path)
+    assert [item["name"] for item in data.meta["inputs"]] == ["log_coefficient", "residual"]
+    assert [item["name"] for item in data.meta["outputs"]] == ["correction"]
+    lengths = {json.loads(data.read(index).parameters)["iterations"] for index in data.solved}
+    assert len(lengths) > 2
+
+
+def test_other_cases_are_refused() -> None:
+    for name, options in (("cavity", {}), ("darcy", {"model_cells": 10}), ("helmholtz", {"modes": 4})):
+        case = CorrectionCase(load_case(name, options))
+        parameters = case.sample(np.random.default_rng(0))
+        with pytest.raises(ValueError, match="corrections are of linear problems"):
+            case.problem(case.mesh(COMM, parameters, 12), parameters)
