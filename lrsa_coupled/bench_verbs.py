@@ -6,11 +6,12 @@ import dataclasses
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
+from lrsa_coupled.spectral import SpectralCase
 from lrsa_coupled.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start
 
 if TYPE_CHECKING:
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 BENCH_FLAGS = {
-    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate", "transient")),
-    "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient"),
+    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate", "transient", "preconditioners", "modes")),
+    "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient", "modes"),
     "data": ("starts", "operators", "ablations", "refinement"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
-    **dict.fromkeys(("test", "out", "only"), ("operators", "ablations")),
+    **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("operators", "ablations", "preconditioners"), "models": ("preconditioners",),
 }  # fmt: skip
 """Flags of ``bench``, and the values of ``--what`` that read them."""
 
@@ -36,28 +37,24 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if args.what in ("operators", "ablations", "refinement"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
+    if isinstance(case, SpectralCase) and case.num_modes and args.what not in ("modes", "generate"):
+        raise ValueError(f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes")
     for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
         prepare(comm, folder)
-    model = args.model or catalog.shipped_model(catalog.case_folder(args.case))
-    if args.what == "generate":
-        _bench_generation(case, config, model, comm=comm, path=args.json)
-        check_petsc(comm, petsc)
-        return 0
-    if args.what == "transient":
-        _bench_transient(case, config, model, comm=comm, path=args.json)
-        check_petsc(comm, petsc)
-        return 0
-    if model is None:
+    shipped = catalog.shipped_operators(catalog.case_folder(args.case))
+    model = args.model or (next(iter(shipped), None) if args.what == "modes" else catalog.shipped_model(catalog.case_folder(args.case)))
+    if model is None and args.what not in ("generate", "transient", "preconditioners"):
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
-    if args.what == "surrogate":
+    if args.what == "starts":
+        bench_starts(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, html=args.html, pictures=args.pictures))
+    elif args.what == "surrogate":
         _bench_surrogate(case, config, model, comm=comm, args=args)
-        check_petsc(comm, petsc)
-        return 0
-    if args.what == "gate":
-        _bench_gate(case, config, model, comm=comm, path=args.json)
-        check_petsc(comm, petsc)
-        return 0
-    bench_starts(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, html=args.html, pictures=args.pictures))
+    else:
+        args.models = args.models or shipped
+        ledger, table = _ledger_and_table(case, config, model, comm=comm, args=args)
+        mpi.say(table)
+        if args.json is not None:
+            _write_json(comm, ledger, args.json)
     check_petsc(comm, petsc)
     return 0
 
@@ -114,31 +111,37 @@ def bench_starts(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace)
     mpi.share(comm, write)
 
 
-def _bench_generation(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, path: Path | None) -> None:
-    from lrsa_coupled.bench import generation, report
+def _ledger_and_table(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, args: Namespace) -> tuple[dict[str, Any], str]:
+    if args.what == "generate":
+        from lrsa_coupled.bench import generation
 
-    ledger = generation.bench_generation(case, config, comm, model=model)
-    mpi.say(generation.generation_table(ledger))
-    if path is not None:
-        mpi.share(comm, lambda: report.write_json(ledger, path))
+        ledger = generation.bench_generation(case, config, comm, model=model)
+        return ledger, generation.generation_table(ledger)
+    if args.what == "transient":
+        from lrsa_coupled.bench import transient
 
+        ledger = transient.bench_transient(case, config, comm, model=model)
+        return ledger, transient.transient_table(ledger)
+    if args.what == "preconditioners":
+        from lrsa_coupled.bench import preconditioners
 
-def _bench_transient(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, path: Path | None) -> None:
-    from lrsa_coupled.bench import report, transient
+        ledger = preconditioners.bench_preconditioners(case, config, comm, models=args.models, only=args.only)
+        return ledger, preconditioners.preconditioners_table(ledger)
+    if args.what == "modes":
+        from lrsa_coupled.bench import modes
 
-    ledger = transient.bench_transient(case, config, comm, model=model)
-    mpi.say(transient.transient_table(ledger))
-    if path is not None:
-        mpi.share(comm, lambda: report.write_json(ledger, path))
-
-
-def _bench_gate(case: Case, config: Config, model: Path, *, comm: MPI.Comm, path: Path | None) -> None:
-    from lrsa_coupled.bench import poison, report
+        ledger = modes.bench_modes(case, config, comm, model=model)
+        return ledger, modes.modes_table(ledger)
+    from lrsa_coupled.bench import poison
 
     ledger = poison.bench_gate(case, config, comm, model=model)
-    mpi.say(poison.gate_table(ledger))
-    if path is not None:
-        mpi.share(comm, lambda: report.write_json(ledger, path))
+    return ledger, poison.gate_table(ledger)
+
+
+def _write_json(comm: MPI.Comm, ledger: dict[str, Any], path: Path) -> None:
+    from lrsa_coupled.bench import report
+
+    mpi.share(comm, lambda: report.write_json(ledger, path))
 
 
 def _bench_surrogate(case: Case, config: Config, model: Path, *, comm: MPI.Comm, args: Namespace) -> None:

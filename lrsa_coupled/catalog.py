@@ -77,6 +77,11 @@ def shipped_model(folder: Path) -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
+def shipped_operators(folder: Path) -> list[Path]:
+    """Return the folders in that of a case whose models are for its preconditioners: a basis, a correction."""
+    return sorted(path.parent for path in folder.glob("*/model.safetensors"))
+
+
 def _roots() -> list[Path]:
     spec = importlib.util.find_spec("cases")
     locations = spec.submodule_search_locations if spec is not None else None

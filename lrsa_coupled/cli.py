@@ -155,8 +155,8 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "gate", "surrogate", "transient", "generate", "operators", "ablations", "refinement")
-    text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; LRSA and its rivals; LRSA less a part; refined points"
+    kinds = ("starts", "gate", "surrogate", "transient", "generate", "preconditioners", "modes", "operators", "ablations", "refinement")
+    text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; preconditioners; eigensolvers; LRSA and its rivals; LRSA less a part; refined points"
     parser.add_argument("--what", choices=kinds, default="starts", help=text)
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
@@ -165,7 +165,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations")
     _preset(parser, "none by default")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators or ablations")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators, ablations or preconditioners")
+    parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help="models that predict a basis or a correction, for preconditioners")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write the ledger as a self-contained HTML page")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")
@@ -215,7 +216,7 @@ def _line(error: Exception) -> str | None:
     if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError)):
         return _flat(str(error))
     if type(error).__module__.startswith("petsc4py"):
-        return f"PETSc: {_flat(str(error))}"
+        return f"PETSc: {_flat(str(error.__cause__ or error))}"  # the cause is what a preconditioner of ours has to say
     return None
 
 

@@ -5,7 +5,6 @@ Shapes: B batch, N points.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import resource
@@ -15,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from lrsa_coupled.bench.memory import PeakMemory, memory
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
@@ -91,7 +90,7 @@ def _send(sender: Connection, work: Work, threads: int) -> None:
 def _measured(work: Work) -> Cost:
     device = choose_device(work.device)
     if device.type == "cpu":
-        limit = _memory("VmData") + int(work.memory_share * os.sysconf("SC_AVPHYS_PAGES") * resource.getpagesize())
+        limit = memory("VmData") + int(work.memory_share * os.sysconf("SC_AVPHYS_PAGES") * resource.getpagesize())
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.manual_seed(0)
     model = Operator(work.operator, *work.sizes).to(device).train(work.backward)
@@ -114,11 +113,9 @@ def _measured(work: Work) -> Cost:
         seconds = _median(once, work.repeats, torch.cuda.synchronize)
         return Cost(seconds, torch.cuda.max_memory_allocated() - before, flops)
     once()  # not counted: compiles
-    ctypes.CDLL(None).malloc_trim(0)  # what it has freed but kept would hide the peak
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts from here
-    before = _memory("VmRSS")
+    peak = PeakMemory()
     seconds = _median(once, work.repeats, lambda: None)
-    return Cost(seconds, _memory("VmHWM") - before, flops)
+    return Cost(seconds, peak.grown(), flops)
 
 
 def _median(once: Callable[[], None], repeats: int, wait: Callable[[], None]) -> float:
@@ -129,12 +126,6 @@ def _median(once: Callable[[], None], repeats: int, wait: Callable[[], None]) ->
         wait()
         times.append(time.perf_counter() - started)
     return statistics.median(times)
-
-
-def _memory(entry: str) -> int:
-    """Return the memory of this process [bytes]: resident now (VmRSS), at its peak (VmHWM), or allocated (VmData)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
 
 
 def _arguments(work: Work, points: int) -> list[Tensor]:

@@ -129,7 +129,7 @@ def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
     store = DataStore(data)
     if store.meta["case"] != case.name:
         raise ValueError(f"{data} holds samples of the case '{store.meta['case']}', expected '{case.name}'")
-    _refuse_seen(seed, store.meta["seed"], f"the data set {data}")
+    refuse_seen(seed, store.meta["seed"], f"the data set {data}")
     nearest = NearestSample(store)
 
     def put_start(problem: Problem) -> bool:
@@ -143,7 +143,7 @@ def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
     """Load a model of a case; ValueError when it is of another one, or has seen the samples of the bench. Collective: no."""
     guess = LearnedGuess.load(model, config.guess)
     guess.check(case)
-    _refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
+    refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
     return guess
 
 
@@ -159,7 +159,7 @@ def _gated_strategy(case: Case, gate: Gate, guess: LearnedGuess) -> Strategy:
     return Strategy(GATED, lambda problem, atol: GatedSolver(case, gate, starts, problem=problem, atol=atol))
 
 
-def _refuse_seen(seed: int, seen: int, what: str) -> None:
+def refuse_seen(seed: int, seen: int, what: str) -> None:
     if seed == seen:
         raise ValueError(f"bench needs samples never trained on: its seed {seed} is the one of {what}; choose another seed")
 

@@ -1,0 +1,100 @@
+"""Lowest modes by SLEPc from a cold start and from a predicted subspace.
+
+The ledger is a dictionary for JSON: what was measured as in ``bench/ledger.py``, ``unknowns``, ``count`` of the modes, and a list ``eigensolvers`` of
+
+    name
+    samples        list of {"index", "solved", "iterations", "inference", "seconds", "error"}, one a sample
+
+``seconds`` are of the slowest rank, from the pencil to the modes, with the ``inference`` of the operator; ``error`` is the largest relative difference
+to the eigenvalues of shift-and-invert Krylov-Schur at ``REFERENCE_RTOL``. Cold and predicted starts of LOBPCG end at the same residuals.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from lrsa_coupled.bench.ledger import load_guess, measured_on
+from lrsa_coupled.bench.report import align
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case
+from lrsa_coupled.logs import progress
+from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.spectral import Pencil, SpectralCase
+
+REFERENCE_RTOL = 1e-10
+RTOL = 3e-6
+"""Tolerance of the residuals, at which the eigenvalues, quadratic in them, are right to 1e-8."""
+
+KRYLOV_SCHUR, COLD, LEARNED = "krylov-schur", "lobpcg", "lobpcg, learned start"
+
+
+def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> dict[str, Any]:
+    """Find half as many modes as the operator predicts on ``config.bench.samples`` samples never trained on. Collective.
+
+    Returns:
+        A ledger as described above.
+
+    Raises:
+        ValueError: If the case is no variant of modes, the seed one that was trained on, or the model of another case; on all ranks.
+    """
+    with collective_errors(comm):
+        if not isinstance(case, SpectralCase) or not case.num_modes:
+            raise ValueError(f"bench --what modes is for the modes of a SpectralCase, such as helmholtz with --set options.modes=64; got '{case.name}'")
+        guess = load_guess(case, config, model)
+    settings, count, unknowns = config.bench, max(case.num_modes // 2, 1), 0
+    samples: dict[str, list[dict[str, Any]]] = {name: [] for name in (KRYLOV_SCHUR, COLD, LEARNED)}
+    for index in progress(range(-1, settings.samples), description=f"modes of {case.name}"):
+        gc.collect()  # meshes of earlier samples, whose communicators MPI counts
+        parameters = sample_parameters(case, settings.seed, max(index, 0))
+        pencil = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
+        unknowns = pencil.node_space.dofmap.index_map.size_global
+        values = case.modes(pencil, count, rtol=REFERENCE_RTOL).values
+        for name, entries in samples.items():
+            entry = _solve(case, pencil, name, guess=guess, values=values)
+            if index >= 0:  # the first is not counted: it compiles the forms and wakes torch
+                entries.append({"index": index} | entry)
+    entries = [{"name": name, "samples": found} for name, found in samples.items()]
+    return measured_on(case, config, comm) | {"tolerance": RTOL, "unknowns": unknowns, "count": count, "eigensolvers": entries}
+
+
+def modes_table(ledger: Mapping[str, Any]) -> str:
+    """Format a ledger for the terminal: times are medians, ratios against the cold LOBPCG."""
+    rows = [["eigensolver", "solved", "iterations", "fewer by", "inference [s]", "total [s]", "quicker by", "error"]]
+    means = {entry["name"]: [np.mean([s["iterations"] for s in entry["samples"]]), _median(entry["samples"], "seconds")] for entry in ledger["eigensolvers"]}
+    for entry in ledger["eigensolvers"]:
+        samples, (iterations, seconds) = entry["samples"], means[entry["name"]]
+        fewer, quicker = means[COLD][0] / iterations, means[COLD][1] / seconds
+        rows.append([
+            entry["name"], f"{sum(s['solved'] for s in samples)}/{len(samples)}", f"{iterations:.1f}", "-" if entry["name"] == KRYLOV_SCHUR else f"{fewer:.2f}",
+            f"{_median(samples, 'inference'):.3f}", f"{seconds:.3f}", f"{quicker:.2f}", f"{max(s['error'] for s in samples):.1e}",
+        ])  # fmt: skip
+    return (f"{ledger['case']}: {ledger['count']} modes of {len(samples)} unseen samples (seed {ledger['seed']}), {ledger['unknowns']} unknowns, "
+            f"{ledger['ranks']} ranks; error: of the eigenvalues, relative\n\n{align(rows)}")  # fmt: skip
+
+
+def _median(samples: Sequence[Mapping[str, Any]], key: str) -> float:
+    return float(np.median([sample[key] for sample in samples]))
+
+
+def _solve(case: SpectralCase, pencil: Pencil, name: str, *, guess: LearnedGuess, values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    comm, initial = pencil.mesh.comm, None
+    comm.Barrier()
+    started = time.perf_counter()
+    if name == LEARNED:
+        initial = guess.predict(case, pencil, NodeSet(pencil, case.outputs)).values
+    predicted = time.perf_counter()
+    modes = case.modes(pencil, len(values), rtol=RTOL, initial=initial, eigensolver="krylov-schur" if name == KRYLOV_SCHUR else "lobpcg")
+    inference, seconds = (comm.allreduce(end - started, op=MPI.MAX) for end in (predicted, time.perf_counter()))
+    error = float(np.abs(modes.values / values - 1.0).max()) if modes.converged else float("inf")
+    return {"solved": modes.converged, "iterations": modes.iterations, "inference": inference, "seconds": seconds, "error": error}

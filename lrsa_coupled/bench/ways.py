@@ -1,0 +1,236 @@
+"""Ways to solve a linear system that ``bench/preconditioners.py`` compares: the case's strategies, and PETSc's and our preconditioners."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from mpi4py import MPI
+from dolfinx.fem import Function
+from dolfinx.fem.petsc import assemble_matrix
+from petsc4py import PETSc
+
+from lrsa_coupled.bench.ledger import refuse_seen
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.corrections import CORRECTION
+from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.coupling.norms import set_solution
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.interfaces import Case, Problem, SolverFactory
+from lrsa_coupled.petsc.description import describe
+from lrsa_coupled.spectral import SpectralCase
+
+logger = logging.getLogger(__name__)
+
+LEARNED = "learned"
+ACHIEVED = 1.01
+"""Times the tolerance at which a true residual counts as there: what is watched is updated, not computed."""
+
+COUNT = 64
+"""Modes of the exact and the coarse spaces."""
+
+SMOOTHING = 2
+"""Steps of smoothing of bases that come from a coarse mesh or an operator."""
+
+SHIFT = 0.5
+"""Of the shifted operator P + SHIFT s B."""
+
+MAX_ITERATIONS = 1000
+PREFIX = "bench_"
+
+GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
+CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
+FGMRES = {"ksp_type": "fgmres", "ksp_gmres_restart": "300"}
+FCG = {"ksp_type": "fcg", "ksp_fcg_mmax": "50", "ksp_norm_type": "unpreconditioned"}
+GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
+ILU = {"pc_type": "bjacobi", "sub_pc_type": "ilu"}
+SUPERLU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "superlu_dist"}
+COARSE_SPACE = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC",
+                **{f"pc_lrsa_inner_{name}": value for name, value in GAMG.items()}}  # fmt: skip
+NEURAL = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.neural.NeuralPC", "pc_lrsa_precision": "fp32"}
+
+
+@dataclass(frozen=True)
+class System:
+    """A sample to solve: A x = b, and what the ways may ask for."""
+
+    case: SpectralCase
+    problem: Problem
+    matrix: PETSc.Mat
+    right: PETSc.Vec
+    atol: float
+
+    def stiffness(self, shift: float = 0.0) -> PETSc.Mat:
+        """Assemble P + shift s B, which is A for a definite case. Collective."""
+        if self.case.is_definite:
+            return self.matrix
+        matrix = assemble_matrix(self.case.pencil(self.problem).stiffness, bcs=list(self.problem.bcs))
+        matrix.assemble()
+        if shift:
+            matrix.scale(1.0 + shift)
+            matrix.axpy(-shift, self.matrix, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        return matrix
+
+    def describe(self, matrix: PETSc.Mat, *, inputs: Sequence[str] = (), coarse: bool = False) -> None:
+        """Attach nodes, some of the case's inputs and, if asked for, a prolongation to a matrix. Collective."""
+        problem = self.problem
+        features = self.case.features(problem)
+        functions, start = {}, 0
+        for item in self.case.inputs:
+            if item.name in inputs:
+                functions[item.name] = Function(problem.node_space)
+                functions[item.name].x.array[: len(features.nodal)] = features.nodal[:, start]
+                functions[item.name].x.scatter_forward()
+            start += item.components
+        scalars = dict(zip(self.case.scalars, map(float, features.scalars), strict=True))
+        prolongation = self.case.prolongation(problem) if coarse else None
+        describe(matrix, problem.solution.function_space, bcs=problem.bcs, inputs=functions, scalars=scalars, prolongation=prolongation)
+
+
+@dataclass(frozen=True)
+class Way(ABC):
+    """A way to solve a system; ``name`` is for people."""
+
+    name: str
+
+    @abstractmethod
+    def solve(self, system: System) -> dict[str, Any]:
+        """Solve from zero; return an entry of ``samples`` in the ledger, but for its index. Collective."""
+
+
+Setup = Callable[[System, PETSc.KSP], PETSc.Mat]
+"""Prepares a KSP, options read, and returns its preconditioning matrix."""
+
+
+@final
+@dataclass(frozen=True)
+class _Way(Way):
+    """A Krylov method with a preconditioner, from options and what they do not say."""
+
+    options: Mapping[str, str]
+    prepare: Setup = lambda system, ksp: system.matrix
+
+    def solve(self, system: System) -> dict[str, Any]:
+        options, comm = PETSc.Options(PREFIX), system.problem.mesh.comm
+        for name, value in self.options.items():
+            options[name] = value
+        comm.Barrier()
+        started = time.perf_counter()
+        ksp = PETSc.KSP().create(comm)
+        ksp.setOptionsPrefix(PREFIX)
+        ksp.setOperators(system.matrix)
+        ksp.setTolerances(rtol=1e-50, atol=system.atol, max_it=MAX_ITERATIONS)
+        ksp.setFromOptions()
+        preconditioning = self.prepare(system, ksp)
+        ksp.setOperators(system.matrix, preconditioning)
+        found = system.right.duplicate()
+        found.set(0.0)
+        try:
+            ksp.setUp()
+            ksp.setUpOnBlocks()
+            set_up = time.perf_counter()
+            ksp.solve(system.right, found)
+        except PETSc.Error as error:  # an incomplete factorisation that breaks down, memory that is not there: the residual says it
+            if error.__cause__ is not None:
+                raise error.__cause__ from None
+            logger.warning("%s: %s", self.name, str(error).splitlines()[0])
+            set_up = time.perf_counter()
+        ended = time.perf_counter()
+        set_solution(system.problem, found)
+        context = ksp.getPC().getPythonContext() if self.options["pc_type"] == "python" else None
+        extra = {name: getattr(context, name, 0) for name in ("inference", "dimension")}
+        record = _record(system, ksp.getIterationNumber(), setup=set_up - started, solve=ended - set_up) | extra
+        for name in self.options:
+            options.delValue(name)
+        for item in (found, ksp):
+            item.destroy()
+        if preconditioning.handle != system.matrix.handle:
+            preconditioning.destroy()
+        return record
+
+
+@final
+@dataclass(frozen=True)
+class _Strategy(Way):
+    """A strategy of the case."""
+
+    make: SolverFactory
+
+    def solve(self, system: System) -> dict[str, Any]:
+        problem = system.problem
+        problem.solution.x.array[:] = 0.0
+        problem.mesh.comm.Barrier()
+        started = time.perf_counter()
+        solver = self.make(problem, system.atol)
+        made = time.perf_counter()
+        iterations = solver.solve().iterations
+        ended = time.perf_counter()
+        solver.destroy()
+        return _record(system, iterations, setup=made - started, solve=ended - made) | {"inference": 0.0, "dimension": 0}
+
+
+def _record(system: System, iterations: int, *, setup: float, solve: float) -> dict[str, Any]:
+    """Collective: the residual of the field in the problem is taken anew."""
+    comm = system.problem.mesh.comm
+    norm = residual_norm(system.problem)
+    setup, solve = (comm.allreduce(seconds, op=MPI.MAX) for seconds in (setup, solve))
+    relative = norm / reference_norm(system.problem)
+    return {"solved": bool(norm <= ACHIEVED * system.atol), "iterations": int(iterations), "setup": setup, "solve": solve, "residual": relative}
+
+
+def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
+    if not isinstance(case, SpectralCase) or case.num_modes:
+        raise ValueError(f"bench --what preconditioners is for linear cases with a spectrum (SpectralCase), '{case.name}' as given is none")
+    krylov = CG if case.is_definite else GMRES
+    ways: list[Way] = [_Strategy(name, make) for name, make in case.strategies().items()]
+    ways += [_Way("superlu_dist", SUPERLU), _Way("ilu", krylov | ILU), _Way("sor", krylov | {"pc_type": "sor"}), _Way("gamg of A", krylov | GAMG)]
+    if not case.is_definite:
+        ways += [_Way("gamg of P", krylov | GAMG, _on_stiffness), _Way("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=SHIFT))]
+    space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if case.is_definite else "deflated"}
+    smooth = space | {"pc_lrsa_smoothing": str(SMOOTHING)}
+    ways += [_Way("exact modes", space, _with_exact_modes), _Way("coarse modes", smooth | {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": str(COUNT)},
+                                                                partial(_described, coarse=True))]  # fmt: skip
+    for folder in models:
+        ways += _learned_ways(case, config, folder, smooth)
+    return ways
+
+
+def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mapping[str, str]) -> list[Way]:
+    card = LearnedGuess.load(folder).card
+    if card.case != case.name:
+        raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
+    refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
+    checkpoint, inputs = {"pc_lrsa_checkpoint": str(folder)}, [item.name for item in card.inputs]
+    if any(item.span for item in card.outputs):
+        names = {0: "", 1: ", 1 cleaning", 2: ", 2 cleanings"}
+        described = partial(_described, inputs=inputs)
+        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | {"pc_lrsa_cleaning": str(steps)}, described) for steps, name in names.items()]
+    if [item.name for item in card.outputs] != [CORRECTION.name]:
+        raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
+    neural = NEURAL | checkpoint
+    described = partial(_described, inputs=inputs, on_stiffness=False)
+    return [_Way(f"{LEARNED} correction, {name}", options | neural | {"pc_lrsa_sweeps": sweeps}, described)
+            for name, options, sweeps in (("fgmres", FGMRES, "0"), ("fcg", FCG, "0"), ("fgmres, sor", FGMRES, "1"), ("fcg, sor", FCG, "1"))]  # fmt: skip
+
+
+def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETSc.Mat:
+    return system.stiffness(shift)
+
+
+def _with_exact_modes(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
+    modes = system.case.modes(system.case.pencil(system.problem), COUNT)
+    ksp.getPC().getPythonContext().set_basis(modes.vectors)
+    return system.stiffness()
+
+
+def _described(system: System, ksp: PETSc.KSP, *, inputs: Sequence[str] = (), coarse: bool = False, on_stiffness: bool = True) -> PETSc.Mat:
+    matrix = system.stiffness() if on_stiffness else system.matrix
+    system.describe(matrix, inputs=inputs, coarse=coarse)
+    return matrix
