@@ -6,7 +6,7 @@ The ledger is a dictionary for JSON: what was measured as in ``bench/ledger.py``
     samples        list of {"index", "solved", "iterations", "setup", "inference", "solve", "residual", "dimension"}, one a sample
     memory         bytes, of all ranks, that the first sample needed beyond the matrix, at its peak; null where it was not measured
 
-Every way starts from the assembled matrix A, the right side and zero, and ends at the true residual ``rtol`` times that of zero. What it needs besides
+Every way starts from the compiled forms, the assembled matrix A, the right side and zero, and ends at the true residual ``rtol`` times that of zero. What it needs besides
 is made anew for each sample and is in ``setup``: the preconditioning matrix P, interpolation from a coarse mesh, modes, nodes and inputs of an operator,
 of which ``inference`` is the evaluation. An operator that is applied in each iteration has its ``inference`` in ``solve``. Seconds are of the
 slowest rank.
@@ -66,7 +66,8 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
         parameters = sample_parameters(case, settings.seed, max(index, 0))
         problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
         unknowns = problem.solution.function_space.dofmap.index_map.size_global
-        system = System(case, problem, atol=rtol * reference_norm(problem), matrix=jacobian(problem), right=residual_vector(problem))
+        atol = rtol * reference_norm(problem)
+        system = System(case, problem, matrix=jacobian(problem), right=residual_vector(problem), pencil=case.pencil(problem), atol=atol)
         system.right.scale(-1.0)
         for way in ways:
             if index < 0:  # not counted: compiles the forms, wakes torch

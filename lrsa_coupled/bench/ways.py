@@ -25,7 +25,7 @@ from lrsa_coupled.coupling.norms import set_solution
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Case, Problem, SolverFactory
 from lrsa_coupled.petsc.description import describe
-from lrsa_coupled.spectral import SpectralCase
+from lrsa_coupled.spectral import Pencil, SpectralCase
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,7 @@ SHIFT = 0.5
 
 MAX_ITERATIONS = 1000
 PREFIX = "bench_"
+"""Options prefix of all ways but the strategies."""
 
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
 CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
@@ -65,13 +66,14 @@ class System:
     problem: Problem
     matrix: PETSc.Mat
     right: PETSc.Vec
+    pencil: Pencil
     atol: float
 
     def stiffness(self, shift: float = 0.0) -> PETSc.Mat:
         """Assemble P + shift s B, which is A for a definite case. Collective."""
         if self.case.is_definite:
             return self.matrix
-        matrix = assemble_matrix(self.case.pencil(self.problem).stiffness, bcs=list(self.problem.bcs))
+        matrix = assemble_matrix(self.pencil.stiffness, bcs=list(self.problem.bcs))
         matrix.assemble()
         if shift:
             matrix.scale(1.0 + shift)
@@ -119,8 +121,9 @@ class _Way(Way):
 
     def solve(self, system: System) -> dict[str, Any]:
         options, comm = PETSc.Options(PREFIX), system.problem.mesh.comm
-        for name, value in self.options.items():
-            options[name] = value
+        ours = [name for name in self.options if not options.hasName(name)]  # what the command line says wins
+        for name in ours:
+            options[name] = self.options[name]
         comm.Barrier()
         started = time.perf_counter()
         ksp = PETSc.KSP().create(comm)
@@ -147,7 +150,7 @@ class _Way(Way):
         context = ksp.getPC().getPythonContext() if self.options["pc_type"] == "python" else None
         extra = {name: getattr(context, name, 0) for name in ("inference", "dimension")}
         record = _record(system, ksp.getIterationNumber(), setup=set_up - started, solve=ended - set_up) | extra
-        for name in self.options:
+        for name in ours:
             options.delValue(name)
         for item in (found, ksp):
             item.destroy()
@@ -225,7 +228,7 @@ def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETS
 
 
 def _with_exact_modes(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
-    modes = system.case.modes(system.case.pencil(system.problem), COUNT)
+    modes = system.case.modes(system.pencil, COUNT)
     ksp.getPC().getPythonContext().set_basis(modes.vectors)
     return system.stiffness()
 

@@ -14,6 +14,9 @@ import ufl
 from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, boundary_dofs, helmholtz
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
+from lrsa_coupled import catalog
+from lrsa_coupled.bench.preconditioners import bench_preconditioners
+from lrsa_coupled.config import BenchConfig, Config
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Reuse
@@ -151,3 +154,14 @@ def test_modes_keep_nothing() -> None:
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
     with pytest.raises(ValueError, match="keep"):
         case.sequence(problem, 1.0, strategy="krylov-schur", reuse=Reuse())
+
+
+def test_the_shipped_basis_deflates() -> None:
+    """Unseen media, coarser than the resolution of the shipped numbers: at most half the iterations of the same multigrid without a basis."""
+    (folder,) = catalog.shipped_operators(catalog.case_folder("helmholtz"))
+    assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
+    config = Config(bench=BenchConfig(samples=1, seed=3, resolution=16))
+    ledger = bench_preconditioners(HelmholtzCase(), config, MPI.COMM_SELF, models=[folder], only=["gamg of P", "learned basis"])
+    alone, learned = (way["samples"][0] for way in ledger["preconditioners"])
+    assert alone["solved"] and learned["solved"] and learned["dimension"] == 64
+    assert 2 * learned["iterations"] <= alone["iterations"]
