@@ -78,8 +78,8 @@ def shipped_model(folder: Path) -> Path | None:
 
 
 def shipped_operators(folder: Path) -> list[Path]:
-    """Return the folders in that of a case whose models are for its preconditioners: a basis, a correction."""
-    return sorted(path.parent for path in folder.glob("*/model.safetensors"))
+    """Return the folders ``basis`` and ``correction`` in that of a case that hold a model, for its preconditioners."""
+    return [folder / name for name in ("basis", "correction") if shipped_model(folder / name)]
 
 
 def _roots() -> list[Path]:

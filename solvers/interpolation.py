@@ -9,9 +9,9 @@ import basix
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
-from dolfinx.fem import FunctionSpace
+from dolfinx.fem import FunctionSpace, locate_dofs_topological
 from dolfinx.geometry import PointOwnershipData, determine_point_ownership
-from dolfinx.mesh import CellType, Mesh
+from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
 from solvers.petsc import default_options
@@ -56,6 +56,13 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace) -> PETSc.
     matrix.setPreallocationCOO(rows_n[point].astype(PETSc.IntType), columns_ne[point, basis].astype(PETSc.IntType))
     matrix.setValuesCOO(values_ne[point, basis])
     return matrix
+
+
+def boundary_dofs(space: FunctionSpace) -> npt.NDArray[np.int32]:
+    """Return the local degrees of freedom on the boundary of the mesh, blocked ones as ``dirichletbc`` takes them. Collective."""
+    mesh, dim = space.mesh, space.mesh.topology.dim
+    mesh.topology.create_connectivity(dim - 1, dim)
+    return locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
 
 
 def constrain(prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_dofs: npt.NDArray[np.int32]) -> PETSc.Mat:

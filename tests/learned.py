@@ -10,12 +10,13 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
-from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from dolfinx.mesh import create_unit_square
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
 from lrsa_coupled.interfaces import Field
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
+from solvers.interpolation import boundary_dofs
 
 COMM = MPI.COMM_WORLD
 SHIFT = 130.0
@@ -30,7 +31,7 @@ class Waves:
         mesh = self.space.mesh
         self.medium = fem.Function(self.space)
         self.medium.interpolate(lambda x: 1.0 + 0.2 * x[0])
-        self.bc = fem.dirichletbc(0.0, boundary(self.space), self.space)
+        self.bc = fem.dirichletbc(0.0, boundary_dofs(self.space), self.space)
         trial, test = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
         stiffness = ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx
         self.mass_form = self.medium * trial * test * ufl.dx
@@ -45,19 +46,13 @@ class Waves:
     @property
     def fixed(self) -> np.ndarray:
         """Owned rows on the boundary."""
-        rows = boundary(self.space)
+        rows = boundary_dofs(self.space)
         return rows[rows < self.space.dofmap.index_map.size_local]
 
     def _assembled(self, form: ufl.Form) -> PETSc.Mat:
         matrix = assemble_matrix(fem.form(form), bcs=[self.bc])
         matrix.assemble()
         return matrix
-
-
-def boundary(space: fem.FunctionSpace) -> np.ndarray:
-    """Return the local degrees of freedom on the boundary."""
-    space.mesh.topology.create_connectivity(1, 2)
-    return fem.locate_dofs_topological(space, 1, exterior_facet_indices(space.mesh.topology))
 
 
 def operator(folder: Path, outputs: Field, *, inputs: tuple[str, ...] = ("medium",), scale: float = 1.0, case: str = "waves", dim: int = 2) -> Path:

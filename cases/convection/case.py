@@ -13,9 +13,10 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
-from dolfinx.mesh import Mesh, create_unit_square, exterior_facet_indices
+from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, SolverFactory, Symmetry
 from lrsa_coupled.transient import TransientCase
+from solvers.interpolation import boundary_dofs
 from solvers.newton import NewtonSolver
 from solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
 
@@ -190,10 +191,8 @@ class ConvectionCase(TransientCase):
 def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
     """Return the stepper on a mesh and the flow behind its forms. Collective."""
     space = fem.functionspace(mesh, ("P", 2))
-    mesh.topology.create_connectivity(1, 2)
-    boundary = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
     flow = Flow(space)
-    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary, space)], flow.set_time)
+    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary_dofs(space), space)], flow.set_time)
     return TimeStepper(evolution, BDF2, corrections=True), flow
 
 

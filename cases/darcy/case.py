@@ -13,12 +13,12 @@ import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
-from dolfinx.mesh import Mesh, create_unit_square, exterior_facet_indices
+from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Unknown
 from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
 from solvers.eigen import pencil_modes
-from solvers.interpolation import constrain, interpolation_matrix
+from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
 from solvers.linear import LinearSolver
 from solvers.petsc import MUMPS, recycling
 
@@ -237,12 +237,6 @@ class DarcyCase(SpectralCase):
         if self.options.medium == "log-normal":
             return np.exp(values / SCALE)
         return np.where(values >= 0.0, parameters.high, parameters.low)
-
-
-def boundary_dofs(space: fem.FunctionSpace) -> npt.NDArray[np.int32]:
-    """Return the local degrees of freedom on the boundary. Collective."""
-    space.mesh.topology.create_connectivity(1, 2)
-    return fem.locate_dofs_topological(space, 1, exterior_facet_indices(space.mesh.topology))
 
 
 def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:

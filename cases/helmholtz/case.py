@@ -14,12 +14,12 @@ import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
-from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square, exterior_facet_indices
+from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Symmetry, Unknown
 from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
 from solvers.eigen import ModesSolver, pencil_modes
-from solvers.interpolation import constrain, interpolation_matrix, set_two_grid
+from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
 from solvers.linear import LinearSolver
 from solvers.petsc import MUMPS, recycling
 
@@ -256,13 +256,6 @@ def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, s
     """Return the residual of the Helmholtz equation."""
     test = ufl.TestFunction(solution.function_space)
     return (ufl.inner(ufl.grad(solution), ufl.grad(test)) - squared_wave_number * solution * test - source * test) * ufl.dx
-
-
-def boundary_dofs(space: fem.FunctionSpace) -> npt.NDArray[np.int32]:
-    """Return the local degrees of freedom on the boundary. Collective."""
-    mesh, dim = space.mesh, space.mesh.topology.dim
-    mesh.topology.create_connectivity(dim - 1, dim)
-    return fem.locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
 
 
 def _source(parameters: HelmholtzParameters, x: Array) -> Array:

@@ -2,12 +2,12 @@
 
 The ledger is a dictionary for JSON: what was measured as in ``bench/ledger.py``, ``unknowns``, and a list ``preconditioners`` of
 
-    name, method
+    name
     samples        list of {"index", "solved", "iterations", "setup", "inference", "solve", "residual", "dimension"}, one a sample
     memory         bytes, of all ranks, that the first sample needed beyond the matrix, at its peak; null where it was not measured
 
-Every way starts from the compiled forms, the assembled matrix A, the right side and zero, and ends at the true residual ``rtol`` times that of zero. What it needs besides
-is made anew for each sample and is in ``setup``: the preconditioning matrix P, interpolation from a coarse mesh, modes, nodes and inputs of an operator,
+Every way starts from the compiled forms, the assembled matrix A, the right side and zero, and ends at the true residual ``rtol`` times that of zero; but
+the strategies of the case assemble A themselves, and set up most of their preconditioner in ``solve``. What a way needs besides is made anew for each sample and is in ``setup``: the preconditioning matrix P, interpolation from a coarse mesh, modes, nodes and inputs of an operator,
 of which ``inference`` is the evaluation. An operator that is applied in each iteration has its ``inference`` in ``solve``. Seconds are of the
 slowest rank.
 
@@ -33,7 +33,7 @@ from lrsa_coupled.bench.ways import LEARNED, System, Way, all_ways
 from lrsa_coupled.config import Config, nearest
 from lrsa_coupled.coupling.norms import jacobian
 from lrsa_coupled.coupling.plan import sample_parameters
-from lrsa_coupled.coupling.residual import reference_norm, residual_vector
+from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
@@ -66,9 +66,9 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
         parameters = sample_parameters(case, settings.seed, max(index, 0))
         problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
         unknowns = problem.solution.function_space.dofmap.index_map.size_global
-        atol = rtol * reference_norm(problem)
-        system = System(case, problem, matrix=jacobian(problem), right=residual_vector(problem), pencil=case.pencil(problem), atol=atol)
-        system.right.scale(-1.0)
+        right = residual_vector(problem)
+        right.scale(-1.0)
+        system = System(case, problem, jacobian(problem), right, case.pencil(problem), reference=right.norm(), rtol=rtol)
         for way in ways:
             if index < 0:  # not counted: compiles the forms, wakes torch
                 memory[way.name] = _measured_memory(way, system)

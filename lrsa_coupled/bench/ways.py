@@ -22,7 +22,7 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.corrections import CORRECTION
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.norms import set_solution
-from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.interfaces import Case, Problem, SolverFactory
 from lrsa_coupled.petsc.description import describe
 from lrsa_coupled.spectral import Pencil, SpectralCase
@@ -67,7 +67,13 @@ class System:
     matrix: PETSc.Mat
     right: PETSc.Vec
     pencil: Pencil
-    atol: float
+    reference: float
+    rtol: float
+
+    @property
+    def atol(self) -> float:
+        """Residual norm to reach."""
+        return self.rtol * self.reference
 
     def stiffness(self, shift: float = 0.0) -> PETSc.Mat:
         """Assemble P + shift s B, which is A for a definite case. Collective."""
@@ -80,16 +86,15 @@ class System:
             matrix.axpy(-shift, self.matrix, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
         return matrix
 
-    def describe(self, matrix: PETSc.Mat, *, inputs: Sequence[str] = (), coarse: bool = False) -> None:
-        """Attach nodes, some of the case's inputs and, if asked for, a prolongation to a matrix. Collective."""
+    def describe(self, matrix: PETSc.Mat, *, coarse: bool = False) -> None:
+        """Attach nodes, the case's inputs and, if asked for, a prolongation to a matrix. Collective."""
         problem = self.problem
         features = self.case.features(problem)
         functions, start = {}, 0
         for item in self.case.inputs:
-            if item.name in inputs:
-                functions[item.name] = Function(problem.node_space)
-                functions[item.name].x.array[: len(features.nodal)] = features.nodal[:, start]
-                functions[item.name].x.scatter_forward()
+            functions[item.name] = Function(problem.node_space)
+            functions[item.name].x.array[: len(features.nodal)] = features.nodal[:, start]
+            functions[item.name].x.scatter_forward()
             start += item.components
         scalars = dict(zip(self.case.scalars, map(float, features.scalars), strict=True))
         prolongation = self.case.prolongation(problem) if coarse else None
@@ -184,11 +189,12 @@ def _record(system: System, iterations: int, *, setup: float, solve: float) -> d
     comm = system.problem.mesh.comm
     norm = residual_norm(system.problem)
     setup, solve = (comm.allreduce(seconds, op=MPI.MAX) for seconds in (setup, solve))
-    relative = norm / reference_norm(system.problem)
+    relative = norm / system.reference
     return {"solved": bool(norm <= ACHIEVED * system.atol), "iterations": int(iterations), "setup": setup, "solve": solve, "residual": relative}
 
 
 def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
+    """Return the ways of a case and of the operators in the folders ``models``; ValueError when one does not fit. Collective: no."""
     if not isinstance(case, SpectralCase) or case.num_modes:
         raise ValueError(f"bench --what preconditioners is for linear cases with a spectrum (SpectralCase), '{case.name}' as given is none")
     krylov = CG if case.is_definite else GMRES
@@ -210,15 +216,14 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     if card.case != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
     refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
-    checkpoint, inputs = {"pc_lrsa_checkpoint": str(folder)}, [item.name for item in card.inputs]
+    checkpoint = {"pc_lrsa_checkpoint": str(folder)}
     if any(item.span for item in card.outputs):
         names = {0: "", 1: ", 1 cleaning", 2: ", 2 cleanings"}
-        described = partial(_described, inputs=inputs)
-        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | {"pc_lrsa_cleaning": str(steps)}, described) for steps, name in names.items()]
+        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | {"pc_lrsa_cleaning": str(steps)}, _described) for steps, name in names.items()]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
     neural = NEURAL | checkpoint
-    described = partial(_described, inputs=inputs, on_stiffness=False)
+    described = partial(_described, on_stiffness=False)
     return [_Way(f"{LEARNED} correction, {name}", options | neural | {"pc_lrsa_sweeps": sweeps}, described)
             for name, options, sweeps in (("fgmres", FGMRES, "0"), ("fcg", FCG, "0"), ("fgmres, sor", FGMRES, "1"), ("fcg, sor", FCG, "1"))]  # fmt: skip
 
@@ -233,7 +238,7 @@ def _with_exact_modes(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
     return system.stiffness()
 
 
-def _described(system: System, ksp: PETSc.KSP, *, inputs: Sequence[str] = (), coarse: bool = False, on_stiffness: bool = True) -> PETSc.Mat:
+def _described(system: System, ksp: PETSc.KSP, *, coarse: bool = False, on_stiffness: bool = True) -> PETSc.Mat:
     matrix = system.stiffness() if on_stiffness else system.matrix
-    system.describe(matrix, inputs=inputs, coarse=coarse)
+    system.describe(matrix, coarse=coarse)
     return matrix

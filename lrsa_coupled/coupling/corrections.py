@@ -15,7 +15,7 @@ from dolfinx.mesh import Mesh
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
-from lrsa_coupled.coupling.residual import reference_norm, residual_vector
+from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Features, Field, Problem, Solver, SolverFactory, SolveResult, Unknown
 
@@ -84,7 +84,7 @@ class CorrectionCase(Case):
         """
         problem = self.case.problem(mesh, self._given(parameters))
         if not isinstance(problem, Problem) or not problem.is_linear or problem.to_nodes is not None:
-            raise ValueError(f"corrections are of linear problems whose operator sees the nodes of the unknown, got one of '{self.name}' without")
+            raise ValueError(f"corrections are of linear problems whose operator sees the nodes of the unknown, which '{self.name}' with these options is not")
         space = problem.solution.function_space
         unknown = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
         return CorrectionProblem(**unknown, parameters=parameters, problem=problem, density=Function(space))
@@ -126,11 +126,11 @@ class HarvestSolver(Solver):
     def solve(self) -> SolveResult:
         """Run, solve, subtract. Collective."""
         problem = self.problem.problem
-        atol = self.case.rtol * reference_norm(problem)
+        problem.solution.x.array[:] = 0.0
         matrix, right = jacobian(problem), residual_vector(problem)
         right.scale(-1.0)
+        exact = self.make(problem, self.case.rtol * right.norm())
         found = self._run(matrix, right)
-        exact = self.make(problem, atol)
         result = exact.solve()
         exact.destroy()
         solution = solution_vector(problem)

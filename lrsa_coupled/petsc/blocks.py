@@ -67,7 +67,7 @@ def smoothed(block: Block, matrix: PETSc.Mat, steps: int) -> Block:
 
     Source: Vaněk, Mandel & Brezina (1996), "Algebraic multigrid by smoothed aggregation", Computing 56.
     """
-    if not steps:
+    if not steps or not block.shape[1]:
         return block
     comm, diagonal = matrix.comm.tompi4py(), matrix.getDiagonal()
     inverse = 1.0 / diagonal.array_r[:, None]

@@ -118,7 +118,7 @@ class CoarseSpacePC:
         with self._event:
             basis = self._worth_it(matrix, scaled(self._basis(pc), self._comm))
             space = orthonormalise(smoothed(basis, stiffness, self.smoothing), self._comm, self.rank_tolerance)
-            for _ in range(self.cleaning if space.size else 0):
+            for _ in range(self.cleaning if space.shape[1] else 0):  # columns: a rank may own no row
                 space = orthonormalise(self._cleaned(space, matrix, stiffness), self._comm, self.rank_tolerance)
             self._space, self.dimension = space, space.shape[1]
         self._project(matrix)

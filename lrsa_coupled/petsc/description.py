@@ -27,8 +27,8 @@ def describe(matrix: PETSc.Mat, space: FunctionSpace, *, bcs: Sequence[Dirichlet
         matrix: System or preconditioning matrix of a KSP.
         space: Scalar Lagrange space of its rows.
         bcs: Dirichlet conditions; corrections are zero there.
-        inputs: The operator's nodal inputs by name.
-        scalars: Its scalars by name.
+        inputs: Nodal inputs by name, all that the operators to come need; an operator reads its own.
+        scalars: The operator's scalars by name.
         prolongation: From the free degrees of freedom of a coarse mesh, for ``-pc_lrsa_basis coarse``.
 
     Raises:
@@ -65,7 +65,7 @@ class Description:
         self.nodes = NodeSet(self._unknown, (Field("correction"),))
         self.prolongation = prolongation
         self._inputs, self._scalars = dict(inputs), dict(scalars)
-        self._script: Script | None = None
+        self._scripts: dict[tuple[tuple[Field, ...], tuple[str, ...]], Script] = {}
 
     @property
     def fixed(self) -> npt.NDArray[np.bool_]:
@@ -80,9 +80,11 @@ class Description:
         """Evaluate the inputs of an operator, but for one of this name, and its scalars. Collective: no.
 
         Raises:
-            ValueError: If one is missing, unknown or of another size.
+            ValueError: If one is missing or of another size.
         """
-        if self._script is None:
-            fields = [item for item in guess.card.inputs if item.name != without]
-            self._script = script_for(guess.card, fields, self._inputs, scalars=self._scalars, node_space=self.nodes.space)
-        return self._script.features(self._unknown)
+        fields = tuple(item for item in guess.card.inputs if item.name != without)
+        key = fields, guess.card.scalars
+        if key not in self._scripts:
+            known = {item.name: self._inputs[item.name] for item in fields if item.name in self._inputs}
+            self._scripts[key] = script_for(guess.card, fields, known, scalars=self._scalars, node_space=self.nodes.space)
+        return self._scripts[key].features(self._unknown)

@@ -70,9 +70,9 @@ class NeuralPC:
     def setUp(self, pc: PETSc.PC) -> None:
         if self._guess is None:
             self._guess = load_operator(pc, self.checkpoint, self.precision)
-            names = [f.name for f in self._guess.card.outputs], self._guess.card.inputs[-1].name
-            if names != ([CORRECTION.name], RESIDUAL.name):
-                raise ValueError(f"-pc_lrsa_checkpoint: expected an operator from a residual to its correction, got one from {names[1]} to {names[0]}")
+            given, found = ([item.name for item in items] for items in (self._guess.card.inputs, self._guess.card.outputs))
+            if given[-1:] != [RESIDUAL.name] or found != [CORRECTION.name]:
+                raise ValueError(f"-pc_lrsa_checkpoint: expected an operator from a residual to its correction, got one from {given} to {found}")
         self._description = description_of(pc)
         self._features = self._description.features(self._guess, without=RESIDUAL.name)
         if not self._vectors:

@@ -11,7 +11,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, boundary_dofs, helmholtz
+from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from lrsa_coupled import catalog
@@ -20,6 +20,7 @@ from lrsa_coupled.config import BenchConfig, Config
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Reuse
+from solvers.interpolation import boundary_dofs
 from solvers.linear import LinearSolver
 
 

@@ -20,10 +20,10 @@ from lrsa_coupled.interfaces import Field
 from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
 from lrsa_coupled.petsc.description import describe
 from petsc4py import PETSc
-from solvers.interpolation import constrain, interpolation_matrix
+from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
 from solvers.petsc import default_options
 
-from tests.learned import COMM, Waves, boundary, operator
+from tests.learned import COMM, Waves, operator
 
 RTOL = 1e-8
 PREFIX = "learned_test_"
@@ -71,7 +71,7 @@ def correction_model(folder: Path, scale: float = 1e-3) -> Path:
 
 def prolongation(waves: Waves, cells: int = 12) -> PETSc.Mat:
     coarse = fem.functionspace(create_unit_square(waves.matrix.comm.tompi4py(), cells, cells), ("P", 1))
-    return constrain(interpolation_matrix(coarse, waves.space), boundary(coarse), boundary(waves.space))
+    return constrain(interpolation_matrix(coarse, waves.space), boundary_dofs(coarse), boundary_dofs(waves.space))
 
 
 def test_coarse_modes_deflate(shared_path: Path) -> None:
@@ -100,6 +100,16 @@ def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path) -> No
             results.append(iterations(ksp, waves))
             assert np.abs(context._space[waves.fixed]).max(initial=0.0) == 0.0
     assert abs(results[0] - results[1]) <= 1
+
+
+def test_one_description_serves_two_operators(shared_path: Path) -> None:
+    """An operator that corrects, with a coarse space from another inside, and inputs that neither reads."""
+    waves = Waves()
+    describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs | {"unread": waves.medium})
+    inside = {f"pc_lrsa_inner_{name}": value for name, value in SPACE.items()} | {"pc_lrsa_inner_pc_lrsa_most_leak": 2, "pc_lrsa_inner_pc_lrsa_least_gain": 0}
+    with solver(waves, None, ksp_type="fgmres", ksp_gmres_restart=300, **NEURAL, **inside, pc_lrsa_checkpoint=correction_model(shared_path / "model"),
+                pc_lrsa_inner_pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS)) as ksp:  # fmt: skip
+        assert iterations(ksp, waves) < 300
 
 
 def test_a_useless_operator_is_left_out(shared_path: Path, caplog: pytest.LogCaptureFixture) -> None:
