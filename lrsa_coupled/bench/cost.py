@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from lrsa_coupled.bench.memory import PeakMemory, memory
 from lrsa_coupled.config import OperatorConfig
@@ -76,6 +77,14 @@ def measure(work: Work) -> Cost:
         cost = Cost(error="out of memory (killed)")
     process.join()
     return cost
+
+
+def flop_counter() -> FlopCounterMode:
+    """Return a counter of the operations of products, those of attention on a CPU among them, which torch before 2.15 leaves out."""
+    def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+        return sdpa_flop_count(queries, keys, values)
+
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention})
 
 
 def _send(sender: Connection, work: Work, threads: int) -> None:
@@ -153,6 +162,6 @@ def _flops(model: Operator, work: Work) -> int:
 
 def _counted(model: Operator, work: Work, points: int) -> int:
     device = model.head.weight.device
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), flop_counter() as counter:
         model(*(tensor.to(device) for tensor in _arguments(work, points)))
     return counter.get_total_flops()

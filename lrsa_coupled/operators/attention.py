@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lrsa_coupled.operators.precision import for_attention, in_full_precision
+from lrsa_coupled.operators.precision import by_products, for_attention, in_full_precision
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
@@ -27,10 +27,29 @@ def normalise(tensor: Tensor) -> Tensor:
     return F.rms_norm(tensor, tensor.shape[-1:], None, EPS)
 
 
+def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return ``softmax(scale queries keys' + bias) values``, by torch's fused attention or, in training in bfloat16 on a CPU, by products.
+
+    Args:
+        queries: ``(B, H, rows, D)``.
+        keys: ``(B, H, columns, D)``.
+        values: ``(B, H, columns, D)``, whose type is that of the result or, see ``precision.py``, float32 takes its place.
+        scale: Of the scores, ``1 / sqrt(D)`` when None.
+        bias: Added to the scores, ``(B, 1, 1, columns)``.
+    """
+    with in_full_precision(values.device):
+        if by_products(queries, keys, values):
+            dtype, scale = values.dtype, queries.shape[-1] ** -0.5 if scale is None else scale
+            scores = torch.matmul((queries * scale).to(dtype).contiguous(), keys.to(dtype).contiguous().transpose(-1, -2))
+            scores = scores if bias is None else scores + bias.to(dtype)
+            return torch.matmul(torch.softmax(scores, dim=-1), values.contiguous())
+        queries, keys, values = for_attention(queries, keys, values)
+        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=None if bias is None else bias.to(values.dtype), scale=scale)
+
+
 def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor) -> Tensor:
     """Softmax attention of normalised queries and keys, scale ``1 / sqrt(D)``; rows of the two sides may differ in number."""
-    with in_full_precision(keys_BHND.device):
-        return F.scaled_dot_product_attention(*for_attention(queries_BHMD, keys_BHND, values_BHND))
+    return softmax_attention(queries_BHMD, keys_BHND, values_BHND)
 
 
 def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:
@@ -45,10 +64,7 @@ def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN
         Pooled values ``(B, H, M, D)``.
     """
     queries_BHMD = queries_HMD.expand(keys_BHND.shape[0], -1, -1, -1)
-    queries_BHMD, keys_BHND, values_BHND = for_attention(queries_BHMD, keys_BHND, values_BHND)
-    mask = None if bias_BN is None else bias_BN[:, None, None, :].to(queries_BHMD.dtype)
-    with in_full_precision(keys_BHND.device):
-        return F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, attn_mask=mask)
+    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bias=None if bias_BN is None else bias_BN[:, None, None, :])
 
 
 def pool_partially(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:

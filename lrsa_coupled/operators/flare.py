@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.attention import softmax_attention
 from lrsa_coupled.operators.layers import GridConvolution, merge_heads, split_heads
 
 DEPTH = 3
@@ -57,8 +58,8 @@ class FLAREBlock(nn.Module):
         (keys_BHND,) = split_heads(self.keys(normalised_BNC), 1, num_heads=self.num_heads)
         (values_BHND,) = split_heads(self.values(normalised_BNC), 1, num_heads=self.num_heads)
         queries_BHMD = self.queries_HMD.to(keys_BHND.dtype).expand(len(features_BNC), -1, -1, -1)
-        tokens_BHMD = F.scaled_dot_product_attention(queries_BHMD, keys_BHND, values_BHND, scale=1.0)
-        spread_BHND = F.scaled_dot_product_attention(keys_BHND, queries_BHMD, tokens_BHMD, scale=1.0)
+        tokens_BHMD = softmax_attention(queries_BHMD, keys_BHND, values_BHND, scale=1.0)
+        spread_BHND = softmax_attention(keys_BHND, queries_BHMD, tokens_BHMD, scale=1.0)
         features_BNC = features_BNC + self.output(merge_heads(spread_BHND))
         hidden_BNC = self.ffn_norm(features_BNC)
         return features_BNC + self.ffn(hidden_BNC if self.convolution is None else self.convolution(hidden_BNC, shape))

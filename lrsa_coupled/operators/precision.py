@@ -9,7 +9,10 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
 * FFTs: there are none in bfloat16;
-* attention in training on a CPU (``for_attention``): torch's backward pass takes two to three times as long in bfloat16 as in float32.
+* the softmax itself, whose argument and result are in bfloat16 where ``by_products`` says so.
+
+Torch's own attention is no quicker in bfloat16 than in float32 on a CPU, and its backward pass takes two to three times as long. Where the number of
+scores a point is small, attention in training is therefore written as two matrix products (``by_products``); elsewhere it runs in float32 then.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import torch
 from torch import Tensor
 
 CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
+MOST_TOKENS = 256
+"""Scores a point up to which they are kept for the backward pass."""
 
 
 def choose_device(name: str) -> torch.device:
@@ -57,12 +62,22 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False)
 
 
+def by_products(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
+    """Return whether attention is to be two products of matrices around a softmax, for the reason above."""
+    few = min(queries.shape[-2], keys.shape[-2]) <= MOST_TOKENS
+    return few and _trains_on_cpu(values) and values.dtype == torch.bfloat16
+
+
 def for_attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values in the type that attention is to run in: that of the values, but as the module says."""
+    """Return queries, keys and values in the type that torch's attention is to run in: that of the values, but as the module says."""
     dtype = values.dtype
-    if values.device.type == "cpu" and torch.is_grad_enabled():
+    if _trains_on_cpu(values):
         dtype = torch.promote_types(dtype, torch.float32)
     return queries.to(dtype), keys.to(dtype), values.to(dtype)
+
+
+def _trains_on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and torch.is_grad_enabled()
 
 
 def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> float:

@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from lrsa_coupled.bench.cost import flop_counter
+from lrsa_coupled.operators.attention import softmax_attention
 from lrsa_coupled.operators.counts import flop_count, parameter_count
 from lrsa_coupled.operators.model import BLOCKS, Operator
 from lrsa_coupled.operators.normalise import Normaliser
-from lrsa_coupled.operators.precision import autocast, choose_device, cpu_has_bf16
+from lrsa_coupled.operators.precision import MOST_TOKENS, autocast, by_products, choose_device, cpu_has_bf16
 from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -46,6 +47,23 @@ def test_bf16_agrees_with_fp32(kind, gradient):
     assert 0.0 < relative(rounded, exact) < 0.03
 
 
+@pytest.mark.parametrize("tokens", [16, MOST_TOKENS + 16])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weighted):
+    """By two products with few tokens, by torch's attention with more."""
+    generator = torch.Generator().manual_seed(0)
+    exact = [torch.randn(2, 3, rows, 8, dtype=torch.float64, generator=generator, requires_grad=True) for rows in (tokens, 300, 300)]
+    rounded = [tensor.detach().to(torch.bfloat16).requires_grad_() for tensor in exact]
+    bias = torch.randn(2, 1, 1, 300, dtype=torch.float64, generator=generator) if weighted else None
+    assert by_products(*rounded) == (tokens <= MOST_TOKENS)
+    results = [softmax_attention(*tensors, bias=bias) for tensors in (exact, rounded)]
+    assert relative(results[1].double(), results[0]) < 0.02
+    for result in results:
+        result.double().square().sum().backward()
+    for near, true in zip(rounded, exact, strict=True):
+        assert relative(near.grad.double(), true.grad) < 0.03
+
+
 def test_no_type_keeps_torch_from_its_fused_kernels(recwarn):
     model = make_operator()
     with autocast("bf16", torch.device("cpu")):
@@ -62,7 +80,7 @@ def test_parameter_count_is_exact(config):
 @pytest.mark.parametrize("config", VARIANTS)
 def test_flop_count_is_exact(config):
     model, batch, points = make_operator(config), 2, 40
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), flop_counter() as counter:
         model(*arguments(batch, points))
     assert batch * flop_count(config, points, dim=2, **SIZES) == counter.get_total_flops()
 

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from lrsa_coupled.bench.cost import flop_counter
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.counts import flop_count, parameter_count
 from lrsa_coupled.operators.fno import PADDING, FNOBlock
@@ -152,7 +152,7 @@ def test_the_convolution_sees_the_eight_neighbours_on_the_grid():
 def test_size_and_products_of_convolved_operators_are_counted(name):
     model, points = make_operator(config(name)), grid_points(sizes=(6, 4)).float()
     _, inputs, scalars, mass = arguments(points=24)
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+    with torch.inference_mode(), flop_counter() as counter:
         model(points, inputs, scalars, mass)
     plain = dataclasses.replace(model.config, grid_convolution=False)
     added = [weight.numel() for weight in model.parameters()]
