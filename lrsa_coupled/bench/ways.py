@@ -36,8 +36,8 @@ ACHIEVED = 1.01
 COUNT = 64
 """Modes of the exact and the coarse spaces."""
 
-SMOOTHING = 2
-"""Steps of smoothing of bases that come from a coarse mesh or an operator."""
+SMOOTHING = 3
+"""Degree of the smoothing of bases that come from a coarse mesh or an operator."""
 
 SHIFT = 0.5
 """Of the shifted operator P + SHIFT s B."""
@@ -218,14 +218,18 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint = {"pc_lrsa_checkpoint": str(folder)}
     if any(item.span for item in card.outputs):
-        names = {0: "", 1: ", 1 cleaning", 2: ", 2 cleanings"}
-        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | {"pc_lrsa_cleaning": str(steps)}, _described) for steps, name in names.items()]
+        grid = {"pc_lrsa_grid": str(card.resolution)}  # as fine as the meshes of its training
+        names = {", all nodes": {}, "": grid, ", 1 cleaning": grid | {"pc_lrsa_cleaning": "1"}, ", 2 cleanings": grid | {"pc_lrsa_cleaning": "2"}}
+        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described) for name, options in names.items()]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
-    neural = NEURAL | checkpoint
-    described = partial(_described, on_stiffness=False)
-    return [_Way(f"{LEARNED} correction, {name}", options | neural | {"pc_lrsa_sweeps": sweeps}, described)
-            for name, options, sweeps in (("fgmres", FGMRES, "0"), ("fcg", FCG, "0"), ("fgmres, sor", FGMRES, "1"), ("fcg, sor", FCG, "1"))]  # fmt: skip
+    inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": {"pc_lrsa_inner_pc_type": "sor"}, ", gamg": {f"pc_lrsa_inner_{name}": value for name, value in GAMG.items()}}
+    ways: list[Way] = []
+    for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
+        for name, inner in inside.items():
+            described = partial(_described, on_stiffness=name == ", gamg")
+            ways.append(_Way(f"{LEARNED} correction, {krylov}{name}", options | NEURAL | checkpoint | inner, described))
+    return ways
 
 
 def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETSc.Mat:

@@ -6,7 +6,9 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.interfaces import Features
 from lrsa_coupled.petsc.blocks import Block, multiply
 from lrsa_coupled.petsc.description import description_of
 
@@ -14,20 +16,34 @@ COARSE_RTOL = 1e-4
 """Relative residual of the coarse modes: far below what the coarse mesh costs them."""
 
 
-def learned(pc: PETSc.PC, guess: LearnedGuess) -> Block:
+def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
     """Predict a basis for the matrix of the preconditioner, zero where a Dirichlet condition holds. Collective.
+
+    The operator is evaluated at all nodes or, for ``cells`` above 0, at those of a background grid, from which the basis is interpolated.
 
     Raises:
         ValueError: If the operator predicts no basis, or the matrix has no description, or another number of rows.
     """
     if not any(item.span for item in guess.card.outputs):
         raise ValueError(f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.outputs]}")
-    description = description_of(pc)
+    description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(guess)
-    outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, pc.getComm().tompi4py())[0]
-    basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
+    if cells:
+        basis = _from_grid(guess, description.grid(cells), features, comm)
+    else:
+        outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, comm)[0]
+        basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
     basis[description.fixed] = 0.0
     return basis
+
+
+def _from_grid(guess: LearnedGuess, grid: BackgroundGrid, features: Features, comm: MPI.Comm) -> Block:
+    """Evaluate on the grid, each rank a part of it, and interpolate."""
+    arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
+    ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
+    own = slice(ends[comm.rank], ends[comm.rank + 1])
+    outputs = guess.evaluate([array[own] for array in arrays], features.scalars, comm)[0].cpu().numpy()
+    return grid.interpolate(np.concatenate(comm.allgather(outputs)))
 
 
 def coarse(pc: PETSc.PC, count: int) -> Block:

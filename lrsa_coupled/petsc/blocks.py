@@ -16,8 +16,14 @@ Dense = npt.NDArray[np.float64]
 POWER_STEPS = 10
 """Steps of the power method that estimate the largest eigenvalue of D^-1 A."""
 
+ESTIMATED = 1.1
+"""The largest eigenvalue, of the estimate that is below it."""
+
 ROUNDING = 1e-13
 """Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
+
+WELL_CONDITIONED = 1e-8
+"""Eigenvalues from which a basis by the Gram matrix is orthonormal to 1e-8."""
 
 
 def total(values: Dense, comm: MPI.Comm) -> Dense:
@@ -38,12 +44,22 @@ def norms(block: Block, comm: MPI.Comm) -> Dense:
 
 
 def multiply(matrix: PETSc.Mat, block: Block) -> Block:
-    """Return the matrix times the block: one product where PETSc has it for the type of matrix, else one a column. Collective."""
+    """Return the matrix times the block. Collective."""
+    return _through(matrix, block, lambda image: image.copy(order="F"))
+
+
+def project(matrix: PETSc.Mat, block: Block) -> Dense:
+    """Return the inner products of the columns with what the matrix makes of them. Collective."""
+    return total(_through(matrix, block, lambda image: np.ascontiguousarray(block.T @ image)), matrix.comm.tompi4py())
+
+
+def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> Block:
+    """Return what is made of the matrix times the block: one product where PETSc has it for the type of matrix, else one a column. Collective."""
     if matrix.getType() not in ("seqaij", "mpiaij", "seqbaij", "mpibaij", "seqsbaij", "mpisbaij"):
-        return by_column(matrix.mult, block, matrix.createVecs())
+        return use(by_column(matrix.mult, block, matrix.createVecs()))
     dense = PETSc.Mat().createDense((matrix.getSizes()[1], (None, block.shape[1])), array=np.asfortranarray(block), comm=matrix.comm)
     image = matrix.matMult(dense)
-    result = image.getDenseArray(readonly=True).copy(order="F")
+    result = use(image.getDenseArray(readonly=True))
     image.destroy()
     dense.destroy()
     return result
@@ -62,12 +78,15 @@ def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, v
     return result
 
 
-def smoothed(block: Block, matrix: PETSc.Mat, steps: int) -> Block:
-    """Return the block after steps of ``I - 4 / (3 l) D^-1 A``, l the largest eigenvalue of D^-1 A: what varies from node to node goes. Collective.
+def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
+    """Return a polynomial of D^-1 A of the block, 1 at zero and at most 0.3 from the share ``1 / max(degree, 2)^2`` of the largest eigenvalue on.
 
-    Source: Vaněk, Mandel & Brezina (1996), "Algebraic multigrid by smoothed aggregation", Computing 56.
+    So what varies from node to node goes, and with a higher degree what varies over a few nodes; smooth vectors stay. Chebyshev's iteration for the
+    solution zero; ``degree`` products with the block. Collective.
+
+    Source: Saad (2003), Iterative methods for sparse linear systems, algorithm 12.1.
     """
-    if not steps or not block.shape[1]:
+    if not degree or not block.shape[1]:
         return block
     comm, diagonal = matrix.comm.tompi4py(), matrix.getDiagonal()
     inverse = 1.0 / diagonal.array_r[:, None]
@@ -76,29 +95,38 @@ def smoothed(block: Block, matrix: PETSc.Mat, steps: int) -> Block:
     for _ in range(POWER_STEPS):
         vector = inverse * multiply(matrix, vector / norms(vector, comm))
         largest = float(norms(vector, comm)[0])
-    for _ in range(steps):
-        block = block - 4.0 / (3.0 * largest) * inverse * multiply(matrix, block)
+    upper = ESTIMATED * largest
+    lower = upper / max(degree, 2) ** 2
+    centre, radius = (upper + lower) / 2.0, (upper - lower) / 2.0
+    share, step = radius / centre, np.zeros_like(block)
+    for number in range(degree):
+        ratio = share if number == 0 else 1.0 / (2.0 * centre / radius - share)
+        factors = (0.0, 1.0 / centre) if number == 0 else (ratio * share, 2.0 * ratio / radius)
+        image = multiply(matrix, block)
+        image *= factors[1] * inverse
+        step *= factors[0]
+        step -= image
+        block = block + step
+        share = ratio
     return block
 
 
-def scaled(block: Block, comm: MPI.Comm) -> Block:
-    """Return the columns at unit length, less those that are zero, or not finite on any rank. Collective."""
-    lengths = norms(block, comm)
-    kept = np.isfinite(lengths) & (lengths > 0.0)
-    return np.asfortranarray(block[:, kept] / lengths[kept])
+def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
+    """Return columns and weights ``(columns, r)`` whose product is an orthonormal basis of the span, of r dimensions. Collective.
 
-
-def orthonormalise(block: Block, comm: MPI.Comm, tolerance: float) -> Block:
-    """Return an orthonormal basis of the span of the columns, less the directions that a share of the columns below ``tolerance`` is made of.
-
-    Columns are ``scaled`` first. Two passes by the eigenvectors of the Gram matrix. Collective.
+    The columns are those given, less those that are zero, or not finite on any rank; directions that a share of the columns of unit length below
+    ``tolerance`` is made of are left out. By the eigenvectors of the Gram matrix; where that is ill-conditioned the columns are orthonormal ones.
 
     Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements", SIAM J. Sci. Comput. 23.
     """
-    block = scaled(block, comm)
-    for limit in (tolerance**2, ROUNDING):
-        values, vectors = np.linalg.eigh(inner_products(block, block, comm))
-        kept = values > max(limit, ROUNDING) * values.max(initial=0.0)
-        weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]))
-        block = np.asfortranarray(block @ weights)
-    return block
+    products = inner_products(block, block, comm)
+    lengths = np.sqrt(np.diag(products))
+    sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
+    if len(sound) < len(lengths):
+        block, lengths, products = np.asfortranarray(block[:, sound]), lengths[sound], products[np.ix_(sound, sound)]
+    values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))
+    kept = values > max(tolerance**2, ROUNDING) * values.max(initial=0.0)
+    weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
+    if values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0):
+        return block, weights
+    return span(np.asfortranarray(block @ weights), comm, 0.0)

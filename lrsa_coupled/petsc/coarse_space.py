@@ -7,7 +7,9 @@
 * ``-pc_lrsa_checkpoint FOLDER``: an operator that predicts the basis, ``-pc_lrsa_basis learned`` then; see ``petsc/description.py``.
 * ``-pc_lrsa_basis given|nearnullspace|learned|coarse``: the basis Z; ``given`` by ``set_basis``, the near-null space attached to P, predicted, or
   the lowest ``-pc_lrsa_coarse_modes 64`` modes on a coarse mesh, see ``petsc/bases.py``.
-* ``-pc_lrsa_smoothing 0``: steps of damped Jacobi with P on the basis, for one that is interpolated from a coarse mesh or predicted.
+* ``-pc_lrsa_grid 0``: cells, along the longest side, of a Cartesian grid behind the mesh on which the operator is evaluated, for media and modes that are
+  smooth on it; the basis is interpolated to the mesh by cubics. 0: the operator is evaluated at all nodes.
+* ``-pc_lrsa_smoothing 0``: degree of a Chebyshev polynomial of P that takes the roughness out of a basis from a coarse mesh or an operator.
 * ``-pc_lrsa_cleaning 0``: steps of preconditioned inverse iteration on the basis.
 * ``-pc_lrsa_rank_tolerance 1e-6``: directions of the basis, relative to its columns of unit length, that are dropped.
 * ``-pc_lrsa_least_gain 0.5``: of what the inner preconditioner leaves of the basis, below which the coarse space is dropped.
@@ -33,7 +35,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -42,7 +44,7 @@ from petsc4py import PETSc
 from scipy.linalg import eigh
 
 from lrsa_coupled.petsc.base import InnerPC, choice, load_operator
-from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, orthonormalise, scaled, smoothed, total
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, project, smoothed, span, total
 
 if TYPE_CHECKING:
     from lrsa_coupled.coupling.guess import LearnedGuess
@@ -76,15 +78,15 @@ class CoarseSpacePC:
         self.combine, self.source = "deflated", "given"
         self.smoothing = 0
         self.cleaning, self.rank_tolerance, self.least_gain, self.most_leak = 0, 1e-6, 0.5, 0.3
-        self.checkpoint, self.coarse_modes = "", 64
+        self.checkpoint, self.coarse_modes, self.grid = "", 64, 0
         self.dimension, self.missed, self.leak, self.inference = 0, float("nan"), float("nan"), 0.0
         self._comm: MPI.Comm = MPI.COMM_SELF
         self._given: Block | None = None
         self._guess: LearnedGuess | None = None
         self._inner: InnerPC | None = None
         self._vectors: list[PETSc.Vec] = []
-        self._space = self._images = np.empty((0, 0))  # Z, A Z
-        self._inverse = self._definite = np.empty((0, 0))  # E^-1, |E|^-1
+        self._space = self._weights = np.empty((0, 0))  # Z, and W with which Z W is orthonormal
+        self._inverse = self._definite = np.empty((0, 0))  # W E^-1 W', W |E|^-1 W' with E = W' Z' A Z W
         self._projected = (0, 0)  # handle and state of the A that they belong to
         self._event = PETSc.Log.Event("LRSACoarse")
 
@@ -99,37 +101,39 @@ class CoarseSpacePC:
         self.checkpoint = options.getString("pc_lrsa_checkpoint", self.checkpoint)
         self.source = choice(options, "pc_lrsa_basis", "learned" if self.checkpoint else self.source, SOURCES)
         self.coarse_modes = options.getInt("pc_lrsa_coarse_modes", self.coarse_modes)
+        self.grid = options.getInt("pc_lrsa_grid", self.grid)
         self.smoothing = options.getInt("pc_lrsa_smoothing", self.smoothing)
         self.cleaning = options.getInt("pc_lrsa_cleaning", self.cleaning)
         self.rank_tolerance = options.getReal("pc_lrsa_rank_tolerance", self.rank_tolerance)
         self.least_gain = options.getReal("pc_lrsa_least_gain", self.least_gain)
         self.most_leak = options.getReal("pc_lrsa_most_leak", self.most_leak)
-        for name, steps in (("smoothing", self.smoothing), ("cleaning", self.cleaning)):
-            if steps < 0:
-                raise ValueError(f"-{options.prefix or ''}pc_lrsa_{name} must be 0 or more, got {steps}")
+        for name, number in (("smoothing", self.smoothing), ("cleaning", self.cleaning), ("grid", self.grid)):
+            if number < 0:
+                raise ValueError(f"-{options.prefix or ''}pc_lrsa_{name} must be 0 or more, got {number}")
 
     def setUp(self, pc: PETSc.PC) -> None:
         self._comm = pc.getComm().tompi4py()
         matrix, stiffness = pc.getOperators()
         if not self._vectors:
-            self._vectors = list(matrix.createVecs())
+            self._vectors = [matrix.createVecRight(), matrix.createVecLeft(), matrix.createVecLeft()]
         self._inner = self._inner or InnerPC(pc)
         self._inner.set_up(pc)
         with self._event:
-            basis = self._worth_it(matrix, scaled(self._basis(pc), self._comm))
-            space = orthonormalise(smoothed(basis, stiffness, self.smoothing), self._comm, self.rank_tolerance)
-            for _ in range(self.cleaning if space.shape[1] else 0):  # columns: a rank may own no row
-                space = orthonormalise(self._cleaned(space, matrix, stiffness), self._comm, self.rank_tolerance)
-            self._space, self.dimension = space, space.shape[1]
+            space, weights = self._worth_it(matrix, *span(self._basis(pc), self._comm, self.rank_tolerance))
+            if self.smoothing and weights.shape[1]:
+                space, weights = span(smoothed(space, stiffness, self.smoothing), self._comm, self.rank_tolerance)
+            for _ in range(self.cleaning if weights.shape[1] else 0):
+                space, weights = span(self._cleaned(space @ weights, matrix, stiffness), self._comm, self.rank_tolerance)
+            self._space, self._weights, self.dimension = space, weights, weights.shape[1]
         self._project(matrix)
 
     def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
         self._follow(pc)
-        self._apply(self._inner.pc.apply, x, y, transposed=False)
+        self._apply(pc, x, y, transposed=False)
 
     def applyTranspose(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
         self._follow(pc)
-        self._apply(self._inner.pc.applyTranspose, x, y, transposed=True)
+        self._apply(pc, x, y, transposed=True)
 
     def view(self, pc: PETSc.PC, viewer: PETSc.Viewer) -> None:
         viewer.printfASCII(f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.smoothing} steps of smoothing and {self.cleaning} of cleaning\n")
@@ -143,7 +147,7 @@ class CoarseSpacePC:
         for vector in self._vectors:
             vector.destroy()
         self._inner, self._vectors, self.dimension = None, [], 0
-        self._space = self._images = np.empty((0, 0))
+        self._space = self._weights = np.empty((0, 0))
 
     def destroy(self, pc: PETSc.PC) -> None:
         self.reset(pc)
@@ -172,7 +176,7 @@ class CoarseSpacePC:
         if self._guess is None:
             self._guess = load_operator(pc, self.checkpoint)
         started = time.perf_counter()
-        basis = bases.learned(pc, self._guess)
+        basis = bases.learned(pc, self._guess, cells=self.grid)
         self.inference = time.perf_counter() - started
         return basis
 
@@ -180,33 +184,30 @@ class CoarseSpacePC:
         where = {"given": "by pc.getPythonContext().set_basis(...)", "nearnullspace": "in the near-null space of the preconditioning matrix"}
         return where.get(self.source, "as the space described")
 
-    def _worth_it(self, matrix: PETSc.Mat, basis: Block) -> Block:
+    def _worth_it(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> tuple[Block, Dense]:
         """Measure what a coarse space on the span would give; return the basis, or an empty one with a warning."""
-        self.missed, self.leak = self._measured(matrix, basis) if basis.shape[1] else (float("nan"), float("nan"))
-        if not basis.shape[1]:
+        self.missed, self.leak = self._measured(matrix, space, weights) if weights.shape[1] else (float("nan"), float("nan"))
+        if not weights.shape[1]:
             why = "it has rank 0"
         elif not self.missed >= self.least_gain:
             why = f"the inner preconditioner leaves {self.missed:.2g} of it, {self.least_gain:g} would pay"
         elif not self.leak <= self.most_leak:
             why = f"{self.leak:.2g} of what the inner preconditioner leaves of it is outside its span, {self.most_leak:g} would pay"
         else:
-            return basis
+            return space, weights
         logger.warning("the coarse space is not used: %s", why)
-        return basis[:, :0]
+        return space[:, :0], weights[:0, :0]
 
-    def _measured(self, matrix: PETSc.Mat, basis: Block) -> tuple[float, float]:
-        values, vectors = self._comm.bcast(np.linalg.eigh(inner_products(basis, basis, self._comm)))
-        kept = values > self.rank_tolerance**2 * values.max()
-        weights = vectors[:, kept] / np.sqrt(values[kept])  # of an orthonormal basis: z has a part in each direction of the span
-        noise = np.random.default_rng(self._comm.rank).standard_normal((len(basis), PROBES))
-        inside = basis @ (weights @ np.random.default_rng(0).standard_normal((weights.shape[1], PROBES)))
+    def _measured(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> tuple[float, float]:
+        noise = np.random.default_rng(self._comm.rank).standard_normal((len(space), PROBES))
+        inside = space @ (weights @ np.random.default_rng(0).standard_normal((weights.shape[1], PROBES)))  # a part in each direction of the span
         probes = np.asfortranarray(np.column_stack([noise, inside]))
         images = by_column(self._inner.pc.apply, multiply(matrix, probes), matrix.createVecs())
         overlap = total(np.einsum("nm,nm->m", probes, images), self._comm)[:PROBES].sum()
         scale = overlap / (norms(images, self._comm)[:PROBES] ** 2).sum()
         rest = probes - scale * images
         left, of_span = norms(rest, self._comm) / norms(probes, self._comm), rest[:, PROBES:]
-        outside = of_span - basis @ (weights @ (weights.T @ inner_products(basis, of_span, self._comm)))
+        outside = of_span - space @ (weights @ (weights.T @ inner_products(space, of_span, self._comm)))
         leaks = norms(outside, self._comm) / norms(of_span, self._comm)
         return float(np.sqrt(np.mean(left[PROBES:] ** 2))), float(np.sqrt(np.mean(leaks**2)))
 
@@ -235,39 +236,45 @@ class CoarseSpacePC:
         self._projected = (matrix.handle, matrix.stateGet())
         if self.dimension:
             with self._event:
-                self._images = multiply(matrix, self._space)
-                self._factorise(inner_products(self._space, self._images, self._comm))
+                self._factorise(self._weights.T @ project(matrix, self._space) @ self._weights)
 
     def _factorise(self, projected: Dense) -> None:
-        """Find E^-1 and |E|^-1, the same on all ranks."""
+        """Find W E^-1 W' and W |E|^-1 W', the same on all ranks."""
         skew = np.linalg.norm(projected - projected.T) / np.linalg.norm(projected)
         if skew > ASYMMETRY:
             if self.combine == "symmetric":
                 raise ValueError(f"-pc_lrsa_combine symmetric needs a symmetric matrix, got one with an asymmetry of {skew:.1g}; use deflated")
-            self._inverse = self._comm.bcast(np.linalg.pinv(projected, rcond=SINGULAR))
+            self._inverse = self._comm.bcast(self._weights @ np.linalg.pinv(projected, rcond=SINGULAR) @ self._weights.T)
             return
         values, vectors = np.linalg.eigh(0.5 * (projected + projected.T))
         kept = np.abs(values) > SINGULAR * np.abs(values).max()
-        inverses = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+        inverses, vectors = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0), self._weights @ vectors
         self._inverse = self._comm.bcast((vectors * inverses) @ vectors.T)
         self._definite = self._comm.bcast((vectors * np.abs(inverses)) @ vectors.T)
 
-    def _apply(self, inner: Callable[[PETSc.Vec, PETSc.Vec], None], x: PETSc.Vec, y: PETSc.Vec, *, transposed: bool) -> None:
+    def _apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec, *, transposed: bool) -> None:
+        matrix, inner = pc.getOperators()[0], self._inner.pc.applyTranspose if transposed else self._inner.pc.apply
         if not self.dimension:
             inner(x, y)
             return
-        space, images, inverse = self._space, self._images, self._inverse.T if transposed else self._inverse
+        coarse, image, rest = self._vectors
+        inverse = self._inverse.T if transposed else self._inverse
+        before, after = self.combine != "additive" and not (transposed and self.combine == "deflated"), self.combine == "symmetric" or transposed
         with self._event:
-            overlaps = total(space.T @ x.array_r, self._comm)
-            rest = self._vectors[0]
+            overlaps = self._overlaps(x)
+            coarse.array[:] = self._space @ (inverse @ overlaps)  # Q x
             x.copy(rest)
-            if self.combine != "additive" and not (transposed and self.combine == "deflated"):
-                rest.array[:] -= images @ (inverse @ overlaps)
+            if before:
+                matrix.mult(coarse, image)
+                rest.axpy(-1.0, image)
         inner(rest, y)
         with self._event:
-            coarse = inverse @ overlaps
-            if self.combine == "symmetric":
-                coarse = self._definite @ overlaps - inverse @ total(images.T @ y.array_r, self._comm)
-            elif self.combine == "deflated" and transposed:
-                coarse -= inverse @ total(images.T @ y.array_r, self._comm)
-            y.array[:] += space @ coarse
+            if after and self.combine != "additive":
+                (matrix.multTranspose if transposed else matrix.mult)(y, image)
+                first = self._definite if self.combine == "symmetric" else inverse
+                coarse.array[:] = self._space @ (first @ overlaps - inverse @ self._overlaps(image))
+            y.axpy(1.0, coarse)
+
+    def _overlaps(self, x: PETSc.Vec) -> Dense:
+        """Return Z' x. Collective."""
+        return total(self._space.T @ x.array_r, self._comm)

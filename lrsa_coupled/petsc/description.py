@@ -11,6 +11,7 @@ from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem import DirichletBC, Function, FunctionSpace
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -65,6 +66,7 @@ class Description:
         self.nodes = NodeSet(self._unknown, (Field("correction"),))
         self.prolongation = prolongation
         self._inputs, self._scalars = dict(inputs), dict(scalars)
+        self._grids: dict[int, BackgroundGrid] = {}
         self._scripts: dict[tuple[tuple[Field, ...], tuple[str, ...]], Script] = {}
 
     @property
@@ -75,6 +77,12 @@ class Description:
     def arrays(self, guess: LearnedGuess, nodal: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Return what the operator is evaluated on: points, inputs and, where it is mass-weighted, masses. Collective at the first use."""
         return [self.nodes.points, nodal, *([self.nodes.mass] if guess.model.config.mass_weighted else [])]
+
+    def grid(self, cells: int) -> BackgroundGrid:
+        """Return the background grid with so many cells along the longest side. Collective at the first use."""
+        if cells not in self._grids:
+            self._grids[cells] = BackgroundGrid(self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm)
+        return self._grids[cells]
 
     def features(self, guess: LearnedGuess, *, without: str = "") -> Features:
         """Evaluate the inputs of an operator, but for one of this name, and its scalars. Collective: no.

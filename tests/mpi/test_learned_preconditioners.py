@@ -87,14 +87,16 @@ def test_coarse_modes_deflate(shared_path: Path) -> None:
     assert 2 * found[0] <= alone and found[2] <= found[0]
 
 
-def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path) -> None:
+@pytest.mark.parametrize("cells", [0, 12])
+def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells: int) -> None:
     """Both bases are projected on the same fields; the one of all ranks together is compared with that of each rank alone."""
     folder = operator(shared_path / "basis", BASIS)
     results = []
     for comm in (COMM, MPI.COMM_SELF):
         waves = Waves(comm)
         describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_least_gain=0, pc_lrsa_most_leak=2) as ksp:
+        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_grid=cells, pc_lrsa_least_gain=0,
+                    pc_lrsa_most_leak=2) as ksp:  # fmt: skip
             context = ksp.getPC().getPythonContext()
             assert context.source == "learned" and context.dimension == BASIS.components and context.inference > 0.0
             results.append(iterations(ksp, waves))

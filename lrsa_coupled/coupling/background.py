@@ -1,0 +1,115 @@
+"""A Cartesian grid behind a mesh: an operator is evaluated at its few nodes, and what varies smoothly is interpolated to those of the mesh.
+
+Shapes: N owned nodes of the mesh on this rank, G nodes of the grid, d dimension of space, F columns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
+
+Values = npt.NDArray[np.float64]
+
+CUBIC = np.arange(4.0)
+"""Places of the nodes of an interpolating cubic."""
+
+REFINEMENTS = 2
+"""Corrections of averaged values by the averages of what linear interpolation makes of them."""
+
+CHUNK = 4096
+"""Nodes of the mesh worked on at a time: their weights and values stay in the cache."""
+
+EMPTY = 1e-9
+"""Mass of a node of the grid without a node of the mesh near it, relative to the mean: an operator that weighs by mass does not see it."""
+
+
+@final
+class BackgroundGrid:
+    """A grid over the bounding box of the nodes of all ranks; every rank knows all of it. Collective: making it, ``restrict``.
+
+    Args:
+        points: Owned nodes of the mesh ``(N, d)``, on this rank.
+        mass: Their lumped masses ``(N,)``.
+        cells: Of the grid, along the longest side of the box.
+        comm: Ranks of the mesh.
+
+    Attributes:
+        nodes: Nodes of the grid ``(G, d)``, the same on all ranks.
+        mass: What of the mass of the mesh belongs to each of them ``(G,)``, positive.
+
+    Raises:
+        ValueError: For fewer than 3 cells, or a mesh without extension in a direction.
+    """
+
+    def __init__(self, points: Values, mass: Values, cells: int, *, comm: MPI.Comm) -> None:
+        if cells < 3:
+            raise ValueError(f"a background grid needs at least 3 cells, got {cells}")
+        low = comm.allreduce(points.min(axis=0, initial=np.inf), op=np.minimum)
+        sides = comm.allreduce(points.max(axis=0, initial=-np.inf), op=np.maximum) - low
+        if sides.min() <= 0.0:
+            raise ValueError(f"a background grid needs nodes that extend in each direction, the sides of their box are {sides.tolist()}")
+        counts = np.maximum(np.rint(cells * sides / sides.max()).astype(int), 3) + 1
+        axes = [np.linspace(start, start + side, count) for start, side, count in zip(low, sides, counts, strict=True)]
+        self.nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(low))
+        self._comm, self._counts = comm, counts
+        self._places = (points - low) / sides * (counts - 1)
+        self._own_mass = mass
+        self._linear = self._interpolation(self._places, CUBIC[:2])
+        sums = self._total(self._linear.T @ mass)
+        self._filled = np.flatnonzero(sums > EMPTY * sums.mean())
+        self._nearest = cKDTree(self.nodes[self._filled]).query(self.nodes)[1]
+        self.mass = np.maximum(sums, EMPTY * sums.mean())
+
+    def restrict(self, values: Values) -> Values:
+        """Return averages at the nodes of the grid ``(G, F)`` of values at those of the mesh ``(N, F)``, from which interpolation gives them back.
+
+        Averages are weighted by mass; nodes far from the mesh have the value of the nearest that is not.
+        """
+        averaged = self._average(values)
+        for _ in range(REFINEMENTS):
+            averaged = averaged + self._average(values - self._linear @ averaged)
+        return averaged
+
+    def interpolate(self, values: npt.NDArray[np.floating]) -> Values:
+        """Return values ``(G, F)`` at the nodes of the mesh ``(N, F)``, by cubics along each axis, in Fortran order. Collective: no."""
+        found = np.empty((len(self._places), values.shape[1]), order="F")
+        for start in range(0, len(found), CHUNK):
+            rows = slice(start, start + CHUNK)
+            found[rows] = self._interpolation(self._places[rows], CUBIC) @ values
+        return found
+
+    def _average(self, values: Values) -> Values:
+        sums = self._total(self._linear.T @ (values * self._own_mass[:, None]))
+        return (sums[self._filled] / self.mass[self._filled, None])[self._nearest]
+
+    def _total(self, values: Values) -> Values:
+        self._comm.Allreduce(MPI.IN_PLACE, values)
+        return values
+
+    def _interpolation(self, places: Values, stencil: Values) -> csr_array:
+        """Return the matrix, in single precision, of Lagrange interpolation between as many nodes of each axis; ``places`` count their steps."""
+        width, num_points = len(stencil), len(places)
+        first = np.clip(np.floor(places).astype(np.int32) - (width // 2 - 1), 0, self._counts - width)
+        weights = _lagrange(places - first, stencil).astype(np.float32)
+        columns, products = np.zeros((num_points, 1), dtype=np.int32), np.ones((num_points, 1), dtype=np.float32)
+        for axis, count in enumerate(self._counts):
+            along = (first[:, axis, None] + np.arange(width)).astype(np.int32)
+            columns = (columns[:, :, None] * np.int32(count) + along[:, None, :]).reshape(num_points, width ** (axis + 1))
+            products = (products[:, :, None] * weights[:, None, axis]).reshape(num_points, width ** (axis + 1))
+        starts = np.arange(num_points + 1) * columns.shape[1]
+        starts = starts.astype(np.int32 if starts[-1] < np.iinfo(np.int32).max else np.int64)
+        return csr_array((products.ravel(), columns.ravel(), starts), shape=(num_points, len(self.nodes)))
+
+
+def _lagrange(places: Values, stencil: Values) -> Values:
+    """Return the weights of interpolation at ``places`` ``(N, d)`` between the nodes of the stencil, ``(N, d, width)``."""
+    weights = np.ones((*places.shape, len(stencil)))
+    for own, other in itertools.permutations(range(len(stencil)), 2):
+        weights[..., own] *= (places - stencil[other]) / (stencil[own] - stencil[other])
+    return weights
