@@ -70,4 +70,4 @@ def test_eigensolvers_find_the_same_modes(shared_path: Path) -> None:
     for entry in ledger["eigensolvers"]:
         (sample,) = entry["samples"]
         assert sample["solved"] and sample["error"] < 1e-6
-    assert "4 modes of 1 unseen samples" in modes_table(ledger)
+    assert "2 modes of 1 unseen samples" in modes_table(ledger)
