@@ -60,7 +60,8 @@ class OperatorConfig:
 
     ``num_modes`` is for ``fno``. ``grid_convolution`` puts a 3 x 3 convolution before the network at the points of every attention block, for
     points of a uniform grid in two dimensions, all on one rank. ``mass_weighted`` makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly
-    moves when some of the mesh is refined. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
+    moves when some of the mesh is refined. ``weight_std`` is the deviation of the initial weights of linear layers, 0 for one over the root of their width: with
+    the 0.02 of the LRSA paper, whose widths are 128 and more, little gets through narrow blocks at first. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
     the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false`` leaves out that norm.
     """
 
@@ -74,6 +75,7 @@ class OperatorConfig:
     mass_weighted: bool = False
     num_modes: int = 12
     grid_convolution: bool = False
+    weight_std: float = 0.02
     tied: bool = False
     latent_attention: bool = True
     qk_norm: bool = True

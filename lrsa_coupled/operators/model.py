@@ -28,7 +28,6 @@ from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
 from lrsa_coupled.operators.transolver import TransolverBlock
 
-WEIGHT_STD = 0.02
 BLOCKS = {"lrsa": LRSABlock, "flare": FLAREBlock, "transolver": TransolverBlock, "full": FullAttentionBlock, "fno": FNOBlock}
 
 
@@ -62,12 +61,12 @@ class Operator(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the weights from torch's generator: truncated normal 0.02, zero biases, orthogonal queries (nothing on ``meta``)."""
+        """Draw the weights from torch's generator: normal, of ``config.weight_std``, zero biases, orthogonal queries (nothing on ``meta``)."""
         if self.head.weight.is_meta:
             return
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
+                nn.init.trunc_normal_(module.weight, std=self.config.weight_std or module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
             elif isinstance(module, FNOBlock):
@@ -199,8 +198,8 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
-    if min(config.num_frequencies, num_inputs, num_scalars) < 0:
-        raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
+    if min(config.num_frequencies, num_inputs, num_scalars, config.weight_std) < 0:
+        raise ValueError("operator: numbers of frequencies, inputs and scalars, and weight_std, cannot be negative")
     if config.grid_convolution and dim != 2:
         raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
     if config.width % config.num_heads != 0:

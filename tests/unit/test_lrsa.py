@@ -85,6 +85,15 @@ def test_flop_count_is_exact(config):
     assert batch * flop_count(config, points, dim=2, **SIZES) == counter.get_total_flops()
 
 
+@pytest.mark.parametrize("weight_std", [0.02, 0.0])
+def test_the_size_of_new_weights(weight_std):
+    model = make_operator(dataclasses.replace(CONFIG, weight_std=weight_std, width=64, num_heads=4))
+    model.initialise()
+    for module in model.blocks.modules():
+        if isinstance(module, torch.nn.Linear):
+            assert module.weight.std().item() == pytest.approx(weight_std or module.in_features**-0.5, rel=0.1)
+
+
 def test_mass_weights_make_a_repeated_point_immaterial():
     model, (points, inputs, scalars, mass) = make_operator(dtype=torch.float64), arguments(dtype=torch.float64)
     outputs = model(points, inputs, scalars, mass)
@@ -122,6 +131,8 @@ def test_fit_of_the_normaliser_and_excess():
 
 
 def test_wrong_arguments_are_named():
+    with pytest.raises(ValueError, match="weight_std, cannot be negative"):
+        make_operator(dataclasses.replace(CONFIG, weight_std=-1.0))
     model, (points, inputs, scalars, mass) = make_operator(), arguments()
     with pytest.raises(ValueError, match="points: expected shape"):
         model(points[..., :1], inputs, scalars, mass)
