@@ -79,7 +79,7 @@ def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, v
 
 
 def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
-    """Return a polynomial of D^-1 A of the block, 1 at zero and at most 0.3 from the share ``1 / max(degree, 2)^2`` of the largest eigenvalue on.
+    """Return a polynomial of D^-1 A of the block, 1 at zero and from degree 2 on at most 0.3 from the share ``1 / degree^2`` of the largest eigenvalue on.
 
     So what varies from node to node goes, and with a higher degree what varies over a few nodes; smooth vectors stay. Chebyshev's iteration for the
     solution zero; ``degree`` products with the block. Collective.

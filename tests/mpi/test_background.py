@@ -58,6 +58,15 @@ def test_the_partition_of_the_nodes_does_not_matter() -> None:
         np.testing.assert_allclose(left, right, rtol=1e-5)
 
 
+def test_a_rank_may_own_no_node() -> None:
+    points, mass = cloud(comm=MPI.COMM_SELF)
+    mine = slice(None) if COMM.rank == 0 else slice(0)
+    grid = BackgroundGrid(points[mine], mass[mine], 6, comm=COMM)
+    whole = BackgroundGrid(points, mass, 6, comm=MPI.COMM_SELF)
+    np.testing.assert_allclose(grid.restrict(points[mine]), whole.restrict(points), atol=1e-5)
+    assert len(grid.interpolate(grid.nodes)) == len(points[mine])
+
+
 def test_nodes_outside_of_the_domain_have_next_to_no_mass_and_the_nearest_values() -> None:
     points, mass = cloud(dim=2)
     inside = (points[:, 0] < 0.5) | (points[:, 1] < 0.0)  # an L
