@@ -11,7 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lrsa_coupled.config import nearest, read_toml, update
+from lrsa_coupled.config import nearest, update
+from lrsa_coupled.files import read_toml
 from lrsa_coupled.interfaces import Case
 
 

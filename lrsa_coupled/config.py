@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.files import read_toml, write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,14 @@ class DataConfig:
 class OperatorConfig:
     """Operator: ``lrsa`` (``operators/lrsa.py`` has the symbols) or one of its rivals, which read the sizes that they have.
 
-    ``num_modes`` is for ``fno``. ``grid_convolution`` puts a 3 x 3 convolution before the network at the points of every attention block, for
-    points of a uniform grid in two dimensions, all on one rank. ``mass_weighted`` makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly
-    moves when some of the mesh is refined. ``weight_std`` is the deviation of the initial weights of linear layers, 0 for one over the root of their width: with
-    the 0.02 of the LRSA paper, whose widths are 128 and more, little gets through narrow blocks at first. The last three take a part out of LRSA, for ablations: ``tied`` uses the scores of the down attention for
-    the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false`` leaves out that norm.
+    ``num_modes`` is for ``fno``. ``grid_convolution`` puts a 3 x 3 convolution before the network at the points of every attention block, for points
+    of a uniform grid in two dimensions, all on one rank; ``grid_skip`` adds its result to the features, too, as FLARE does anyway. ``mass_weighted``
+    makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly moves when some of the mesh is refined. ``weight_std``
+    is the deviation of the initial weights of linear layers, 0 for one over the root of their width: with the 0.02 of the LRSA paper, whose widths
+    are 128 and more, little gets through narrow blocks at first. ``score_gain`` is the initial gain, learned later, of the normalised queries and
+    keys between points and tokens of LRSA: a larger one is a sharper attention. The last three take a part out of LRSA, for ablations: ``tied`` uses
+    the scores of the down attention for the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false``
+    leaves out that norm.
     """
 
     kind: Literal["lrsa", "flare", "transolver", "full", "fno"] = "lrsa"
@@ -75,7 +78,9 @@ class OperatorConfig:
     mass_weighted: bool = False
     num_modes: int = 12
     grid_convolution: bool = False
+    grid_skip: bool = False
     weight_std: float = 0.02
+    score_gain: float = 1.0
     tied: bool = False
     latent_attention: bool = True
     qk_norm: bool = True
@@ -257,16 +262,6 @@ def nearest(name: str, names: Sequence[str]) -> str:
     """Return `` (did you mean '...'?)`` for the nearest of ``names``, or the list of all when none is near."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(names)})"
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; ValueError when it cannot be read or is not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid TOML file: {error}") from error
-    except OSError as error:
-        raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from error
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

@@ -12,14 +12,21 @@ P chunks.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import Function, FunctionCtx
 
 from lrsa_coupled.operators.precision import by_products, for_attention, in_full_precision
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
+MOST_SCORE = 60.0
+"""Where ``by_exponentials`` cuts scores off, far beyond those of normalised queries and keys, so that sums of exponentials stay finite."""
+PADDING = 8
+"""Products of matrices in bfloat16 are quickest when their sizes are multiples of this."""
 
 
 def normalise(tensor: Tensor) -> Tensor:
@@ -27,7 +34,9 @@ def normalise(tensor: Tensor) -> Tensor:
     return F.rms_norm(tensor, tensor.shape[-1:], None, EPS)
 
 
-def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, bias: Tensor | None = None) -> Tensor:
+def softmax_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, bias: Tensor | None = None, bounded: bool = False
+) -> Tensor:  # fmt: skip
     """Return ``softmax(scale queries keys' + bias) values``, by torch's fused attention or, in training in bfloat16 on a CPU, by products.
 
     Args:
@@ -36,35 +45,103 @@ def softmax_attention(queries: Tensor, keys: Tensor, values: Tensor, *, scale: f
         values: ``(B, H, columns, D)``, whose type is that of the result or, see ``precision.py``, float32 takes its place.
         scale: Of the scores, ``1 / sqrt(D)`` when None.
         bias: Added to the scores, ``(B, 1, 1, columns)``.
+        bounded: The scores without bias are small numbers, those of normalised queries and keys: no largest one needs to be subtracted.
     """
     with in_full_precision(values.device):
         if by_products(queries, keys, values):
             dtype, scale = values.dtype, queries.shape[-1] ** -0.5 if scale is None else scale
-            scores = torch.matmul((queries * scale).to(dtype).contiguous(), keys.to(dtype).contiguous().transpose(-1, -2))
+            queries, keys = (queries * scale).to(dtype), keys.to(dtype)
+            if bounded:
+                return by_exponentials(queries, keys, values, bias)
+            scores = torch.matmul(queries.contiguous(), keys.contiguous().transpose(-1, -2))
             scores = scores if bias is None else scores + bias.to(dtype)
             return torch.matmul(torch.softmax(scores, dim=-1), values.contiguous())
         queries, keys, values = for_attention(queries, keys, values)
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=None if bias is None else bias.to(values.dtype), scale=scale)
 
 
-def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor) -> Tensor:
-    """Softmax attention of normalised queries and keys, scale ``1 / sqrt(D)``; rows of the two sides may differ in number."""
-    return softmax_attention(queries_BHMD, keys_BHND, values_BHND)
+def by_exponentials(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``softmax(queries keys' + bias) values`` for scores of moderate size: the division by the sum of exponentials comes last.
+
+    Every pass over the scores is then a product of matrices or works number by number, and they lie in memory with the longer side, the
+    points, as rows.
+    """
+    width = values.shape[-1]
+    ones = torch.ones_like(values[..., :1])
+    weighted = torch.cat((values, ones, values.new_zeros(*values.shape[:-1], -(width + 1) % PADDING)), dim=-1)
+    if bias is not None:
+        weighted = weighted * torch.exp(bias.transpose(-1, -2)).to(values.dtype)
+    queries, keys, weighted = queries.contiguous(), keys.contiguous(), weighted.contiguous()
+    if queries.shape[-2] < keys.shape[-2]:
+        summed = _Gather.apply(keys, queries, weighted)
+    else:
+        summed = _Spread.apply(queries, keys, weighted)
+    return summed[..., :width] / summed[..., width : width + 1]
 
 
-def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:
+class _Spread(Function):
+    """``exp(rows columns') values`` for many rows and few columns."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+        exponentials = _exponentials(rows, columns)
+        ctx.save_for_backward(rows, columns, values, exponentials)
+        return torch.matmul(exponentials, values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns, values, exponentials = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        scores = torch.matmul(gradient, values.transpose(-1, -2)) * exponentials
+        return torch.matmul(scores, columns), _over_rows(scores, rows), _over_rows(exponentials, gradient)
+
+
+class _Gather(Function):
+    """``exp(columns rows') values`` for many rows and few columns."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
+        exponentials = _exponentials(rows, columns)
+        ctx.save_for_backward(rows, columns, values, exponentials)
+        return _over_rows(exponentials, values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, columns, values, exponentials = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        scores = torch.matmul(values, gradient.transpose(-1, -2)) * exponentials
+        return torch.matmul(scores, columns), _over_rows(scores, rows), torch.matmul(exponentials, gradient)
+
+
+def _exponentials(rows: Tensor, columns: Tensor) -> Tensor:
+    return torch.exp(torch.matmul(rows, columns.transpose(-1, -2)).clamp(-MOST_SCORE, MOST_SCORE))
+
+
+def _over_rows(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left' right``, with the shorter matrix transposed in memory."""
+    return torch.matmul(right.transpose(-1, -2).contiguous(), left).transpose(-1, -2)
+
+
+def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bounded: bool) -> Tensor:
+    """Softmax attention, scale ``1 / sqrt(D)``; rows of the two sides may differ in number. ``bounded``: queries and keys are normalised."""
+    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bounded=bounded)
+
+
+def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None, bounded: bool) -> Tensor:
     """Attend from learned queries to the points, all of them on this process.
 
     Args:
-        queries_HMD: Normalised queries, shared by the batch.
-        keys_BHND: Normalised keys of the points.
+        queries_HMD: Queries, shared by the batch.
+        keys_BHND: Keys of the points.
         values_BHND: Values of the points.
         bias_BN: Added to the scores of a point; a constant added to all points changes nothing.
+        bounded: Queries and keys are normalised.
     Returns:
         Pooled values ``(B, H, M, D)``.
     """
     queries_BHMD = queries_HMD.expand(keys_BHND.shape[0], -1, -1, -1)
-    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bias=None if bias_BN is None else bias_BN[:, None, None, :])
+    bias = None if bias_BN is None else bias_BN[:, None, None, :]
+    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bias=bias, bounded=bounded)
 
 
 def pool_partially(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:

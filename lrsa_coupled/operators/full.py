@@ -22,7 +22,7 @@ class FullAttentionBlock(nn.Module):
     def __init__(self, config: OperatorConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.num_heads, qk_norm=config.qk_norm)
-        self.ffn = FeedForward(config.width, config.ffn_ratio, convolve=config.grid_convolution)
+        self.ffn = FeedForward(config.width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)
 
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""

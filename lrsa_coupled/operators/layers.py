@@ -40,10 +40,14 @@ class GridConvolution(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Norm, linear, GELU, linear, added to the argument; with ``convolve`` a convolution over the grid after the norm."""
+    """Norm, linear, GELU, linear, added to the argument; with ``convolve`` a convolution over the grid after the norm.
 
-    def __init__(self, width: int, ratio: int, *, convolve: bool = False) -> None:
+    With ``skip`` what the convolution gives is added, too, and so reaches the next block by a linear way.
+    """
+
+    def __init__(self, width: int, ratio: int, *, convolve: bool = False, skip: bool = False) -> None:
         super().__init__()
+        self.skip = skip
         self.norm = nn.RMSNorm(width)
         self.convolution = GridConvolution(width) if convolve else None
         self.first = nn.Linear(width, ratio * width)
@@ -52,10 +56,10 @@ class FeedForward(nn.Module):
     def forward(self, features: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
         """Map ``(..., C)`` to ``(..., C)``; ``shape`` is that of the grid, for the convolution."""
         if self.convolution is None:
-            hidden = normed_linear(features, self.norm, self.first)
-        else:
-            hidden = self.first(self.convolution(self.norm(features), shape))
-        return features + self.second(F.gelu(hidden))
+            return features + self.second(F.gelu(normed_linear(features, self.norm, self.first)))
+        local = self.convolution(self.norm(features), shape)
+        added = self.second(F.gelu(self.first(local)))
+        return features + added + local if self.skip else features + added
 
 
 class SelfAttention(nn.Module):
@@ -64,7 +68,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, num_heads: int, *, qk_norm: bool = True) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.normalise = normalise if qk_norm else nn.Identity()
+        self.qk_norm = qk_norm
         self.norm = nn.RMSNorm(width)
         self.projection = nn.Linear(width, 3 * width, bias=False)
         self.gain_D = nn.Parameter(torch.ones(width // num_heads))
@@ -73,7 +77,9 @@ class SelfAttention(nn.Module):
     def forward(self, features_BNC: Tensor) -> Tensor:
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
         queries, keys, values = split_heads(normed_linear(features_BNC, self.norm, self.projection), 3, num_heads=self.num_heads)
-        mixed_BHND = attend(self.normalise(queries) * self.gain_D, self.normalise(keys), values_BHND=values)
+        if self.qk_norm:
+            queries, keys = normalise(queries), normalise(keys)
+        mixed_BHND = attend(queries * self.gain_D, keys, values_BHND=values, bounded=self.qk_norm)
         return features_BNC + self.output(merge_heads(mixed_BHND))
 
 

@@ -38,7 +38,7 @@ class LRSABlock(nn.Module):
         self.point_norm = nn.RMSNorm(width)
         self.point_projection = nn.Linear(width, len(self.parts) * width, bias=False)
         self.down_queries_HMD = nn.Parameter(torch.empty(num_heads, config.num_latents, head_width))
-        self.down_gain_D = nn.Parameter(torch.ones(head_width))
+        self.down_gain_D = nn.Parameter(torch.full((head_width,), config.score_gain))
         self.down_output = nn.Linear(width, width)
         self.first_ffn = FeedForward(width, config.ffn_ratio)
         # The network in place of the attention has as many weights.
@@ -47,9 +47,9 @@ class LRSABlock(nn.Module):
         self.second_ffn = FeedForward(width, config.ffn_ratio)
         self.up_norm = nn.RMSNorm(width)
         self.up_projection = nn.Linear(width, (1 if config.tied else 2) * width, bias=False)
-        self.up_gain_D = None if config.tied else nn.Parameter(torch.ones(head_width))
+        self.up_gain_D = None if config.tied else nn.Parameter(torch.full((head_width,), config.score_gain))
         self.up_output = nn.Linear(width, width)
-        self.point_ffn = FeedForward(width, config.ffn_ratio, convolve=config.grid_convolution)
+        self.point_ffn = FeedForward(width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)
 
     def forward(
         self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None, chunk_size: int
@@ -88,7 +88,7 @@ class LRSABlock(nn.Module):
         scored, values = projected.split((parts * width, width), dim=-1)
         (values_BHND,) = split_heads(values, 1, num_heads=self.num_heads)
         heads = self._split(scored, parts)
-        tokens = self._mix(pool(self._queries(), heads[0], values_BHND=values_BHND, bias_BN=bias_BN))
+        tokens = self._mix(pool(self._queries(), heads[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm))
         return self._reconstruct(features_BNC, heads[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
@@ -124,5 +124,5 @@ class LRSABlock(nn.Module):
 
     def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...], shape: tuple[int, ...] | None = None) -> Tensor:
         keys_BHMD, values_BHMD = tokens
-        spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD)
+        spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD, bounded=self.qk_norm)
         return self.point_ffn(features_BNC + self.up_output(merge_heads(spread_BHND)), shape)

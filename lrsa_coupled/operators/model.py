@@ -200,6 +200,10 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
     if min(config.num_frequencies, num_inputs, num_scalars, config.weight_std) < 0:
         raise ValueError("operator: numbers of frequencies, inputs and scalars, and weight_std, cannot be negative")
+    if config.score_gain <= 0.0:
+        raise ValueError(f"operator: score_gain must be positive, got {config.score_gain}")
+    if config.grid_skip and not config.grid_convolution:
+        raise ValueError("operator: grid_skip is the way around the network after the convolution of grid_convolution, which is off")
     if config.grid_convolution and dim != 2:
         raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
     if config.width % config.num_heads != 0:

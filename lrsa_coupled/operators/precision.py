@@ -9,10 +9,11 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
 * FFTs: there are none in bfloat16;
-* the softmax itself, whose argument and result are in bfloat16 where ``by_products`` says so.
+
+What is in bfloat16 beside the products: the scores of attention, their exponentials and, where ``by_products`` says so, the sums that divide them.
 
 Torch's own attention is no quicker in bfloat16 than in float32 on a CPU, and its backward pass takes two to three times as long. Where the number of
-scores a point is small, attention in training is therefore written as two matrix products (``by_products``); elsewhere it runs in float32 then.
+scores a point is small, attention in training is therefore written as products of matrices (``by_products``); elsewhere it runs in float32 then.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 
 def by_products(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
-    """Return whether attention is to be two products of matrices around a softmax, for the reason above."""
+    """Return whether attention is to be written as products of matrices, for the reason above."""
     few = min(queries.shape[-2], keys.shape[-2]) <= MOST_TOKENS
     return few and _trains_on_cpu(values) and values.dtype == torch.bfloat16
 

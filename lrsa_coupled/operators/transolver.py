@@ -37,6 +37,7 @@ class TransolverBlock(nn.Module):
         self.output = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width)
         self.convolution = GridConvolution(width) if config.grid_convolution else None
+        self.skip = config.grid_skip
         self.first = nn.Linear(width, config.ffn_ratio * width)
         self.second = nn.Linear(config.ffn_ratio * width, width)
 
@@ -51,5 +52,7 @@ class TransolverBlock(nn.Module):
         mixed_BHMD = F.scaled_dot_product_attention(*self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1))
         features_BNC = features_BNC + self.output(merge_heads(weights_BHNM @ mixed_BHMD))
         hidden_BNC = self.ffn_norm(features_BNC)
-        hidden_BNC = hidden_BNC if self.convolution is None else self.convolution(hidden_BNC, shape)
+        if self.convolution is not None:
+            hidden_BNC = self.convolution(hidden_BNC, shape)
+            features_BNC = features_BNC + hidden_BNC if self.skip else features_BNC
         return features_BNC + self.second(F.gelu(self.first(hidden_BNC)))

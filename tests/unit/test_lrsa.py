@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrsa_coupled.bench.cost import flop_counter
-from lrsa_coupled.operators.attention import softmax_attention
+from lrsa_coupled.operators.attention import by_exponentials, softmax_attention
 from lrsa_coupled.operators.counts import flop_count, parameter_count
 from lrsa_coupled.operators.model import BLOCKS, Operator
 from lrsa_coupled.operators.normalise import Normaliser
@@ -49,19 +49,61 @@ def test_bf16_agrees_with_fp32(kind, gradient):
 
 @pytest.mark.parametrize("tokens", [16, MOST_TOKENS + 16])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weighted):
+@pytest.mark.parametrize("bounded", [False, True])
+def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weighted, bounded):
     """By two products with few tokens, by torch's attention with more."""
-    generator = torch.Generator().manual_seed(0)
-    exact = [torch.randn(2, 3, rows, 8, dtype=torch.float64, generator=generator, requires_grad=True) for rows in (tokens, 300, 300)]
+    exact = attention_arguments(tokens, 300)
     rounded = [tensor.detach().to(torch.bfloat16).requires_grad_() for tensor in exact]
-    bias = torch.randn(2, 1, 1, 300, dtype=torch.float64, generator=generator) if weighted else None
+    bias = attention_bias(300) if weighted else None
     assert by_products(*rounded) == (tokens <= MOST_TOKENS)
-    results = [softmax_attention(*tensors, bias=bias) for tensors in (exact, rounded)]
+    results = [softmax_attention(*tensors, bias=bias, bounded=bounded) for tensors in (exact, rounded)]
     assert relative(results[1].double(), results[0]) < 0.02
     for result in results:
         result.double().square().sum().backward()
     for near, true in zip(rounded, exact, strict=True):
         assert relative(near.grad.double(), true.grad) < 0.03
+
+
+@pytest.mark.parametrize("rows, columns", [(16, 300), (300, 16), (30, 30)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_attention_by_exponentials_is_attention(rows, columns, weighted):
+    arrays = attention_arguments(rows, columns)
+    bias = attention_bias(columns) if weighted else None
+    results = []
+    for attention in (softmax_attention, lambda *tensors, bias: by_exponentials(tensors[0] * 8**-0.5, *tensors[1:], bias)):
+        tensors = [array.detach().clone().requires_grad_() for array in arrays]
+        values = attention(*tensors, bias=bias)
+        values.square().sum().backward()
+        results.append([values.detach(), *(tensor.grad for tensor in tensors)])
+    for found, expected in zip(*results, strict=True):
+        assert relative(found, expected) < 1e-13
+
+
+def test_attention_by_exponentials_stays_finite_beyond_its_range():
+    queries, keys, values = (torch.full((1, 1, rows, 4), 1e3, dtype=torch.bfloat16, requires_grad=True) for rows in (3, 500, 500))
+    result = by_exponentials(queries, keys, values)
+    result.sum().backward()
+    assert torch.isfinite(result).all() and all(torch.isfinite(tensor.grad).all() for tensor in (queries, keys, values))
+
+
+def attention_arguments(rows, columns):
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(2, 3, size, 8, dtype=torch.float64, generator=generator, requires_grad=True) for size in (rows, columns, columns)]
+
+
+def attention_bias(columns):
+    return torch.randn(2, 1, 1, columns, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def test_score_gain_is_where_the_gains_of_the_queries_begin():
+    points, inputs, scalars, mass = arguments(dtype=torch.float64)
+    model = make_operator(dataclasses.replace(CONFIG, score_gain=3.0), dtype=torch.float64)
+    plain = make_operator(CONFIG, dtype=torch.float64)
+    assert relative(model(points, inputs, scalars, mass), plain(points, inputs, scalars, mass)) > 1e-3
+    with torch.no_grad():
+        for block in plain.blocks:
+            block.down_gain_D.add_(2.0), block.up_gain_D.add_(2.0)
+    assert relative(model(points, inputs, scalars, mass), plain(points, inputs, scalars, mass)) < 1e-6
 
 
 def test_no_type_keeps_torch_from_its_fused_kernels(recwarn):
@@ -133,6 +175,10 @@ def test_fit_of_the_normaliser_and_excess():
 def test_wrong_arguments_are_named():
     with pytest.raises(ValueError, match="weight_std, cannot be negative"):
         make_operator(dataclasses.replace(CONFIG, weight_std=-1.0))
+    with pytest.raises(ValueError, match="score_gain must be positive, got 0"):
+        make_operator(dataclasses.replace(CONFIG, score_gain=0.0))
+    with pytest.raises(ValueError, match="grid_skip .* grid_convolution, which is off"):
+        make_operator(dataclasses.replace(CONFIG, grid_skip=True))
     model, (points, inputs, scalars, mass) = make_operator(), arguments()
     with pytest.raises(ValueError, match="points: expected shape"):
         model(points[..., :1], inputs, scalars, mass)

@@ -18,13 +18,13 @@ from tests.operators import SIZES, arguments, make_operator, relative
 
 SMALL = OperatorConfig(width=12, num_blocks=2, num_heads=3, num_latents=5, num_modes=2)
 RIVALS = [kind for kind in BLOCKS if kind != "lrsa"]
-CONVOLVED = [f"{kind} with grid_convolution" for kind in BLOCKS if kind != "fno"]
+CONVOLVED = [f"{kind} with {parts}" for kind in BLOCKS if kind != "fno" for parts in ("grid_convolution", "grid_convolution and grid_skip")]
 EXACT = 1e-12
 
 
 def config(name):
-    kind, *convolved = name.split(" with ")
-    return dataclasses.replace(SMALL, kind=kind, grid_convolution=bool(convolved), mass_weighted=kind == "lrsa")
+    kind, *parts = name.replace(" and ", " with ").split(" with ")
+    return dataclasses.replace(SMALL, kind=kind, mass_weighted=kind == "lrsa", **dict.fromkeys(parts, True))
 
 
 def grid_points(batch=2, sizes=(7, 5)):
@@ -154,7 +154,7 @@ def test_size_and_products_of_convolved_operators_are_counted(name):
     _, inputs, scalars, mass = arguments(points=24)
     with torch.inference_mode(), flop_counter() as counter:
         model(points, inputs, scalars, mass)
-    plain = dataclasses.replace(model.config, grid_convolution=False)
+    plain = dataclasses.replace(model.config, grid_convolution=False, grid_skip=False)
     added = [weight.numel() for weight in model.parameters()]
     assert sum(added) - sum(w.numel() for w in make_operator(plain).parameters()) == plain.num_blocks * (9 * 12 + 3) * 12
     if name.startswith("lrsa"):
@@ -165,6 +165,7 @@ def test_size_and_products_of_convolved_operators_are_counted(name):
 @pytest.mark.parametrize("name", RIVALS + CONVOLVED)
 def test_rivals_refuse_what_only_lrsa_does(name):
     model, (points, inputs, scalars, mass) = make_operator(config(name)), arguments()
+    name = name.removesuffix(" and grid_skip")
     for options in ({"reducer": TorchReducer()}, {"chunk_size": 10}):
         with pytest.raises(ValueError, match=f"{name} needs all points on one rank, in one piece"):
             model(points, inputs, scalars, mass, **options)
