@@ -14,7 +14,7 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
-from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Unknown
+from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Symmetry, Unknown
 from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
 from solvers.eigen import pencil_modes
@@ -36,6 +36,10 @@ GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "ga
 
 COARSE_CELLS = 40
 """Cells a side of the coarse mesh of ``prolongation``."""
+
+CENTRE = (0.5, 0.5)
+SWAP, TURN = Symmetry(((0, 1), (1, 0)), CENTRE), Symmetry(((-1, 0), (0, -1)), CENTRE)
+"""Those of the square that the diagonals of the mesh have, too, so that they take discrete solutions to discrete solutions."""
 
 STRATEGIES: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
 
@@ -134,6 +138,7 @@ class DarcyCase(SpectralCase):
     resolution = 420
     inputs = (Field("log_coefficient"),)
     scalars = ()
+    symmetries = (SWAP, TURN)
     fields = outputs = (Field("pressure"),)
     rtol = 1e-10
     is_definite = True

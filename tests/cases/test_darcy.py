@@ -50,6 +50,23 @@ def test_manufactured_orders() -> None:
     assert np.log2(coarse / fine) == pytest.approx([2.0, 1.0], abs=0.1)
 
 
+@pytest.mark.parametrize("which", range(len(DarcyCase.symmetries)))
+def test_symmetries_take_solutions_to_solutions(which: int) -> None:
+    case = DarcyCase()
+    matrix, centre = np.array(case.symmetries[which].points), np.array(case.symmetries[which].centre)
+    parameters = sample_parameters(case, 0, 0)
+    solutions = []
+    for turn in (np.eye(2), matrix):
+        problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 20), parameters)
+        problem.coefficient.interpolate(lambda x, turn=turn: np.exp(np.array([1.0, 2.0]) @ turn.T @ (x[:2] - centre[:, None])))
+        solver = case.solver(problem, 1e-12)
+        assert solver.solve().converged
+        solver.destroy()
+        places = np.round(problem.solution.function_space.tabulate_dof_coordinates()[:, :2] @ turn + centre - centre @ turn, 9)
+        solutions.append(problem.solution.x.array[np.lexsort(places.T)])
+    assert np.allclose(solutions[0], solutions[1], rtol=1e-9, atol=0.0) and np.ptp(solutions[0]) > 1e-2
+
+
 def test_the_residual_is_the_derivative_of_the_energy() -> None:
     case = DarcyCase(DarcyOptions(model_cells=6))
     parameters = sample_parameters(case, 0, 0)
