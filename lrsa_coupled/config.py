@@ -108,7 +108,8 @@ class TrainingConfig:
     a reflection or turn of the case, drawn for each step, to its samples.
     ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step
     of an average of the weights, which is then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU.
-    ``save_every``: time between states to resume from [s].
+    ``initial``: folder of a model of the same case and sizes with whose weights and units to begin. ``save_every``: time between states to
+    resume from [s].
     """
 
     epochs: int = 100
@@ -122,6 +123,7 @@ class TrainingConfig:
     gradient_clip: float = 1.0
     gradient_weight: float = 0.0
     fit_constrained: bool = False
+    initial: str = ""
     augment: bool = False
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -87,7 +87,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
 
     Raises:
-        ValueError: If the samples are too few for the split or the ranks, or a size of the model is impossible.
+        ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the model to begin with is not
+            of this case and these sizes.
     """
     training = config.training
     device = team.device(choose_device(training.device))
@@ -105,14 +106,30 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = checkpoint.make_model(config.operator, dataset.description)
-    points, inputs, scalars, outputs = dataset.moments(train_samples)
-    model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
+    if training.initial:
+        model.load_state_dict(_initial(Path(training.initial), config, dataset.description).state_dict())
+    else:
+        points, inputs, scalars, outputs = dataset.moments(train_samples)
+        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
     fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
     forward = torch.compile(model) if training.compile else model
     optimisers = make_optimisers(model, training)
     return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device, symmetries=symmetries)
+
+
+def _initial(folder: Path, config: Config, about: Description) -> Operator:
+    """Read the model to begin with; ValueError when it is of another case or other sizes."""
+    model, card = checkpoint.load(folder)
+    found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
+    differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value]
+    if (card.case, card.inputs, card.scalars, card.outputs) != (about.case, about.inputs, about.scalars, about.outputs):
+        raise ValueError(f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have")
+    if differing:
+        raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
+    LOGGER.info("beginning with the weights of %s", folder)
+    return model
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
