@@ -10,6 +10,7 @@ from torch.optim import AdamW, Optimizer
 
 from lrsa_coupled.config import TrainingConfig
 from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.training.muon import Muon
 
 WARM_UP = {"one-cycle": 0.3, "cosine": 0.05}
 START_DIVISOR = 25.0
@@ -19,18 +20,14 @@ END_DIVISOR = 1e4
 def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
     """Return AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest.
 
-    Muon's updates are scaled to the size of AdamW's (``match_rms_adamw``), so both take the same learning rate and weight decay.
-
-    Raises:
-        ValueError: If Muon is asked for and this release of torch has none.
+    Muon's updates are scaled to the size of AdamW's, so both take the same learning rate and weight decay.
     """
     matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay)]
     if matrices:
-        muon = _muon_class()(matrices, lr=config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-        optimisers.append(muon)
+        optimisers.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimisers
 
 
@@ -79,14 +76,6 @@ def load_optimiser_tensors(optimisers: list[Optimizer], tensors: dict[str, Tenso
             raise ValueError(f"'{name}' is not an optimiser state of this run") from error
     for optimiser, state in zip(optimisers, states, strict=True):
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _muon_class() -> type[Optimizer]:
-    try:
-        from torch.optim import Muon
-    except ImportError as error:
-        raise ValueError(f"training.optimizer=muon needs torch 2.9 or newer, this is {torch.__version__}; use adamw") from error
-    return Muon
 
 
 def _cosine(start: float, end: float, *, part: float) -> float:

@@ -1,0 +1,81 @@
+"""Muon: momentum whose matrices are made orthogonal before they become updates; matrices of one shape together.
+
+The update and its size are those of ``torch.optim.Muon`` with ``match_rms_adamw``, which takes the matrices one by one: for the small and many
+matrices of an operator the calls then take longer than the products.
+
+Sources: Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is scalable for LLM training,
+arXiv 2502.16982, for the size of the update, that of AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Of the polynomial that takes singular values in (0, 1] towards one, quickest near zero."""
+ITERATIONS = 5
+RMS = 0.2
+"""Root mean square of an entry of AdamW's updates, roughly."""
+EPS = 1e-7
+
+
+@final
+class Muon(Optimizer):
+    """Muon with Nesterov's momentum and decoupled weight decay.
+
+    Args:
+        matrices: The weights, each with two axes.
+        lr: Learning rate, to be chosen as for AdamW.
+        weight_decay: Share of a weight that a step of learning rate one takes away.
+    """
+
+    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Take a step along the gradients; weights without one stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    shapes.setdefault(weight.shape, []).append(weight)
+            for shape, weights in shapes.items():
+                updates = orthogonal(self._momentum(weights))
+                torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, list(updates.to(weights[0].dtype)), alpha=-group["lr"] * RMS * max(shape) ** 0.5)
+        return loss
+
+    def _momentum(self, weights: list[Tensor]) -> Tensor:
+        """Move the averages towards the gradients, and return the steps ahead of them, side by side."""
+        gradients, averages = [], []
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            gradients.append(weight.grad)
+            averages.append(self.state[weight]["momentum_buffer"])
+        torch._foreach_lerp_(averages, gradients, 1.0 - MOMENTUM)
+        return torch.stack(gradients).lerp_(torch.stack(averages), MOMENTUM)
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return matrices ``(count, rows, columns)`` with the singular vectors of these and singular values near one, in bfloat16."""
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    wide = (matrices.mT if is_tall else matrices).to(torch.bfloat16)
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=EPS)
+    first, second, third = COEFFICIENTS
+    for _ in range(ITERATIONS):
+        square = torch.bmm(wide, wide.mT)
+        polynomial = torch.baddbmm(square, square, square, beta=second, alpha=third)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=first)
+    return wide.mT if is_tall else wide
