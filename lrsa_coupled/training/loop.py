@@ -112,7 +112,7 @@ class _Loop:
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
                 if progress.ended and self.writes:  # before the state says so: a run that is killed in between comes here again
-                    checkpoint.set_seconds(run.out, round(progress.seconds, 3))
+                    checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
                 if progress.ended or epoch % training.validate_every == 0:
                     self._save(progress)
         if metrics is not None:
@@ -159,7 +159,7 @@ class _Loop:
         if error < progress.best_error:
             progress = dataclasses.replace(progress, best_epoch=progress.epoch, best_error=error, best_errors=errors)
             if self.writes:
-                checkpoint.save(run.out, run.kept, card(run, errors, seconds=round(progress.seconds, 3)))
+                checkpoint.save(run.out, run.kept, card(run, errors, seconds=progress.seconds))
         elif 0 < training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every:
             LOGGER.info("ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch)
             progress = dataclasses.replace(progress, ended=True)

@@ -36,7 +36,8 @@ LOGGER = logging.getLogger(__name__)
 class Run:
     """All that stays the same during a run.
 
-    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is what the data set cost.
+    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is what the data set cost,
+    ``initial_seconds`` what the training of the model cost that this one begins with.
     """
 
     config: Config
@@ -52,6 +53,7 @@ class Run:
     optimisers: list[Optimizer]
     device: torch.device
     data_seconds: float = 0.0
+    initial_seconds: float = 0.0
     symmetries: SymmetryGroup | None = None
 
     @property
@@ -106,8 +108,9 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = checkpoint.make_model(config.operator, dataset.description)
+    initial_seconds = 0.0
     if training.initial:
-        model.load_state_dict(_initial(Path(training.initial), config, dataset.description).state_dict())
+        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description)
     else:
         points, inputs, scalars, outputs = dataset.moments(train_samples)
         model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
@@ -116,24 +119,26 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
     forward = torch.compile(model) if training.compile else model
     optimisers = make_optimisers(model, training)
-    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device, symmetries=symmetries)
+    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device,
+               initial_seconds=initial_seconds, symmetries=symmetries)  # fmt: skip
 
 
-def _initial(folder: Path, config: Config, about: Description) -> Operator:
-    """Read the model to begin with; ValueError when it is of another case or other sizes."""
-    model, card = checkpoint.load(folder)
+def _begin_with(folder: Path, model: Operator, config: Config, about: Description) -> float:
+    """Give the model the weights of another; return what they cost [s]. ValueError when that one is of another case or other sizes."""
+    initial, card = checkpoint.load(folder)
     found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
     differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value]
     if (card.case, card.inputs, card.scalars, card.outputs) != (about.case, about.inputs, about.scalars, about.outputs):
         raise ValueError(f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have")
     if differing:
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
+    model.load_state_dict(initial.state_dict())
     LOGGER.info("beginning with the weights of %s", folder)
-    return model
+    return card.seconds
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
-    """Return the card of the model with its errors on the validation samples and the wall time of the training so far [s]."""
+    """Return the card of the model with its errors on the validation samples; ``seconds`` is the wall time of the run so far."""
     about = run.dataset.description
     return ModelCard(
         case=about.case,
@@ -146,7 +151,7 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
         training=run.config.training,
         data=DataInfo(samples=len(run.train_samples), seed=about.seed, seconds=round(run.data_seconds, 3)),
         errors=errors,
-        seconds=seconds,
+        seconds=round(run.initial_seconds + seconds, 3),
         ranks=run.team.size,
     )
 
