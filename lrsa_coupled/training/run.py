@@ -30,6 +30,8 @@ from lrsa_coupled.training.optimiser import make_optimisers
 from lrsa_coupled.training.team import Team
 
 LOGGER = logging.getLogger(__name__)
+FIRST_WEIGHTS = ("weight_std", "score_gain")
+"""Settings of an operator that say nothing once it has weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +129,7 @@ def _begin_with(folder: Path, model: Operator, config: Config, about: Descriptio
     """Give the model the weights of another; return what they cost [s]. ValueError when that one is of another case or other sizes."""
     initial, card = checkpoint.load(folder)
     found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
-    differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value]
+    differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value and key not in FIRST_WEIGHTS]
     if (card.case, card.inputs, card.scalars, card.outputs) != (about.case, about.inputs, about.scalars, about.outputs):
         raise ValueError(f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have")
     if differing:

@@ -280,6 +280,7 @@ def test_training_begins_with_another_model_when_asked(data, tmp_path):
     again = with_training(initial=str(tmp_path / "first"), epochs=1, learning_rate=1e-12, validate_every=1)
     assert train(data, tmp_path / "second", again)["best_error"] == pytest.approx(min(m.get("valid_error", 9.0) for m in metrics(tmp_path / "first")), rel=1e-6)
     assert checkpoint.load(tmp_path / "second")[1].seconds > checkpoint.load(tmp_path / "first")[1].seconds > 0.0
+    assert train(data, tmp_path / "fourth", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, weight_std=0.0)))["epochs"] == 1
     with pytest.raises(ValueError, match="another operator: width = 16 instead of 8"):
         train(data, tmp_path / "third", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, width=8)))
     with pytest.raises(ValueError, match="nothing/model.json"):
