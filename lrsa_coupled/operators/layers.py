@@ -76,26 +76,20 @@ class SelfAttention(nn.Module):
 
     def forward(self, features_BNC: Tensor) -> Tensor:
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
-        queries, keys, values = split_heads(normed_linear(features_BNC, self.norm, self.projection), 3, num_heads=self.num_heads)
-        if self.qk_norm:
-            queries, keys = normalise(queries), normalise(keys)
+        projected = normed_linear(features_BNC, self.norm, self.projection)
+        queries, keys, values = split_heads(projected, 3, num_heads=self.num_heads, normalised=2 if self.qk_norm else 0)
         mixed_BHND = attend(queries * self.gain_D, keys, values_BHND=values, bounded=self.qk_norm)
         return features_BNC + self.output(merge_heads(mixed_BHND))
 
 
-def split_heads(projected: Tensor, parts: int, *, num_heads: int) -> tuple[Tensor, ...]:
-    """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``."""
-    head_width = projected.shape[-1] // (parts * num_heads)
-    return projected.unflatten(-1, (parts, num_heads, head_width)).permute(2, 0, 3, 1, 4).unbind(0)
+def split_heads(projected: Tensor, parts: int, *, num_heads: int, normalised: int = 0) -> tuple[Tensor, ...]:
+    """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``; the first ``normalised`` of them are normalised head by head.
 
-
-def split_normalised(projected: Tensor, parts: int, *, num_heads: int, qk_norm: bool = True) -> tuple[Tensor, ...]:
-    """Split ``(B, N, parts C)`` into tensors ``(B, H, N, D)``, normalised in one pass in the order they lie in memory."""
-    if not qk_norm:
-        return split_heads(projected, parts, num_heads=num_heads)
+    The parts are taken apart as they lie in memory: compiled, their gradients are then put together by vector instructions.
+    """
     head_width = projected.shape[-1] // (parts * num_heads)
-    normalised = normalise(projected.unflatten(-1, (parts, num_heads, head_width)))
-    return normalised.permute(2, 0, 3, 1, 4).unbind(0)
+    heads = projected.unflatten(-1, (parts, num_heads, head_width)).unbind(2)
+    return tuple((normalise(head) if place < normalised else head).transpose(1, 2) for place, head in enumerate(heads))
 
 
 def merge_heads(heads_BHND: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.attention import attend, merge, normalise, pool, pool_partially
 from lrsa_coupled.operators.chunks import over_chunks
-from lrsa_coupled.operators.layers import FeedForward, SelfAttention, merge_heads, normed_linear, split_heads, split_normalised
+from lrsa_coupled.operators.layers import FeedForward, SelfAttention, merge_heads, normed_linear, split_heads
 from lrsa_coupled.operators.reducer import Reducer
 
 Tokens = tuple[Tensor, Tensor]
@@ -77,23 +77,20 @@ class LRSABlock(nn.Module):
 
     def _expand(self, features_BNC: Tensor, *tokens: Tensor) -> Tensor:
         projected = self._projected(features_BNC, "keys" if self.tied else "queries")
-        return self._reconstruct(features_BNC, self._split(projected, 1)[0], tokens)
+        return self._reconstruct(features_BNC, self._split(projected, 1, scored=1)[0], tokens)
 
     def forward_whole(
         self, features_BNC: Tensor, bias_BN: Tensor | None, *, shape: tuple[int, ...] | None = None
     ) -> tuple[Tensor, Tokens]:  # fmt: skip
         """Map all features at once, with one projection; ``shape`` is that of the grid they lie on, for the convolution."""
-        width, parts = features_BNC.shape[-1], len(self.parts) - 1
         projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
-        scored, values = projected.split((parts * width, width), dim=-1)
-        (values_BHND,) = split_heads(values, 1, num_heads=self.num_heads)
-        heads = self._split(scored, parts)
-        tokens = self._mix(pool(self._queries(), heads[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm))
-        return self._reconstruct(features_BNC, heads[-1], tokens, shape), tokens
+        *scored, values_BHND = self._split(projected, len(self.parts), scored=len(self.parts) - 1)
+        tokens = self._mix(pool(self._queries(), scored[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm))
+        return self._reconstruct(features_BNC, scored[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
-        (keys_BHND,) = self._split(self._projected(features_BNC, "keys"), 1)
-        (values_BHND,) = split_heads(self._projected(features_BNC, "values"), 1, num_heads=self.num_heads)
+        (keys_BHND,) = self._split(self._projected(features_BNC, "keys"), 1, scored=1)
+        (values_BHND,) = self._split(self._projected(features_BNC, "values"), 1, scored=0)
         return pool_partially(self._queries(), keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN)
 
     def _queries(self) -> Tensor:
@@ -102,8 +99,9 @@ class LRSABlock(nn.Module):
     def _normalised(self, heads: Tensor) -> Tensor:
         return normalise(heads) if self.qk_norm else heads
 
-    def _split(self, projected: Tensor, parts: int) -> tuple[Tensor, ...]:
-        return split_normalised(projected, parts, num_heads=self.num_heads, qk_norm=self.qk_norm)
+    def _split(self, projected: Tensor, parts: int, *, scored: int) -> tuple[Tensor, ...]:
+        """Split into heads; the first ``scored`` parts enter scores."""
+        return split_heads(projected, parts, num_heads=self.num_heads, normalised=scored if self.qk_norm else 0)
 
     def _projected(self, features_BNC: Tensor, part: str) -> Tensor:
         """Apply one of the projections that share a matrix."""
@@ -118,9 +116,9 @@ class LRSABlock(nn.Module):
         projected = normed_linear(latents_BMC, self.up_norm, self.up_projection)
         if self.up_gain_D is None:
             queries_HMD = self._queries().to(projected.dtype)
-            return queries_HMD.expand(len(projected), -1, -1, -1), split_heads(projected, 1, num_heads=self.num_heads)[0]
-        up_keys_BHMD, up_values_BHMD = split_heads(projected, 2, num_heads=self.num_heads)
-        return self._normalised(up_keys_BHMD) * self.up_gain_D, up_values_BHMD
+            return queries_HMD.expand(len(projected), -1, -1, -1), self._split(projected, 1, scored=0)[0]
+        up_keys_BHMD, up_values_BHMD = self._split(projected, 2, scored=1)
+        return up_keys_BHMD * self.up_gain_D, up_values_BHMD
 
     def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...], shape: tuple[int, ...] | None = None) -> Tensor:
         keys_BHMD, values_BHMD = tokens
