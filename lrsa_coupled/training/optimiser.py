@@ -25,7 +25,7 @@ def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
     matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
-    optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay)]
+    optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)]
     if matrices:
         optimisers.append(Muon(matrices, lr=config.learning_rate, weight_decay=config.weight_decay))
     return optimisers
