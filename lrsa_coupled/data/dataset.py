@@ -112,7 +112,7 @@ class PointDataset:
 
     Memory: ``4 (F + K)`` bytes a node of the samples kept and, once a mesh, ``4 (d + 1 + K)`` bytes a node and 4 V bytes a cell, together
     ``memory_gib`` at most; and 2 kB a sample. A set that fits is read at once, of a larger one every byte is checked at once; so a damaged
-    set is refused before training.
+    set is refused before training. ``fits`` tells which it is.
 
     Args:
         store: The data set on disk.
@@ -135,7 +135,8 @@ class PointDataset:
         self._num_vertices = 0
         self._geometries: WeakValueDictionary[str, _Geometry] = WeakValueDictionary()
         least = 4 * int(self.sizes_S.sum()) * (self.description.num_inputs + self.description.num_outputs)
-        if (least > self._memory_bytes or not self._read_all()) and (damages := store.verify()):
+        self.fits = least <= self._memory_bytes and self._read_all()
+        if not self.fits and (damages := store.verify()):
             raise ValueError(f"{damages[0]}; run generate again: it makes just those")
 
     def __len__(self) -> int:
@@ -238,7 +239,7 @@ class PointDataset:
         _check_sample(index, arrays, description=self.description)
         geometry, added = self._geometry(index, arrays)
         table = _side_by_side(arrays.inputs, arrays.outputs)
-        read = _Sample(geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + _num_bytes(table))
+        read = _Sample(geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + table.nbytes)
         self._kept[sample] = read
         self._kept_bytes += read.num_bytes
         while self._kept_bytes > self._memory_bytes and len(self._kept) > 1:
@@ -257,7 +258,7 @@ class PointDataset:
         table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
         geometry = _Geometry(table, torch.from_numpy(np.array(simplices(arrays.cells, self.description.dim), dtype=np.int32)))
         self._geometries[name] = geometry
-        return geometry, _num_bytes(geometry.table) + _num_bytes(geometry.cells)
+        return geometry, geometry.table.nbytes + geometry.cells.nbytes
 
 
 def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
@@ -269,10 +270,6 @@ def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
 
 def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([column.astype(np.float32) for column in columns], axis=1))
-
-
-def _num_bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 def _check_sample(index: int, arrays: SampleArrays | None, *, description: Description) -> None:

@@ -101,6 +101,9 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
             LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
         if training.optimizer == "muon":
             LOGGER.warning("this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer")
+    if not dataset.fits:
+        memory = f"data.memory_gib = {config.data.memory_gib:g}"
+        LOGGER.warning("the data set does not fit into %s: samples are read from disk again and again; raise it if there is memory", memory)
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
     if min(training.batch_size, len(train_samples)) < team.size:
         raise ValueError(

@@ -98,7 +98,7 @@ def data(tmp_path_factory):
     return write(tmp_path_factory.mktemp("data"))
 
 
-def test_a_set_larger_than_memory_trains_alike(data, tmp_path):
+def test_a_set_larger_than_memory_trains_alike(data, tmp_path, caplog):
     small = dataclasses.replace(CONFIG, data=DataConfig(memory_gib=1e-5))
     whole = PointDataset(DataStore(data))
     tight = dataclasses.replace(CONFIG, data=DataConfig(memory_gib=16 * int(whole.sizes_S.sum()) / 2**30))  # for all values, not the meshes
@@ -106,6 +106,7 @@ def test_a_set_larger_than_memory_trains_alike(data, tmp_path):
     assert 0 < len(PointDataset(DataStore(data), memory_gib=tight.data.memory_gib)._kept) < len(whole)
     one, two = train(data, tmp_path / "one", CONFIG), train(data, tmp_path / "two", small)
     assert one["best_error"] == two["best_error"]
+    assert [record.message[:55] for record in caplog.records] == ["the data set does not fit into data.memory_gib = 1e-05:"]
     path = next((data / "shards").glob("*.h5"))
     shutil.copytree(data, tmp_path / "data")
     raw = bytearray(path.read_bytes())
