@@ -66,8 +66,9 @@ def test_eigensolvers_find_the_same_modes(shared_path: Path) -> None:
     case = load_case("helmholtz", {"modes": 8})
     basis = operator(shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3)
     ledger = bench_modes(case, CONFIG, COMM, model=basis)
-    assert [entry["name"] for entry in ledger["eigensolvers"]] == ["krylov-schur", "lobpcg", "lobpcg, learned start"]
+    found = [(entry["count"], entry["name"]) for entry in ledger["eigensolvers"]]
+    assert found == [(count, name) for count in (1, 2) for name in ("krylov-schur", "lobpcg", "lobpcg, learned start")]
     for entry in ledger["eigensolvers"]:
         (sample,) = entry["samples"]
         assert sample["solved"] and sample["error"] < 1e-6
-    assert "2 modes of 1 unseen samples" in modes_table(ledger)
+    assert "lowest modes of 1 unseen samples" in modes_table(ledger)
