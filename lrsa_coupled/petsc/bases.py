@@ -29,7 +29,7 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
     description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(guess)
     if cells:
-        basis = _from_grid(guess, description.grid(cells), features, comm)
+        basis = from_grid(guess, description.grid(cells), features, comm)
     else:
         outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, comm)[0]
         basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
@@ -37,8 +37,8 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
     return basis
 
 
-def _from_grid(guess: LearnedGuess, grid: BackgroundGrid, features: Features, comm: MPI.Comm) -> Block:
-    """Evaluate on the grid, each rank a part of it, and interpolate."""
+def from_grid(guess: LearnedGuess, grid: BackgroundGrid, features: Features, comm: MPI.Comm) -> Block:
+    """Evaluate an operator on the grid, each rank a part of it, and interpolate to the owned nodes of the mesh. Collective."""
     arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
     ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
     own = slice(ends[comm.rank], ends[comm.rank + 1])
