@@ -151,7 +151,8 @@ class _Loop:
         """Validate, save the model when it is the best so far, and end the run when it has been so for too long."""
         run, training = self.job, self.config
         run.model.eval()
-        errors_SP = validate(run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=training, team=run.team)
+        as_trained = dataclasses.replace(training, precision=run.precision(progress.epoch * run.steps_per_epoch - 1))
+        errors_SP = validate(run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, team=run.team)
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
             raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrsa_coupled import config as configuration
-from lrsa_coupled.config import Config, TrainingConfig
+from lrsa_coupled.config import Config, Precision, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.description import Description
@@ -67,6 +67,12 @@ class Run:
     def steps_per_epoch(self) -> int:
         """Optimiser steps of an epoch."""
         return len(self.train_samples) // self.batch_size
+
+    def precision(self, step: int) -> Precision:
+        """Return the number format of the blocks at an optimiser step."""
+        training = self.config.training
+        in_full = training.fp32_epochs > 0 and step >= (training.epochs - training.fp32_epochs) * self.steps_per_epoch
+        return "fp32" if in_full else training.precision
 
     @property
     def kept(self) -> Operator:
@@ -173,7 +179,7 @@ def check_settings(training: TrainingConfig) -> None:
     for name in ("epochs", "batch_size", "validate_every"):
         if getattr(training, name) < 1:
             raise ValueError(f"training.{name} must be at least 1, got {getattr(training, name)}")
-    for name in ("num_points", "gradient_weight", "seed", "micro_batch_size", "patience", "save_every"):
+    for name in ("num_points", "gradient_weight", "seed", "micro_batch_size", "patience", "fp32_epochs", "save_every"):
         if getattr(training, name) < 0:
             raise ValueError(f"training.{name} cannot be negative, got {getattr(training, name)}")
     if not training.learning_rate > 0.0:

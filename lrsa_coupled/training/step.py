@@ -20,10 +20,10 @@ WARM_UP = 10
 """Steps after which the average of the weights forgets as slowly as it can, roughly; before, it follows the weights."""
 
 
-def objective(run: Run, batch: Batch) -> Tensor:
-    """Return the mean of the loss over the samples of a batch on the device of the run."""
+def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
+    """Return the mean of the loss over the samples of a batch on the device of the run, in the precision of step ``number``."""
     training = run.config.training
-    predicted = predict(run.forward, batch, precision=training.precision)
+    predicted = predict(run.forward, batch, precision=run.precision(number))
     exact = batch.outputs_BNK
     free = torch.ones_like(exact) if training.fit_constrained else batch.free_BNK
     predicted = aligned(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields)
@@ -48,7 +48,7 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
         optimiser.zero_grad(set_to_none=True)
     losses = []
     for batch in batches:
-        loss = objective(run, batch.to(run.device)) * (len(batch.points_BNd) / run.batch_size)
+        loss = objective(run, batch.to(run.device), number=number) * (len(batch.points_BNd) / run.batch_size)
         loss.backward()
         losses.append(loss.detach())
     total = run.team.sum_gradients(run.model.parameters(), torch.stack(losses).sum())

@@ -113,6 +113,22 @@ def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(best.parameters(), first[0].average.parameters(), strict=True))
 
 
+def test_the_last_epochs_run_in_full_precision(data, tmp_path, monkeypatch):
+    formats, validate = [], loop.validate
+
+    def watched(*args, training, **others):
+        formats.append(training.precision)
+        return validate(*args, training=training, **others)
+
+    monkeypatch.setattr(loop, "validate", watched)
+    curves = {}
+    for last in (0, 2):
+        train(data, tmp_path / str(last), with_training(epochs=4, validate_every=1, precision="bf16", fp32_epochs=last))
+        curves[last] = [line["loss"] for line in metrics(tmp_path / str(last))]
+    assert curves[2][:2] == curves[0][:2] and curves[2][2] != curves[0][2]
+    assert formats == ["bf16"] * 6 + ["fp32"] * 2
+
+
 def initial(run):
     """Weights before the first step."""
     with torch.random.fork_rng(devices=[]):

@@ -146,7 +146,7 @@ def test_outputs_fixed_by_dirichlet_conditions_count_in_the_loss_when_asked(data
     losses = []
     for fit in (False, True):
         run = prepare(dataset, with_training(fit_constrained=fit), tmp_path, team=Team())
-        losses.append([objective(run, item).item() for item in (batch, dataclasses.replace(batch, free_BNK=0.0 * batch.free_BNK))])
+        losses.append([objective(run, item, number=0).item() for item in (batch, dataclasses.replace(batch, free_BNK=0.0 * batch.free_BNK))])
     free, every = losses
     assert free[1] == 0.0 and every[1] == every[0] > free[0]
 
