@@ -162,8 +162,12 @@ def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
     (folder / CARD).write_text(json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8")
     card = checkpoint.load(folder)[1]
     assert (card.seconds, card.ranks, card.data) == (0.0, 1, DataInfo(samples=10, seed=4, seconds=0.0))
+
+
+def test_the_card_of_the_shipped_cavity_model_says_what_it_cost():
     shipped = checkpoint.load(ROOT / "cases" / "cavity")[1]
-    assert (shipped.case, shipped.data.samples) == ("cavity", 2848)
+    assert (shipped.case, shipped.data.samples) == ("cavity", 9500)
+    assert shipped.seconds > 0.0 and shipped.data.seconds > 0.0
 
 
 def test_the_time_of_training_is_replaced_alone(folder):
