@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, final
+from typing import TYPE_CHECKING, final
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from petsc4py import PETSc
@@ -47,13 +47,13 @@ class InnerPC:
         self.pc.destroy()
 
 
-def load_operator(pc: PETSc.PC, folder: str, precision: Literal["fp32", "bf16"] = "fp32") -> LearnedGuess:
+def load_operator(pc: PETSc.PC, folder: str, precision: Precision = "fp32") -> LearnedGuess:
     """Load the operator of ``-pc_lrsa_checkpoint FOLDER``.
 
     Raises:
         ValueError: If the option is missing, or there is no sound model in the folder.
     """
-    from lrsa_coupled.config import GuessConfig
+    from lrsa_coupled.config import GuessConfig, Precision
     from lrsa_coupled.coupling.guess import LearnedGuess  # torch: only where an operator is asked for
 
     if not folder:
