@@ -27,7 +27,6 @@ from petsc4py import PETSc
 
 from lrsa_coupled.bench.ledger import load_guess, measured_on
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.bench.ways import SMOOTHING
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.coupling.guess import LearnedGuess
@@ -43,6 +42,9 @@ from lrsa_coupled.spectral import Pencil, SpectralCase
 REFERENCE_RTOL = 1e-10
 RTOL = 1.5e-6
 """Tolerance of the residuals, at which the eigenvalues, quadratic in them, are right to 1e-8."""
+
+SMOOTHING = 1
+"""Degree of the smoothing of the predicted basis."""
 
 SHARES = (8, 4)
 """Modes predicted, to a mode that is wanted."""
@@ -119,9 +121,9 @@ def _solve(case: SpectralCase, pencil: Pencil, name: str, *, guess: LearnedGuess
 
 def _predicted(case: SpectralCase, pencil: Pencil, guess: LearnedGuess) -> Block:
     nodes, comm = NodeSet(pencil, case.outputs), pencil.mesh.comm
-    grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm)
-    basis = from_grid(guess, grid, case.features(pencil), comm)
     fixed = nodes.constrained.any(axis=1)
+    grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)
+    basis = from_grid(guess, grid, case.features(pencil), comm)
     basis[fixed] = 0.0
     stiffness = assemble_matrix(pencil.stiffness)
     stiffness.assemble()

@@ -37,7 +37,7 @@ COUNT = 64
 """Modes of the exact and the coarse spaces."""
 
 SMOOTHING = 3
-"""Degree of the smoothing of bases that come from a coarse mesh or an operator."""
+"""Degree of the smoothing of bases that come from a coarse mesh, or from an operator at all nodes."""
 
 SHIFT = 0.5
 """Of the shifted operator P + SHIFT s B."""
@@ -53,8 +53,10 @@ FCG = {"ksp_type": "fcg", "ksp_fcg_mmax": "50", "ksp_norm_type": "unprecondition
 GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
 ILU = {"pc_type": "bjacobi", "sub_pc_type": "ilu"}
 SUPERLU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "superlu_dist"}
-COARSE_SPACE = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC",
-                **{f"pc_lrsa_inner_{name}": value for name, value in GAMG.items()}}  # fmt: skip
+INNER = {"": GAMG, ", icc": {"pc_type": "bjacobi", "sub_pc_type": "icc", "sub_pc_factor_levels": "2"}}
+"""Around which a coarse space is put: what is added to the name of a way, and options."""
+
+COARSE_SPACE = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC"}
 NEURAL = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.neural.NeuralPC", "pc_lrsa_precision": "fp32"}
 
 
@@ -203,12 +205,16 @@ def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
     if not case.is_definite:
         ways += [_Way("gamg of P", krylov | GAMG, _on_stiffness), _Way("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=SHIFT))]
     space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if case.is_definite else "deflated"}
-    smooth = space | {"pc_lrsa_smoothing": str(SMOOTHING)}
-    ways += [_Way("exact modes", space, _with_exact_modes), _Way("coarse modes", smooth | {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": str(COUNT)},
-                                                                partial(_described, coarse=True))]  # fmt: skip
+    coarse = space | {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": str(COUNT), "pc_lrsa_smoothing": str(SMOOTHING)}
+    ways.append(_Way("exact modes", space | _inside(GAMG), _with_exact_modes))
+    ways += [_Way(f"coarse modes{name}", coarse | _inside(inner), partial(_described, coarse=True)) for name, inner in INNER.items()]
     for folder in models:
-        ways += _learned_ways(case, config, folder, smooth)
+        ways += _learned_ways(case, config, folder, space)
     return ways
+
+
+def _inside(options: Mapping[str, str]) -> dict[str, str]:
+    return {f"pc_lrsa_inner_{name}": value for name, value in options.items()}
 
 
 def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mapping[str, str]) -> list[Way]:
@@ -218,12 +224,14 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint = {"pc_lrsa_checkpoint": str(folder)}
     if any(item.span for item in card.outputs):
-        grid = {"pc_lrsa_grid": str(card.resolution)}  # as fine as the meshes of its training
-        names = {", all nodes": {}, "": grid, ", 1 cleaning": grid | {"pc_lrsa_cleaning": "1"}, ", 2 cleanings": grid | {"pc_lrsa_cleaning": "2"}}
-        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described) for name, options in names.items()]
+        grid, smooth = {"pc_lrsa_grid": str(card.resolution)}, {"pc_lrsa_smoothing": str(SMOOTHING)}  # a grid as fine as the meshes of its training
+        variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
+        variants += [(", all nodes", smooth | _inside(GAMG))]
+        variants += [(f", {word}", grid | _inside(GAMG) | {"pc_lrsa_cleaning": word[0]}) for word in ("1 cleaning", "2 cleanings")]
+        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described) for name, options in variants]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
-    inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": {"pc_lrsa_inner_pc_type": "sor"}, ", gamg": {f"pc_lrsa_inner_{name}": value for name, value in GAMG.items()}}
+    inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
     ways: list[Way] = []
     for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
         for name, inner in inside.items():

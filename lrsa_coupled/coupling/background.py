@@ -38,16 +38,19 @@ class BackgroundGrid:
         mass: Their lumped masses ``(N,)``.
         cells: Of the grid, along the longest side of the box.
         comm: Ranks of the mesh.
+        fixed: Whether a Dirichlet condition holds at them ``(N,)``; nowhere unless given.
 
     Attributes:
         nodes: Nodes of the grid ``(G, d)``, the same on all ranks.
         mass: What of the mass of the mesh belongs to each of them ``(G,)``, positive.
+        fixed: Whether a Dirichlet condition holds at the node of the mesh that is nearest to each of them ``(G,)``. A field that is to vanish at the
+            boundary must do so there before it is interpolated: cut off afterwards, at the nodes of the mesh, it has a kink one node wide.
 
     Raises:
         ValueError: For fewer than 3 cells, or a mesh without extension in a direction.
     """
 
-    def __init__(self, points: Values, mass: Values, cells: int, *, comm: MPI.Comm) -> None:
+    def __init__(self, points: Values, mass: Values, cells: int, *, comm: MPI.Comm, fixed: npt.NDArray[np.bool_] | None = None) -> None:
         if cells < 3:
             raise ValueError(f"a background grid needs at least 3 cells, got {cells}")
         low = comm.allreduce(points.min(axis=0, initial=np.inf), op=np.minimum)
@@ -65,6 +68,7 @@ class BackgroundGrid:
         self._filled = np.flatnonzero(sums > EMPTY * sums.mean())
         self._nearest = cKDTree(self.nodes[self._filled]).query(self.nodes)[1]
         self.mass = np.maximum(sums, EMPTY * sums.mean())
+        self.fixed = self._nearest_is_fixed(points, np.zeros(len(points), dtype=bool) if fixed is None else fixed)
 
     def restrict(self, values: Values) -> Values:
         """Return averages at the nodes of the grid ``(G, F)`` of values at those of the mesh ``(N, F)``, from which interpolation gives them back.
@@ -83,6 +87,16 @@ class BackgroundGrid:
             rows = slice(start, start + CHUNK)
             found[rows] = self._interpolation(self._places[rows], CUBIC) @ values
         return found
+
+    def _nearest_is_fixed(self, points: Values, fixed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        distances, nearest = np.full(len(self.nodes), np.inf), np.zeros(len(self.nodes), dtype=np.intp)
+        if len(points):
+            distances, nearest = cKDTree(points, balanced_tree=False, compact_nodes=False).query(self.nodes)
+        least = self._comm.allreduce(distances, op=np.minimum)
+        found = np.zeros(len(self.nodes), dtype=bool)
+        own = np.flatnonzero((distances == least) & np.isfinite(distances))
+        found[own] = fixed[nearest[own]]
+        return self._comm.allreduce(found, op=np.logical_or)
 
     def _average(self, values: Values) -> Values:
         sums = self._total(self._linear.T @ (values * self._own_mass[:, None]))

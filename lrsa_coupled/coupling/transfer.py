@@ -283,6 +283,6 @@ def _lumped_mass(space: FunctionSpace) -> npt.NDArray[np.float64]:
     num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
     mass = la.vector(space.dofmap.index_map)
     share = volumes[constants.dofmap.list[:num_cells]] * (diagonal / diagonal.sum())
-    np.add.at(mass.array, space.dofmap.list[:num_cells], share)
+    mass.array[:] = np.bincount(space.dofmap.list[:num_cells].ravel(), weights=share.ravel(), minlength=len(mass.array))  # np.add.at: five times slower
     mass.scatter_reverse(la.InsertMode.add)
     return mass.array[: space.dofmap.index_map.size_local].copy()

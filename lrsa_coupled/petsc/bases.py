@@ -38,12 +38,14 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
 
 
 def from_grid(guess: LearnedGuess, grid: BackgroundGrid, features: Features, comm: MPI.Comm) -> Block:
-    """Evaluate an operator on the grid, each rank a part of it, and interpolate to the owned nodes of the mesh. Collective."""
+    """Evaluate an operator on the grid, each rank a part of it, zero where Dirichlet conditions hold, and interpolate to the owned nodes of the mesh. Collective."""
     arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
     ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
     own = slice(ends[comm.rank], ends[comm.rank + 1])
     outputs = guess.evaluate([array[own] for array in arrays], features.scalars, comm)[0].cpu().numpy()
-    return grid.interpolate(np.concatenate(comm.allgather(outputs)))
+    values = np.concatenate(comm.allgather(outputs))
+    values[grid.fixed] = 0.0
+    return grid.interpolate(values)
 
 
 def coarse(pc: PETSc.PC, count: int) -> Block:

@@ -81,7 +81,7 @@ class Description:
     def grid(self, cells: int) -> BackgroundGrid:
         """Return the background grid with so many cells along the longest side. Collective at the first use."""
         if cells not in self._grids:
-            self._grids[cells] = BackgroundGrid(self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm)
+            self._grids[cells] = BackgroundGrid(self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm, fixed=self.fixed)
         return self._grids[cells]
 
     def features(self, guess: LearnedGuess, *, without: str = "") -> Features:

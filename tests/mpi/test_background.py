@@ -77,6 +77,16 @@ def test_nodes_outside_of_the_domain_have_next_to_no_mass_and_the_nearest_values
     assert np.all(np.isfinite(values)) and values.max() < 1.75
 
 
+def test_nodes_of_the_grid_are_fixed_where_the_nearest_of_the_mesh_is() -> None:
+    points, mass = cloud()
+    grid = BackgroundGrid(points, mass, 8, comm=COMM, fixed=points[:, 0] < 0.0)
+    all_points = np.concatenate(COMM.allgather(points))
+    nearest = np.array([np.argmin(np.sum((all_points - node) ** 2, axis=1)) for node in grid.nodes])
+    np.testing.assert_array_equal(grid.fixed, all_points[nearest, 0] < 0.0)
+    assert 0.1 < grid.fixed.mean() < 0.3
+    assert not BackgroundGrid(points, mass, 8, comm=COMM).fixed.any()
+
+
 @pytest.mark.parametrize(("cells", "flat", "message"), [(2, False, "at least 3 cells, got 2"), (8, True, "extend in each direction")])
 def test_what_cannot_be_is_named(cells: int, flat: bool, message: str) -> None:
     points, mass = cloud()

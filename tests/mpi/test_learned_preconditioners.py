@@ -104,6 +104,19 @@ def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells
     assert abs(results[0] - results[1]) <= 1
 
 
+def test_a_basis_from_a_grid_goes_to_zero_at_the_boundary_without_a_kink(shared_path: Path) -> None:
+    """The operator does not vanish at the boundary; a quarter of a cell from it the basis is small, which cutting off at the nodes of the mesh would not do."""
+    waves = Waves()
+    describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
+    with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS), pc_lrsa_grid=6, pc_lrsa_least_gain=0,
+                pc_lrsa_most_leak=2) as ksp:  # fmt: skip
+        basis = ksp.getPC().getPythonContext()._space
+    points = waves.space.tabulate_dof_coordinates()[: len(basis), :2]
+    distance = np.rint(24 * np.minimum(points, 1.0 - points).min(axis=1))
+    mean = {layer: COMM.allreduce(np.abs(basis[distance == layer]).sum()) / COMM.allreduce(int((distance == layer).sum())) for layer in (1, 4)}
+    assert mean[1] < 0.6 * mean[4]
+
+
 def test_one_description_serves_two_operators(shared_path: Path) -> None:
     """An operator that corrects, with a coarse space from another inside, and inputs that neither reads."""
     waves = Waves()
