@@ -67,6 +67,8 @@ class CorrectionCase(Case):
         self.inputs = (*case.inputs, RESIDUAL)
         self.fields = self.outputs = (CORRECTION,)
         self.resolution, self.rtol = case.resolution, case.rtol
+        if not any(item.inputs or item.scalars or item.outputs for item in case.symmetries):
+            self.symmetries = case.symmetries  # of points only: they hold for residual and correction, too
 
     def sample(self, rng: np.random.Generator) -> CorrectionParameters:
         """Draw a problem of the case and the length of the run."""

@@ -8,8 +8,10 @@
 * ``-pc_lrsa_basis given|nearnullspace|learned|coarse``: the basis Z; ``given`` by ``set_basis``, the near-null space attached to P, predicted, or
   the lowest ``-pc_lrsa_coarse_modes 64`` modes on a coarse mesh, see ``petsc/bases.py``.
 * ``-pc_lrsa_grid 0``: cells, along the longest side, of a Cartesian grid behind the mesh on which the operator is evaluated, for media and modes that are
-  smooth on it; the basis is interpolated to the mesh by cubics. 0: the operator is evaluated at all nodes.
-* ``-pc_lrsa_smoothing 0``: degree of a Chebyshev polynomial of P that takes the roughness out of a basis from a coarse mesh or an operator.
+  smooth on it; the basis is made zero there where Dirichlet conditions hold and interpolated to the mesh by cubics. 0: the operator is evaluated at all
+  nodes.
+* ``-pc_lrsa_smoothing 0``: degree of a Chebyshev polynomial of P that takes the roughness out of a basis from a coarse mesh, or from an operator at all
+  nodes.
 * ``-pc_lrsa_cleaning 0``: steps of preconditioned inverse iteration on the basis.
 * ``-pc_lrsa_rank_tolerance 1e-6``: directions of the basis, relative to its columns of unit length, that are dropped.
 * ``-pc_lrsa_least_gain 0.5``: of what the inner preconditioner leaves of the basis, below which the coarse space is dropped.

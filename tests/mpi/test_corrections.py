@@ -55,6 +55,13 @@ def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
     assert len(lengths) > 2
 
 
+def test_symmetries_of_points_hold_for_residuals_too() -> None:
+    case = load_case("darcy", {})
+    assert case.symmetries and CorrectionCase(case).symmetries == case.symmetries
+    turned = load_case("hyperelastic", {})
+    assert any(item.outputs for item in turned.symmetries) and CorrectionCase(turned).symmetries == ()
+
+
 def test_other_cases_are_refused() -> None:
     for name, options in (("cavity", {}), ("darcy", {"model_cells": 10}), ("helmholtz", {"modes": 4})):
         case = CorrectionCase(load_case(name, options))
