@@ -119,6 +119,11 @@ def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
 
     Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements", SIAM J. Sci. Comput. 23.
     """
+    return refined(*rough_span(block, comm, tolerance), comm)
+
+
+def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense, bool]:
+    """Return what ``span`` does, orthonormal to 1e-3 at least, and whether it is to 1e-8. Collective."""
     products = inner_products(block, block, comm)
     lengths = np.sqrt(np.diag(products))
     sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
@@ -127,6 +132,9 @@ def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
     values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))
     kept = values > max(tolerance**2, ROUNDING) * values.max(initial=0.0)
     weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
-    if values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0):
-        return block, weights
-    return span(np.asfortranarray(block @ weights), comm, 0.0)
+    return block, weights, bool(values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0))
+
+
+def refined(block: Block, weights: Dense, accurate: bool, comm: MPI.Comm) -> tuple[Block, Dense]:  # noqa: FBT001 (as rough_span returns it)
+    """Return the result of ``rough_span`` as ``span`` does. Collective."""
+    return (block, weights) if accurate or not weights.shape[1] else span(np.asfortranarray(block @ weights), comm, 0.0)

@@ -27,7 +27,7 @@ With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
 Z and their images y = (I - w M^-1 A) z, with the scale w at which y is least for white noise. ``missed``, the norm of y over that of z, is what
 the inner preconditioner leaves of z: below ``-pc_lrsa_least_gain`` it does the work already. ``leak`` is the share of y that is not in the span:
 small where Z spans an invariant subspace, which deflation then takes out of the spectrum, and near 1 for vectors that have nothing to do with one.
-In both cases a warning says so, and the inner preconditioner is used alone.
+In both cases a warning says so, and the inner preconditioner is used alone; a computed basis is then not tried in the next set-ups: 1, then 3, 7, 15.
 
 Source: Tang, Nabben, Vuik, Erlangga (2009), "Comparison of two-level preconditioners derived from deflation, domain decomposition and multigrid
 methods", J. Sci. Comput. 39 (A-DEF1, BNN, AD); Neymeyr (2001), "A geometric theory for preconditioned inverse iteration", Linear Algebra Appl. 322.
@@ -46,7 +46,7 @@ from petsc4py import PETSc
 from scipy.linalg import eigh
 
 from lrsa_coupled.petsc.base import InnerPC, choice, load_operator
-from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, project, smoothed, span, total
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, project, refined, rough_span, smoothed, span, total
 
 if TYPE_CHECKING:
     from lrsa_coupled.coupling.guess import LearnedGuess
@@ -54,7 +54,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 COMBINATIONS = ("deflated", "symmetric", "additive")
-SOURCES = ("given", "nearnullspace", "learned", "coarse")
+COMPUTED = ("learned", "coarse")
+SOURCES = ("given", "nearnullspace", *COMPUTED)
+LONGEST_PAUSE = 15
+"""Set-ups in which a computed basis that did not pay is not tried, at most."""
+
 PROBES = 2
 """Random vectors that measure what a basis is worth."""
 
@@ -89,6 +93,7 @@ class CoarseSpacePC:
         self._vectors: list[PETSc.Vec] = []
         self._space = self._weights = np.empty((0, 0))  # Z, and W with which Z W is orthonormal
         self._inverse = self._definite = np.empty((0, 0))  # W E^-1 W', W |E|^-1 W' with E = W' Z' A Z W
+        self._refused, self._pause = 0, 0  # times that it did not pay, set-ups until the next try
         self._projected = (0, 0)  # handle and state of the A that they belong to
         self._event = PETSc.Log.Event("LRSACoarse")
 
@@ -121,7 +126,7 @@ class CoarseSpacePC:
         self._inner = self._inner or InnerPC(pc)
         self._inner.set_up(pc)
         with self._event:
-            space, weights = self._worth_it(matrix, *span(self._basis(pc), self._comm, self.rank_tolerance))
+            space, weights = self._useful_span(pc, matrix)
             if self.smoothing and weights.shape[1]:
                 space, weights = span(smoothed(space, stiffness, self.smoothing), self._comm, self.rank_tolerance)
             for _ in range(self.cleaning if weights.shape[1] else 0):
@@ -148,12 +153,24 @@ class CoarseSpacePC:
             self._inner.destroy()
         for vector in self._vectors:
             vector.destroy()
-        self._inner, self._vectors, self.dimension = None, [], 0
+        self._inner, self._vectors, self.dimension, self._pause = None, [], 0, 0
         self._space = self._weights = np.empty((0, 0))
 
     def destroy(self, pc: PETSc.PC) -> None:
         self.reset(pc)
         self._given = None
+
+    def _useful_span(self, pc: PETSc.PC, matrix: PETSc.Mat) -> tuple[Block, Dense]:
+        """Return the basis, empty where it would not pay or is not tried."""
+        if self._pause:
+            self._pause, self.inference = self._pause - 1, 0.0
+            return self._space[:, :0], self._weights[:0, :0]
+        *space, accurate = rough_span(self._basis(pc), self._comm, self.rank_tolerance)
+        if self._worth_it(matrix, *space):
+            return refined(*space, accurate, self._comm)
+        self._refused += self.source in COMPUTED
+        self._pause = min(2**self._refused - 1, LONGEST_PAUSE)
+        return space[0][:, :0], space[1][:0, :0]
 
     def _basis(self, pc: PETSc.PC) -> Block:
         """Return the basis, once it has the same number of columns on all ranks."""
@@ -186,8 +203,8 @@ class CoarseSpacePC:
         where = {"given": "by pc.getPythonContext().set_basis(...)", "nearnullspace": "in the near-null space of the preconditioning matrix"}
         return where.get(self.source, "as the space described")
 
-    def _worth_it(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> tuple[Block, Dense]:
-        """Measure what a coarse space on the span would give; return the basis, or an empty one with a warning."""
+    def _worth_it(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> bool:
+        """Measure what a coarse space on the span would give; warn where that is too little."""
         self.missed, self.leak = self._measured(matrix, space, weights) if weights.shape[1] else (float("nan"), float("nan"))
         if not weights.shape[1]:
             why = "it has rank 0"
@@ -196,9 +213,9 @@ class CoarseSpacePC:
         elif not self.leak <= self.most_leak:
             why = f"{self.leak:.2g} of what the inner preconditioner leaves of it is outside its span, {self.most_leak:g} would pay"
         else:
-            return space, weights
+            return True
         logger.warning("the coarse space is not used: %s", why)
-        return space[:, :0], weights[:0, :0]
+        return False
 
     def _measured(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> tuple[float, float]:
         noise = np.random.default_rng(self._comm.rank).standard_normal((len(space), PROBES))
