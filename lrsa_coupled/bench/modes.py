@@ -35,7 +35,7 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
-from lrsa_coupled.petsc.bases import from_grid
+from lrsa_coupled.petsc.bases import GridColumns
 from lrsa_coupled.petsc.blocks import Block, smoothed
 from lrsa_coupled.spectral import Pencil, SpectralCase
 
@@ -123,8 +123,7 @@ def _predicted(case: SpectralCase, pencil: Pencil, guess: LearnedGuess) -> Block
     nodes, comm = NodeSet(pencil, case.outputs), pencil.mesh.comm
     fixed = nodes.constrained.any(axis=1)
     grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)
-    basis = from_grid(guess, grid, case.features(pencil), comm)
-    basis[fixed] = 0.0
+    basis = GridColumns(guess, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))
     stiffness = assemble_matrix(pencil.stiffness)
     stiffness.assemble()
     stiffness.zeroRowsColumns((np.flatnonzero(fixed) + stiffness.getOwnershipRange()[0]).astype(PETSc.IntType))

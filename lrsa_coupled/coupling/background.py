@@ -80,12 +80,13 @@ class BackgroundGrid:
             averaged = averaged + self._average(values - self._linear @ averaged)
         return averaged
 
-    def interpolate(self, values: npt.NDArray[np.floating]) -> Values:
-        """Return values ``(G, F)`` at the nodes of the mesh ``(N, F)``, by cubics along each axis, in Fortran order. Collective: no."""
-        found = np.empty((len(self._places), values.shape[1]), order="F")
+    def interpolate(self, values: npt.NDArray[np.floating], which: slice = slice(None)) -> Values:
+        """Return values ``(G, F)`` at the nodes of the mesh, or at ``which`` of them, ``(N, F)``, by cubics along each axis, in Fortran order. Collective: no."""
+        places = self._places[which]
+        found = np.empty((len(places), values.shape[1]), order="F")
         for start in range(0, len(found), CHUNK):
             rows = slice(start, start + CHUNK)
-            found[rows] = self._interpolation(self._places[rows], CUBIC) @ values
+            found[rows] = self._interpolation(places[rows], CUBIC) @ values
         return found
 
     def _nearest_is_fixed(self, points: Values, fixed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

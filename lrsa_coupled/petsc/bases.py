@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import final
+
 import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.coupling.guess import LearnedGuess
 from lrsa_coupled.interfaces import Features
-from lrsa_coupled.petsc.blocks import Block, multiply
+from lrsa_coupled.petsc.blocks import Block, Dense, multiply
 from lrsa_coupled.petsc.description import description_of
+from lrsa_coupled.petsc.worth import Columns, StoredColumns
 
 COARSE_RTOL = 1e-4
 """Relative residual of the coarse modes: far below what the coarse mesh costs them."""
 
 
-def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
+def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Columns:
     """Predict a basis for the matrix of the preconditioner, zero where a Dirichlet condition holds. Collective.
 
     The operator is evaluated at all nodes or, for ``cells`` above 0, at those of a background grid, from which the basis is interpolated.
@@ -29,26 +33,48 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Block:
     description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(guess)
     if cells:
-        basis = from_grid(guess, description.grid(cells), features, comm)
-    else:
-        outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, comm)[0]
-        basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
+        return GridColumns(guess, description.grid(cells), features, fixed=description.fixed, comm=comm)
+    outputs = guess.evaluate(description.arrays(guess, features.nodal), features.scalars, comm)[0]
+    basis = np.asfortranarray(outputs.cpu().numpy(), dtype=np.float64)
     basis[description.fixed] = 0.0
-    return basis
+    return StoredColumns(basis)
 
 
-def from_grid(guess: LearnedGuess, grid: BackgroundGrid, features: Features, comm: MPI.Comm) -> Block:
-    """Evaluate an operator on the grid, each rank a part of it, zero where Dirichlet conditions hold, and interpolate to the owned nodes of the mesh. Collective."""
-    arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
-    ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
-    own = slice(ends[comm.rank], ends[comm.rank + 1])
-    outputs = guess.evaluate([array[own] for array in arrays], features.scalars, comm)[0].cpu().numpy()
-    values = np.concatenate(comm.allgather(outputs))
-    values[grid.fixed] = 0.0
-    return grid.interpolate(values)
+@final
+class GridColumns(Columns):
+    """Values of an operator on a background grid, each rank evaluates a part of it; interpolated to the owned nodes of the mesh when asked for.
+
+    Args:
+        guess: The operator.
+        grid: The grid, with its own Dirichlet nodes, where the values are made zero.
+        features: What the operator is told, at the owned nodes of the mesh.
+        fixed: Whether a Dirichlet condition holds at these ``(N,)``.
+        comm: Ranks of the mesh; making the object is collective.
+    """
+
+    def __init__(self, guess: LearnedGuess, grid: BackgroundGrid, features: Features, *, fixed: npt.NDArray[np.bool_], comm: MPI.Comm) -> None:
+        arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
+        ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
+        own = slice(ends[comm.rank], ends[comm.rank + 1])
+        outputs = guess.evaluate([array[own] for array in arrays], features.scalars, comm)[0].cpu().numpy()
+        self._values = np.concatenate(comm.allgather(outputs))
+        self._values[grid.fixed] = 0.0
+        self._grid, self._fixed = grid, fixed
+        self.shape = len(fixed), self._values.shape[1]
+
+    def rows(self, which: slice) -> Block:
+        return self._interpolated(self._values, which)
+
+    def combined(self, chosen: npt.NDArray[np.intp], weights: Dense) -> Block:
+        return self._interpolated(self._values[:, chosen] @ weights, slice(None))
+
+    def _interpolated(self, values: npt.NDArray[np.floating], which: slice) -> Block:
+        block = self._grid.interpolate(values, which)
+        block[self._fixed[which]] = 0.0
+        return block
 
 
-def coarse(pc: PETSc.PC, count: int) -> Block:
+def coarse(pc: PETSc.PC, count: int) -> Columns:
     """Interpolate the lowest modes of the coarse pencil (P, P - A), or (P, I) where A is P, Galerkin with the description's prolongation.
 
     They are at most half as many as the coarse mesh has unknowns. Collective. Options of SLEPc's EPS stand under ``<prefix>pc_lrsa_coarse_``; by default a Cholesky factorisation by MUMPS is shifted and inverted at zero.
@@ -91,4 +117,4 @@ def coarse(pc: PETSc.PC, count: int) -> Block:
     fine = multiply(prolongation, basis)
     for item in (solver, left, right, vector):
         item.destroy()
-    return fine
+    return StoredColumns(fine)

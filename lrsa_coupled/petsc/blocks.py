@@ -119,22 +119,18 @@ def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
 
     Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements", SIAM J. Sci. Comput. 23.
     """
-    return refined(*rough_span(block, comm, tolerance), comm)
+    sound, weights, accurate = rough_span(block, comm, tolerance)
+    block = block if len(sound) == block.shape[1] else np.asfortranarray(block[:, sound])
+    return (block, weights) if accurate else span(np.asfortranarray(block @ weights), comm, 0.0)
 
 
-def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense, bool]:
-    """Return what ``span`` does, orthonormal to 1e-3 at least, and whether it is to 1e-8. Collective."""
+def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[npt.NDArray[np.intp], Dense, bool]:
+    """Return which columns ``span`` takes and their weights, with which they are orthonormal to 1e-3, and whether they are to 1e-8. Collective."""
     products = inner_products(block, block, comm)
     lengths = np.sqrt(np.diag(products))
     sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
-    if len(sound) < len(lengths):
-        block, lengths, products = np.asfortranarray(block[:, sound]), lengths[sound], products[np.ix_(sound, sound)]
+    lengths, products = lengths[sound], products[np.ix_(sound, sound)]
     values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))
     kept = values > max(tolerance**2, ROUNDING) * values.max(initial=0.0)
     weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
-    return block, weights, bool(values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0))
-
-
-def refined(block: Block, weights: Dense, accurate: bool, comm: MPI.Comm) -> tuple[Block, Dense]:  # noqa: FBT001 (as rough_span returns it)
-    """Return the result of ``rough_span`` as ``span`` does. Collective."""
-    return (block, weights) if accurate or not weights.shape[1] else span(np.asfortranarray(block @ weights), comm, 0.0)
+    return sound, weights, bool(values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0))

@@ -46,7 +46,8 @@ from petsc4py import PETSc
 from scipy.linalg import eigh
 
 from lrsa_coupled.petsc.base import InnerPC, choice, load_operator
-from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, project, refined, rough_span, smoothed, span, total
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, project, smoothed, span, total
+from lrsa_coupled.petsc.worth import Columns, StoredColumns, measure
 
 if TYPE_CHECKING:
     from lrsa_coupled.coupling.guess import LearnedGuess
@@ -58,9 +59,6 @@ COMPUTED = ("learned", "coarse")
 SOURCES = ("given", "nearnullspace", *COMPUTED)
 LONGEST_PAUSE = 15
 """Set-ups in which a computed basis that did not pay is not tried, at most."""
-
-PROBES = 2
-"""Random vectors that measure what a basis is worth."""
 
 ASYMMETRY = 1e-8
 """Of E, relative, from which A is not symmetric."""
@@ -165,29 +163,30 @@ class CoarseSpacePC:
         if self._pause:
             self._pause, self.inference = self._pause - 1, 0.0
             return self._space[:, :0], self._weights[:0, :0]
-        *space, accurate = rough_span(self._basis(pc), self._comm, self.rank_tolerance)
-        if self._worth_it(matrix, *space):
-            return refined(*space, accurate, self._comm)
+        basis = self._basis(pc)
+        if self._worth_it(basis, matrix):
+            return span(basis.rows(slice(None)), self._comm, self.rank_tolerance)
         self._refused += self.source in COMPUTED
         self._pause = min(2**self._refused - 1, LONGEST_PAUSE)
-        return space[0][:, :0], space[1][:0, :0]
+        return np.empty((basis.shape[0], 0)), np.empty((0, 0))
 
-    def _basis(self, pc: PETSc.PC) -> Block:
+    def _basis(self, pc: PETSc.PC) -> Columns:
         """Return the basis, once it has the same number of columns on all ranks."""
-        basis, stiffness = self._given, pc.getOperators()[1]
+        stiffness = pc.getOperators()[1]
+        basis = None if self._given is None else StoredColumns(self._given)
         if self.source == "nearnullspace":
             near = stiffness.getNearNullSpace()
-            basis = np.array([vector.array_r for vector in near.getVecs()]).T if near else None
+            basis = StoredColumns(np.array([vector.array_r for vector in near.getVecs()]).T) if near else None
         elif self.source != "given":
             basis = self._computed(pc)
         rows = stiffness.getLocalSize()[0]
-        shapes = self._comm.allgather((0, 0) if basis is None else (len(basis) - rows, basis.shape[1]))
+        shapes = self._comm.allgather((0, 0) if basis is None else (basis.shape[0] - rows, basis.shape[1]))
         if len(set(shapes)) != 1 or shapes[0][0] or not shapes[0][1]:
-            found = "none" if basis is None else f"{basis.shape[1]} of {len(basis)} on rank {self._comm.rank}"
+            found = "none" if basis is None else f"{basis.shape[1]} of {basis.shape[0]} on rank {self._comm.rank}"
             raise ValueError(f"the coarse space needs vectors of {rows} owned rows, {self._where()}; got {found}")
         return basis
 
-    def _computed(self, pc: PETSc.PC) -> Block:
+    def _computed(self, pc: PETSc.PC) -> Columns:
         from lrsa_coupled.petsc import bases  # torch, or SLEPc: only where they are asked for
 
         if self.source == "coarse":
@@ -203,10 +202,10 @@ class CoarseSpacePC:
         where = {"given": "by pc.getPythonContext().set_basis(...)", "nearnullspace": "in the near-null space of the preconditioning matrix"}
         return where.get(self.source, "as the space described")
 
-    def _worth_it(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> bool:
-        """Measure what a coarse space on the span would give; warn where that is too little."""
-        self.missed, self.leak = self._measured(matrix, space, weights) if weights.shape[1] else (float("nan"), float("nan"))
-        if not weights.shape[1]:
+    def _worth_it(self, basis: Columns, matrix: PETSc.Mat) -> bool:
+        """Measure what a coarse space on the basis would give; warn where that is too little."""
+        rank, self.missed, self.leak = measure(basis, self._inner.pc, matrix, self.rank_tolerance)
+        if not rank:
             why = "it has rank 0"
         elif not self.missed >= self.least_gain:
             why = f"the inner preconditioner leaves {self.missed:.2g} of it, {self.least_gain:g} would pay"
@@ -216,19 +215,6 @@ class CoarseSpacePC:
             return True
         logger.warning("the coarse space is not used: %s", why)
         return False
-
-    def _measured(self, matrix: PETSc.Mat, space: Block, weights: Dense) -> tuple[float, float]:
-        noise = np.random.default_rng(self._comm.rank).standard_normal((len(space), PROBES))
-        inside = space @ (weights @ np.random.default_rng(0).standard_normal((weights.shape[1], PROBES)))  # a part in each direction of the span
-        probes = np.asfortranarray(np.column_stack([noise, inside]))
-        images = by_column(self._inner.pc.apply, multiply(matrix, probes), matrix.createVecs())
-        overlap = total(np.einsum("nm,nm->m", probes, images), self._comm)[:PROBES].sum()
-        scale = overlap / (norms(images, self._comm)[:PROBES] ** 2).sum()
-        rest = probes - scale * images
-        left, of_span = norms(rest, self._comm) / norms(probes, self._comm), rest[:, PROBES:]
-        outside = of_span - space @ (weights @ (weights.T @ inner_products(space, of_span, self._comm)))
-        leaks = norms(outside, self._comm) / norms(of_span, self._comm)
-        return float(np.sqrt(np.mean(left[PROBES:] ** 2))), float(np.sqrt(np.mean(leaks**2)))
 
     def _cleaned(self, space: Block, matrix: PETSc.Mat, stiffness: PETSc.Mat) -> Block:
         """Do one step of preconditioned inverse iteration for the pencil (P, P - A), or (P, I) when A is P.

@@ -1,0 +1,73 @@
+"""What a coarse space on a basis would give, measured on a share of its rows before the basis is made in full."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, rough_span
+
+PROBES = 2
+"""Random vectors that measure what a basis is worth."""
+
+ROWS = 8192
+"""Rows of all ranks, about, on which a span is measured; all where there are fewer than twice as many."""
+
+
+class Columns(ABC):
+    """Columns of a basis, which need not be there yet: owned rows of this rank, ``shape`` of them and of columns. Collective: no."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def rows(self, which: slice) -> Block:
+        """Return some of the owned rows, of all columns."""
+
+    @abstractmethod
+    def combined(self, chosen: npt.NDArray[np.intp], weights: Dense) -> Block:
+        """Return the chosen columns times the weights ``(chosen, m)``."""
+
+
+@final
+class StoredColumns(Columns):
+    """Columns that are there."""
+
+    def __init__(self, block: Block) -> None:
+        self._block, self.shape = block, block.shape
+
+    def rows(self, which: slice) -> Block:
+        return self._block if which == slice(None) else np.asfortranarray(self._block[which])
+
+    def combined(self, chosen: npt.NDArray[np.intp], weights: Dense) -> Block:
+        return (self._block if len(chosen) == self.shape[1] else self._block[:, chosen]) @ weights
+
+
+def measure(columns: Columns, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: float) -> tuple[int, float, float]:
+    """Return the rank of a basis, and ``missed`` and ``leak`` as ``petsc/coarse_space.py`` defines them, nan without rank. Collective.
+
+    The leak is that on some rows, next to the span of the basis on these.
+    """
+    comm = matrix.comm.tompi4py()
+    step = max(comm.allreduce(columns.shape[0], op=MPI.SUM) // ROWS, 1)
+    which = slice(None, None, step if step > 1 else None)
+    thin = columns.rows(which)
+    sound, weights, _ = rough_span(thin, comm, tolerance)
+    thin, rank = thin[:, sound], weights.shape[1]
+    if not rank:
+        return 0, float("nan"), float("nan")
+    noise = np.random.default_rng(comm.rank).standard_normal((columns.shape[0], PROBES))
+    inside = columns.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES)))  # a part in each direction of the span
+    probes = np.asfortranarray(np.column_stack([noise, inside]))
+    images = by_column(inner.apply, multiply(matrix, probes), matrix.createVecs())
+    overlap = inner_products(probes, images, comm).diagonal()[:PROBES].sum()
+    scale = overlap / (norms(images, comm)[:PROBES] ** 2).sum()
+    rest = probes - scale * images
+    left, of_span = norms(rest, comm) / norms(probes, comm), rest[which, PROBES:]
+    outside = of_span - thin @ (weights @ (weights.T @ inner_products(thin, of_span, comm)))
+    leaks = norms(outside, comm) / norms(of_span, comm)
+    return rank, float(np.sqrt(np.mean(left[PROBES:] ** 2))), float(np.sqrt(np.mean(leaks**2)))
