@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from petsc4py import PETSc
 
 if TYPE_CHECKING:
+    from lrsa_coupled.config import Precision
     from lrsa_coupled.coupling.guess import LearnedGuess
 
 
@@ -48,16 +51,22 @@ class InnerPC:
 
 
 def load_operator(pc: PETSc.PC, folder: str, precision: Precision = "fp32") -> LearnedGuess:
-    """Load the operator of ``-pc_lrsa_checkpoint FOLDER``.
+    """Load the operator of ``-pc_lrsa_checkpoint FOLDER``, once for all preconditioners that ask for it.
 
     Raises:
         ValueError: If the option is missing, or there is no sound model in the folder.
     """
-    from lrsa_coupled.config import GuessConfig, Precision
-    from lrsa_coupled.coupling.guess import LearnedGuess  # torch: only where an operator is asked for
-
     if not folder:
         raise ValueError(f"an operator is needed: -{pc.getOptionsPrefix() or ''}pc_lrsa_checkpoint FOLDER")
+    card = Path(folder, "model.json")
+    return _loaded(folder, precision, card.stat().st_mtime_ns if card.exists() else 0)
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: str, precision: Precision, changed: int) -> LearnedGuess:
+    from lrsa_coupled.config import GuessConfig
+    from lrsa_coupled.coupling.guess import LearnedGuess  # torch: only where an operator is asked for
+
     return LearnedGuess.load(folder, GuessConfig(precision=precision))
 
 

@@ -133,10 +133,16 @@ class CoarseSpacePC:
         self._project(matrix)
 
     def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        if not self.dimension:
+            self._inner.pc.apply(x, y)
+            return
         self._follow(pc)
         self._apply(pc, x, y, transposed=False)
 
     def applyTranspose(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        if not self.dimension:
+            self._inner.pc.applyTranspose(x, y)
+            return
         self._follow(pc)
         self._apply(pc, x, y, transposed=True)
 
@@ -259,9 +265,6 @@ class CoarseSpacePC:
 
     def _apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec, *, transposed: bool) -> None:
         matrix, inner = pc.getOperators()[0], self._inner.pc.applyTranspose if transposed else self._inner.pc.apply
-        if not self.dimension:
-            inner(x, y)
-            return
         coarse, image, rest = self._vectors
         inverse = self._inverse.T if transposed else self._inverse
         before, after = self.combine != "additive" and not (transposed and self.combine == "deflated"), self.combine == "symmetric" or transposed
