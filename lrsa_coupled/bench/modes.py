@@ -7,7 +7,7 @@ The ledger is a dictionary for JSON: what was measured as in ``bench/ledger.py``
     samples        list of {"index", "solved", "iterations", "inference", "seconds", "error"}, one a sample
 
 ``seconds`` are of the slowest rank, from the pencil to the modes, with the ``inference`` of the operator: on a grid as fine as the meshes of its
-training, interpolated and smoothed as for ``CoarseSpacePC``; ``error`` is the largest relative difference
+training, interpolated as for ``CoarseSpacePC`` and smoothed; ``error`` is the largest relative difference
 to the eigenvalues of shift-and-invert Krylov-Schur at ``REFERENCE_RTOL``. Cold and predicted starts of LOBPCG end at the same residuals.
 """
 

@@ -226,8 +226,8 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     if any(item.span for item in card.outputs):
         grid, smooth = {"pc_lrsa_grid": str(card.resolution)}, {"pc_lrsa_smoothing": str(SMOOTHING)}  # a grid as fine as the meshes of its training
         variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
-        variants += [(", all nodes", smooth | _inside(GAMG))]
-        variants += [(f", {word}", grid | _inside(GAMG) | {"pc_lrsa_cleaning": word[0]}) for word in ("1 cleaning", "2 cleanings")]
+        variants.append((", all nodes", smooth | _inside(GAMG)))
+        variants += [(name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps}) for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))]
         return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described) for name, options in variants]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")

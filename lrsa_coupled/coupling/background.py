@@ -90,14 +90,18 @@ class BackgroundGrid:
         return found
 
     def _nearest_is_fixed(self, points: Values, fixed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        found = np.zeros(len(self.nodes), dtype=bool)
+        if not self._comm.allreduce(bool(fixed.any()), op=MPI.LOR):
+            return found
         distances, nearest = np.full(len(self.nodes), np.inf), np.zeros(len(self.nodes), dtype=np.intp)
         if len(points):
             distances, nearest = cKDTree(points, balanced_tree=False, compact_nodes=False).query(self.nodes)
-        least = self._comm.allreduce(distances, op=np.minimum)
-        found = np.zeros(len(self.nodes), dtype=bool)
+        least = np.empty_like(distances)
+        self._comm.Allreduce(distances, least, op=MPI.MIN)
         own = np.flatnonzero((distances == least) & np.isfinite(distances))
         found[own] = fixed[nearest[own]]
-        return self._comm.allreduce(found, op=np.logical_or)
+        self._comm.Allreduce(MPI.IN_PLACE, found, op=MPI.LOR)
+        return found
 
     def _average(self, values: Values) -> Values:
         sums = self._total(self._linear.T @ (values * self._own_mass[:, None]))

@@ -97,7 +97,7 @@ class NodeSet:
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
         """Positive lumped mass of the owned nodes ``(num_owned,)``, see ``_lumped_mass``. Collective at the first use."""
-        return _lumped_mass(self.space)
+        return _lumped_mass(self.space, on_simplices=self.on_simplices)
 
     @cached_property
     def boundary(self) -> npt.NDArray[np.uint8]:
@@ -273,10 +273,10 @@ def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) 
     return basix.create_element(basix.ElementFamily.P, cell, degree, variant)
 
 
-def _lumped_mass(space: FunctionSpace) -> npt.NDArray[np.float64]:
+def _lumped_mass(space: FunctionSpace, *, on_simplices: bool) -> npt.NDArray[np.float64]:
     """Share out each cell's volume to its nodes as the diagonal of the mass matrix does (Hinton, Rock & Zienkiewicz, 1976). Collective."""
     mesh, element = space.mesh, _lagrange(space)
-    if element.degree == 1 and len(basix.topology(mesh.basix_cell())[0]) == mesh.topology.dim + 1:  # the integrals of the basis functions: the same, sooner
+    if element.degree == 1 and on_simplices:  # the integrals of the basis functions: the same, sooner
         mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx))
         mass.scatter_reverse(la.InsertMode.add)
         return mass.array[: space.dofmap.index_map.size_local].copy()

@@ -157,7 +157,8 @@ class CoarseSpacePC:
             self._inner.destroy()
         for vector in self._vectors:
             vector.destroy()
-        self._inner, self._vectors, self.dimension, self._pause = None, [], 0, 0
+        self._inner, self._vectors, self.dimension = None, [], 0
+        self._refused = self._pause = 0
         self._space = self._weights = np.empty((0, 0))
 
     def destroy(self, pc: PETSc.PC) -> None:
