@@ -7,6 +7,11 @@ record says it may be quicker, its mean less a standard error being below, as lo
 ``TRIALS`` of all time.
 
 A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
+
+Once it has been measured, no start is used whose risk the account does not cover. The account is the ``budget``, a share of all classical time so far, and what starts have saved,
+less what they have lost. The risk is what the start has lost when last it went wrong, or what it takes before its solve and for an iteration, after which
+it can be given up. So bad starts take no more than the budget allows of a run, even
+such as cannot be told from good ones before an iteration that costs more than the budget of one solve.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ class Decision:
         outcome: ``converged``, ``rejected`` (before the solve), ``abandoned`` or ``failed`` (during it), then the reason.
         wasted: Time spent on a start that was not used in the end [s].
         seconds: Time of the solve, ``wasted`` included [s].
+        risk: What a start takes before its solve, and an iteration [s]; 0 for the classical one.
     """
 
     number: int
@@ -60,6 +66,7 @@ class Decision:
     outcome: str
     wasted: float
     seconds: float
+    risk: float = 0.0
 
     @property
     def good(self) -> bool:
@@ -75,6 +82,7 @@ class _Record:
         self.lost = self.total = 0.0
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
+        self.risks: dict[str, float] = {}
 
     def add(self, choice: str, seconds: float) -> None:
         self.logs.setdefault(choice, deque(maxlen=WINDOW)).append(math.log(max(seconds, 1e-9)))
@@ -86,6 +94,14 @@ class _Record:
         """Tell whether one more trial of a choice leaves the time lost on trials within its share."""
         times = {name: math.exp(self.mean(name)) for name in (choice, best)}
         return self.lost + times[choice] - times[best] <= TRIALS * (self.total + times[choice])
+
+    def covers(self, choice: str, budget: float) -> bool:
+        """Tell whether what the starts may still lose is enough for this one."""
+        if choice not in self.risks:
+            return True
+        times = {name: np.exp(logs) for name, logs in self.logs.items()}
+        saved = sum(float(np.sum(times[CLASSICAL].mean() * (1.0 + budget) - own)) for name, own in times.items() if name != CLASSICAL)
+        return self.risks[choice] <= budget * float(times[CLASSICAL].sum()) + saved
 
     def lowest(self, choice: str) -> float:
         """Return the mean less a standard error, the spread being that of all choices together."""
@@ -123,7 +139,8 @@ class Gate:
         record = self._records.setdefault(kind, _Record())
         number = len(self.decisions)
         awake = [name for name in self.starts if record.rests.get(name, 0) <= number]
-        choices = [CLASSICAL, *awake]
+        covered = [name for name in awake if record.covers(name, self.settings.budget)]
+        choices = [CLASSICAL, *covered]
         for name in choices:
             if name not in record.logs:
                 return name, "not yet measured"
@@ -134,7 +151,8 @@ class Gate:
             if name != best and record.lowest(name) < record.mean(best) and record.affordable(name, best):
                 return name, f"may be quicker than {best}: {_times(record, name)}, {_times(record, best)}"
         asleep = [f"{name} rests until solve {record.rests[name] + 1}" for name in self.starts if name not in awake]
-        return best, "; ".join([f"quickest by the record: {', '.join(_times(record, name) for name in choices)}", *asleep])
+        dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
+        return best, "; ".join([f"quickest by the record: {', '.join(_times(record, name) for name in choices)}", *asleep, *dear])
 
     def expected(self, kind: str) -> float:
         """Return the time that the record expects of a classical solve of this kind, which it has measured [s]. Collective: no."""
@@ -152,6 +170,7 @@ class Gate:
         record.rests.pop(decision.choice, None)
         if decision.choice == CLASSICAL:
             return
+        record.risks[decision.choice] = max(decision.risk, decision.wasted)
         if decision.good:
             record.streaks[decision.choice] = 0
             return

@@ -145,11 +145,12 @@ def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Predi
     started = time.perf_counter()
     choice, why = gate.choose(kind)
     if choice == CLASSICAL:
-        result, wasted = ways.classically(), 0.0
+        result, wasted, risk = ways.classically(), 0.0, 0.0
         outcome = "converged" if result.converged else f"failed: {result.reason}"
     else:
         prediction = starts[choice]()
         result, outcome = _try(prediction, gate, ways, started=started, expected=gate.expected(kind), comm=comm)
+        risk = _risk(time.perf_counter() - started, result)
         seconds = {**prediction.seconds, "solve": 0.0 if result is None else sum(result.seconds.values())}
         dropped = sum(prediction.seconds.values()) if result is not None and result.converged else time.perf_counter() - started
         wasted = 0.0 if outcome == "converged" else slowest(comm, dropped)
@@ -162,7 +163,7 @@ def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Predi
             result = dataclasses.replace(last, iterations=spent + last.iterations, used_fallback=True)
         result = dataclasses.replace(result, seconds=seconds)
     total = slowest(comm, time.perf_counter() - started)
-    gate.note(kind, Decision(len(gate.decisions) + 1, choice, why, outcome, wasted, total))
+    gate.note(kind, Decision(len(gate.decisions) + 1, choice, why, outcome, wasted, total, slowest(comm, risk)))
     if comm.rank == 0:
         gate.save()
     logger.info("gate: solve %d: %s (%s): %s, %.3g s", len(gate.decisions), choice, why, outcome, total)
@@ -172,6 +173,11 @@ def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Predi
 def slowest(comm: MPI.Comm, seconds: float) -> float:
     """Return the time of the slowest rank [s]. Collective."""
     return comm.allreduce(seconds, op=MPI.MAX)
+
+
+def _risk(spent: float, result: SolveResult | None) -> float:
+    """Return what of the time spent was before the solve, and an iteration [s]."""
+    return spent if result is None else spent - sum(result.seconds.values()) * (1.0 - 1.0 / max(result.iterations, 1))
 
 
 def _try(prediction: Prediction, gate: Gate, ways: Ways, *, started: float, expected: float, comm: MPI.Comm) -> tuple[SolveResult | None, str]:

@@ -65,6 +65,31 @@ def test_a_start_that_fails_rests_and_is_tried_again() -> None:
     assert "rests until solve" in gate.choose(KIND)[1] or gate.choose(KIND)[0] == "learned"
 
 
+@pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
+def test_bad_starts_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
+    """Every third start goes wrong, so that none rests, and the geometric mean of the times is below that of the classical ones."""
+    gate = Gate(GateConfig(patience=2), ["learned"])
+    tries, total = 0, 0.0
+    for number in range(1, 201):
+        choice, why = gate.choose(KIND)
+        tries += choice == "learned"
+        bad = choice == "learned" and tries % 3 == 0
+        seconds = 1.0 + wasted if bad else 0.4 if choice == "learned" else 1.0
+        gate.note(KIND, Decision(number, choice, why, "abandoned: it stalls" if bad else "converged", wasted * bad, seconds, risk=0.1))
+        total += seconds
+        assert total <= 1.15 * number + wasted  # the first may lose what nobody could know
+    assert tries > 20
+
+
+def test_a_start_whose_risk_is_not_covered_waits_and_says_so() -> None:
+    gate, chosen_now = Gate(GateConfig(), ["learned"]), []
+    for number in range(1, 5):
+        choice, why = gate.choose(KIND)
+        chosen_now.append((choice, "not yet within the budget" in why))
+        gate.note(KIND, Decision(number, choice, why, "converged", 0.0, 1.0 if choice == CLASSICAL else 0.9, risk=0.5))
+    assert chosen_now == [(CLASSICAL, False), ("learned", False), (CLASSICAL, True), ("learned", False)]
+
+
 def test_problems_of_another_kind_have_a_record_of_their_own() -> None:
     gate = Gate(GateConfig(), ["learned"])
     run(gate, {"learned": 1.0, CLASSICAL: 3.0}, 10)
