@@ -7,7 +7,7 @@ solves; where the learned guess fails its time is lost. What the learned guess s
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +64,14 @@ def break_even(ledger: Mapping[str, Any]) -> list[BreakEven]:
     rivals = rivals_of(times)
     if LEARNED not in times or not rivals:
         return []
-    known = [cost for cost in costs.values() if cost is not None]
-    total = math.fsum(known) if len(known) == len(PARTS) else None
     classical = {name: times[name] for name in rivals if name != NEAREST}
     best = best_rival(classical) if classical else ""
     found = []
     for name in sorted(rivals, key=lambda name: name != best):
         savings = _savings(ledger, times[name])
-        labels = {f"{name} (best classical)" if name == best else name: total}
+        found.append(compared(f"{name} (best classical)" if name == best else name, costs, savings))
         if name == NEAREST:
-            labels[f"{name}, data at hand"] = costs["training"]
-        found += [BreakEven(label, cost, *_mean(savings), len(savings)) for label, cost in labels.items()]
+            found.append(compared(f"{name}, data at hand", {"data": 0.0, "training": costs["training"]}, savings))
     return found
 
 
@@ -92,7 +89,11 @@ def costs_of(ledger: Mapping[str, Any]) -> dict[str, float | None]:
 
 def break_even_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of a table, the first of which is its heading; none when there is nothing to compare."""
-    found = break_even(ledger)
+    return rows_of(break_even(ledger))
+
+
+def rows_of(found: Sequence[BreakEven]) -> list[list[str]]:
+    """Return the rows of a table of comparisons, the first of which is its heading; none without any."""
     if not found:
         return []
     rows = [["break-even against", "N* [solves]", "saved a solve [s]", "+-", "compared"]]
@@ -105,11 +106,22 @@ def break_even_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
 def break_even_note(ledger: Mapping[str, Any]) -> str:
     """Say what is paid back and how it is counted."""
     costs = costs_of(ledger)
-    hours = " + ".join(f"{part} {'unknown' if cost is None else f'{cost / 3600.0:.3g} h'}" for part, cost in costs.items())
-    missing = "; the model's card does not say what is unknown" if None in costs.values() else ""
     nearest = any(strategy["name"] == NEAREST for strategy in ledger["strategies"])
     at_hand = "; data at hand: training alone counts, as the nearest sample needs the data too" if nearest else ""
-    return f"N* = ({hours}) / mean saving of a solve, as wall time x ranks{at_hand}{missing}"
+    return note_of(costs, at_hand)
+
+
+def note_of(costs: Mapping[str, float | None], more: str = "") -> str:
+    """Say what is paid back and how it is counted, in a ledger of any kind; ``costs`` as ``cost_of`` returns them."""
+    hours = " + ".join(f"{part} {'unknown' if cost is None else f'{cost / 3600.0:.3g} h'}" for part, cost in costs.items())
+    missing = "; the model's card does not say what is unknown" if None in costs.values() else ""
+    return f"N* = ({hours}) / mean saving of a solve, as wall time x ranks{more}{missing}"
+
+
+def compared(name: str, costs: Mapping[str, float | None], savings: Sequence[float]) -> BreakEven:
+    """Compare two ways by what one saves on each sample, wall time x ranks [s]; ``costs`` are those of its operator, by part."""
+    known = [cost for cost in costs.values() if cost is not None]
+    return BreakEven(name, math.fsum(known) if len(known) == len(PARTS) else None, *_mean(savings), len(savings))
 
 
 def _savings(ledger: Mapping[str, Any], rival: Mapping[int, float]) -> list[float]:
@@ -119,7 +131,7 @@ def _savings(ledger: Mapping[str, Any], rival: Mapping[int, float]) -> list[floa
     return [ledger["ranks"] * saving for saving in savings]
 
 
-def _mean(values: list[float]) -> tuple[float, float]:
+def _mean(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error, NaN where there are too few values."""
     mean = float(np.mean(values)) if values else math.nan
     return mean, float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan

@@ -4,6 +4,7 @@ The ledger is a dictionary for JSON: what was measured as in ``bench/ledger.py``
 
     name
     samples        list of {"index", "solved", "iterations", "setup", "inference", "solve", "residual", "dimension"}, one a sample
+    cost           {"data", "training"} of its operator, wall time x ranks [s], null where the card does not say; null without one
     memory         bytes, of all ranks, that the first sample needed beyond the matrix, at its peak; null where it was not measured
 
 Every way starts from the compiled forms, the assembled matrix A, the right side and zero, and ends at the true residual ``rtol`` times that of zero; but
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from lrsa_coupled.bench.breakeven import compared, note_of, rows_of
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.memory import PeakMemory
 from lrsa_coupled.bench.report import align
@@ -76,7 +78,7 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
                 samples[way.name].append({"index": index} | way.solve(system))
         system.matrix.destroy()
         system.right.destroy()
-    entries = [{"name": way.name, "samples": samples[way.name], "memory": memory[way.name]} for way in ways]
+    entries = [{"name": way.name, "samples": samples[way.name], "memory": memory[way.name], "cost": way.cost} for way in ways]
     return measured_on(case, config, comm) | {"unknowns": unknowns, "options": vars(case.options), "preconditioners": entries}
 
 
@@ -96,7 +98,20 @@ def preconditioners_table(ledger: Mapping[str, Any]) -> str:
         ])  # fmt: skip
     head = (f"{ledger['case']}: {len(ways[0]['samples'])} unseen samples (seed {ledger['seed']}), {ledger['unknowns']} unknowns, {ledger['ranks']} ranks; "
             f"to a true residual {ledger['tolerance']:.0e} times that of zero")  # fmt: skip
-    return f"{head}\n\n{align(rows)}"
+    return "\n\n".join([head, align(rows), *_break_even(ledger, best)])
+
+
+def _break_even(ledger: Mapping[str, Any], best: str) -> list[str]:
+    """Say after how many solves data and training of the operators have paid for themselves against the best of the others."""
+    times = {way["name"]: {s["index"]: s["setup"] + s["solve"] for s in way["samples"] if s["solved"]} for way in ledger["preconditioners"]}
+    ours = [way for way in ledger["preconditioners"] if way["cost"] is not None and way["name"] != best]
+    found = []
+    for way in ours:
+        spent = {sample["index"]: sample["setup"] + sample["solve"] for sample in way["samples"]}  # time of a failure is lost
+        savings = [(rival if index in times[way["name"]] else 0.0) - spent[index] for index, rival in times[best].items()]
+        found.append(compared(f"{best}, by {way['name']}", way["cost"], [ledger["ranks"] * saving for saving in savings]))
+    notes = sorted({note_of(way["cost"]) for way in ours})
+    return ["\n".join([align(rows_of(found)), *notes])] if found else []
 
 
 def _total(samples: Sequence[Mapping[str, Any]]) -> float:

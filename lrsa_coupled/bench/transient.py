@@ -1,6 +1,7 @@
 """Ledger of time stepping: the same unseen trajectories by every way to start a step, at several tolerances.
 
-A ledger is a dictionary for JSON: what ``measured_on`` says, less ``tolerance``, and ``tolerances``, one entry each::
+A ledger is a dictionary for JSON: what ``measured_on`` says, less ``tolerance``, ``cost`` (of the operator, as ``cost_of`` returns it; null without
+one), and ``tolerances``, one entry each::
 
     tolerance                   residual norm at the end of a step, relative to that of the previous state as start
     gate                        what the gate chose, for people
@@ -27,6 +28,7 @@ from typing import Any, final
 import numpy as np
 from mpi4py import MPI
 
+from lrsa_coupled.bench.breakeven import compared, cost_of, note_of, rows_of
 from lrsa_coupled.bench.ledger import SLACK, load_guess, measured_on
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.report import align
@@ -151,7 +153,7 @@ def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, mode
         strategies = [{"name": way.name, "steps": way.steps} for way in ways]
         entries.append({"tolerance": tolerance, "gate": gate.summary() if guess else "", "strategies": strategies})
     about = {key: value for key, value in measured_on(case, config, comm).items() if key != "tolerance"}
-    return about | {"num_steps": case.num_steps, "trajectories": settings.samples, "tolerances": entries}
+    return about | {"num_steps": case.num_steps, "trajectories": settings.samples, "cost": cost_of(guess.card) if guess else None, "tolerances": entries}
 
 
 def transient_table(ledger: Mapping[str, Any]) -> str:
@@ -173,7 +175,20 @@ def transient_table(ledger: Mapping[str, Any]) -> str:
                 f"{np.median(starts):.2g}" if starts else "-", f"{1e3 * times[strategy['name']]:.2f}", f"{times[best] / times[strategy['name']]:.2f}",
             ])  # fmt: skip
         parts += [align(rows), *filter(None, [entry["gate"]])]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_break_even(ledger)])
+
+
+def _break_even(ledger: Mapping[str, Any]) -> list[str]:
+    """Say, for each tolerance, after how many steps the operator has paid for itself against the best classical way."""
+    if not ledger["cost"]:
+        return []
+    found = []
+    for entry in ledger["tolerances"]:
+        steps = {s["name"]: s["steps"] for s in entry["strategies"]}
+        best = min((name for name in steps if name not in (LEARNED, GATED)), key=lambda name: _mean_time(steps[name]))
+        savings = [(rival["seconds"] if own["solved"] else 0.0) - own["seconds"] for own, rival in zip(steps[LEARNED], steps[best], strict=True) if rival["solved"]]
+        found.append(compared(f"{best} at {entry['tolerance']:.0e}, in steps", ledger["cost"], [ledger["ranks"] * saving for saving in savings]))
+    return [f"{align(rows_of(found))}\n{note_of(ledger['cost'])}"]
 
 
 def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:

@@ -6,7 +6,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +17,7 @@ from dolfinx.fem import Function
 from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
+from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.ledger import refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.corrections import CORRECTION
@@ -105,9 +106,10 @@ class System:
 
 @dataclass(frozen=True)
 class Way(ABC):
-    """A way to solve a system; ``name`` is for people."""
+    """A way to solve a system; ``name`` is for people, ``cost`` what data and training of its operator took, as ``cost_of`` returns it."""
 
     name: str
+    cost: Mapping[str, float | None] | None = field(default=None, kw_only=True)
 
     @abstractmethod
     def solve(self, system: System) -> dict[str, Any]:
@@ -222,13 +224,13 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     if card.case != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
     refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
-    checkpoint = {"pc_lrsa_checkpoint": str(folder)}
+    checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
     if any(item.span for item in card.outputs):
         grid, smooth = {"pc_lrsa_grid": str(card.resolution)}, {"pc_lrsa_smoothing": str(SMOOTHING)}  # a grid as fine as the meshes of its training
         variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
         variants.append((", all nodes", smooth | _inside(GAMG)))
         variants += [(name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps}) for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))]
-        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described) for name, options in variants]
+        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described, cost=cost) for name, options in variants]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
     inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
@@ -236,7 +238,7 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
         for name, inner in inside.items():
             described = partial(_described, on_stiffness=name == ", gamg")
-            ways.append(_Way(f"{LEARNED} correction, {krylov}{name}", options | NEURAL | checkpoint | inner, described))
+            ways.append(_Way(f"{LEARNED} correction, {krylov}{name}", options | NEURAL | checkpoint | inner, described, cost=cost))
     return ways
 
 
