@@ -211,7 +211,7 @@ def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
     ways.append(_Way("exact modes", space | _inside(GAMG), _with_exact_modes))
     ways += [_Way(f"coarse modes{name}", coarse | _inside(inner), partial(_described, coarse=True)) for name, inner in INNER.items()]
     for folder in models:
-        ways += _learned_ways(case, config, folder, space)
+        ways += _learned_ways(case, config, folder, space, of="" if len(models) == 1 else f" of {folder}")
     return ways
 
 
@@ -219,7 +219,7 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
     return {f"pc_lrsa_inner_{name}": value for name, value in options.items()}
 
 
-def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mapping[str, str]) -> list[Way]:
+def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
     card = LearnedGuess.load(folder).card
     if card.case != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
@@ -230,7 +230,7 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
         variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
         variants.append((", all nodes", smooth | _inside(GAMG)))
         variants += [(name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps}) for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))]
-        return [_Way(f"{LEARNED} basis{name}", space | checkpoint | options, _described, cost=cost) for name, options in variants]
+        return [_Way(f"{LEARNED} basis{of}{name}", space | checkpoint | options, _described, cost=cost) for name, options in variants]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
     inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
@@ -238,7 +238,7 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
         for name, inner in inside.items():
             described = partial(_described, on_stiffness=name == ", gamg")
-            ways.append(_Way(f"{LEARNED} correction, {krylov}{name}", options | NEURAL | checkpoint | inner, described, cost=cost))
+            ways.append(_Way(f"{LEARNED} correction{of}, {krylov}{name}", options | NEURAL | checkpoint | inner, described, cost=cost))
     return ways
 
 

@@ -50,7 +50,7 @@ class DataInfo:
 class ModelCard:
     """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output.
 
-    ``seconds`` is the wall time of the training, all parts of a run and that of the model it began with together, on ``ranks`` ranks [s]; 0 when not known.
+    ``seconds`` is the wall time of the training, all parts of a run and that of the model it began with together, as if all on ``ranks`` ranks [s]; 0 when not known.
     A setting that the card does not hold is from after its release and has its default, which must leave such a model as it was.
     """
 

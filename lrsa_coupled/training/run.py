@@ -39,7 +39,7 @@ class Run:
     """All that stays the same during a run.
 
     ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is what the data set cost,
-    ``initial_seconds`` what the training of the model cost that this one begins with.
+    ``initial_seconds`` what the training of the model that this one begins with would have cost on the ranks of this run.
     """
 
     config: Config
@@ -121,7 +121,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
         model = checkpoint.make_model(config.operator, dataset.description)
     initial_seconds = 0.0
     if training.initial:
-        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description)
+        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description) / team.size
     else:
         points, inputs, scalars, outputs = dataset.moments(train_samples)
         model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
@@ -135,7 +135,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
 
 
 def _begin_with(folder: Path, model: Operator, config: Config, about: Description) -> float:
-    """Give the model the weights of another; return what they cost [s]. ValueError when that one is of another case or other sizes."""
+    """Give the model the weights of another; return what they cost, wall time x ranks [s]. ValueError when that one is of another case or other sizes."""
     initial, card = checkpoint.load(folder)
     found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
     differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value and key not in FIRST_WEIGHTS]
@@ -145,7 +145,7 @@ def _begin_with(folder: Path, model: Operator, config: Config, about: Descriptio
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
     model.load_state_dict(initial.state_dict())
     LOGGER.info("beginning with the weights of %s", folder)
-    return card.seconds
+    return card.seconds * card.ranks
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:

@@ -11,6 +11,7 @@ pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled.bench.modes import bench_modes, modes_table
 from lrsa_coupled.bench.preconditioners import bench_preconditioners, preconditioners_table
+from lrsa_coupled.bench.ways import all_ways
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import BenchConfig, Config, GuessConfig
 from lrsa_coupled.interfaces import Field
@@ -45,6 +46,8 @@ def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
     ledger = bench_preconditioners(case, CONFIG, COMM, models=[correction], only=only)
     assert [way["name"] for way in ledger["preconditioners"]] == only
     assert all(way["samples"][0]["solved"] for way in ledger["preconditioners"])
+    names = [way.name for way in all_ways(case, CONFIG, [correction, shared_path / "correction" / ".." / "correction"])]
+    assert len(names) == len(set(names)) and f"learned correction of {correction}, fcg" in names
 
 
 def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What keeps long runs going: kills, several processes, averages, early ends, learning rates, records."""
 
+import dataclasses
 import json
 import math
 import os
@@ -205,3 +206,12 @@ def test_tensorboard_that_is_missing_is_named(data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ValueError, match="needs the package tensorboard: pip install tensorboard"):
         train(data, tmp_path, with_training(tensorboard=True))
+
+
+def test_what_the_first_of_two_trainings_cost_counts_on_all_its_ranks(data, tmp_path):
+    train(data, tmp_path / "first", with_training(epochs=1))
+    model, card = checkpoint.load(tmp_path / "first")
+    checkpoint.save(tmp_path / "first", model, dataclasses.replace(card, ranks=3, seconds=1000.0))
+    train(data, tmp_path / "second", with_training(epochs=1, initial=str(tmp_path / "first")))
+    second = checkpoint.load(tmp_path / "second")[1]
+    assert second.ranks == 1 and 3000.0 < second.seconds < 3600.0
