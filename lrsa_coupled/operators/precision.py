@@ -9,6 +9,9 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
 * FFTs: there are none in bfloat16;
+* all of an operator that predicts a basis, by the user's choice: small differences between its columns count, which rounding hides. The modes of 16
+  Helmholtz media from the operator shipped: 4.0 % off in float32, 11.1 % in bfloat16, their gradients 6.2 and 37.9 %; one trained in bfloat16 stops
+  at 5.3 % on four times the data.
 
 What is in bfloat16 beside the products: the scores of attention, their exponentials and, where ``by_products`` says so, the sums that divide them.
 

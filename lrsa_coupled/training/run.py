@@ -107,6 +107,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
             LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
         if training.optimizer == "muon":
             LOGGER.warning("this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer")
+    if training.precision == "bf16" and any(item.span for item in dataset.description.outputs):
+        LOGGER.warning("a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with training.precision=fp32")
     if not dataset.fits:
         memory = f"data.memory_gib = {config.data.memory_gib:g}"
         LOGGER.warning("the data set does not fit into %s: samples are read from disk again and again; raise it if there is memory", memory)

@@ -215,3 +215,10 @@ def test_what_the_first_of_two_trainings_cost_counts_on_all_its_ranks(data, tmp_
     train(data, tmp_path / "second", with_training(epochs=1, initial=str(tmp_path / "first")))
     second = checkpoint.load(tmp_path / "second")[1]
     assert second.ranks == 1 and 3000.0 < second.seconds < 3600.0
+
+
+@pytest.mark.parametrize(("span", "precision", "warned"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)])
+def test_a_basis_in_bfloat16_is_warned_of(tmp_path, caplog, span, precision, warned):
+    outputs = [{"name": "modes", "components": 3, "unit": "1", "subspace": [], "loss_weight": 1.0, "span": span}]
+    train(write(tmp_path / "data", meta={"outputs": outputs}), tmp_path / "model", with_training(epochs=1, precision=precision))
+    assert any("a basis is predicted" in record.message for record in caplog.records) == warned
