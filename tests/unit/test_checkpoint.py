@@ -164,9 +164,10 @@ def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
     assert (card.seconds, card.ranks, card.data) == (0.0, 1, DataInfo(samples=10, seed=4, seconds=0.0))
 
 
-def test_the_card_of_the_shipped_cavity_model_says_what_it_cost():
-    shipped = checkpoint.load(ROOT / "cases" / "cavity")[1]
-    assert (shipped.case, shipped.data.samples) == ("cavity", 9500)
+@pytest.mark.parametrize(("folder", "samples"), [("cavity", 9500), ("cavity/high", 3799), ("helmholtz/basis", 1520)])
+def test_the_cards_of_shipped_models_say_what_they_cost(folder, samples):
+    shipped = checkpoint.load(ROOT / "cases" / folder)[1]
+    assert (shipped.case, shipped.data.samples) == (folder.split("/")[0], samples)
     assert shipped.seconds > 0.0 and shipped.data.seconds > 0.0
 
 
