@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 BENCH_FLAGS = {
     **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate", "transient", "preconditioners", "modes")),
     "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient", "modes"),
-    "data": ("starts", "operators", "ablations", "refinement"), "html": ("starts",),
+    "data": ("starts", "operators", "ablations", "refinement", "steps"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
     **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("operators", "ablations", "preconditioners"), "models": ("preconditioners",),
 }  # fmt: skip
@@ -34,7 +34,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     given = [name for name in BENCH_FLAGS if vars(args)[name] not in (None, []) and args.what not in BENCH_FLAGS[name]]
     if given:
         raise ValueError(f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}")
-    if args.what in ("operators", "ablations", "refinement"):
+    if args.what in ("operators", "ablations", "refinement", "steps"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
     if isinstance(case, SpectralCase) and case.num_modes and args.what not in ("modes", "generate"):
@@ -162,17 +162,20 @@ def _bench_surrogate(case: Case, config: Config, model: Path, *, comm: MPI.Comm,
 def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
     no_petsc(f"bench --what {args.what}", petsc)
     one_process(f"bench --what {args.what}")
-    needed = ("model", "data") if args.what == "refinement" else ("data", "test", "out")
+    needed = {"refinement": ("model", "data"), "steps": ("data",)}.get(args.what, ("data", "test", "out"))
     missing = [f"--{name}" for name in needed if vars(args)[name] is None]
     if missing:
         raise ValueError(f"bench --what {args.what} needs {' and '.join(missing)}")
-    from lrsa_coupled.bench import operators, refinement, report
+    from lrsa_coupled.bench import operators, refinement, report, training_steps
 
     config = case_config(args, Config(), catalog.case_folder(args.case), {})
     config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
     if args.what == "refinement":
         ledger = refinement.bench_refinement(args.model, args.data, config)
         mpi.say(refinement.refinement_table(ledger))
+    elif args.what == "steps":
+        ledger = training_steps.bench_steps(config, args.data)
+        mpi.say(training_steps.steps_table(ledger))
     else:
         ledger = operators.bench_operators(config, args.data, args.test, args.out, what=args.what, only=args.only)
         mpi.say(operators.operators_table(ledger))

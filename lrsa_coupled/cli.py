@@ -155,8 +155,8 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "gate", "surrogate", "transient", "generate", "preconditioners", "modes", "operators", "ablations", "refinement")
-    text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; preconditioners; eigensolvers; LRSA and its rivals; LRSA less a part; refined points"
+    kinds = ("starts", "gate", "surrogate", "transient", "generate", "preconditioners", "modes", "operators", "ablations", "refinement", "steps")
+    text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; preconditioners; eigensolvers; LRSA and its rivals; LRSA less a part; refined points; training in fp32 and bf16"
     parser.add_argument("--what", choices=kinds, default="starts", help=text)
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)

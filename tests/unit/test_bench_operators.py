@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lrsa_coupled import cli
-from lrsa_coupled.bench import operators, speed
+from lrsa_coupled.bench import operators, speed, training_steps
 from lrsa_coupled.bench.cost import Cost, Work, measure
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.data.description import describe
@@ -118,3 +118,16 @@ def test_the_table_of_speeds_compares_with_lrsa(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("lrsa, chunks of 200") == 2 and text.count("transolver") == 2
     assert speed.POINTS[0] == 4096 and speed.POINTS[-1] == 1048576
+
+
+def test_steps_of_both_formats_are_taken_in_turn(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training_steps, "STEPS", 6)
+    ledger = training_steps.bench_steps(config(), data)
+    fp32, bf16 = ledger["steps"]
+    assert (fp32["precision"], bf16["precision"]) == ("fp32", "bf16") and ledger["case"] == "synthetic"
+    assert all(len(row["seconds"]) == 6 and min(row["seconds"]) > 0.0 for row in ledger["steps"])
+    assert fp32["loss"] != bf16["loss"] and abs(fp32["loss"] / bf16["loss"] - 1.0) < 0.2
+    json.dumps(ledger)
+    assert "6 steps in turn" in training_steps.steps_table(ledger)
+    assert cli.main(["bench", "cavity", "--what", "steps"]) == 2
+    assert "needs --data" in capsys.readouterr().err
