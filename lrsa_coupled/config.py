@@ -165,10 +165,10 @@ class GuessConfig:
 class GateConfig:
     """Which start a solve takes, see ``coupling/gate.py``.
 
-    ``budget`` is the share of the classical time that starts gone wrong may cost: of a solve where an iteration is cheaper, else of the run. A start is not used when a scalar of the problem, or the
-    root mean square of a nodal input, is further than ``max_distance`` standard deviations from its mean in training, nor when its residual norm
-    exceeds ``max_residual`` times that of the cold start (with an energy: when it does not lower the energy). A choice that failed
-    ``patience`` times in a row, or that the record of costs shows to be slower, is switched off, the former for ``rest`` solves.
+    ``budget`` is the share of the classical time that starts gone wrong may cost: of a solve where an iteration is cheaper, else of the run. A start
+    is not used when a scalar of the problem, or the root mean square of a nodal input, is further than ``max_distance`` standard deviations from its
+    mean in training, nor when its residual norm exceeds ``max_residual`` times that of the cold start (with an energy: when it does not lower it). A
+    choice that failed ``patience`` times in a row, or that the record shows to be slower, is switched off, the former for ``rest`` solves.
     ``record`` names a JSON file in which the costs outlive the run.
     """
 

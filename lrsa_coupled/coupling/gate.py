@@ -8,10 +8,10 @@ record says it may be quicker, its mean less a standard error being below, as lo
 
 A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
 
-Once it has been measured, no start is used whose risk the account does not cover. The account is the ``budget``, a share of all classical time so far, and what starts have saved,
-less what they have lost. The risk is what the start has lost when last it went wrong, or what it takes before its solve and for an iteration, after which
-it can be given up. So bad starts take no more than the budget allows of a run, even
-such as cannot be told from good ones before an iteration that costs more than the budget of one solve.
+Once it has been measured, no start is used whose risk the account does not cover. The account is the ``budget``, a share of all classical time so
+far, and what starts have saved, less what they have lost. The risk is what the start has lost when last it went wrong, or what it takes before its
+solve and for an iteration, after which it can be given up. So bad starts take no more than the budget allows of a run, even such as cannot be told
+from good ones before an iteration that costs more than the budget of one solve.
 """
 
 from __future__ import annotations
