@@ -95,8 +95,12 @@ def bench_operators(
     for row, operator in zip(rows, chosen.values(), strict=True):
         row["step"] = dataclasses.asdict(measure(_step(config, operator, about, points)))
     sets = {name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.meta["seed"]} for name, store in stores.items()}
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    return {"case": about.case, **sets, "training": dataclasses.asdict(config.training), "machine": machine, "operators": rows}
+    return {"case": about.case, **sets, "training": dataclasses.asdict(config.training), "machine": this_machine(), "operators": rows}
+
+
+def this_machine() -> str:
+    """Name processor, threads and torch, for ledgers."""
+    return f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def _on_a_grid(store: DataStore, config: Config) -> bool:

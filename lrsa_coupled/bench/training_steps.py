@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lrsa_coupled.bench.operators import this_machine
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.batches import epoch_generator, training_batches
@@ -58,10 +58,9 @@ def bench_steps(config: Config, data: Path) -> dict[str, Any]:
                 if number >= WARM_UP:
                     seconds[name].append(time.perf_counter() - started)
                 losses[name] = float(loss)
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     steps = [{"precision": name, "seconds": seconds[name], "loss": losses[name]} for name in PRECISIONS]
     settings = {"operator": dataclasses.asdict(config.operator), "training": dataclasses.asdict(config.training)}
-    return {"case": dataset.description.case, "data": str(data), **settings, "machine": machine, "steps": steps}
+    return {"case": dataset.description.case, "data": str(data), **settings, "machine": this_machine(), "steps": steps}
 
 
 def steps_table(ledger: Mapping[str, Any]) -> str:
