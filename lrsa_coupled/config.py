@@ -147,9 +147,9 @@ class GuessConfig:
     ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, then evaluates anew the nodes where the
     quadratic part of the prolongation is above ``refine_above`` times the standard deviation of the outputs in training; ``nodes``
     evaluates at every node, as is done too where cells are no simplices, and by operators that need all points at once, on the first rank.
-    ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to
-    the guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks.
-    ``chunk_size``: a rank with more points works on as many at a time, which bounds the memory.
+    ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to the
+    guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks. A rank
+    with more points than ``chunk_size`` works on as many at a time, which bounds the memory.
     """
 
     evaluate_at: Literal["vertices", "nodes"] = "vertices"
@@ -184,14 +184,14 @@ class GateConfig:
 class BenchConfig:
     """Benchmark: unseen samples, their seed, resolution and tolerance (0: the case's own), repeats of each timing (the median counts).
 
-    The tolerance ``rtol`` is that of the residual norm, relative to that of the zero start.
-    """
+    ``rtol``: of the residual norm, relative to that of the zero start. ``coarser``: most coarser meshes of nested iteration, each half as fine."""
 
     samples: int = 10
     seed: int = 1
     resolution: int = 0
     rtol: float = 0.0
     repeats: int = 1
+    coarser: int = 0
 
 
 @dataclass(frozen=True)

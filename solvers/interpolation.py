@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import FunctionSpace, locate_dofs_topological
-from dolfinx.geometry import PointOwnershipData, determine_point_ownership
+from dolfinx.geometry import PointOwnershipData, bb_tree, compute_collisions_points, determine_point_ownership
 from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
@@ -18,10 +18,13 @@ from solvers.petsc import default_options
 
 SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
 OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; also the padding of the search, relative
+Located = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float64]]
+"""Points found on this rank: global rows ``(n,)``, local cells ``(n,)``, reference coordinates there ``(n, d)``."""
+
 SIMPLICES = (CellType.interval, CellType.triangle, CellType.tetrahedron)
 
 
-def interpolation_matrix(source: FunctionSpace, target: FunctionSpace) -> PETSc.Mat:
+def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach: float = 0.0) -> PETSc.Mat:
     """Make the matrix that takes a function on one mesh to its values at the nodes of a space on another mesh.
 
     The meshes may be partitioned in any way. A node of ``target`` that is also one of ``source``, to ``SNAP`` of a cell, gets an exact unit row.
@@ -31,24 +34,21 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace) -> PETSc.
     Args:
         source: Scalar Lagrange space on affine simplices.
         target: Scalar Lagrange space on a mesh over the same ranks, all of it inside the mesh of ``source``.
+        reach: How far nodes of ``target`` may lie outside, as those at a curved boundary do; the nearest cell is continued to there.
     Returns:
         Assembled AIJ matrix ``(dofs of target, dofs of source)``, in PETSc's numbering of the two index maps.
     Raises:
         ValueError: If a space is not scalar Lagrange, the source mesh not affine simplices, the ranks differ, or points of ``target``
-            lie outside the source mesh; the same on all ranks.
+            lie farther outside the source mesh than ``reach``; the same on all ranks.
     """
     _check(source, target)
     rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
     points = target.tabulate_dof_coordinates()[: rows_map.size_local]
     padding = OUTSIDE * float(np.abs(source.mesh.geometry.x).max(initial=0.0))
-    found = determine_point_ownership(source.mesh, points, padding)
-    cells = found.dest_cells
-    reference_nd = _pull_back(source.mesh, cells, np.reshape(found.dest_points, (-1, 3)))
-    _require_inside(source.mesh.comm, found, reference_nd)
+    rows_n, cells_n, reference_nd = _located(source, points, first=rows_map.local_range[0], padding=padding, reach=reach)
     values_ne = source.element.basix_element.tabulate(0, reference_nd)[0, :, :, 0]
     values_ne[np.abs(values_ne - 1.0) < SNAP] = 1.0
-    rows_n = _rows_of_found(source.mesh.comm, found, rows_map.local_range[0])
-    columns_ne = columns_map.local_to_global(source.dofmap.list[cells].ravel()).reshape(values_ne.shape)
+    columns_ne = columns_map.local_to_global(source.dofmap.list[cells_n].ravel()).reshape(values_ne.shape)
     point, basis = np.nonzero(np.abs(values_ne) >= SNAP)
     matrix = PETSc.Mat().create(source.mesh.comm)
     matrix.setSizes(((rows_map.size_local, rows_map.size_global), (columns_map.size_local, columns_map.size_global)))
@@ -138,6 +138,39 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
         raise ValueError(f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}")
 
 
+def _located(source: FunctionSpace, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
+    """Find a cell for each point, on whichever rank; ``first`` is the global row of the first point of this rank. Collective."""
+    mesh = source.mesh
+    cells, reference_nd, inside = _search_here(mesh, points, padding)
+    here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
+    if not mesh.comm.allreduce(len(away)):
+        return here + first, cells[here], reference_nd[here]
+    found = determine_point_ownership(mesh, points[away], padding + reach)
+    others_nd = _pull_back(mesh, found.dest_cells, np.reshape(found.dest_points, (-1, 3)))
+    _require_inside(mesh.comm, found, others_nd, continued=reach > 0.0)
+    rows = np.concatenate([here + first, _rows_of_found(mesh.comm, found, away + first)])
+    return rows, np.concatenate([cells[here], found.dest_cells]), np.concatenate([reference_nd[here], others_nd])
+
+
+def _search_here(mesh: Mesh, points: npt.NDArray[np.float64], padding: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Find the cells of this rank that hold points, all candidates at once: some 20 times sooner than by distances, one after the other. Collective: no.
+
+    Returns:
+        Cell and reference coordinates of each point, of meaning where the third array says that the cell holds it.
+    """
+    dim, count = mesh.topology.dim, len(points)
+    cells, reference_nd, inside = np.zeros(count, dtype=np.int32), np.zeros((count, dim)), np.zeros(count, dtype=np.bool_)
+    found = compute_collisions_points(bb_tree(mesh, dim, padding=padding), points)
+    owners, candidates = np.repeat(np.arange(count), np.diff(found.offsets)), found.array
+    reference = _pull_back(mesh, candidates, points[owners])
+    least = np.minimum(reference.min(axis=1, initial=np.inf), 1.0 - reference.sum(axis=1))
+    order = np.lexsort((least, owners))  # the best candidate of a point comes last
+    best = order[np.flatnonzero(np.diff(owners[order], append=count))]
+    rows = owners[best]
+    cells[rows], reference_nd[rows], inside[rows] = candidates[best], reference[best], least[best] >= -OUTSIDE
+    return cells, reference_nd, inside
+
+
 def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return the reference coordinates ``(n, d)`` of ``points`` ``(n, 3)``, each in a cell of its own, by Cramer's rule. Collective: no."""
     dim = mesh.geometry.dim
@@ -155,22 +188,25 @@ def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.
     return np.einsum("knd,nd->nk", normals, points[:, :dim] - vertices[:, 0]) / volumes[:, None]
 
 
-def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64]) -> None:
-    """Raise ValueError on all ranks if some points are in no cell: DOLFINx gives a point near the mesh its nearest cell. Collective."""
+def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64], *, continued: bool) -> None:
+    """Raise ValueError on all ranks if some points are in no cell: DOLFINx gives a point near the mesh its nearest cell, which will do if ``continued``.
+
+    Collective.
+    """
     least_n = np.minimum(reference_nd.min(axis=1, initial=np.inf), 1.0 - reference_nd.sum(axis=1))
-    missing = np.count_nonzero(found.src_owner < 0) + np.count_nonzero(least_n < -OUTSIDE)
+    missing = np.count_nonzero(found.src_owner < 0) + (0 if continued else np.count_nonzero(least_n < -OUTSIDE))
     total = comm.allreduce(missing)
     if total:
         raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
 
 
-def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, first: int) -> npt.NDArray[np.int64]:
-    """Return the global row of each point found on this rank, ``(n,)``. Collective.
+def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the global row of each point found on this rank, ``(n,)``; ``rows`` are those of the points asked for here. Collective.
 
     DOLFINx lists the points found on a rank by the rank that asked, then in the order they were asked for there.
     """
     owners = found.src_owner
-    sent = (np.argsort(owners, kind="stable") + first).astype(np.int64)
+    sent = rows[np.argsort(owners, kind="stable")].astype(np.int64)
     received = np.empty(len(found.dest_owner), dtype=np.int64)
     comm.Alltoallv([sent, np.bincount(owners, minlength=comm.size)], [received, np.bincount(found.dest_owner, minlength=comm.size)])
     return received

@@ -23,7 +23,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,20 +37,16 @@ import dolfinx
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.breakeven import cost_of
-from lrsa_coupled.bench.compare import NEAREST, STAGES
-from lrsa_coupled.bench.pictures import GATED, LEARNED, Example
+from lrsa_coupled.bench.compare import STAGES
+from lrsa_coupled.bench.pictures import LEARNED, Example
+from lrsa_coupled.bench.strategies import Strategy, gated_strategy, learned_strategy, load_guess, nearest_strategy, rivals
 from lrsa_coupled.config import BenchConfig, Config
 from lrsa_coupled.coupling import gated
 from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import GatedSolver, learned_start
 from lrsa_coupled.coupling.plan import sample_parameters
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.guess_solver import GuessSolver
-from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver, nearest_start
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.interfaces import Case, Field, Problem, SolverFactory, SolveResult
+from lrsa_coupled.interfaces import Case, Field, Problem, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 
@@ -64,15 +60,6 @@ class BenchRun:
 
     ledger: dict[str, Any]
     example: Example | None
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A way to start: makes a solver of a problem; ``put_start`` puts the bare start into the solution, None for a cold one."""
-
-    name: str
-    make: SolverFactory
-    put_start: Callable[[Problem], bool] | None = None
 
 
 @dataclass(frozen=True)
@@ -100,18 +87,18 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
         ValueError: If no sample is asked for, the seed is one that was trained on, or the model or the data belong to another case.
     """
     settings = config.bench
-    if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0:
-        raise ValueError(f"bench needs at least one sample and one repeat, and a tolerance below 1, got {settings}")
-    strategies = [Strategy(name, factory) for name, factory in case.strategies().items()]
+    if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0 or settings.coarser < 0:
+        raise ValueError(f"bench needs at least one sample and one repeat, a tolerance below 1 and no negative numbers, got {settings}")
+    strategies = rivals(case, config)
     with collective_errors(comm):
-        strategies += _data_strategies(case, settings.seed, data) if data else []
+        strategies += [nearest_strategy(case, settings.seed, data)] if data else []
         guess = load_guess(case, config, model)
         gate = Gate(config.gate, [gated.LEARNED])
         warming = Gate(dataclasses.replace(config.gate, record=""), [gated.LEARNED])
-    strategies.append(_learned_strategy(case, guess))
+    strategies.append(learned_strategy(case, guess))
     measure = partial(_measure_sample, case, comm=comm, settings=settings)
-    measure([*strategies, _gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
-    strategies.insert(-1, _gated_strategy(case, gate, guess))
+    measure([*strategies, gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
+    strategies.insert(-1, gated_strategy(case, gate, guess))
     samples: list[list[dict[str, Any]]] = []
     example = None
     for index in progress(range(settings.samples), description=f"bench {case.name}"):
@@ -125,45 +112,6 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     return BenchRun(ledger, example)
 
 
-def _data_strategies(case: Case, seed: int, data: Path) -> list[Strategy]:
-    store = DataStore(data)
-    if store.meta["case"] != case.name:
-        raise ValueError(f"{data} holds samples of the case '{store.meta['case']}', expected '{case.name}'")
-    refuse_seen(seed, store.meta["seed"], f"the data set {data}")
-    nearest = NearestSample(store)
-
-    def put_start(problem: Problem) -> bool:
-        nearest_start(case, nearest, problem)
-        return True
-
-    return [Strategy(NEAREST, lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol), put_start)]
-
-
-def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
-    """Load a model of a case; ValueError when it is of another one, or has seen the samples of the bench. Collective: no."""
-    guess = LearnedGuess.load(model, config.guess)
-    guess.check(case)
-    refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
-    return guess
-
-
-def _learned_strategy(case: Case, guess: LearnedGuess) -> Strategy:
-    def put_start(problem: Problem) -> bool:
-        return guess.start(case, problem).accepted
-
-    return Strategy(LEARNED, lambda problem, atol: GuessSolver(case, guess, problem, atol), put_start)
-
-
-def _gated_strategy(case: Case, gate: Gate, guess: LearnedGuess) -> Strategy:
-    starts = {gated.LEARNED: learned_start(case, guess, gate.settings.max_distance)}
-    return Strategy(GATED, lambda problem, atol: GatedSolver(case, gate, starts, problem=problem, atol=atol))
-
-
-def refuse_seen(seed: int, seen: int, what: str) -> None:
-    if seed == seen:
-        raise ValueError(f"bench needs samples never trained on: its seed {seed} is the one of {what}; choose another seed")
-
-
 def _measure_sample(
     case: Case, strategies: Sequence[Strategy], index: int, *, comm: MPI.Comm, settings: BenchConfig, repeats: int
 ) -> _Sample:
@@ -174,6 +122,8 @@ def _measure_sample(
     atol = (settings.rtol or case.rtol) * reference_norm(problem)
     records, starts, truth = [], {}, None
     for strategy in strategies:
+        if strategy.prepare is not None:
+            strategy.prepare(problem)
         if strategy.put_start is not None:
             _clear(problem)
             if strategy.put_start(problem):

@@ -25,7 +25,8 @@ from mpi4py import MPI
 from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
-from lrsa_coupled.bench.ledger import load_guess, measured_on
+from lrsa_coupled.bench.ledger import measured_on
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.background import BackgroundGrid

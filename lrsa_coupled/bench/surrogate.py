@@ -30,7 +30,8 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.effectivity import TARGETS
-from lrsa_coupled.bench.ledger import load_guess, measured_on
+from lrsa_coupled.bench.ledger import measured_on
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.certify import Certified, certify
 from lrsa_coupled.coupling.guess import LearnedGuess

@@ -29,7 +29,8 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.bench.breakeven import compared, cost_of, note_of, rows_of
-from lrsa_coupled.bench.ledger import SLACK, load_guess, measured_on
+from lrsa_coupled.bench.ledger import SLACK, measured_on
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.steps import ClassicalStep, GatedStep, LearnedStep, Step

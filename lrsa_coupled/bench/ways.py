@@ -18,7 +18,7 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.breakeven import cost_of
-from lrsa_coupled.bench.ledger import refuse_seen
+from lrsa_coupled.bench.strategies import refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.corrections import CORRECTION
 from lrsa_coupled.coupling.guess import LearnedGuess

@@ -133,6 +133,20 @@ def test_a_target_in_a_notch_is_refused() -> None:
         interpolation_matrix(fem.functionspace(mesh, ("P", 1)), target)
 
 
+def test_within_reach_the_nearest_cell_is_continued() -> None:
+    source, mesh = lagrange(2, 4), box(2, 5)
+    mesh.geometry.x[:, :2] += (0.01, -0.02)
+    target = fem.functionspace(mesh, ("P", 2))
+    matrix = interpolation_matrix(source, target, reach=0.03)
+    expected = np.array([1.0, 2.0]) @ target.tabulate_dof_coordinates()[: target.dofmap.index_map.size_local, :2].T
+    linear = fem.Function(source)
+    linear.interpolate(lambda x: x[0] + 2.0 * x[1])
+    assert np.abs(apply(matrix, linear) - expected).max(initial=0.0) < EPS
+    matrix.destroy()
+    with pytest.raises(ValueError, match="points outside"):
+        interpolation_matrix(source, target, reach=1e-3)
+
+
 @pytest.mark.parametrize("element", [("P", 1, (2,)), ("DG", 1), ("N1curl", 1)], ids=str)
 def test_other_elements_are_refused(element: tuple) -> None:
     scalar, other = lagrange(2, 4), fem.functionspace(lagrange(2, 5).mesh, element)

@@ -1,0 +1,80 @@
+"""Nested iteration: the same solution as from zero, sooner, on any number of ranks; the classical strategy where it fails."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
+
+from lrsa_coupled.catalog import load_case
+from lrsa_coupled.coupling.nested import NestedSolver, coarser_problems, interpolate
+from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.interfaces import Case, Problem
+
+COMM = MPI.COMM_WORLD
+FINE = {"cavity": 12, "hyperelastic": 4}
+
+
+def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
+    """A problem solved classically, its tolerance, the iterations."""
+    parameters = sample_parameters(case, 3, index)
+    problem = case.problem(case.mesh(COMM, parameters, FINE[case.name]), parameters)
+    atol = case.rtol * reference_norm(problem)
+    solver = next(iter(case.strategies().values()))(problem, atol)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged
+    return problem, atol, result.iterations
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_the_solution_of_a_coarser_mesh_is_a_good_start(name: str) -> None:
+    case = load_case(name)
+    problem, atol, classical = solved(case)
+    truth = problem.solution.x.array.copy()
+    problem.solution.x.array[:] = 0.0
+    solver = NestedSolver(case, coarser_problems(case, problem, [FINE[name] // 2]), problem, atol=atol)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged and not result.used_fallback
+    assert result.iterations < classical
+    assert residual_norm(problem) <= atol * (1.0 + 1e-6)
+    scale = COMM.allreduce(np.abs(truth).max(initial=0.0), op=MPI.MAX)
+    assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * scale
+    assert set(result.seconds) == {"transfer", "inference", "solve"} and result.seconds["transfer"] > 0.0
+
+
+def test_a_solution_goes_to_a_coarser_mesh_and_back_with_its_boundary_values() -> None:
+    case = load_case("cavity")
+    problem, _, _ = solved(case)
+    (coarse,) = coarser_problems(case, problem, [6])
+    interpolate(case, problem, coarse)
+    truth = problem.solution.x.array.copy()
+    interpolate(case, coarse, problem)
+    fixed = np.zeros_like(truth)
+    for bc in problem.bcs:
+        bc.set(fixed)
+    for bc in problem.bcs:
+        dofs = bc.dof_indices()[0]
+        np.testing.assert_array_equal(problem.solution.x.array[dofs], fixed[dofs])
+    error, size = (COMM.allreduce(float(np.sum(array**2))) for array in (problem.solution.x.array - truth, truth))
+    assert 0.0 < error < 0.05 * size
+
+
+def test_where_the_start_fails_the_classical_strategy_takes_over() -> None:
+    case = load_case("cavity")
+    problem, atol, classical = solved(case)
+    result = NestedSolver(case, coarser_problems(case, problem, [6]), problem, atol=atol, max_iterations=1).solve()
+    assert result.converged and result.used_fallback
+    assert result.iterations == classical + 1
+    assert residual_norm(problem) <= atol * (1.0 + 1e-6)
+
+
+def test_a_coarser_mesh_is_needed() -> None:
+    case = load_case("cavity")
+    problem, atol, _ = solved(case)
+    with pytest.raises(ValueError, match="at least one coarser mesh"):
+        NestedSolver(case, [], problem, atol=atol)
