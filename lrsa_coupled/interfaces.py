@@ -183,9 +183,7 @@ class Solver(ABC):
 
     def watch(self, check: Callable[[int, float], bool]) -> None:
         """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; a solve ends, unconverged, where it is True.
-
-        This one does nothing: a solver that cannot be ended runs on.
-        """
+        This one does nothing: a solver that cannot be ended runs on."""
 
 
 SolverFactory = Callable[[Problem, float], Solver]
@@ -194,11 +192,8 @@ SolverFactory = Callable[[Problem, float], Solver]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations.
-
-    Args:
-        preconditioner: Whether the preconditioner or factorisation stays while it pays.
-        recycle: Dimension of the Krylov subspace that is recycled, 0 for none.
+    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations:
+    the preconditioner or factorisation while it pays; a Krylov subspace of dimension ``recycle``, 0 for none.
     """
 
     preconditioner: bool = False
@@ -285,6 +280,10 @@ class Case(Signature):
     @abstractmethod
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Classical start strategies by name; each starts cold. The first is the one used for data generation and as fall-back."""
+
+    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
+        """Make the matrix from values at the nodes of a problem to those at the nodes of the same one on a finer mesh, for nested iteration. Collective."""
+        raise ValueError(f"nested iteration needs {type(self).__name__}.node_interpolation, the case has none: leave bench.coarser at 0")
 
 
 class FixedMeshCase(Case):

@@ -15,7 +15,9 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
 from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
+from petsc4py import PETSc
 from solvers.continuation import ContinuationSolver, StepControl
+from solvers.interpolation import interpolation_matrix
 from solvers.newton import NewtonSolver
 
 from cases.cavity.mesh import cavity_mesh
@@ -25,6 +27,9 @@ Coordinates = npt.NDArray[np.float64]
 
 START = 200.0
 """Reynolds number at which Newton converges from zero."""
+
+OUTSIDE_POLYGON = 0.05
+"""More than a node at the obstacle can lie outside of a coarser mesh, whose boundary there is a polygon."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,10 @@ class CavityCase(Case):
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
         return {"continuation-loose": partial(_continued, LOOSE, 0.5), "continuation-tight": partial(_continued, TIGHT, 0.0),
                 "zero": partial(NewtonSolver, options=ORDERING)}  # fmt: skip
+
+    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
+        """Interpolate; the polygon of a coarser mesh leaves out some of the nodes around the obstacle. Collective."""
+        return interpolation_matrix(source.node_space, target.node_space, reach=OUTSIDE_POLYGON)
 
 
 TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)

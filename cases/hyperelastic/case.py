@@ -16,7 +16,9 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
 from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory, Symmetry
 from lrsa_coupled.meshing import gmsh_mesh
+from petsc4py import PETSc
 from solvers.continuation import ContinuationSolver, StepControl
+from solvers.interpolation import interpolation_matrix
 from solvers.newton import NewtonSolver
 from solvers.petsc import MUMPS, rigid_body_modes
 
@@ -167,6 +169,10 @@ class HyperelasticCase(Case):
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Load steps with loose and with tight inner tolerance, and Newton from zero."""
         return {"load-steps-loose": partial(_stepped, LOOSE), "load-steps-tight": partial(_stepped, TIGHT), "zero": newton}
+
+    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
+        """Interpolate. Collective."""
+        return interpolation_matrix(source.node_space, target.node_space)
 
 
 def potential(displacement: fem.Function, modulus: fem.Function, p: HyperelasticParameters, *, share: fem.Constant, poisson: float) -> ufl.Form:

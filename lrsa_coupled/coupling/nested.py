@@ -14,13 +14,9 @@ from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.residual import reference_norm, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
-from solvers.interpolation import interpolation_matrix
 
 LOOSER = 1e3
 """Times the case's tolerance to which the coarser meshes are solved: 5 % quicker in all than its own on cavity and hyperelastic, 1e5 times fails."""
-
-REACH = 0.05
-"""How far nodes may lie outside a coarser mesh, as a share of its largest coordinate: at curved boundaries."""
 
 
 def coarser_problems(case: Case, problem: Problem, resolutions: Sequence[int]) -> list[Problem]:
@@ -35,13 +31,13 @@ class NestedSolver(Solver):
     Every mesh but the last is solved to ``LOOSER`` times the case's tolerance. Where a solve fails, the first strategy takes over on the last.
 
     Args:
-        case: A case of nonlinear problems.
+        case: A case with ``node_interpolation``.
         coarser: The problem on coarser meshes, from the coarsest one.
         problem: Problem to solve.
         atol: Absolute tolerance of the residual norm.
         max_iterations: Newton iterations granted to each solve from an interpolated solution.
 
-    Source: Trottenberg, Oosterlee & Schueller (2001), Multigrid, sec. 2.6 (full multigrid), with Newton for a cycle.
+    Source: Trottenberg, Oosterlee & Schüller (2001), Multigrid, sec. 2.6 (full multigrid), with Newton for a cycle.
     """
 
     def __init__(self, case: Case, coarser: Sequence[Problem], problem: Problem, *, atol: float, max_iterations: int | None = None) -> None:
@@ -79,8 +75,7 @@ class NestedSolver(Solver):
 def interpolate(case: Case, source: Problem, target: Problem) -> None:
     """Put the solution on one mesh, and the Dirichlet values, into that on another mesh of the same domain. Collective."""
     nodes, wanted = NodeSet(source, case.fields), NodeSet(target, case.fields)
-    reach = REACH * source.mesh.comm.allreduce(float(np.abs(source.mesh.geometry.x).max(initial=0.0)), op=MPI.MAX)
-    matrix = interpolation_matrix(source.node_space, target.node_space, reach=reach)
+    matrix = case.node_interpolation(source, target)
     given, found = matrix.createVecs()
     columns = []
     for values in nodes.gather(source.solution).T:

@@ -73,7 +73,9 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert train(tmp_path / "data", tmp_path / "model", settings)["epochs"] == 4
     run = bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", data=tmp_path / "data")
     names = [strategy["name"] for strategy in run.ledger["strategies"]]
-    assert names == [*case.strategies(), NEAREST, GATED, LEARNED]
+    nested = [name for name in names if name.startswith("nested")]
+    assert len(nested) == settings.bench.coarser
+    assert names == [*case.strategies(), *nested, NEAREST, GATED, LEARNED]
     learned = run.ledger["strategies"][-1]["samples"][0]
     assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
     assert learned["relative_error"] > 0
