@@ -153,7 +153,7 @@ def _located(source: FunctionSpace, points: npt.NDArray[np.float64], *, first: i
 
 
 def _search_here(mesh: Mesh, points: npt.NDArray[np.float64], padding: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Find the cells of this rank that hold points, all candidates at once: some 20 times sooner than by distances, one after the other. Collective: no.
+    """Find the cells of this rank that hold points, by their boxes and barycentric coordinates; sooner than by distances, point by point. Collective: no.
 
     Returns:
         Cell and reference coordinates of each point, of meaning where the third array says that the cell holds it.
@@ -161,13 +161,17 @@ def _search_here(mesh: Mesh, points: npt.NDArray[np.float64], padding: float) ->
     dim, count = mesh.topology.dim, len(points)
     cells, reference_nd, inside = np.zeros(count, dtype=np.int32), np.zeros((count, dim)), np.zeros(count, dtype=np.bool_)
     found = compute_collisions_points(bb_tree(mesh, dim, padding=padding), points)
-    owners, candidates = np.repeat(np.arange(count), np.diff(found.offsets)), found.array
-    reference = _pull_back(mesh, candidates, points[owners])
-    least = np.minimum(reference.min(axis=1, initial=np.inf), 1.0 - reference.sum(axis=1))
-    order = np.lexsort((least, owners))  # the best candidate of a point comes last
-    best = order[np.flatnonzero(np.diff(owners[order], append=count))]
-    rows = owners[best]
-    cells[rows], reference_nd[rows], inside[rows] = candidates[best], reference[best], least[best] >= -OUTSIDE
+    turn, end = found.offsets[:-1].copy(), found.offsets[1:]
+    searching = np.flatnonzero(turn < end)
+    while len(searching):  # the next candidate of every point that none so far holds
+        candidates = found.array[turn[searching]]
+        reference = _pull_back(mesh, candidates, points[searching])
+        holds = np.minimum(reference.min(axis=1), 1.0 - reference.sum(axis=1)) >= -OUTSIDE
+        held = searching[holds]
+        cells[held], reference_nd[held], inside[held] = candidates[holds], reference[holds], True
+        turn[searching] += 1
+        searching = searching[~holds]
+        searching = searching[turn[searching] < end[searching]]
     return cells, reference_nd, inside
 
 
