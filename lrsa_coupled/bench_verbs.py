@@ -70,7 +70,8 @@ def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
     points = args.points or list(speed.POINTS)
     if min(points) < 1 or config.guess.chunk_size < 0:
         raise ValueError("--points must be positive and --chunk not negative")
-    result = speed.bench_speed(config.operator, points, args.precision, device=args.device, chunk_size=config.guess.chunk_size)
+    kinds, chunk_size = args.only or speed.KINDS, config.guess.chunk_size
+    result = speed.bench_speed(config.operator, points, args.precision, device=args.device, chunk_size=chunk_size, kinds=kinds)
     mpi.say(speed.speed_table(result))
     if args.json is not None:
         report.write_json(result, args.json)

@@ -176,6 +176,7 @@ def _add_bench_operator(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU when there is one")
     parser.add_argument("--points", type=int, nargs="+", metavar="N", help="numbers of points; 4096 to 1048576 by default")
     parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"], help="one or both")
+    parser.add_argument("--only", choices=("lrsa", "transolver", "flare", "full"), nargs="+", help="operators; LRSA and Transolver by default")
     parser.add_argument("--chunk", type=int, metavar="N", help="points LRSA works on at a time where there are more; guess.chunk_size by default")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table")
 

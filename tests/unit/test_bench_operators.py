@@ -118,6 +118,8 @@ def test_the_table_of_speeds_compares_with_lrsa(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("lrsa, chunks of 200") == 2 and text.count("transolver") == 2
     assert speed.POINTS[0] == 4096 and speed.POINTS[-1] == 1048576
+    assert cli.main([*command, *sizes, "--only", "flare"]) == 0
+    assert {row["kind"] for row in json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["rows"]} == {"flare"}
 
 
 def test_steps_of_both_formats_are_taken_in_turn(data, tmp_path, monkeypatch, capsys):
