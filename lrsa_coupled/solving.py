@@ -61,8 +61,9 @@ def describe_certified(result: Certified) -> str:
     """Say how accurate the answer of a surrogate is, and what that took."""
     if result.certified:
         work = f"{result.linearisations} Jacobian{'s' * (result.linearisations != 1)}, {result.iterations} cycles or solves"
-        return (f"certified: relative error {result.error:.1e} in the {result.norm} (estimate; {result.accept:g} asked for), "
-                f"that of the prediction {result.prediction:.1e}\ncorrected with {work}; {_seconds(result.seconds)}")  # fmt: skip
+        where = "" if result.prediction is None else f", that of the prediction {result.prediction:.1e}"
+        text = f"certified: relative error {result.error:.1e} in the {result.norm} (estimate; {result.accept:g} asked for){where}\ncorrected with {work}; {_seconds(result.seconds)}"
+        return text if result.fallback is None else f"{text}\nno certificate for the prediction: {result.reason}; {result.advice}\n{describe(result.fallback)}"
     lines = [f"NOT CERTIFIED: {result.reason}; {_seconds(result.seconds)}", *filter(None, [result.advice])]
     return "\n".join([*lines, *([describe(result.fallback)] if result.fallback is not None else [])])
 

@@ -62,7 +62,7 @@ def _delivered(samples: Sequence[Mapping[str, Any]], accept: float | None = None
 def _predicted(samples: Sequence[Mapping[str, Any]], accept: float = TARGETS[1]) -> npt.NDArray[np.float64]:
     """Return estimates and true errors of the predictions ``(num_predictions, 2)``, estimated on the way to ``accept``."""
     runs = [(run["prediction_estimate"], s["prediction"]) for s in samples for run in s["surrogate"] if run["accept"] == accept and run["certified"]]
-    return np.array([pair for pair in runs if pair[1] > 0.0]).reshape(-1, 2)
+    return np.array([pair for pair in runs if pair[0] is not None and pair[1] > 0.0]).reshape(-1, 2)
 
 
 def _effectivity_rows(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:

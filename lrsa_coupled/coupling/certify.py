@@ -75,14 +75,14 @@ class Certified:
         norm: Name of the norm.
         error: Estimated norm of the error relative to that of the field; None when not certified.
         absolute: The same, not relative.
-        prediction: Estimated error of the bare prediction, relative to the norm of the delivered field; None when not certified.
+        prediction: Estimated error of the bare prediction, relative to the norm of the delivered field; None when not certified from it.
         linearisations: Jacobians assembled.
         iterations: Multigrid cycles, or solves with a factorisation.
         seconds: Wall time by stage: ``transfer``, ``inference``, ``estimate`` up to the first estimate, ``correct`` after it, ``solve`` for the
             fall-back [s].
-        reason: Why not certified.
+        reason: Why the prediction could not be certified.
         advice: What to try then.
-        fallback: Result of the classical strategy where that has delivered.
+        fallback: Result of the classical strategy where that took over; it is its field that is certified then.
     """
 
     certified: bool

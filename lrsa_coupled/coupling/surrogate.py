@@ -1,6 +1,7 @@
 """The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``coupling/certify.py``).
 
-When no estimate of the error comes about, or none small enough, the classical strategy delivers, as after any learned guess that has failed.
+When no estimate of the error comes about, or none small enough, the classical strategy delivers, as after any learned guess that has failed; its field
+is then certified in the same way.
 """
 
 from __future__ import annotations
@@ -58,4 +59,16 @@ class Surrogate:
         logger.warning("no certificate (%s); the classical strategy takes over", result.reason)
         atol = self.case.rtol * reference_norm(self.problem)
         classical = solve_classically(self.case, self.problem, atol, iterations=0, seconds=seconds)
-        return dataclasses.replace(result, seconds=classical.seconds, advice=ADVICE, fallback=classical)
+        result = dataclasses.replace(result, seconds=classical.seconds, advice=ADVICE, fallback=classical)
+        return self._certified_anyway(result) if classical.converged else result
+
+    def _certified_anyway(self, failed: Certified) -> Certified:
+        """Certify what the classical strategy has delivered; the field stays as it is where that fails. Collective."""
+        field = self.problem.solution.x.array.copy()
+        result = certify(self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations)
+        seconds = {stage: failed.seconds.get(stage, 0.0) + result.seconds.get(stage, 0.0) for stage in {**failed.seconds, **result.seconds}}
+        work = {name: getattr(failed, name) + getattr(result, name) for name in ("linearisations", "iterations")}
+        if not result.certified:
+            self.problem.solution.x.array[:] = field
+            result = failed
+        return dataclasses.replace(result, prediction=None, reason=failed.reason, advice=ADVICE, fallback=failed.fallback, seconds=seconds, **work)

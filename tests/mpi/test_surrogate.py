@@ -246,11 +246,12 @@ def test_the_worst_prediction_of_a_linear_problem_is_corrected(accept: float) ->
 
 @pytest.mark.parametrize(("name", "bias"), [("darcy", float("nan")), ("hyperelastic", float("nan")), ("hyperelastic", -1e4), ("cavity", 1e5)])
 def test_the_classical_strategy_delivers_after_a_hopeless_prediction(name: str, bias: float, caplog: pytest.LogCaptureFixture) -> None:
-    result, _, residual = answer(name, 1e-2, bias)
-    assert not result.certified and result.delivered
+    result, error, residual = answer(name, 1e-2, bias)
+    assert result.certified and result.delivered
     assert result.fallback is not None and result.fallback.converged and result.fallback.used_fallback
     assert residual <= 1 + 1e-6
-    assert result.reason and result.advice and result.error is None
+    assert error <= result.error * 3.0 + 1e-11 and result.error <= 1e-2
+    assert result.reason and result.advice and result.prediction is None
     assert result.seconds["solve"] > 0.0
     assert "the classical strategy takes over" in caplog.text
 
