@@ -184,7 +184,7 @@ class GateConfig:
 class BenchConfig:
     """Benchmark: unseen samples, their seed, resolution and tolerance (0: the case's own), repeats of each timing (the median counts).
 
-    ``rtol``: of the residual norm, relative to that of the zero start. ``coarser``: most coarser meshes of nested iteration, each half as fine."""
+    ``rtol``: of the residual norm, relative to that of the zero start. ``coarser``: coarser meshes of nested iteration, each half as fine."""
 
     samples: int = 10
     seed: int = 1

@@ -19,6 +19,9 @@ from lrsa_coupled.coupling.nested import NestedSolver, coarser_problems
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, Problem, SolverFactory
 
+COARSEST = 2
+"""Least resolution of a mesh of nested iteration."""
+
 
 @dataclass(frozen=True)
 class Strategy:
@@ -34,21 +37,22 @@ class Strategy:
 
 
 def rivals(case: Case, config: Config) -> list[Strategy]:
-    """Return the strategies that need no data: the case's own, and nested iteration over 1 to ``bench.coarser`` meshes. Collective: no."""
+    """Return the strategies that need no data: the case's own, and nested iteration over 1 to ``bench.coarser`` meshes with twice the iterations of a learned start. Collective: no."""
     found = [Strategy(name, factory) for name, factory in case.strategies().items()]
-    return found + [_nested_strategy(case, config, count) for count in range(1, config.bench.coarser + 1)]
-
-
-def _nested_strategy(case: Case, config: Config, count: int) -> Strategy:
-    """Return nested iteration over ``count`` coarser meshes, each half as fine as the next, with twice the iterations a learned start is granted."""
     resolution = config.bench.resolution or case.resolution
+    counts = [count for count in range(1, config.bench.coarser + 1) if resolution // 2**count >= COARSEST]
+    return found + [_nested_strategy(case, resolution, count, max_iterations=2 * config.guess.max_iterations) for count in counts]
+
+
+def _nested_strategy(case: Case, resolution: int, count: int, *, max_iterations: int) -> Strategy:
+    """Return nested iteration over ``count`` coarser meshes, each half as fine as the next."""
     coarser: list[Problem] = []
 
     def prepare(problem: Problem) -> None:
         coarser[:] = coarser_problems(case, problem, [resolution // 2**level for level in range(count, 0, -1)])
 
     def make(problem: Problem, atol: float) -> NestedSolver:
-        return NestedSolver(case, coarser, problem, atol=atol, max_iterations=2 * config.guess.max_iterations)
+        return NestedSolver(case, coarser, problem, atol=atol, max_iterations=max_iterations)
 
     return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare)
 
