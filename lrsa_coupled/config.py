@@ -182,9 +182,9 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Benchmark: unseen samples, their seed, resolution and tolerance (0: the case's own), repeats of each timing (the median counts).
-
-    ``rtol``: of the residual norm, relative to that of the zero start. ``coarser``: coarser meshes of nested iteration, each half as fine."""
+    """Benchmark: unseen samples, their seed, resolution (0: the case's own), tolerance ``rtol`` of the residual norm relative to that of the zero start
+    (0: the case's own), repeats of each timing (the median counts), number of coarser meshes for nested iteration, each half as fine as the next.
+    """
 
     samples: int = 10
     seed: int = 1

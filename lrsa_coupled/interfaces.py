@@ -183,7 +183,8 @@ class Solver(ABC):
 
     def watch(self, check: Callable[[int, float], bool]) -> None:
         """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; a solve ends, unconverged, where it is True.
-        This one does nothing: a solver that cannot be ended runs on."""
+        This one does nothing: a solver that cannot be ended runs on.
+        """
 
 
 SolverFactory = Callable[[Problem, float], Solver]
@@ -192,8 +193,9 @@ SolverFactory = Callable[[Problem, float], Solver]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations:
-    the preconditioner or factorisation while it pays; a Krylov subspace of dimension ``recycle``, 0 for none.
+    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations.
+
+    ``preconditioner``: the preconditioner or factorisation while it pays. ``recycle``: a Krylov subspace of that dimension, 0 for none.
     """
 
     preconditioner: bool = False

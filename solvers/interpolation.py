@@ -45,7 +45,7 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
     rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
     points = target.tabulate_dof_coordinates()[: rows_map.size_local]
     padding = OUTSIDE * float(np.abs(source.mesh.geometry.x).max(initial=0.0))
-    rows_n, cells_n, reference_nd = _located(source, points, first=rows_map.local_range[0], padding=padding, reach=reach)
+    rows_n, cells_n, reference_nd = _located(source.mesh, points, first=rows_map.local_range[0], padding=padding, reach=reach)
     values_ne = source.element.basix_element.tabulate(0, reference_nd)[0, :, :, 0]
     values_ne[np.abs(values_ne - 1.0) < SNAP] = 1.0
     columns_ne = columns_map.local_to_global(source.dofmap.list[cells_n].ravel()).reshape(values_ne.shape)
@@ -138,9 +138,8 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
         raise ValueError(f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}")
 
 
-def _located(source: FunctionSpace, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
+def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
     """Find a cell for each point, on whichever rank; ``first`` is the global row of the first point of this rank. Collective."""
-    mesh = source.mesh
     cells, reference_nd, inside = _search_here(mesh, points, padding)
     here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
     if not mesh.comm.allreduce(len(away)):

@@ -37,24 +37,25 @@ class Strategy:
 
 
 def rivals(case: Case, config: Config) -> list[Strategy]:
-    """Return the strategies that need no data: the case's own, and nested iteration over 1 to ``bench.coarser`` meshes with twice the iterations of a learned start. Collective: no."""
+    """Return the strategies that need no data: the case's own, and nested iteration over 1 to ``bench.coarser`` meshes, each half as fine as the next.
+
+    A solve from an interpolated solution is granted twice the iterations of a learned start. Collective: no.
+    """
     found = [Strategy(name, factory) for name, factory in case.strategies().items()]
     resolution = config.bench.resolution or case.resolution
     counts = [count for count in range(1, config.bench.coarser + 1) if resolution // 2**count >= COARSEST]
-    return found + [_nested_strategy(case, resolution, count, max_iterations=2 * config.guess.max_iterations) for count in counts]
-
-
-def _nested_strategy(case: Case, resolution: int, count: int, *, max_iterations: int) -> Strategy:
-    """Return nested iteration over ``count`` coarser meshes, each half as fine as the next."""
-    coarser: list[Problem] = []
+    coarser: list[Problem] = []  # of the sample at hand, from the coarsest one
 
     def prepare(problem: Problem) -> None:
-        coarser[:] = coarser_problems(case, problem, [resolution // 2**level for level in range(count, 0, -1)])
+        coarser[:] = coarser_problems(case, problem, [resolution // 2**count for count in reversed(counts)])
 
-    def make(problem: Problem, atol: float) -> NestedSolver:
-        return NestedSolver(case, coarser, problem, atol=atol, max_iterations=max_iterations)
+    def nested(count: int) -> Strategy:
+        def make(problem: Problem, atol: float) -> NestedSolver:
+            return NestedSolver(case, coarser[-count:], problem, atol=atol, max_iterations=2 * config.guess.max_iterations)
 
-    return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare)
+        return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare if count == 1 else None)
+
+    return found + [nested(count) for count in counts]
 
 
 def nearest_strategy(case: Case, seed: int, data: Path) -> Strategy:
