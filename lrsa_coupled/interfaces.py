@@ -182,9 +182,7 @@ class Solver(ABC):
         """Free the PETSc objects. Collective."""
 
     def watch(self, check: Callable[[int, float], bool]) -> None:
-        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; a solve ends, unconverged, where it is True.
-        This one does nothing: a solver that cannot be ended runs on.
-        """
+        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks, and end, unconverged, where it is True; here: run on."""
 
 
 SolverFactory = Callable[[Problem, float], Solver]
