@@ -37,12 +37,13 @@ class NewtonSolver(SequenceSolver):
         prefix: Options prefix of the SNES, ``-newton_snes_monitor`` and so on.
         max_iterations: Newton iterations before the solve is given up.
         options: Defaults of this solver under the prefix, on top of ``DEFAULTS``; the command line wins.
+        quick: The preconditioner is kept for the next Jacobian after linear solves of up to so many iterations; 0 makes a new one each time.
         keep_below: The Jacobian, and with it its factorisation, is kept after an iteration that has reduced the residual norm to this share or
             less (simplified Newton); 0 makes a new one in each iteration. It pays near the solution.
     """
 
     def __init__(self, problem: Problem, atol: float, *, prefix: str = "newton_", max_iterations: int = 30,
-                 options: Mapping[str, str] | None = None, keep_below: float = 0.0) -> None:  # fmt: skip
+                 options: Mapping[str, str] | None = None, quick: int = 0, keep_below: float = 0.0) -> None:  # fmt: skip
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
         self.problem = problem
@@ -55,11 +56,13 @@ class NewtonSolver(SequenceSolver):
         if problem.energy is not None:
             self.snes.setObjective(self._energy)
         self._modes: Callable[[Function], PETSc.NullSpace] | None = None
-        self._keep_below, self._norms = keep_below, (0.0, 0.0)
+        self._quick, self._keep_below, self._norms = quick, keep_below, (0.0, 0.0)
         if keep_below > 0.0:
             self._assemble = self.snes.getJacobian()[2]
             self.snes.setJacobian(self._jacobian, self._nonlinear.A)
             self.snes.setMonitor(self._note)
+        if quick:
+            self.snes.getKSP().setPreSolve(self._keep_preconditioner)
         self._prefix, self._defaults = prefix, {**DEFAULTS, **(options or {})}
         with default_options(prefix, self._defaults):
             self.snes.setFromOptions()
@@ -134,6 +137,9 @@ class NewtonSolver(SequenceSolver):
         if now > self._keep_below * before:  # also in the first iteration; PETSc keeps the factorisation of a matrix left as it is
             function, args, context = self._assemble
             function(snes, x, matrix, preconditioner, *args, **context)
+
+    def _keep_preconditioner(self, ksp: PETSc.KSP, rhs: PETSc.Vec, x: PETSc.Vec) -> None:
+        ksp.getPC().setReusePreconditioner(ksp.getConvergedReason() > 0 and ksp.getIterationNumber() <= self._quick)  # those of the last solve
 
     def _energy(self, snes: PETSc.SNES, x: PETSc.Vec) -> float:
         u = self.problem.solution.x

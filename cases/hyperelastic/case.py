@@ -40,7 +40,10 @@ GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "g
         "mg_levels_pc_type": "jacobi", "snes_max_linear_solve_fail": "1000"}  # fmt: skip
 """Conjugate gradients stop where they meet negative curvature; the line search takes what they have reached (truncated Newton)."""
 
-KEEP_BELOW = 0.3
+QUICK = 12
+"""Steps of conjugate gradients up to which the multigrid hierarchy is kept for the next matrix: a new one costs as much as 30 to 40 steps."""
+
+KEEP_BELOW = 0.03
 """Reduction of the residual norm in an iteration from which the stiffness matrix is kept, when a solve begins near the solution."""
 
 TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
@@ -92,6 +95,7 @@ class HyperelasticCase(Case):
 
     def __init__(self, options: HyperelasticOptions | None = None) -> None:
         super().__init__(options)
+        self._mesh: tuple[MPI.Comm, int, Mesh] | None = None
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
             raise ValueError(f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}")
 
@@ -109,7 +113,7 @@ class HyperelasticCase(Case):
         )
 
     def mesh(self, comm: MPI.Comm, parameters: HyperelasticParameters, resolution: int) -> Mesh:
-        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width.
+        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; the same mesh again where only the parameters are others.
 
         Collective: rank 0 meshes, the cells are then distributed.
 
@@ -126,7 +130,9 @@ class HyperelasticCase(Case):
             for bound in ("Min", "Max"):
                 gmsh.option.setNumber(f"Mesh.MeshSize{bound}", 1.0 / resolution)
 
-        return gmsh_mesh(comm, draw, 3)
+        if self._mesh is None or self._mesh[:2] != (comm, resolution):
+            self._mesh = (comm, resolution, gmsh_mesh(comm, draw, 3))
+        return self._mesh[2]
 
     def problem(self, mesh: Mesh, parameters: HyperelasticParameters) -> Problem:
         """Set up energy, forms and the clamped end. Collective."""
@@ -163,8 +169,8 @@ class HyperelasticCase(Case):
         return Features(log_stiffness(parameters, points)[:, None], np.array([*parameters.traction, parameters.torsion]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Newton, with MUMPS for few unknowns and CG with multigrid for many."""
-        return newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW)
+        """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution."""
+        return newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Load steps with loose and with tight inner tolerance, and Newton from zero."""
@@ -205,12 +211,12 @@ def log_stiffness(parameters: HyperelasticParameters, points: Array) -> Array:
 
 
 def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, direct_below: int = DIRECT_BELOW,
-           keep_below: float = 0.0) -> NewtonSolver:  # fmt: skip
+           keep_below: float = 0.0, quick: int = 0) -> NewtonSolver:  # fmt: skip
     """Make Newton's method with the linear solver that suits the number of unknowns."""
     dofmap = problem.solution.function_space.dofmap
     direct = dofmap.index_map.size_global * dofmap.bs < direct_below
     options = MUMPS if direct else GAMG
-    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=options, keep_below=keep_below)
+    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=options, keep_below=keep_below, quick=0 if direct else quick)
     if not direct:
         solver.set_near_nullspace(rigid_body_modes)
     return solver

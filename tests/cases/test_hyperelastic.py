@@ -177,7 +177,7 @@ def test_symmetries_take_solutions_to_solutions(which: int) -> None:
     points, scalars = np.array(symmetry.points), np.array(symmetry.scalars)
     solved = []
     for parameters in (p, mapped(p, which)):
-        mesh = case.mesh(MPI.COMM_SELF, parameters, 2)
+        mesh = HyperelasticCase().mesh(MPI.COMM_SELF, parameters, 2)
         if solved:
             mesh.geometry.x[:] = mesh.geometry.x @ points.T
         problem = case.problem(mesh, parameters)

@@ -1,4 +1,4 @@
-"""Newton's method with a Jacobian that is kept near the solution, on a nonlinear Poisson problem, at any number of ranks."""
+"""Newton's method with a Jacobian and a preconditioner that are kept near the solution, on a nonlinear Poisson problem, at any number of ranks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem, SolveResult
+from petsc4py import PETSc
 from solvers.newton import NewtonSolver
 
 COMM = MPI.COMM_WORLD
@@ -63,3 +64,30 @@ def test_the_first_iteration_of_a_solve_makes_a_new_jacobian() -> None:
     problem.solution.x.array[:] *= 0.5
     result, assembled = solve(problem, atol, keep_below=1e-30)
     assert result.converged and assembled == result.iterations
+
+
+class Counted:
+    """Jacobi for PETSc's ``pc_type python`` that counts how often it is set up."""
+
+    setups = 0
+
+    def setUp(self, pc: PETSc.PC) -> None:  # noqa: N802 - the name is PETSc's
+        type(self).setups += 1
+        self.diagonal = pc.getOperators()[1].getDiagonal()
+
+    def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        y.pointwiseDivide(x, self.diagonal)
+
+
+@pytest.mark.parametrize("quick", [0, 2, 10**6])
+def test_the_preconditioner_is_kept_while_linear_solves_are_quick(quick: int) -> None:
+    problem = nonlinear()
+    atol = 1e-10 * reference_norm(problem)
+    Counted.setups = 0
+    options = {"ksp_type": "gmres", "ksp_rtol": "1e-3", "pc_type": "python", "pc_python_type": f"{__name__}.Counted"}
+    solver = NewtonSolver(problem, atol, options=options, quick=quick)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged and result.iterations > 3
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+    assert Counted.setups == (1 if quick > 2 else result.iterations)  # Jacobi needs more than two iterations here
