@@ -24,7 +24,7 @@ BENCH_FLAGS = {
     "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient", "modes"),
     "data": ("starts", "operators", "ablations", "refinement", "steps"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
-    **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("operators", "ablations", "preconditioners"), "models": ("preconditioners",),
+    **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("operators", "ablations", "preconditioners"), "models": ("preconditioners", "gate"),
 }  # fmt: skip
 """Flags of ``bench``, and the values of ``--what`` that read them."""
 
@@ -50,7 +50,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     elif args.what == "surrogate":
         _bench_surrogate(case, config, model, comm=comm, args=args)
     else:
-        args.models = args.models or shipped
+        args.models = args.models or (shipped if args.what == "preconditioners" else [])
         ledger, table = _ledger_and_table(case, config, model, comm=comm, args=args)
         mpi.say(table)
         if args.json is not None:
@@ -135,7 +135,7 @@ def _ledger_and_table(case: Case, config: Config, model: Path | None, *, comm: M
         return ledger, modes.modes_table(ledger)
     from lrsa_coupled.bench import poison
 
-    ledger = poison.bench_gate(case, config, comm, model=model)
+    ledger = poison.bench_gate(case, config, comm, model=model, others=args.models)
     return ledger, poison.gate_table(ledger)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from lrsa_coupled.bench.ledger import SLACK, measured_on
 from lrsa_coupled.bench.report import align
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.gate import Gate
 from lrsa_coupled.coupling.gated import LEARNED, GatedSolver, Start, learned_start
@@ -43,7 +44,7 @@ CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "ten times": lambda outputs: 10.0 * outputs,
     "white noise of 100 %": lambda outputs: outputs + outputs.square().mean().sqrt() * torch.randn_like(outputs),
 }
-RANDOM, ANOTHER = "weights randomised", "another sample's field"
+RANDOM, ANOTHER, DISTRIBUTION = "weights randomised", "another sample's field", "another distribution"
 
 
 class _Changed(nn.Module):
@@ -62,20 +63,27 @@ class _Changed(nn.Module):
         return self.change(self.model.decode(*args, **kwargs))
 
 
-def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> dict[str, Any]:
+def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
     """Solve ``config.bench.samples`` unseen problems through the gate with each poison. Collective.
 
+    Args:
+        case: The case.
+        config: Settings; those of ``bench``, ``guess`` and ``gate`` count.
+        comm: Communicator of the problems.
+        model: Operator to poison.
+        others: Operators for the case that were trained on samples of another distribution, a poison each.
+
     Raises:
-        ValueError: If there is no sample to solve, the seed was trained on, or the model belongs to another case.
+        ValueError: If there is no sample to solve, the seed was trained on, or a model belongs to another case.
     """
-    guess = LearnedGuess.load(model, config.guess)
-    guess.check(case)
+    guess, *strangers = (load_guess(case, config, path) for path in (model, *others))
     settings = config.bench
     if settings.samples < 2:
         raise ValueError(f"bench --what gate needs at least two samples, the first of which measures the classical solve, got {settings.samples}")
-    if settings.seed == guess.card.data.seed:
-        raise ValueError(f"bench needs samples never trained on: its seed {settings.seed} is the one of the data behind {model}")
-    starts, policy = _starts(case, guess, config), dataclasses.replace(config.gate, record="")  # each way has a record of its own
+    starts = _starts(case, guess, config)
+    for path, stranger in zip(others, strangers, strict=True):
+        starts[f"{DISTRIBUTION}: {path}"] = learned_start(case, stranger, config.gate.max_distance)
+    policy = dataclasses.replace(config.gate, record="")  # each way has a record of its own
     gates = {name: Gate(policy, [LEARNED]) for name in starts}
     seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
     for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):

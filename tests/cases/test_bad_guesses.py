@@ -13,8 +13,8 @@ from lrsa_coupled.bench.poison import bench_gate, gate_table
 
 def test_bad_guesses_end_right_and_are_switched_off() -> None:
     settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=4", "bench.resolution=8", "bench.seed=3", "gate.patience=2", "gate.budget=100"])
-    case = catalog.load_case("cavity")
-    ledger = bench_gate(case, settings, MPI.COMM_SELF, model=catalog.shipped_model(catalog.case_folder("cavity")))
+    case, folder = catalog.load_case("cavity"), catalog.case_folder("cavity")
+    ledger = bench_gate(case, settings, MPI.COMM_SELF, model=folder, others=[folder / "high"])
     rows = {row["name"]: row for row in ledger["poisons"]}
     assert all(row["solved"] == row["samples"] == 4 for row in rows.values())
     assert rows["as it is"]["outcomes"]["converged"] >= 1
@@ -22,7 +22,7 @@ def test_bad_guesses_end_right_and_are_switched_off() -> None:
         assert set(rows[name]["outcomes"]) == {"rejected", "not tried"}
         assert 0.0 < rows[name]["wasted"]
         assert rows[name]["decisions"][0]["choice"] == "classical"
-    assert len(rows) == 9 and all(name in gate_table(ledger) for name in rows)
+    assert len(rows) == 10 and all(name in gate_table(ledger) for name in rows)
 
 
 def test_at_least_two_samples_are_needed() -> None:
