@@ -24,7 +24,7 @@ BENCH_FLAGS = {
     "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient", "modes"),
     "data": ("starts", "operators", "ablations", "refinement", "steps"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
-    **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("operators", "ablations", "preconditioners"), "models": ("preconditioners", "gate"),
+    **dict.fromkeys(("test", "out"), ("operators", "ablations")), "only": ("starts", "operators", "ablations", "preconditioners"), "models": ("preconditioners", "gate"),
 }  # fmt: skip
 """Flags of ``bench``, and the values of ``--what`` that read them."""
 
@@ -46,7 +46,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if model is None and args.what not in ("generate", "transient", "preconditioners"):
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     if args.what == "starts":
-        bench_starts(case, config, comm, args=Namespace(model=model, data=args.data, json=args.json, html=args.html, pictures=args.pictures))
+        bench_starts(case, config, comm, args=Namespace(**{**vars(args), "model": model}))
     elif args.what == "surrogate":
         _bench_surrogate(case, config, model, comm=comm, args=args)
     else:
@@ -96,7 +96,7 @@ def report(args: Namespace, petsc: Sequence[str]) -> int:
 def bench_starts(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace) -> None:
     from lrsa_coupled.bench import html, ledger, report
 
-    outcome = ledger.bench(case, config, comm, model=args.model, data=args.data)
+    outcome = ledger.bench(case, config, comm, model=args.model, data=args.data, only=args.only)
 
     def write() -> None:
         print(report.table(outcome.ledger))

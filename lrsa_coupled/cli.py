@@ -165,7 +165,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations")
     _preset(parser, "none by default")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the operators, ablations or preconditioners")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the strategies, operators, ablations or preconditioners")
     text = "models that predict a basis or a correction, for preconditioners; models trained on another distribution, for gate"
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")

@@ -93,7 +93,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if code:
         return code
     _print_summary(_train_together(data, model, config, comm=comm))
-    bench_verbs.bench_starts(case, config, comm, args=Namespace(model=model, data=data, json=results / "ledger.json", html=results / "report.html", pictures=results))
+    bench_verbs.bench_starts(case, config, comm, args=Namespace(model=model, data=data, only=[], json=results / "ledger.json", html=results / "report.html", pictures=results))
     check_petsc(comm, petsc)
     return 0
 

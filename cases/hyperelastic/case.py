@@ -95,7 +95,7 @@ class HyperelasticCase(Case):
 
     def __init__(self, options: HyperelasticOptions | None = None) -> None:
         super().__init__(options)
-        self._mesh: tuple[MPI.Comm, int, Mesh] | None = None
+        self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
             raise ValueError(f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}")
 
@@ -130,9 +130,9 @@ class HyperelasticCase(Case):
             for bound in ("Min", "Max"):
                 gmsh.option.setNumber(f"Mesh.MeshSize{bound}", 1.0 / resolution)
 
-        if self._mesh is None or self._mesh[:2] != (comm, resolution):
-            self._mesh = (comm, resolution, gmsh_mesh(comm, draw, 3))
-        return self._mesh[2]
+        if resolution not in self._meshes or self._meshes[resolution][0] != comm:
+            self._meshes[resolution] = (comm, gmsh_mesh(comm, draw, 3))
+        return self._meshes[resolution][1]
 
     def problem(self, mesh: Mesh, parameters: HyperelasticParameters) -> Problem:
         """Set up energy, forms and the clamped end. Collective."""

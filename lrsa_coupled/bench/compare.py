@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from lrsa_coupled.bench.pictures import GATED, LEARNED
+from lrsa_coupled.config import nearest
 
 NEAREST = "nearest sample"
 STAGES = ("transfer", "inference", "solve", "total")
@@ -67,3 +68,20 @@ def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:
 def rivals_of(names: Iterable[str]) -> list[str]:
     """Return the strategies without an operator."""
     return [name for name in names if name not in (LEARNED, GATED)]
+
+
+class Named(Protocol):
+    """What is compared."""
+
+    @property
+    def name(self) -> str:
+        """Name in tables and on the command line."""
+
+
+def chosen[T: Named](items: Sequence[T], only: Sequence[str], *, what: str) -> list[T]:
+    """Return the items with the names ``only``, all when there are none; ValueError for a name that no item has. Collective: no."""
+    known = [item.name for item in items]
+    for name in only:
+        if name not in known:
+            raise ValueError(f"unknown {what} '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+    return [item for item in items if not only or item.name in only]

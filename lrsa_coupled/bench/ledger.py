@@ -37,7 +37,7 @@ import dolfinx
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.breakeven import cost_of
-from lrsa_coupled.bench.compare import STAGES
+from lrsa_coupled.bench.compare import STAGES, chosen
 from lrsa_coupled.bench.pictures import LEARNED, Example
 from lrsa_coupled.bench.strategies import Strategy, gated_strategy, learned_strategy, load_guess, nearest_strategy, rivals
 from lrsa_coupled.config import BenchConfig, Config
@@ -73,7 +73,7 @@ class _Sample:
     truth: npt.NDArray[np.float64] | None
 
 
-def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None) -> BenchRun:
+def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None, only: Sequence[str] = ()) -> BenchRun:
     """Measure the strategies of a case on samples never trained on. Collective.
 
     Args:
@@ -82,14 +82,15 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
         comm: Communicator over which each problem is distributed.
         model: Folder of the trained model.
         data: Its training data, to add the nearest training sample as a rival.
+        only: Names of the classical strategies to compare with, all when empty.
 
     Raises:
-        ValueError: If no sample is asked for, the seed is one that was trained on, or the model or the data belong to another case.
+        ValueError: If no sample is asked for, a name in ``only`` is unknown, the seed is one that was trained on, or the model or the data belong to another case.
     """
     settings = config.bench
     if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0 or settings.coarser < 0:
         raise ValueError(f"bench needs at least one sample and one repeat, a tolerance below 1 and no negative numbers, got {settings}")
-    strategies = rivals(case, config)
+    strategies = chosen(rivals(case, config), only, what="strategy")
     with collective_errors(comm):
         strategies += [nearest_strategy(case, settings.seed, data)] if data else []
         guess = load_guess(case, config, model)

@@ -28,11 +28,12 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.bench.breakeven import compared, note_of, rows_of
+from lrsa_coupled.bench.compare import chosen
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.memory import PeakMemory
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.ways import LEARNED, System, Way, all_ways
-from lrsa_coupled.config import Config, nearest
+from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.norms import jacobian
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_vector
@@ -59,7 +60,7 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
     """
     settings = config.bench
     with collective_errors(comm):
-        ways = _chosen(all_ways(case, config, models), only)
+        ways = chosen(all_ways(case, config, models), only, what="preconditioner")
     samples: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
     memory: dict[str, int | None] = {}
     rtol, unknowns = settings.rtol or case.rtol, 0
@@ -130,10 +131,3 @@ def _measured_memory(way: Way, system: System) -> int | None:
     grown = comm.allgather(None if peak is None else peak.grown())
     return None if None in grown else sum(grown)
 
-
-def _chosen(ways: Sequence[Way], only: Sequence[str]) -> list[Way]:
-    known = [way.name for way in ways]
-    for name in only:
-        if name not in known:
-            raise ValueError(f"unknown preconditioner '{name}'{nearest(name, known)}; there are {', '.join(known)}")
-    return [way for way in ways if not only or way.name in only]

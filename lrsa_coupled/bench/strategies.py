@@ -44,16 +44,19 @@ def rivals(case: Case, config: Config) -> list[Strategy]:
     found = [Strategy(name, factory) for name, factory in case.strategies().items()]
     resolution = config.bench.resolution or case.resolution
     counts = [count for count in range(1, config.bench.coarser + 1) if resolution // 2**count >= COARSEST]
-    coarser: list[Problem] = []  # of the sample at hand, from the coarsest one
+    at_hand: list[Problem] = []
+    coarser: list[Problem] = []  # than the one at hand, from the coarsest one
 
     def prepare(problem: Problem) -> None:
-        coarser[:] = coarser_problems(case, problem, [resolution // 2**count for count in reversed(counts)])
+        if problem not in at_hand:
+            at_hand[:] = [problem]
+            coarser[:] = coarser_problems(case, problem, [resolution // 2**count for count in reversed(counts)])
 
     def nested(count: int) -> Strategy:
         def make(problem: Problem, atol: float) -> NestedSolver:
             return NestedSolver(case, coarser[-count:], problem, atol=atol, max_iterations=2 * config.guess.max_iterations)
 
-        return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare if count == 1 else None)
+        return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare)
 
     return found + [nested(count) for count in counts]
 
