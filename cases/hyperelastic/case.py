@@ -43,7 +43,7 @@ GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "g
 QUICK = 12
 """Steps of conjugate gradients up to which the multigrid hierarchy is kept for the next matrix: a new one costs as much as 30 to 40 steps."""
 
-KEEP_BELOW = 0.03
+KEEP_BELOW = 0.01
 """Reduction of the residual norm in an iteration from which the stiffness matrix is kept, when a solve begins near the solution."""
 
 TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
