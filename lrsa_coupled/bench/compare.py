@@ -83,5 +83,5 @@ def chosen[T: Named](items: Sequence[T], only: Sequence[str], *, what: str) -> l
     known = [item.name for item in items]
     for name in only:
         if name not in known:
-            raise ValueError(f"unknown {what} '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+            raise ValueError(f"unknown {what} '{name}'{nearest(name, known)}")
     return [item for item in items if not only or item.name in only]
