@@ -46,7 +46,8 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if model is None and args.what not in ("generate", "transient", "preconditioners"):
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     if args.what == "starts":
-        bench_starts(case, config, comm, args=Namespace(**{**vars(args), "model": model}))
+        args.model = model
+        bench_starts(case, config, comm, args=args)
     elif args.what == "surrogate":
         _bench_surrogate(case, config, model, comm=comm, args=args)
     else:

@@ -113,7 +113,7 @@ class HyperelasticCase(Case):
         )
 
     def mesh(self, comm: MPI.Comm, parameters: HyperelasticParameters, resolution: int) -> Mesh:
-        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; the same mesh again where only the parameters are others.
+        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; other parameters get the same mesh again, so leave its nodes where they are.
 
         Collective: rank 0 meshes, the cells are then distributed.
 
