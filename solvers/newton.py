@@ -1,7 +1,8 @@
 """Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise.
 
-A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is defined. Its
-start must satisfy the Dirichlet conditions, as steps towards them may have to raise the energy.
+A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is defined; where
+the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The start must satisfy the Dirichlet conditions,
+as steps towards them may have to raise the energy.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class NewtonSolver(SequenceSolver):
         self._allowance = 0.0
         if problem.energy is not None:
             self.snes.setObjective(self._energy)
+            self.snes.getKSP().setPostSolve(_descend)
         self._modes: Callable[[Function], PETSc.NullSpace] | None = None
         self._quick, self._keep_below, self._norms = quick, keep_below, (0.0, 0.0)
         if keep_below > 0.0:
@@ -157,3 +159,9 @@ class NewtonSolver(SequenceSolver):
         """Free the SNES with its matrix and vectors. Collective."""
         for item in (self.snes, self._nonlinear.A, self._nonlinear.b, self._nonlinear.x):
             item.destroy()
+
+
+def _descend(ksp: PETSc.KSP, gradient: PETSc.Vec, step: PETSc.Vec) -> None:
+    """Turn a Newton step, of which the negative is taken, so that the energy falls along it: uphill it is a direction of negative curvature."""
+    if gradient.dot(step) < 0.0:
+        step.scale(-1.0)

@@ -115,7 +115,8 @@ def test_the_energy_is_undefined_where_an_element_is_turned_inside_out() -> None
     assert not np.isfinite(fem.assemble_scalar(problem.energy))
 
 
-def test_load_steps_solve_all_samples_and_newton_from_zero_does_not() -> None:
+def test_all_strategies_solve_all_samples() -> None:
+    """Newton's method from zero meets an indefinite tangent in three of the four."""
     case = HyperelasticCase()
     solved = dict.fromkeys(case.strategies(), 0)
     for index in (0, 3, 4, 8):
@@ -131,7 +132,7 @@ def test_load_steps_solve_all_samples_and_newton_from_zero_does_not() -> None:
                 assert residual_norm(problem) <= atol * (1 + 1e-6)
             solver.destroy()
         assert np.abs(fields[0] - fields[-1]).max() < 1e-6 * np.abs(fields[0]).max()
-    assert solved == {"load-steps-loose": 4, "load-steps-tight": 4, "zero": solved["zero"]} and solved["zero"] < 4
+    assert solved == {"load-steps-loose": 4, "load-steps-tight": 4, "zero": 4}
 
 
 def test_multigrid_and_the_direct_solver_find_the_same_shape() -> None:
