@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
     from dolfinx.fem import DirichletBC, Form, Function, FunctionSpace
     from dolfinx.mesh import Mesh
     from mpi4py import MPI
@@ -30,9 +29,10 @@ class Field:
         name: Name of the quantity, unique among the inputs or outputs of a case.
         components: Number of values at a node.
         unit: Unit as text; ``"1"`` is dimensionless.
-        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space (outputs only).
-        loss_weight: Weight of the field in the training loss (outputs only).
-        span: Whether the components are a basis of which the span counts, not each by itself (outputs only).
+        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space; this and the rest are for outputs only.
+        loss_weight: Weight of the field in the training loss.
+        span: Whether the components are a basis of which the span counts, not each by itself.
+        relative_to: Name of the input, of as many components, that the operator corrects to get this field; empty: it predicts all of it.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Field:
     subspace: tuple[int, ...] = ()
     loss_weight: float = 1.0
     span: bool = False
+    relative_to: str = ""
 
     @property
     def label(self) -> str:

@@ -258,8 +258,8 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
 
 
 def _entry(field: Field) -> dict[str, Any]:
-    """Return a field as a dictionary; ``span`` is there only when set, as data sets made before it existed have none."""
-    return {name: value for name, value in dataclasses.asdict(field).items() if name != "span" or value}
+    """Return a field as a dictionary; ``span`` and ``relative_to`` are there only when set, as data sets made before they existed have none."""
+    return {name: value for name, value in dataclasses.asdict(field).items() if name not in ("span", "relative_to") or value}
 
 
 def _start_name(settings: GenerateConfig) -> str:

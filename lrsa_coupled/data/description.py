@@ -75,6 +75,7 @@ def fields_from(items: Sequence[Mapping[str, Any]]) -> tuple[Field, ...]:
             subspace=tuple(int(i) for i in item["subspace"]),
             loss_weight=float(item["loss_weight"]),
             span=bool(item.get("span", False)),
+            relative_to=str(item.get("relative_to", "")),
         )
         for item in items
     )

@@ -41,15 +41,18 @@ class Operator(nn.Module):
         num_inputs: Nodal input values at a point.
         num_scalars: Scalars of a problem.
         num_outputs: Output values at a point.
+        relative_to: Column of the nodal inputs that each output corrects, ``num_inputs`` for none; empty: no output corrects one.
     Raises:
         ValueError: If a size is not positive or the heads do not divide the width.
     """
 
-    def __init__(self, config: OperatorConfig, dim: int, num_inputs: int, num_scalars: int, num_outputs: int) -> None:
+    def __init__(self, config: OperatorConfig, dim: int, num_inputs: int, num_scalars: int, num_outputs: int, *,
+                 relative_to: Sequence[int] = ()) -> None:  # fmt: skip
         super().__init__()
         _check(config, dim, num_inputs=num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
         self.config = config
         self.dim, self.num_inputs, self.num_scalars, self.num_outputs = dim, num_inputs, num_scalars, num_outputs
+        self.relative_to = list(relative_to)
         self.normaliser = Normaliser(dim, num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
         self.lift = Lift(
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
@@ -114,7 +117,7 @@ class Operator(nn.Module):
         for block in self.blocks:
             features_BNC, tokens = block(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
             all_tokens.append(tokens)
-        return over_chunks(self._outputs, [features_BNC], size=chunk_size, weights=ends), all_tokens
+        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size, weights=ends), all_tokens
 
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
@@ -134,7 +137,11 @@ class Operator(nn.Module):
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block, known in zip(self.blocks, tokens, strict=True):
             features_BNC = block.decode(features_BNC, known)
-        return self._outputs(features_BNC)
+        return self._outputs(features_BNC, inputs_BNF)
+
+    def base(self, inputs_BNF: Tensor) -> Tensor | None:
+        """Return the inputs that the outputs correct ``(B, N, K)``, zero where there is none; None when all of the outputs are predicted."""
+        return nn.functional.pad(inputs_BNF, (0, 1))[..., self.relative_to] if self.relative_to else None
 
     @property
     def _name(self) -> str:
@@ -153,7 +160,7 @@ class Operator(nn.Module):
                 features_BNC, _ = block.forward_whole(features_BNC, bias_BN, shape=shape)
             else:
                 features_BNC = block(features_BNC, shape)
-        outputs_BNK = self._outputs(features_BNC)
+        outputs_BNK = self._outputs(features_BNC, inputs_BNF)
         return outputs_BNK if grid is None else grid.back(outputs_BNK)
 
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
@@ -161,9 +168,11 @@ class Operator(nn.Module):
         with in_full_precision(points_BNd.device):
             return self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
 
-    def _outputs(self, features_BNC: Tensor) -> Tensor:
+    def _outputs(self, features_BNC: Tensor, inputs_BNF: Tensor) -> Tensor:
+        base_BNK = self.base(inputs_BNF)
         with in_full_precision(features_BNC.device):
-            return self.normaliser.physical_outputs(normed_linear(features_BNC, self.head_norm, self.head))
+            outputs_BNK = self.normaliser.physical_outputs(normed_linear(features_BNC, self.head_norm, self.head))
+        return outputs_BNK if base_BNK is None else outputs_BNK + base_BNK.to(outputs_BNK.dtype)
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
         """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""

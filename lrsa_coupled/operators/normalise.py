@@ -27,13 +27,13 @@ class Normaliser(nn.Module):
         self.register_buffer("outputs_max", torch.ones(num_outputs))
 
     @torch.no_grad()
-    def fit(self, points_Td: Tensor, inputs_TF: Tensor, *, scalars_SG: Tensor, outputs_TK: Tensor) -> None:
-        """Set all buffers from training data in physical units."""
+    def fit(self, points_Td: Tensor, inputs_TF: Tensor, *, scalars_SG: Tensor, outputs_TK: Tensor, base_TK: Tensor | None = None) -> None:
+        """Set all buffers from training data in physical units; mean and deviation of the outputs are those of their difference from the base, if any."""
         pairs = (
             (points_Td, self.points_mean, self.points_std),
             (inputs_TF, self.inputs_mean, self.inputs_std),
             (scalars_SG, self.scalars_mean, self.scalars_std),
-            (outputs_TK, self.outputs_mean, self.outputs_std),
+            (outputs_TK if base_TK is None else outputs_TK - base_TK, self.outputs_mean, self.outputs_std),
         )
         for values, mean, std in pairs:
             _set_moments(values, mean=mean, std=std)

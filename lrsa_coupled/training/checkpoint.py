@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,24 @@ def parameter_count(operator: OperatorConfig, description: Description | ModelCa
 
 
 def make_model(operator: OperatorConfig, description: Description | ModelCard) -> Operator:
-    """Make an operator for the fields of a data set or a card."""
+    """Make an operator for the fields of a data set or a card; ValueError when an output corrects an input that is not there."""
     num_inputs, num_outputs = (sum(item.components for item in fields) for fields in (description.inputs, description.outputs))
-    return Operator(operator, description.dim, num_inputs, len(description.scalars), num_outputs)
+    return Operator(operator, description.dim, num_inputs, len(description.scalars), num_outputs, relative_to=_corrected(description.inputs, description.outputs))
+
+
+def _corrected(inputs: Sequence[Field], outputs: Sequence[Field]) -> list[int]:
+    """Return the column of the inputs that each output corrects, their number for none; an empty list when none does."""
+    columns, total = {}, 0
+    for item in inputs:
+        columns[item.name] = range(total, total + item.components)
+        total += item.components
+    found: list[int] = []
+    for item in outputs:
+        corrected = columns.get(item.relative_to, range(0)) if item.relative_to else [total] * item.components
+        if len(corrected) != item.components:
+            raise ValueError(f"output {item.name} is relative to '{item.relative_to}': expected an input of {item.components} components, got {list(columns)}")
+        found += corrected
+    return found if any(item.relative_to for item in outputs) else []
 
 
 def save(folder: Path, model: Operator, card: ModelCard) -> None:

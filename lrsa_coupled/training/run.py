@@ -126,7 +126,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
         initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description) / team.size
     else:
         points, inputs, scalars, outputs = dataset.moments(train_samples)
-        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs)
+        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
     fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None

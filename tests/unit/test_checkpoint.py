@@ -65,6 +65,19 @@ def test_round_trip(folder):
     assert all(weight.requires_grad for weight in model.parameters())
 
 
+def test_an_output_that_corrects_an_input_is_told_by_name(tmp_path):
+    """Pressure is predicted, velocity corrects the second input."""
+    outputs = (Field("pressure"), Field("velocity", 2, relative_to="wall"))
+    card = dataclasses.replace(CARD_OF_TEST, outputs=outputs)
+    checkpoint.save(tmp_path, checkpoint.make_model(card.operator, card), card)
+    model, read = checkpoint.load(tmp_path)
+    assert read == card and model.relative_to == [3, 1, 2]
+    for wrong in ("wal", "distance"):
+        bad = dataclasses.replace(card, outputs=(Field("velocity", 2, relative_to=wrong),))
+        with pytest.raises(ValueError, match=f"output velocity is relative to '{wrong}': expected an input of 2 components, got .*'wall'"):
+            checkpoint.make_model(bad.operator, bad)
+
+
 def test_loading_is_fast(folder):
     seconds = []
     for _ in range(5):

@@ -158,6 +158,24 @@ def test_outputs_are_in_physical_units():
     assert relative(model(10.0 * points + 2.0, inputs, scalars, mass), 3.0 * before + 5.0) < 1e-12
 
 
+def test_outputs_may_correct_inputs():
+    """Columns 0 and 3 of the outputs correct columns 2 and 0 of the inputs, the others none; whole, in chunks and decoded."""
+    points, inputs, scalars, mass = arguments(dtype=torch.float64)
+    plain = make_operator(dtype=torch.float64)
+    torch.manual_seed(0)
+    model = Operator(CONFIG, 2, 3, 2, 4, relative_to=[2, 3, 3, 0]).to(torch.float64)
+    model.load_state_dict(plain.state_dict())
+    expected = plain(points, inputs, scalars, mass)
+    expected[..., 0] += inputs[..., 2]
+    expected[..., 3] += inputs[..., 0]
+    outputs, tokens = model.encode(points, inputs, scalars, mass, chunk_size=7)
+    assert relative(outputs, expected) < 1e-12
+    assert relative(model.decode(points[:, :5], inputs[:, :5], scalars, tokens), expected[:, :5]) < 1e-12
+    model.normaliser.fit(points[0], inputs[0], scalars_SG=scalars, outputs_TK=model.base(inputs)[0] + 3.0, base_TK=model.base(inputs)[0])
+    assert torch.allclose(model.normaliser.outputs_mean, torch.full((4,), 3.0, dtype=torch.float64))
+    assert model.normaliser.outputs_max[0] == inputs[0, :, 2].max() + 3.0
+
+
 def test_fit_of_the_normaliser_and_excess():
     normaliser = Normaliser(2, 1, num_scalars=1, num_outputs=2)
     points = torch.rand(1000, 2, dtype=torch.float64) * 4.0 + 1e3
