@@ -14,6 +14,7 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
+from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory, Symmetry
 from lrsa_coupled.meshing import gmsh_mesh
 from petsc4py import PETSc
@@ -22,10 +23,14 @@ from solvers.interpolation import interpolation_matrix
 from solvers.newton import NewtonSolver
 from solvers.petsc import MUMPS, rigid_body_modes
 
+from cases.hyperelastic.coarse import RTOL, CoarseModel
+
 Array = npt.NDArray[np.float64]
 
 LENGTH = 3.0
 """Length of the block along x; its cross-section is the unit square around the x-axis."""
+
+CORNERS = np.array([[0.0, -0.5, -0.5], [LENGTH, 0.5, 0.5]])
 
 MODES = (5, 3, 3)
 """Cosines of the logarithm of the stiffness along x, y and z."""
@@ -53,8 +58,8 @@ LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, ex
 _MIRROR_Y = ((1, 0, 0), (0, -1, 0), (0, 0, 1))
 _SWAP_YZ = ((1, 0, 0), (0, 0, 1), (0, 1, 0))
 AXIS = (0.0, 0.0, 0.0)
-MIRROR = Symmetry(_MIRROR_Y, AXIS, scalars=((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)), outputs=_MIRROR_Y)
-SWAP = Symmetry(_SWAP_YZ, AXIS, scalars=((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)), outputs=_SWAP_YZ)
+MIRROR = Symmetry(_MIRROR_Y, AXIS, ((1, 0, 0, 0), *((0, *row) for row in _MIRROR_Y)), ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)), _MIRROR_Y)
+SWAP = Symmetry(_SWAP_YZ, AXIS, ((1, 0, 0, 0), *((0, *row) for row in _SWAP_YZ)), ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)), _SWAP_YZ)
 """The square cross-section mirrored at ``y = 0`` and at ``y = z``; a reflection turns the sense of the torsion."""
 
 
@@ -86,9 +91,9 @@ class HyperelasticCase(Case):
     name = "hyperelastic"
     dim = 3
     resolution = 8
-    inputs = (Field("log_stiffness"),)
+    inputs = (Field("log_stiffness"), Field("coarse_displacement", 3, "b"))
     scalars = ("traction_x", "traction_y", "traction_z", "torsion")
-    fields = outputs = (Field("displacement", 3, "b"),)
+    fields = outputs = (Field("displacement", 3, "b", relative_to="coarse_displacement"),)
     rtol = 1e-8
     symmetries = (MIRROR, SWAP)
     default_options = HyperelasticOptions()
@@ -96,6 +101,7 @@ class HyperelasticCase(Case):
     def __init__(self, options: HyperelasticOptions | None = None) -> None:
         super().__init__(options)
         self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
+        self._coarse: CoarseModel | None = None
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
             raise ValueError(f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}")
 
@@ -162,11 +168,15 @@ class HyperelasticCase(Case):
         )
 
     def features(self, problem: Problem) -> Features:
-        """Logarithm of the stiffness at the nodes; the loads."""
+        """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no, each rank solves the coarse model."""
         parameters: HyperelasticParameters = problem.parameters
         owned = problem.node_space.dofmap.index_map.size_local
         points = problem.node_space.tabulate_dof_coordinates()[:owned]
-        return Features(log_stiffness(parameters, points)[:, None], np.array([*parameters.traction, parameters.torsion]))
+        if self._coarse is None:
+            make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
+            self._coarse = CoarseModel(CORNERS, make, lambda coarse: _stepped(LOOSE, coarse, RTOL * reference_norm(coarse)))
+        nodal = np.column_stack([log_stiffness(parameters, points), self._coarse.displacement(parameters, points)])
+        return Features(nodal, np.array([*parameters.traction, parameters.torsion]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution."""

@@ -1,0 +1,53 @@
+"""A model of the block so coarse that it costs next to nothing, whose displacement the operator corrects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from dolfinx.mesh import CellType, Mesh, create_box
+from lrsa_coupled.interfaces import Problem, Solver
+from mpi4py import MPI
+
+Array = npt.NDArray[np.float64]
+
+ELEMENTS = 4
+"""Hexahedra of degree two along the block, one across: 243 unknowns."""
+
+RTOL = 1e-5
+"""Tolerance relative to the residual norm of the zero start."""
+
+
+@final
+class CoarseModel:
+    """Solves the block on a few hexahedra, on each rank by itself, and evaluates the displacement anywhere in it.
+
+    Args:
+        corners: Two opposite corners of the block, ``(2, 3)``; the first axis is the long one.
+        make_problem: Sets up the problem of degree two with some parameters on a mesh.
+        make_solver: Makes its solver for an absolute tolerance; it starts cold.
+    """
+
+    def __init__(self, corners: Array, make_problem: Callable[[Mesh, object], Problem], make_solver: Callable[[Problem], Solver]) -> None:
+        self._corners, self._make_problem, self._make_solver = corners, make_problem, make_solver
+        self._mesh = create_box(MPI.COMM_SELF, list(corners), [ELEMENTS, 1, 1], CellType.hexahedron)
+        vertices = self._mesh.geometry.x[self._mesh.geometry.dofmaps[0]]
+        self._cell_of = np.argsort(vertices[:, :, 0].mean(axis=1))
+        self._origins, self._edges = vertices[:, 0], (vertices[:, [1, 2, 4]] - vertices[:, :1]).transpose(0, 2, 1)
+
+    def displacement(self, parameters: object, points: Array) -> Array:
+        """Return the displacement at points ``(N, 3)``; not a number when the coarse model has no solution. Collective: no."""
+        problem = self._make_problem(self._mesh, parameters)
+        solver = self._make_solver(problem)
+        converged = solver.solve().converged
+        solver.destroy()
+        if not converged:
+            return np.full_like(points, np.nan)
+        low, high = self._corners[:, 0]
+        cells = self._cell_of[np.clip(((points[:, 0] - low) / (high - low) * ELEMENTS).astype(np.int64), 0, ELEMENTS - 1)]
+        reference = np.linalg.solve(self._edges[cells], (points - self._origins[cells])[:, :, None])[:, :, 0]
+        space = problem.solution.function_space
+        basis = space.element.basix_element.tabulate(0, reference)[0, :, :, 0]
+        return np.einsum("nb,nbc->nc", basis, problem.solution.x.array.reshape(-1, 3)[space.dofmap.list[cells]])
