@@ -3,8 +3,8 @@
 A choice is one of the starts, or ``CLASSICAL``. The record holds the wall time of the last ``WINDOW`` solves by each choice, transfer, inference
 and failed attempts included, of problems of about the same size on the same number of ranks. Each choice is measured once, the classical
 one first, as the budget of the others is a share of it; then the one of least geometric mean is taken. Another is tried when for all the
-record says it may be quicker, its mean less a standard error being below, as long as such trials have lost less than the share
-``TRIALS`` of all time.
+record says it may be quicker, as long as such trials have lost less than the share ``TRIALS`` of all time: its mean less a standard error is
+below, or its last solve went wrong and there have been less than ``patience`` of them.
 
 A start that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
 
@@ -148,7 +148,8 @@ class Gate:
         for name in choices:
             if name in record.rests and record.affordable(name, best):
                 return name, "its rest is over"
-            if name != best and record.lowest(name) < record.mean(best) and record.affordable(name, best):
+            unlucky = 0 < record.streaks[name] <= len(record.logs[name]) < self.settings.patience
+            if name != best and (unlucky or record.lowest(name) < record.mean(best)) and record.affordable(name, best):
                 return name, f"may be quicker than {best}: {_times(record, name)}, {_times(record, best)}"
         asleep = [f"{name} rests until solve {record.rests[name] + 1}" for name in self.starts if name not in awake]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]

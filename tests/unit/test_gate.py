@@ -65,6 +65,16 @@ def test_a_start_that_fails_rests_and_is_tried_again() -> None:
     assert "rests until solve" in gate.choose(KIND)[1] or gate.choose(KIND)[0] == "learned"
 
 
+def test_a_start_of_which_the_first_goes_wrong_is_not_given_up() -> None:
+    gate = Gate(GateConfig(), ["learned"])
+    for number in range(1, 61):
+        choice, why = gate.choose(KIND)
+        wasted = 0.4 if choice == "learned" and chosen(gate, "learned") == 0 else 0.0
+        seconds = 0.4 if choice == "learned" and not wasted else 1.0 + wasted
+        gate.note(KIND, Decision(number, choice, why, "failed: late" if wasted else "converged", wasted, seconds, 0.1))
+    assert chosen(gate, "learned") > 40
+
+
 @pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
 def test_bad_starts_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
     """Every third start goes wrong, so that none rests, and the geometric mean of the times is below that of the classical ones."""
