@@ -23,7 +23,7 @@ from solvers.interpolation import interpolation_matrix
 from solvers.newton import NewtonSolver
 from solvers.petsc import MUMPS, rigid_body_modes
 
-from cases.hyperelastic.coarse import RTOL, CoarseModel
+from cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseStart
 
 Array = npt.NDArray[np.float64]
 
@@ -168,23 +168,26 @@ class HyperelasticCase(Case):
         )
 
     def features(self, problem: Problem) -> Features:
-        """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no, each rank solves the coarse model."""
+        """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no."""
         parameters: HyperelasticParameters = problem.parameters
-        owned = problem.node_space.dofmap.index_map.size_local
-        points = problem.node_space.tabulate_dof_coordinates()[:owned]
+        nodal = np.column_stack([log_stiffness(parameters, _owned_nodes(problem)), self.coarse_displacement(problem)])
+        return Features(nodal, np.array([*parameters.traction, parameters.torsion]))
+
+    def coarse_displacement(self, problem: Problem) -> Array:
+        """Return the displacement of the coarse model at the owned nodes ``(N, 3)``. Collective: no, each rank solves the coarse model."""
         if self._coarse is None:
             make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
             self._coarse = CoarseModel(CORNERS, make, lambda coarse: _stepped(LOOSE, coarse, RTOL * reference_norm(coarse)))
-        nodal = np.column_stack([log_stiffness(parameters, points), self._coarse.displacement(parameters, points)])
-        return Features(nodal, np.array([*parameters.traction, parameters.torsion]))
+        return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution."""
         return newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
-        """Load steps with loose and with tight inner tolerance, and Newton from zero."""
-        return {"load-steps-loose": partial(_stepped, LOOSE), "load-steps-tight": partial(_stepped, TIGHT), "zero": newton}
+        """Load steps with loose and with tight inner tolerance, Newton from zero and from the displacement of the coarse model."""
+        coarse = partial(CoarseStart, self, self.coarse_displacement)
+        return {"load-steps-loose": partial(_stepped, LOOSE), "load-steps-tight": partial(_stepped, TIGHT), "zero": newton, "coarse-model": coarse}
 
     def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
         """Interpolate. Collective."""
@@ -234,3 +237,7 @@ def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, 
 
 def _stepped(control: StepControl, problem: Problem, atol: float) -> Solver:
     return ContinuationSolver(newton(problem, atol), control)
+
+
+def _owned_nodes(problem: Problem) -> Array:
+    return problem.node_space.tabulate_dof_coordinates()[: problem.node_space.dofmap.index_map.size_local]

@@ -1,14 +1,19 @@
-"""A model of the block so coarse that it costs next to nothing, whose displacement the operator corrects."""
+"""A model of the block so coarse that it costs next to nothing: the operator corrects its displacement, or Newton's method starts from it."""
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 from dolfinx.mesh import CellType, Mesh, create_box
-from lrsa_coupled.interfaces import Problem, Solver
+from lrsa_coupled.coupling.fallback import solve_classically
+from lrsa_coupled.coupling.residual import set_dirichlet
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 from mpi4py import MPI
 
 Array = npt.NDArray[np.float64]
@@ -51,3 +56,35 @@ class CoarseModel:
         space = problem.solution.function_space
         basis = space.element.basix_element.tabulate(0, reference)[0, :, :, 0]
         return np.einsum("nb,nbc->nc", basis, problem.solution.x.array.reshape(-1, 3)[space.dofmap.list[cells]])
+
+
+@final
+class CoarseStart(Solver):
+    """Newton's method from a displacement at the nodes, made when the solve begins; load steps where that fails.
+
+    Args:
+        case: The case.
+        displacement: Makes the start of a problem, at the owned nodes ``(N, 3)``.
+        problem: Problem to solve.
+        atol: Absolute tolerance of the residual norm.
+    """
+
+    def __init__(self, case: Case, displacement: Callable[[Problem], Array], problem: Problem, atol: float) -> None:
+        self.case, self.displacement, self.problem, self.atol = case, displacement, problem, atol
+
+    def solve(self) -> SolveResult:
+        """Solve; ``transfer`` is the time for the start. Collective."""
+        started = time.perf_counter()
+        NodeSet(self.problem, self.case.outputs).scatter(self.displacement(self.problem), self.problem.solution)
+        set_dirichlet(self.problem)
+        reached = time.perf_counter() - started
+        solver = self.case.solver(self.problem, self.atol)
+        result = solver.solve()
+        solver.destroy()
+        seconds = {"transfer": reached, "inference": 0.0, "solve": time.perf_counter() - started - reached}
+        if result.converged:
+            return dataclasses.replace(result, seconds=seconds)
+        return solve_classically(self.case, self.problem, self.atol, iterations=result.iterations, seconds=seconds)
+
+    def destroy(self) -> None:
+        """Nothing is kept."""

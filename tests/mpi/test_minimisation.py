@@ -45,6 +45,20 @@ def test_the_minimum_does_not_depend_on_the_ranks(direct_below: int) -> None:
     assert direct_below == 0 or iterations[0] == iterations[1]
 
 
+def test_each_rank_has_the_coarse_model_to_itself() -> None:
+    case, energies, iterations = HyperelasticCase(), [], []
+    for comm in (COMM, MPI.COMM_SELF):
+        problem = block(comm)
+        solver = case.strategies()["coarse-model"](problem, 1e-8 * reference_norm(problem))
+        result = solver.solve()
+        solver.destroy()
+        assert result.converged and not result.used_fallback
+        energies.append(energy(problem))
+        iterations.append(result.iterations)
+    assert energies[0] == pytest.approx(energies[1], rel=1e-10)
+    assert iterations[0] == iterations[1] <= 6
+
+
 def test_rigid_body_modes_strain_nothing() -> None:
     problem = block(COMM)
     rng = np.random.default_rng(0)
