@@ -61,9 +61,7 @@ class Symmetry:
     Args:
         points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
         centre: A point that stays where it is.
-        inputs: Matrix of the nodal inputs, those of all fields side by side.
-        scalars: Matrix of the scalars.
-        outputs: Matrix of the nodal outputs, those of all fields side by side.
+        inputs: Matrix of the nodal inputs, those of all fields side by side; ``scalars`` and ``outputs`` likewise.
     """
 
     points: Matrix
@@ -92,7 +90,7 @@ class Continuation:
 
     Args:
         set_value: Sets the path parameter in the forms of the problem.
-        start: Value at which the solver converges from the zero start.
+        start: Value at which the solver converges from the zero start, or from a bad one.
         target: Value of the problem to solve.
         logarithmic: Whether steps are ratios rather than differences.
     """
@@ -136,6 +134,7 @@ class Problem(Unknown):
         is_linear: Whether ``residual`` is affine in ``solution``.
         energy: Compiled potential whose derivative is ``residual``, when the problem is a minimisation; not finite where it is not defined.
         continuation: Path to the problem, when the case knows one.
+        relaxation: Path from a problem with the same solutions, or near them, that Newton's method solves from worse starts, when the case knows one.
     """
 
     parameters: Any
@@ -144,6 +143,7 @@ class Problem(Unknown):
     is_linear: bool = False
     energy: Form | None = None
     continuation: Continuation | None = None
+    relaxation: Continuation | None = None
 
 
 @dataclass(frozen=True)

@@ -147,18 +147,22 @@ class NewtonSolver(SequenceSolver):
         u = self.problem.solution.x
         u.array[: x.getLocalSize()] = x.array_r
         u.scatter_forward()
-        with np.errstate(all="ignore"):
-            energy = self.problem.mesh.comm.allreduce(assemble_scalar(self.problem.energy))
-        if not np.isfinite(energy):
-            return UNDEFINED
-        if snes.getFunctionNorm() < NEAR * self.atol:
-            self._allowance += ROUNDING * abs(energy)  # PETSc has no slack of its own: what is evaluated later comes out that much lower
-        return energy - self._allowance
+        value = energy(self.problem)
+        if value < UNDEFINED and snes.getFunctionNorm() < NEAR * self.atol:
+            self._allowance += ROUNDING * abs(value)  # PETSc has no slack of its own: what is evaluated later comes out that much lower
+        return value - self._allowance
 
     def destroy(self) -> None:
         """Free the SNES with its matrix and vectors. Collective."""
         for item in (self.snes, self._nonlinear.A, self._nonlinear.b, self._nonlinear.x):
             item.destroy()
+
+
+def energy(problem: Problem) -> float:
+    """Return the energy at the solution, ``UNDEFINED`` where it is not defined. Collective."""
+    with np.errstate(all="ignore"):
+        value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy))
+    return value if np.isfinite(value) else UNDEFINED
 
 
 def _descend(ksp: PETSc.KSP, gradient: PETSc.Vec, step: PETSc.Vec) -> None:

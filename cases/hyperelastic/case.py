@@ -22,6 +22,7 @@ from solvers.continuation import ContinuationSolver, StepControl
 from solvers.interpolation import interpolation_matrix
 from solvers.newton import NewtonSolver
 from solvers.petsc import MUMPS, rigid_body_modes
+from solvers.relaxed import RelaxedSolver, Stage
 
 from cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseStart
 
@@ -50,6 +51,9 @@ QUICK = 12
 
 KEEP_BELOW = 0.01
 """Reduction of the residual norm in an iteration from which the stiffness matrix is kept, when a solve begins near the solution."""
+
+STAGES = (Stage(value=0.3, rtol=0.1, max_iterations=4), Stage(value=0.1, rtol=0.1, max_iterations=3))
+"""Volume ratios below which elements of a bad start are let through each other, one after the other."""
 
 TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
 LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, extrapolate=False, otherwise=TIGHT)
@@ -146,14 +150,18 @@ class HyperelasticCase(Case):
         node_space = fem.functionspace(mesh, ("P", self.options.degree))
         displacement, modulus = fem.Function(space, name="displacement"), fem.Function(node_space)
         modulus.x.array[:] = np.exp(log_stiffness(parameters, node_space.tabulate_dof_coordinates()))
-        share = fem.Constant(mesh, 1.0)
-        energy = potential(displacement, modulus, parameters, share=share, poisson=self.options.poisson)
+        share, bound = fem.Constant(mesh, 1.0), fem.Constant(mesh, 0.0)
+        stored = stored_energy(displacement, modulus, self.options.poisson, bound=bound)
+        energy = potential(displacement, stored, parameters, share=share)
         residual = ufl.derivative(energy, displacement, ufl.TestFunction(space))
         mesh.topology.create_connectivity(2, 3)
         clamped = locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], 0.0))
 
         def set_share(value: float) -> None:
             share.value = value
+
+        def set_bound(value: float) -> None:
+            bound.value = value
 
         return Problem(
             mesh=mesh,
@@ -165,6 +173,7 @@ class HyperelasticCase(Case):
             node_space=node_space,
             energy=fem.form(energy),
             continuation=Continuation(set_share, start=0.0, target=1.0),
+            relaxation=Continuation(set_bound, start=STAGES[0].value, target=0.0),
         )
 
     def features(self, problem: Problem) -> Features:
@@ -181,8 +190,11 @@ class HyperelasticCase(Case):
         return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution."""
-        return newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK)
+        """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution.
+
+        Where elements of the start are turned inside out or nearly so, they are let through each other first.
+        """
+        return RelaxedSolver(newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Load steps with loose and with tight inner tolerance, Newton from zero and from the displacement of the coarse model."""
@@ -194,24 +206,28 @@ class HyperelasticCase(Case):
         return interpolation_matrix(source.node_space, target.node_space)
 
 
-def potential(displacement: fem.Function, modulus: fem.Function, p: HyperelasticParameters, *, share: fem.Constant, poisson: float) -> ufl.Form:
-    """Return the stored energy less the work of the loads, of which a ``share`` acts."""
+def potential(displacement: fem.Function, stored: ufl.core.expr.Expr, p: HyperelasticParameters, *, share: fem.Constant) -> ufl.Form:
+    """Return the stored energy of a density less the work of the loads, of which a ``share`` acts."""
     mesh, degree = displacement.function_space.mesh, displacement.function_space.element.basix_element.degree
     facets = np.sort(locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], LENGTH)))
     ds = ufl.Measure("ds", domain=mesh, subdomain_data=meshtags(mesh, 2, facets, np.ones_like(facets)))
     _, y, z = ufl.SpatialCoordinate(mesh)
     traction = fem.Constant(mesh, np.array(p.traction)) + fem.Constant(mesh, p.torsion) * ufl.as_vector((0.0, -z, y))
     dx = ufl.dx(metadata={"quadrature_degree": degree**2})
-    return stored_energy(displacement, modulus, poisson) * dx - share * ufl.inner(traction, displacement) * ds(1)
+    return stored * dx - share * ufl.inner(traction, displacement) * ds(1)
 
 
-def stored_energy(displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float) -> ufl.core.expr.Expr:
-    """Return the energy density of a compressible neo-Hookean solid; not a number where an element is turned inside out.
+def stored_energy(displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant) -> ufl.core.expr.Expr:
+    """Return the energy density of a compressible neo-Hookean solid; not a number where an element is turned inside out and the bound is 0.
+
+    Where the volume ratio is below a bound, its logarithm is replaced by the Taylor polynomial of degree two about the bound: any displacement then has an energy.
 
     Source: Bonet & Wood (2008), eq. (6.27).
     """
     gradient = ufl.Identity(3) + ufl.grad(displacement)
-    log_ratio = ufl.ln(ufl.det(gradient))
+    ratio = ufl.det(gradient)
+    excess = (ratio - bound) / bound
+    log_ratio = ufl.conditional(ufl.gt(ratio, bound), ufl.ln(ratio), ufl.ln(bound) + excess - excess**2 / 2.0)
     mu, lame = modulus / (2.0 * (1.0 + poisson)), modulus * poisson / ((1.0 + poisson) * (1.0 - 2.0 * poisson))
     return mu / 2.0 * (ufl.inner(gradient, gradient) - 3.0) - mu * log_ratio + lame / 2.0 * log_ratio**2
 

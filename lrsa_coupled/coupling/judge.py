@@ -39,7 +39,8 @@ def judge(problem: Problem, max_residual: float) -> Verdict:
 
     A minimisation problem is judged by its energy, which must be finite and below that of the cold start; a start that is not is drawn back
     to the shares ``SHORTER`` of itself, and accepted where that helps. The energy must then curve upwards along its gradient: where it does
-    not, a Newton step need not lead down. Any other problem is judged by the residual norm, Dirichlet rows left out.
+    not, a Newton step need not lead down. A problem with a relaxation is judged at its start. Any other problem is judged by the residual norm, Dirichlet
+    rows left out.
 
     Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The start is left as it was, but for
     drawing back; a rejected one leaves zeros.
@@ -51,8 +52,12 @@ def judge(problem: Problem, max_residual: float) -> Verdict:
     start = problem.solution.x.array.copy()
     if problem.energy is None:
         verdict = _by_residual(problem, start, max_residual)
-    else:
+    elif problem.relaxation is None:
         verdict = _by_energy(problem, start)
+    else:
+        problem.relaxation.set_value(problem.relaxation.start)
+        verdict = _by_energy(problem, start)
+        problem.relaxation.set_value(problem.relaxation.target)
     if not verdict.accepted:
         problem.solution.x.array[:] = 0.0
     return verdict

@@ -8,12 +8,14 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
-from cases.hyperelastic.case import HyperelasticCase, newton
+from cases.hyperelastic.case import LENGTH, HyperelasticCase, newton
 from dolfinx import fem
+from lrsa_coupled.coupling.judge import judge
 from lrsa_coupled.coupling.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from solvers.petsc import rigid_body_modes
+from solvers.relaxed import RelaxedSolver
 
 COMM = MPI.COMM_WORLD
 
@@ -57,6 +59,52 @@ def test_each_rank_has_the_coarse_model_to_itself() -> None:
         iterations.append(result.iterations)
     assert energies[0] == pytest.approx(energies[1], rel=1e-10)
     assert iterations[0] == iterations[1] <= 6
+
+
+def folded(problem: Problem) -> None:
+    """Put the solution, with a corner of the loaded end pushed through its elements, into the problem."""
+    solver = HyperelasticCase().strategies()["load-steps-loose"](problem, 1e-8 * reference_norm(problem))
+    assert solver.solve().converged
+    solver.destroy()
+    points = problem.node_space.tabulate_dof_coordinates()
+    corner = np.isclose(points, [LENGTH, 0.5, 0.5]).all(axis=1)
+    problem.solution.x.array.reshape(-1, 3)[corner] -= [0.28, 0.12, 0.12]
+
+
+def test_a_start_with_elements_inside_out_is_rescued() -> None:
+    case, problem = HyperelasticCase(), block(COMM)
+    atol = 1e-8 * reference_norm(problem)
+    folded(problem)
+    start = problem.solution.x.array.copy()
+    assert not np.isfinite(energy(problem))
+    plain = newton(problem, atol)
+    assert not plain.solve().converged
+    plain.destroy()
+    problem.solution.x.array[:] = start
+    assert judge(problem, 10.0).accepted
+    problem.solution.x.array[:] = start
+    solver = case.solver(problem, atol)
+    result = solver.solve()
+    assert result.converged and result.iterations < 40
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+    found = problem.solution.x.array.copy()
+    again = solver.solve()  # from the solution: nothing to do, no stage
+    solver.destroy()
+    assert again.converged and again.iterations == 0 and np.array_equal(problem.solution.x.array, found)
+
+
+def test_a_watch_ends_the_stages_of_a_relaxed_solve() -> None:
+    problem = block(COMM)
+    solver = HyperelasticCase().solver(problem, 1e-8 * reference_norm(problem))
+    folded(problem)
+    solver.watch(lambda iteration, norm: iteration == 1)
+    result = solver.solve()
+    solver.destroy()
+    assert not result.converged and result.iterations == 1
+    problem.solution.x.array[:] = 0.0
+    assert np.isfinite(energy(problem))
+    with pytest.raises(ValueError, match="at least one stage"):
+        RelaxedSolver(newton(problem, 1.0), [])
 
 
 def test_rigid_body_modes_strain_nothing() -> None:
