@@ -197,9 +197,9 @@ class HyperelasticCase(Case):
         return RelaxedSolver(newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES)
 
     def strategies(self) -> Mapping[str, SolverFactory]:
-        """Load steps with loose and with tight inner tolerance, Newton from zero and from the displacement of the coarse model."""
-        coarse = partial(CoarseStart, self, self.coarse_displacement)
-        return {"load-steps-loose": partial(_stepped, LOOSE), "load-steps-tight": partial(_stepped, TIGHT), "zero": newton, "coarse-model": coarse}
+        """Newton from the displacement of the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
+        loose, tight = partial(_stepped, LOOSE), partial(_stepped, TIGHT)
+        return {"coarse-model": partial(CoarseStart, self, self.coarse_displacement, loose), "load-steps-loose": loose, "load-steps-tight": tight, "zero": newton}
 
     def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
         """Interpolate. Collective."""

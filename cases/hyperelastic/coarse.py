@@ -10,10 +10,9 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 from dolfinx.mesh import CellType, Mesh, create_box
-from lrsa_coupled.coupling.fallback import solve_classically
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, Problem, Solver, SolverFactory, SolveResult
 from mpi4py import MPI
 
 Array = npt.NDArray[np.float64]
@@ -60,17 +59,18 @@ class CoarseModel:
 
 @final
 class CoarseStart(Solver):
-    """Newton's method from a displacement at the nodes, made when the solve begins; load steps where that fails.
+    """Newton's method from a displacement at the nodes, made when the solve begins; another solver where that fails.
 
     Args:
         case: The case.
         displacement: Makes the start of a problem, at the owned nodes ``(N, 3)``.
+        otherwise: Makes the other solver, which starts cold.
         problem: Problem to solve.
         atol: Absolute tolerance of the residual norm.
     """
 
-    def __init__(self, case: Case, displacement: Callable[[Problem], Array], problem: Problem, atol: float) -> None:
-        self.case, self.displacement, self.problem, self.atol = case, displacement, problem, atol
+    def __init__(self, case: Case, displacement: Callable[[Problem], Array], otherwise: SolverFactory, problem: Problem, atol: float) -> None:
+        self.case, self.displacement, self.otherwise, self.problem, self.atol = case, displacement, otherwise, problem, atol
 
     def solve(self) -> SolveResult:
         """Solve; ``transfer`` is the time for the start. Collective."""
@@ -78,13 +78,16 @@ class CoarseStart(Solver):
         NodeSet(self.problem, self.case.outputs).scatter(self.displacement(self.problem), self.problem.solution)
         set_dirichlet(self.problem)
         reached = time.perf_counter() - started
-        solver = self.case.solver(self.problem, self.atol)
-        result = solver.solve()
-        solver.destroy()
+        iterations = 0
+        for make in (self.case.solver, self.otherwise):
+            solver = make(self.problem, self.atol)
+            result = solver.solve()
+            solver.destroy()
+            iterations += result.iterations
+            if result.converged:
+                break
         seconds = {"transfer": reached, "inference": 0.0, "solve": time.perf_counter() - started - reached}
-        if result.converged:
-            return dataclasses.replace(result, seconds=seconds)
-        return solve_classically(self.case, self.problem, self.atol, iterations=result.iterations, seconds=seconds)
+        return dataclasses.replace(result, iterations=iterations, seconds=seconds)
 
     def destroy(self) -> None:
         """Nothing is kept."""
