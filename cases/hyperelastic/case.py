@@ -94,7 +94,7 @@ class HyperelasticCase(Case):
 
     name = "hyperelastic"
     dim = 3
-    resolution = 8
+    resolution = 9
     inputs = (Field("log_stiffness"), Field("coarse_displacement", 3, "b"))
     scalars = ("traction_x", "traction_y", "traction_z", "torsion")
     fields = outputs = (Field("displacement", 3, "b", relative_to="coarse_displacement"),)

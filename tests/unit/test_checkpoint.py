@@ -177,7 +177,7 @@ def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
     assert (card.seconds, card.ranks, card.data) == (0.0, 1, DataInfo(samples=10, seed=4, seconds=0.0))
 
 
-@pytest.mark.parametrize(("folder", "samples"), [("cavity", 9500), ("cavity/high", 3799), ("helmholtz/basis", 1520)])
+@pytest.mark.parametrize(("folder", "samples"), [("cavity", 9500), ("cavity/high", 3799), ("helmholtz/basis", 1520), ("hyperelastic", 1667)])
 def test_the_cards_of_shipped_models_say_what_they_cost(folder, samples):
     shipped = checkpoint.load(ROOT / "cases" / folder)[1]
     assert (shipped.case, shipped.data.samples) == (folder.split("/")[0], samples)
