@@ -42,13 +42,13 @@ class CoarseModel:
         self._origins, self._edges = vertices[:, 0], (vertices[:, [1, 2, 4]] - vertices[:, :1]).transpose(0, 2, 1)
 
     def displacement(self, parameters: object, points: Array) -> Array:
-        """Return the displacement at points ``(N, 3)``; not a number when the coarse model has no solution. Collective: no."""
+        """Return the displacement at points ``(N, 3)``, zeros when the coarse model cannot be solved. Collective: no."""
         problem = self._make_problem(self._mesh, parameters)
         solver = self._make_solver(problem)
         converged = solver.solve().converged
         solver.destroy()
         if not converged:
-            return np.full_like(points, np.nan)
+            return np.zeros_like(points)
         low, high = self._corners[:, 0]
         cells = self._cell_of[np.clip(((points[:, 0] - low) / (high - low) * ELEMENTS).astype(np.int64), 0, ELEMENTS - 1)]
         reference = np.linalg.solve(self._edges[cells], (points - self._origins[cells])[:, :, None])[:, :, 0]

@@ -114,6 +114,10 @@ def _components(source: Input, u: Function) -> int:
 
 
 def _meta(script: Script) -> dict[str, object]:
-    fields = {"inputs": script.inputs, "outputs": script.outputs}
+    fields = {"inputs": script.inputs, "outputs": script.outputs}  # of which none is relative to another, so that data sets made before that was possible go on
     return {"case": script.name, "dim": script.dim, "seed": 0, "resolution": 0, "parameters": {}, "scalars": list(script.scalars),
-            "versions": {}} | {key: [asdict(field) for field in values] for key, values in fields.items()}  # fmt: skip
+            "versions": {}} | {key: [_entry(field) for field in values] for key, values in fields.items()}  # fmt: skip
+
+
+def _entry(field: Field) -> dict[str, object]:
+    return {name: value for name, value in asdict(field).items() if name != "relative_to"}

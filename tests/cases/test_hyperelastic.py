@@ -11,7 +11,8 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.hyperelastic.case import LENGTH, MODES, HyperelasticCase, HyperelasticOptions, HyperelasticParameters, newton, stored_energy
+from cases.hyperelastic.case import CORNERS, LENGTH, MODES, HyperelasticCase, HyperelasticOptions, HyperelasticParameters, newton, stored_energy
+from cases.hyperelastic.coarse import CoarseModel
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx.mesh import create_unit_cube, exterior_facet_indices
@@ -162,6 +163,15 @@ def test_the_coarse_model_is_near_the_solution() -> None:
         assert 1e-3 < np.linalg.norm(coarse - exact) / np.linalg.norm(exact) < 0.05
         clamped = np.isclose(problem.node_space.tabulate_dof_coordinates()[:, 0], 0.0)
         assert np.abs(coarse[clamped]).max() < 1e-12
+
+
+def test_a_coarse_model_that_cannot_be_solved_says_nothing() -> None:
+    parameters, points = sample_parameters(HyperelasticCase(), 0, 0), np.array([[3.0, 0.5, 0.5]])
+    moved = []
+    for limit in (1, 50):
+        model = CoarseModel(CORNERS, HyperelasticCase(HyperelasticOptions(degree=2)).problem, lambda coarse, limit=limit: newton(coarse, 1e-10, max_iterations=limit))
+        moved.append(model.displacement(parameters, points))
+    assert np.all(moved[0] == 0.0) and np.abs(moved[1]).max() > 0.1
 
 
 def test_impossible_options_and_resolutions_are_named() -> None:
