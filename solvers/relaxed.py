@@ -10,7 +10,7 @@ from typing import final
 
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
 
-from solvers.newton import UNDEFINED, NewtonSolver, energy
+from solvers.newton import NEAR, UNDEFINED, NewtonSolver, energy
 
 LONGEST = 4
 """How often the last stage is gone on with at most."""
@@ -35,7 +35,8 @@ class Stage:
 class RelaxedSolver(Solver):
     """Newton's method from the values in the solution, over stages along ``problem.relaxation`` where the start needs it.
 
-    It does where the energy at the start is not that of the problem at the first stage, as it is not defined or in the range that the path changes.
+    It does where the energy at the start is not that of the problem at the first stage, as it is not defined or in the range that the path changes; a
+    start within ``NEAR`` tolerances of the residual norm needs none, though the solution itself may lie in that range.
     The last stage goes on, ``LONGEST`` times at most, while the energy of the problem to solve is not defined. ``iterations`` are those of all
     stages; the last solve alone decides whether the problem is solved.
 
@@ -91,7 +92,8 @@ class RelaxedSolver(Solver):
         self.path.set_value(self.stages[0].value)
         eased = energy(problem)
         self.path.set_value(self.path.target)
-        if energy(problem) != eased:
+        own = energy(problem)
+        if own != eased and (own == UNDEFINED or self.newton.solve_loosely(0.0, 0).residual > NEAR * self.newton.atol):
             yield from self.stages
             for _ in range(LONGEST):
                 if energy(problem) < UNDEFINED:

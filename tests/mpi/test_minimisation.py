@@ -93,6 +93,28 @@ def test_a_start_with_elements_inside_out_is_rescued() -> None:
     assert again.converged and again.iterations == 0 and np.array_equal(problem.solution.x.array, found)
 
 
+def test_a_solution_with_compressed_elements_is_left_where_it_is() -> None:
+    """Its volume ratios are in the range that the relaxation changes."""
+    case = HyperelasticCase()
+    parameters = sample_parameters(case, 3, 7)
+    problem = case.problem(case.mesh(COMM, parameters, 6), parameters)
+    atol = 1e-8 * reference_norm(problem)
+    solver = case.strategies()["load-steps-loose"](problem, atol)
+    assert solver.solve().converged
+    solver.destroy()
+    own = energy(problem)
+    problem.relaxation.set_value(problem.relaxation.start)
+    assert energy(problem) != own
+    problem.relaxation.set_value(problem.relaxation.target)
+    found = problem.solution.x.array.copy()
+    for factor in (1.0, 1e-2):
+        solver = case.solver(problem, factor * atol)
+        result = solver.solve()
+        solver.destroy()
+        assert result.converged and result.iterations <= 2
+        assert np.abs(problem.solution.x.array - found).max() < 1e-4
+
+
 def test_a_watch_ends_the_stages_of_a_relaxed_solve() -> None:
     problem = block(COMM)
     solver = HyperelasticCase().solver(problem, 1e-8 * reference_norm(problem))
