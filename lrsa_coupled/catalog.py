@@ -39,7 +39,9 @@ def case_folder(name_or_path: str) -> Path:
         return path
     if path.is_dir():
         raise ValueError(f"the folder {path} has no case.py")
-    raise ValueError(f"unknown case '{name_or_path}'{nearest(name_or_path, case_names())}; a case of your own is given by the path of its case.py")
+    raise ValueError(
+        f"unknown case '{name_or_path}'{nearest(name_or_path, case_names())}; a case of your own is given by the path of its case.py"
+    )
 
 
 def load_case(name_or_path: str, options: Mapping[str, Any] | None = None) -> Case:
@@ -50,11 +52,17 @@ def load_case(name_or_path: str, options: Mapping[str, Any] | None = None) -> Ca
     """
     folder = case_folder(name_or_path)
     path = Path(name_or_path) if name_or_path.endswith(".py") else folder / "case.py"
-    module = importlib.import_module(f"cases.{name_or_path}.case") if name_or_path in case_names() else _import_file(path)
+    module = (
+        importlib.import_module(f"lrsa_coupled.cases.{name_or_path}.case")
+        if name_or_path in case_names()
+        else _import_file(path)
+    )
     classes = [value for value in vars(module).values() if _is_final_case(value, module)]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
-        raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}")
+        raise ValueError(
+            f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}"
+        )
     return classes[0](update(classes[0].default_options, options or {}, where="options", prefix="options."))
 
 
@@ -84,7 +92,7 @@ def shipped_operators(folder: Path) -> list[Path]:
 
 
 def _roots() -> list[Path]:
-    spec = importlib.util.find_spec("cases")
+    spec = importlib.util.find_spec("lrsa_coupled.cases")
     locations = spec.submodule_search_locations if spec is not None else None
     return [Path(location) for location in locations or ()]
 
@@ -101,4 +109,9 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _is_final_case(value: Any, module: ModuleType) -> bool:
-    return isinstance(value, type) and issubclass(value, Case) and value.__module__ == module.__name__ and not inspect.isabstract(value)
+    return (
+        isinstance(value, type)
+        and issubclass(value, Case)
+        and value.__module__ == module.__name__
+        and not inspect.isabstract(value)
+    )

@@ -163,7 +163,7 @@ class GuessConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """Which start a solve takes, see ``coupling/gate.py``.
+    """Which start a solve takes, see ``guess/gate.py``.
 
     ``budget`` is the share of the classical time that starts gone wrong may cost: of a solve where an iteration is cheaper, else of the run. A start
     is not used when a scalar of the problem, or the root mean square of a nodal input, is further than ``max_distance`` standard deviations from its

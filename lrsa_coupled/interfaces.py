@@ -284,7 +284,9 @@ class Case(Signature):
 
     def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
         """Make the matrix from values at the nodes of a problem to those at the nodes of the same one on a finer mesh, for nested iteration. Collective."""
-        raise ValueError(f"nested iteration needs {type(self).__name__}.node_interpolation, the case has none: leave bench.coarser at 0")
+        raise ValueError(
+            f"nested iteration needs {type(self).__name__}.node_interpolation, the case has none: leave bench.coarser at 0"
+        )
 
 
 class FixedMeshCase(Case):

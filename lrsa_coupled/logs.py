@@ -35,7 +35,13 @@ def setup(verbosity: int = 0) -> None:
 
 
 def progress(
-    iterable: Iterable[Any] | None = None, *, description: str, unit: str = "sample", delay: float = 0.0, total: int | None = None, done: int = 0
+    iterable: Iterable[Any] | None = None,
+    *,
+    description: str,
+    unit: str = "sample",
+    delay: float = 0.0,
+    total: int | None = None,
+    done: int = 0,
 ) -> Any:
     """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information.
 
@@ -55,5 +61,13 @@ def progress(
     # mpirun gives no terminal: every update is then a line of its own in a log file.
     interval = 0.1 if sys.stderr.isatty() else 2.0
     return tqdm(
-        iterable, desc=description, unit=unit, delay=delay, total=total, initial=done, disable=silent, mininterval=interval, file=sys.stderr
+        iterable,
+        desc=description,
+        unit=unit,
+        delay=delay,
+        total=total,
+        initial=done,
+        disable=silent,
+        mininterval=interval,
+        file=sys.stderr,
     )

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
 
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
 
 
 Point = tuple[float, npt.NDArray[np.float64]]

@@ -21,7 +21,7 @@ from lrsa_coupled.spectral import Eigensolver, Modes, Pencil
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
-from solvers.petsc import default_options, reason_name
+from lrsa_coupled.solvers.petsc import default_options, reason_name
 
 KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly", "st_pc_type": "cholesky",
                                    "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
@@ -137,8 +137,14 @@ class ModesSolver(Solver):
         if modes.converged:
             solution.x.array[: modes.vectors.size] = modes.vectors.ravel()
             solution.x.scatter_forward()
-        text = "" if modes.converged else f"only {len(modes.values)} of {count} modes converged: ask for fewer, or refine the mesh"
-        return SolveResult(modes.converged, modes.reason, text, modes.iterations, modes.residual, {"solve": modes.seconds})
+        text = (
+            ""
+            if modes.converged
+            else f"only {len(modes.values)} of {count} modes converged: ask for fewer, or refine the mesh"
+        )
+        return SolveResult(
+            modes.converged, modes.reason, text, modes.iterations, modes.residual, {"solve": modes.seconds}
+        )
 
     def destroy(self) -> None:
         """Do nothing: all is freed at the end of a solve."""
@@ -147,7 +153,9 @@ class ModesSolver(Solver):
 def _restricted(form: Form, free: npt.NDArray[np.bool_]) -> PETSc.Mat:
     whole = assemble_matrix(form)
     whole.assemble()
-    rows = PETSc.IS().createGeneral((np.flatnonzero(free) + whole.getOwnershipRange()[0]).astype(PETSc.IntType), comm=whole.comm)
+    rows = PETSc.IS().createGeneral(
+        (np.flatnonzero(free) + whole.getOwnershipRange()[0]).astype(PETSc.IntType), comm=whole.comm
+    )
     part = whole.createSubMatrix(rows, rows)
     whole.destroy()
     rows.destroy()
@@ -158,13 +166,17 @@ def _check(stiffness: PETSc.Mat, initial: npt.NDArray[np.float64] | None) -> Non
     owned = stiffness.getLocalSize()[0]
     wrong = initial is not None and len(initial) != owned
     if stiffness.comm.tompi4py().allreduce(wrong, op=MPI.LOR):
-        raise ValueError(f"the initial space must have {owned} owned rows, got {None if initial is None else len(initial)}")
+        raise ValueError(
+            f"the initial space must have {owned} owned rows, got {None if initial is None else len(initial)}"
+        )
 
 
 def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.float64], count: int) -> list[PETSc.Vec]:
     """Return the combinations of the columns that have the least Rayleigh quotients, at most ``count``. Collective."""
     comm = stiffness.comm.tompi4py()
-    columns = PETSc.Mat().createDense((stiffness.getSizes()[1], (None, basis.shape[1])), array=np.array(basis, order="F"), comm=stiffness.comm)
+    columns = PETSc.Mat().createDense(
+        (stiffness.getSizes()[1], (None, basis.shape[1])), array=np.array(basis, order="F"), comm=stiffness.comm
+    )
     products = []
     for matrix in (stiffness, mass):
         image = matrix.matMult(columns)
@@ -180,7 +192,9 @@ def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.f
     return vectors
 
 
-def _ritz_weights(stiffness: npt.NDArray[np.float64], mass: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+def _ritz_weights(
+    stiffness: npt.NDArray[np.float64], mass: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.float64]:
     """Solve the projected problem on what is not dependent of the basis."""
     sizes = np.sqrt(np.diag(mass))
     values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))

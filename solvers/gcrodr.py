@@ -1,6 +1,6 @@
 """GCRO-DR as a PETSc KSP: flexible GMRES that keeps a deflation space from one linear system to the next.
 
-Chosen by ``-ksp_type python -ksp_python_type solvers.gcrodr.GCRODR``; its options stand under the prefix of the KSP:
+Chosen by ``-ksp_type python -ksp_python_type lrsa_coupled.solvers.gcrodr.GCRODR``; its options stand under the prefix of the KSP:
 
 * ``-ksp_gcrodr_recycle 20``: dimension k of the recycled space; 0 is restarted FGMRES.
 * ``-ksp_gcrodr_restart 100``: Krylov vectors m of a cycle, more than k.
@@ -46,7 +46,9 @@ class GCRODR:
         self._space = self._images = np.empty((0, 0))  # owned rows of [U Z], [C V]
         self._vecs: list[PETSc.Vec] = []  # the residual, and two that borrow columns
         self._imaged = False  # C is A U already
-        self._weights = self._hessenberg = self._mass = self._shift = np.empty((0, 0))  # W, H, U^T M U, C^T r: C = A U W, A Z = [C V] H
+        self._weights = self._hessenberg = self._mass = self._shift = np.empty(
+            (0, 0)
+        )  # W, H, U^T M U, C^T r: C = A U W, A Z = [C V] H
         self._squares: LeastSquares | None = None  # of the cycle under way
         self._events = {name: PETSc.Log.Event(f"GCRODR{name}") for name in ("Deflate", "Orthog", "Harvest")}
 
@@ -70,11 +72,16 @@ class GCRODR:
 
     def setFromOptions(self, ksp: PETSc.KSP) -> None:
         options = PETSc.Options(ksp.getOptionsPrefix())
-        numbers = {name: options.getInt(f"ksp_gcrodr_{name}", default) for name, default in (("recycle", self.recycle), ("restart", self.restart))}
+        numbers = {
+            name: options.getInt(f"ksp_gcrodr_{name}", default)
+            for name, default in (("recycle", self.recycle), ("restart", self.restart))
+        }
         self.configure(**numbers, ritz=options.getString("ksp_gcrodr_ritz", self.ritz))
 
     def view(self, ksp: PETSc.KSP, viewer: PETSc.Viewer) -> None:
-        viewer.printfASCII(f"  recycled vectors {self.dimension} of {self.recycle} ({self.ritz} Ritz), restart {self.restart}\n")
+        viewer.printfASCII(
+            f"  recycled vectors {self.dimension} of {self.recycle} ({self.ritz} Ritz), restart {self.restart}\n"
+        )
 
     def destroy(self, ksp: PETSc.KSP) -> None:
         for vec in self._vecs:
@@ -115,13 +122,22 @@ class GCRODR:
     def _prepare(self, ksp: PETSc.KSP, b: PETSc.Vec) -> None:
         if ksp.getPCSide() != PETSc.PC.Side.RIGHT or ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
             raise ValueError("GCRODR needs the PC side right and the norm type unpreconditioned")
-        self._comm, self._imaged, self._squares, k, m = ksp.getComm().tompi4py(), False, None, self.recycle, self.restart
+        self._comm, self._imaged, self._squares, k, m = (
+            ksp.getComm().tompi4py(),
+            False,
+            None,
+            self.recycle,
+            self.restart,
+        )
         layout = (*b.getSizes(), k, m, self.ritz)
         if self._comm.allreduce(layout != self._layout, op=MPI.LOR):
             self.destroy(ksp)
             self._layout, self._vecs = layout, [b.duplicate() for _ in range(3)]
             # U ends where Z starts, C where V starts, so that one GEMV serves both; pages are touched when columns are written
-            self._space, self._images = np.empty((b.local_size, k + m), order="F"), np.empty((b.local_size, k + m + 1), order="F")
+            self._space, self._images = (
+                np.empty((b.local_size, k + m), order="F"),
+                np.empty((b.local_size, k + m + 1), order="F"),
+            )
 
     def _residual(self, ksp: PETSc.KSP, b: PETSc.Vec, x: PETSc.Vec) -> float:
         ksp.getOperators()[0].mult(x, self._vecs[0])
@@ -141,10 +157,19 @@ class GCRODR:
         """Minimise the residual over the recycled and up to m Krylov directions; returns the iterations and the reason so far."""
         with self._events["Deflate"]:
             self._deflate(ksp.getOperators()[0])
-        (matrix, _), space, images, k, rank = ksp.getOperators(), self._space, self._images, self.recycle, self._weights.shape[1]
+        (matrix, _), space, images, k, rank = (
+            ksp.getOperators(),
+            self._space,
+            self._images,
+            self.recycle,
+            self._weights.shape[1],
+        )
         images[:, k] = self._vecs[0].array_r
         self._shift, below = orthogonalise(images[:, k - rank : k], images[:, k], self._comm)
-        self._hessenberg, self._squares = np.zeros((rank + self.restart + 1, self.restart)), LeastSquares(self.restart, below)
+        self._hessenberg, self._squares = (
+            np.zeros((rank + self.restart + 1, self.restart)),
+            LeastSquares(self.restart, below),
+        )
         if below <= ROUNDING * norm:
             return its + 1, self._report(ksp, its + 1, below)
         for j in range(min(self.restart, ksp.getTolerances()[3] - its)):
@@ -173,7 +198,9 @@ class GCRODR:
 
     def _multiply(self, matrix: PETSc.Mat, columns: Array, images: Array) -> None:
         if matrix.getType() in ("seqaij", "mpiaij"):
-            dense = PETSc.Mat().createDense((matrix.getSizes()[1], (None, columns.shape[1])), array=columns, comm=matrix.comm)
+            dense = PETSc.Mat().createDense(
+                (matrix.getSizes()[1], (None, columns.shape[1])), array=columns, comm=matrix.comm
+            )
             product = matrix.matMult(dense)
             images[:] = product.getDenseArray(readonly=True)
             product.destroy()
@@ -217,7 +244,9 @@ class GCRODR:
             basis, stiff = whitening(whole.T @ (mass + mass.T) @ whole), whole.T @ cross @ g
             ritz = basis @ eigh(basis.T @ (stiff + stiff.T) @ basis)[1]
         sizes = np.linalg.norm(g @ ritz, axis=0)
-        seen = np.flatnonzero(sizes > ROUNDING * np.linalg.norm(g) * np.linalg.norm(ritz, axis=0))[:k]  # not the null space of A
+        seen = np.flatnonzero(sizes > ROUNDING * np.linalg.norm(g) * np.linalg.norm(ritz, axis=0))[
+            :k
+        ]  # not the null space of A
         ritz = self._comm.bcast(ritz[:, seen] / sizes[seen])  # the same bits on all ranks
         weights, self.dimension, self._imaged = whole @ ritz, ritz.shape[1], image
         self._space[:, k - self.dimension : k] = space @ weights

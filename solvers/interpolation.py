@@ -14,7 +14,7 @@ from dolfinx.geometry import PointOwnershipData, bb_tree, compute_collisions_poi
 from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
-from solvers.petsc import default_options
+from lrsa_coupled.solvers.petsc import default_options
 
 SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
 OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; also the padding of the search, relative
@@ -45,7 +45,9 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
     rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
     points = target.tabulate_dof_coordinates()[: rows_map.size_local]
     padding = OUTSIDE * float(np.abs(source.mesh.geometry.x).max(initial=0.0))
-    rows_n, cells_n, reference_nd = _located(source.mesh, points, first=rows_map.local_range[0], padding=padding, reach=reach)
+    rows_n, cells_n, reference_nd = _located(
+        source.mesh, points, first=rows_map.local_range[0], padding=padding, reach=reach
+    )
     values_ne = source.element.basix_element.tabulate(0, reference_nd)[0, :, :, 0]
     values_ne[np.abs(values_ne - 1.0) < SNAP] = 1.0
     columns_ne = columns_map.local_to_global(source.dofmap.list[cells_n].ravel()).reshape(values_ne.shape)
@@ -65,7 +67,9 @@ def boundary_dofs(space: FunctionSpace) -> npt.NDArray[np.int32]:
     return locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
 
 
-def constrain(prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_dofs: npt.NDArray[np.int32]) -> PETSc.Mat:
+def constrain(
+    prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_dofs: npt.NDArray[np.int32]
+) -> PETSc.Mat:
     """Restrict a prolongation to corrections that vanish at Dirichlet degrees of freedom.
 
     The coarse space loses its constrained degrees of freedom, so that its Galerkin operator has no empty row on their account.
@@ -79,11 +83,16 @@ def constrain(prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_
     Returns:
         Matrix ``(fine dofs, free coarse dofs)``; the free dofs are numbered in the order they had.
     """
-    (first_row, end_row), (first_column, end_column) = prolongation.getOwnershipRange(), prolongation.getOwnershipRangeColumn()
+    (first_row, end_row), (first_column, end_column) = (
+        prolongation.getOwnershipRange(),
+        prolongation.getOwnershipRangeColumn(),
+    )
     free = np.ones(end_column - first_column, dtype=np.bool_)
     free[coarse_dofs[coarse_dofs < free.size]] = False
     rows = PETSc.IS().createStride(end_row - first_row, first=first_row, step=1, comm=prolongation.comm)
-    columns = PETSc.IS().createGeneral((np.flatnonzero(free) + first_column).astype(PETSc.IntType), comm=prolongation.comm)
+    columns = PETSc.IS().createGeneral(
+        (np.flatnonzero(free) + first_column).astype(PETSc.IntType), comm=prolongation.comm
+    )
     constrained = prolongation.createSubMatrix(rows, columns)
     constrained.zeroRows((fine_dofs[fine_dofs < end_row - first_row] + first_row).astype(PETSc.IntType), diag=0.0)
     rows.destroy()
@@ -135,7 +144,9 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
         raise ValueError(f"the source mesh must be of affine simplices that fill its space, got {cell.name} cells of degree {degree} "
                          f"in dimension {mesh.geometry.dim}")  # fmt: skip
     if MPI.Comm.Compare(mesh.comm, target.mesh.comm) not in (MPI.IDENT, MPI.CONGRUENT):
-        raise ValueError(f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}")
+        raise ValueError(
+            f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}"
+        )
 
 
 def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
@@ -151,14 +162,20 @@ def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding
     return rows, np.concatenate([cells[here], found.dest_cells]), np.concatenate([reference_nd[here], others_nd])
 
 
-def _search_here(mesh: Mesh, points: npt.NDArray[np.float64], padding: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _search_here(
+    mesh: Mesh, points: npt.NDArray[np.float64], padding: float
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Find the cells of this rank that hold points, by their boxes and barycentric coordinates; sooner than by distances, point by point. Collective: no.
 
     Returns:
         Cell and reference coordinates of each point, of meaning where the third array says that the cell holds it.
     """
     dim, count = mesh.topology.dim, len(points)
-    cells, reference_nd, inside = np.zeros(count, dtype=np.int32), np.zeros((count, dim)), np.zeros(count, dtype=np.bool_)
+    cells, reference_nd, inside = (
+        np.zeros(count, dtype=np.int32),
+        np.zeros((count, dim)),
+        np.zeros(count, dtype=np.bool_),
+    )
     found = compute_collisions_points(bb_tree(mesh, dim, padding=padding), points)
     turn, end = found.offsets[:-1].copy(), found.offsets[1:]
     searching = np.flatnonzero(turn < end)
@@ -191,7 +208,9 @@ def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.
     return np.einsum("knd,nd->nk", normals, points[:, :dim] - vertices[:, 0]) / volumes[:, None]
 
 
-def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64], *, continued: bool) -> None:
+def _require_inside(
+    comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64], *, continued: bool
+) -> None:
     """Raise ValueError on all ranks if some points are in no cell: DOLFINx gives a point near the mesh its nearest cell, which will do if ``continued``.
 
     Collective.
@@ -211,5 +230,7 @@ def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, rows: npt.NDArray[
     owners = found.src_owner
     sent = rows[np.argsort(owners, kind="stable")].astype(np.int64)
     received = np.empty(len(found.dest_owner), dtype=np.int64)
-    comm.Alltoallv([sent, np.bincount(owners, minlength=comm.size)], [received, np.bincount(found.dest_owner, minlength=comm.size)])
+    comm.Alltoallv(
+        [sent, np.bincount(owners, minlength=comm.size)], [received, np.bincount(found.dest_owner, minlength=comm.size)]
+    )
     return received

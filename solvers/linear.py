@@ -10,7 +10,7 @@ from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
-from solvers.petsc import MUMPS, advice, default_options, reason_name
+from lrsa_coupled.solvers.petsc import MUMPS, advice, default_options, reason_name
 
 
 class LinearSolver(SequenceSolver):
@@ -44,7 +44,9 @@ class LinearSolver(SequenceSolver):
         self.start = self.residual.duplicate()
         self.ksp = PETSc.KSP().create(problem.mesh.comm)
         self.ksp.setOptionsPrefix(prefix)
-        self._preconditioned = None if self._keeping is None else self.matrix.copy()  # a kept one is of a matrix that no longer changes
+        self._preconditioned = (
+            None if self._keeping is None else self.matrix.copy()
+        )  # a kept one is of a matrix that no longer changes
         self.ksp.setOperators(self.matrix, self._preconditioned)
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=max_iterations)
         self._prefix, self._defaults = prefix, options or MUMPS
@@ -52,7 +54,9 @@ class LinearSolver(SequenceSolver):
             self.ksp.setFromOptions()
         self._max_iterations = self.ksp.max_it
         if self._preconditioned is not None:
-            self.ksp.getPC().setUseAmat(False)  # GAMG computes residuals with the system's matrix otherwise: indefinite when that has changed
+            self.ksp.getPC().setUseAmat(
+                False
+            )  # GAMG computes residuals with the system's matrix otherwise: indefinite when that has changed
 
     def renew(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence. Collective.

@@ -16,7 +16,7 @@ from dolfinx.fem.petsc import NonlinearProblem
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
-from solvers.petsc import MUMPS, advice, default_options, reason_name
+from lrsa_coupled.solvers.petsc import MUMPS, advice, default_options, reason_name
 
 UNDEFINED = 1e100
 """Energy where it is not defined; the cubic line search shortens its step after a finite number, and gives up after an infinite one."""
@@ -77,7 +77,9 @@ class NewtonSolver(SequenceSolver):
             ValueError: If the forms are others than before or ``atol`` is not positive.
         """
         if problem.residual is not self.problem.residual or problem.solution is not self.problem.solution:
-            raise ValueError("a sequence of nonlinear problems needs the same forms and the same solution, got others than before")
+            raise ValueError(
+                "a sequence of nonlinear problems needs the same forms and the same solution, got others than before"
+            )
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
         self.problem, self.atol = problem, atol
@@ -136,12 +138,16 @@ class NewtonSolver(SequenceSolver):
 
     def _jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, matrix: PETSc.Mat, preconditioner: PETSc.Mat) -> None:
         before, now = self._norms
-        if now > self._keep_below * before:  # also in the first iteration; PETSc keeps the factorisation of a matrix left as it is
+        if (
+            now > self._keep_below * before
+        ):  # also in the first iteration; PETSc keeps the factorisation of a matrix left as it is
             function, args, context = self._assemble
             function(snes, x, matrix, preconditioner, *args, **context)
 
     def _keep_preconditioner(self, ksp: PETSc.KSP, rhs: PETSc.Vec, x: PETSc.Vec) -> None:
-        ksp.getPC().setReusePreconditioner(ksp.getConvergedReason() > 0 and ksp.getIterationNumber() <= self._quick)  # those of the last solve
+        ksp.getPC().setReusePreconditioner(
+            ksp.getConvergedReason() > 0 and ksp.getIterationNumber() <= self._quick
+        )  # those of the last solve
 
     def _energy(self, snes: PETSc.SNES, x: PETSc.Vec) -> float:
         u = self.problem.solution.x
@@ -149,7 +155,9 @@ class NewtonSolver(SequenceSolver):
         u.scatter_forward()
         value = energy(self.problem)
         if value < UNDEFINED and snes.getFunctionNorm() < NEAR * self.atol:
-            self._allowance += ROUNDING * abs(value)  # PETSc has no slack of its own: what is evaluated later comes out that much lower
+            self._allowance += ROUNDING * abs(
+                value
+            )  # PETSc has no slack of its own: what is evaluated later comes out that much lower
         return value - self._allowance
 
     def destroy(self) -> None:

@@ -36,7 +36,7 @@ def reason_name(reasons: type, number: int) -> str:
 
 def recycling(dimension: int) -> dict[str, str]:
     """Return the options of a KSP that recycles a Krylov subspace of this dimension, see ``solvers/gcrodr.py``."""
-    return {"ksp_type": "python", "ksp_python_type": "solvers.gcrodr.GCRODR", "ksp_gcrodr_recycle": str(dimension),
+    return {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR", "ksp_gcrodr_recycle": str(dimension),
             "ksp_gcrodr_restart": str(max(300, 2 * dimension))}  # fmt: skip
 
 
@@ -53,7 +53,9 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
     space = displacement.function_space
     dim = space.mesh.geometry.dim
     if dim not in (2, 3) or space.dofmap.bs != dim:
-        raise ValueError(f"rigid body modes need a displacement of a blocked space in 2-D or 3-D, got {space.ufl_element()} in {dim}-D")
+        raise ValueError(
+            f"rigid body modes need a displacement of a blocked space in 2-D or 3-D, got {space.ufl_element()} in {dim}-D"
+        )
     owned = space.dofmap.index_map.size_local
     placed = space.tabulate_dof_coordinates()[:owned, :dim] + displacement.x.array.reshape(-1, dim)[:owned]
     points = PETSc.Vec().createMPI((placed.size, PETSc.DETERMINE), bsize=dim, comm=space.mesh.comm)

@@ -10,7 +10,7 @@ from typing import final
 
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
 
-from solvers.newton import NEAR, UNDEFINED, NewtonSolver, energy
+from lrsa_coupled.solvers.newton import NEAR, UNDEFINED, NewtonSolver, energy
 
 LONGEST = 4
 """How often the last stage is gone on with at most."""

@@ -22,7 +22,7 @@ from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx import fem
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
 
 Array = npt.NDArray[np.float64]
 Rate = Callable[[ufl.core.expr.Expr, ufl.core.expr.Expr, fem.Constant], ufl.Form]
@@ -102,7 +102,9 @@ class TimeStepper:
         weights: Coefficients d_j / dt, for forms of the case's own.
     """
 
-    def __init__(self, evolution: Evolution, scheme: Scheme, *, corrections: bool = False, is_linear: bool = False) -> None:
+    def __init__(
+        self, evolution: Evolution, scheme: Scheme, *, corrections: bool = False, is_linear: bool = False
+    ) -> None:
         self.evolution, self.scheme, self.corrections = evolution, scheme, corrections
         space = evolution.space
         mesh = space.mesh
@@ -113,13 +115,19 @@ class TimeStepper:
         self.known, self.number, self._begun, self._step = 0, 0, 0.0, 0.0
         solution, test = fem.Function(space, name="solution"), ufl.TestFunction(space)
         state = self.base + self.scale * solution
-        derivative = sum((w * u for w, u in zip(self.weights[1:], self.history, strict=False)), start=self.weights[0] * state)
+        derivative = sum(
+            (w * u for w, u in zip(self.weights[1:], self.history, strict=False)), start=self.weights[0] * state
+        )
         form = evolution.mass(derivative, test) + scheme.theta * evolution.rate(state, test, self._times[0])
         if scheme.theta < 1.0:
             form += (1.0 - scheme.theta) * evolution.rate(self.history[0], test, self._times[1])
         self._values = [fem.Function(space) for _ in evolution.bcs]  # of the conditions on x
         dofs = [_dofs(bc) for bc in evolution.bcs]
-        bcs = [fem.dirichletbc(value, d) for value, d in zip(self._values, dofs, strict=True)] if corrections else list(evolution.bcs)
+        bcs = (
+            [fem.dirichletbc(value, d) for value, d in zip(self._values, dofs, strict=True)]
+            if corrections
+            else list(evolution.bcs)
+        )
         self.problem = Problem(mesh=mesh, parameters=None, solution=solution, residual=fem.form(form),
                                jacobian=fem.form(ufl.derivative(form, solution)), bcs=bcs, node_space=space, is_linear=is_linear)  # fmt: skip
 
@@ -174,7 +182,9 @@ class TimeStepper:
     def extrapolated(self, name: str) -> Array:
         """Return one of ``STARTS``, of lower order while there are too few states; owned and ghost values. Collective: no."""
         weights = STARTS[name][min(self.known, len(STARTS[name])) - 1]
-        return sum((w * u.x.array for w, u in zip(weights, self.history, strict=False)), start=np.zeros_like(self.base.x.array))
+        return sum(
+            (w * u.x.array for w, u in zip(weights, self.history, strict=False)), start=np.zeros_like(self.base.x.array)
+        )
 
     def put(self, name: str) -> None:
         """Put one of ``STARTS``, with the Dirichlet values, into the solution. Collective: no."""

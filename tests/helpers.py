@@ -12,7 +12,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 needs_dolfinx = pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("dolfinx", "mpi4py")), reason="DOLFINx is not installed (extra 'fem')"
+    any(importlib.util.find_spec(name) is None for name in ("dolfinx", "mpi4py")),
+    reason="DOLFINx is not installed (extra 'fem')",
 )
 
 

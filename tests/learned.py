@@ -16,7 +16,7 @@ from lrsa_coupled.interfaces import Field
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
-from solvers.interpolation import boundary_dofs
+from lrsa_coupled.solvers.interpolation import boundary_dofs
 
 COMM = MPI.COMM_WORLD
 SHIFT = 130.0
@@ -35,7 +35,9 @@ class Waves:
         trial, test = ufl.TrialFunction(self.space), ufl.TestFunction(self.space)
         stiffness = ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx
         self.mass_form = self.medium * trial * test * ufl.dx
-        self.matrix, self.stiffness = (self._assembled(form) for form in (stiffness - SHIFT * self.mass_form, stiffness))
+        self.matrix, self.stiffness = (
+            self._assembled(form) for form in (stiffness - SHIFT * self.mass_form, stiffness)
+        )
         self.inputs = {"medium": self.medium}
         self.right = self.matrix.createVecLeft()
         points = self.space.tabulate_dof_coordinates()[: self.right.getLocalSize()]
@@ -55,19 +57,34 @@ class Waves:
         return matrix
 
 
-def operator(folder: Path, outputs: Field, *, inputs: tuple[str, ...] = ("medium",), scale: float = 1.0, case: str = "waves", dim: int = 2) -> Path:
+def operator(
+    folder: Path,
+    outputs: Field,
+    *,
+    inputs: tuple[str, ...] = ("medium",),
+    scale: float = 1.0,
+    case: str = "waves",
+    dim: int = 2,
+) -> Path:
     """Save an operator with random weights, the same on all ranks, for ``Waves`` or a case; its outputs are of the size ``scale``."""
+
     def save() -> None:
         torch.manual_seed(0)
-        config = OperatorConfig(width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True)
+        config = OperatorConfig(
+            width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True
+        )
         fields = tuple(Field(name) for name in inputs)
-        card = checkpoint.ModelCard(case, dim, fields, (), (outputs,), 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
+        card = checkpoint.ModelCard(
+            case, dim, fields, (), (outputs,), 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {}
+        )
         model = checkpoint.make_model(config, card)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.2 * torch.randn_like(weight))
         points, columns = torch.rand(200, dim), torch.randn(200, len(inputs))
-        model.normaliser.fit(points, columns, scalars_SG=torch.zeros(200, 0), outputs_TK=scale * torch.randn(200, outputs.components))
+        model.normaliser.fit(
+            points, columns, scalars_SG=torch.zeros(200, 0), outputs_TK=scale * torch.randn(200, outputs.components)
+        )
         checkpoint.save(folder, model, card)
 
     share(COMM, save)

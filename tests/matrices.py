@@ -19,7 +19,12 @@ def grid_matrix(points: int = N, *, shift: float = 0.0, wind: float = 0.0, noise
         i, j = divmod(row, points)
         local = 1 + noise * np.sin(9 * h * (i + 1)) * np.cos(7 * h * (j + 1) + 40 * noise)
         matrix[row, row] = 4.6 - shift * h * h * local
-        for p, q, value in ((i - 1, j, -1.3), (i + 1, j, -1.3), (i, j - 1, -1 - wind * h / 2), (i, j + 1, -1 + wind * h / 2)):
+        for p, q, value in (
+            (i - 1, j, -1.3),
+            (i + 1, j, -1.3),
+            (i, j - 1, -1 - wind * h / 2),
+            (i, j + 1, -1 + wind * h / 2),
+        ):
             if 0 <= p < points and 0 <= q < points:
                 matrix[row, p * points + q] = value
     matrix.assemble()

@@ -10,9 +10,13 @@ from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.reducer import Reducer
 from lrsa_coupled.training.losses import field_columns, relative_l2, weighted_mean
 
-CONFIG = OperatorConfig(width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True)
+CONFIG = OperatorConfig(
+    width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True
+)
 SIZES = {"num_inputs": 3, "num_scalars": 2, "num_outputs": 4}
-REDUCED = OperatorConfig(width=24, num_blocks=1, num_heads=3, num_latents=6, tied=True, latent_attention=False, qk_norm=False)
+REDUCED = OperatorConfig(
+    width=24, num_blocks=1, num_heads=3, num_latents=6, tied=True, latent_attention=False, qk_norm=False
+)
 VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5), REDUCED]
 FIELDS = field_columns((Field("u", 3, loss_weight=2.0), Field("p")), [1.0, 1.0, 1.0, 1.0])
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -28,10 +32,14 @@ def make_operator(config: OperatorConfig = CONFIG, dim: int = 2, dtype: torch.dt
     return model.to(dtype)
 
 
-def arguments(batch: int = 2, points: int = 50, dim: int = 2, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+def arguments(
+    batch: int = 2, points: int = 50, dim: int = 2, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, ...]:
     """Return points, nodal inputs, scalars and masses."""
     generator = torch.Generator().manual_seed(1)
-    draw = [torch.randn(*shape, generator=generator) for shape in ((batch, points, dim), (batch, points, 3), (batch, 2))]
+    draw = [
+        torch.randn(*shape, generator=generator) for shape in ((batch, points, dim), (batch, points, 3), (batch, 2))
+    ]
     mass = 0.1 + torch.rand(batch, points, generator=generator)
     return tuple(tensor.to(dtype) for tensor in (*draw, mass))
 

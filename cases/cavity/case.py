@@ -16,11 +16,11 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
 from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
 from petsc4py import PETSc
-from solvers.continuation import ContinuationSolver, StepControl
-from solvers.interpolation import interpolation_matrix
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
+from lrsa_coupled.solvers.interpolation import interpolation_matrix
+from lrsa_coupled.solvers.newton import NewtonSolver
 
-from cases.cavity.mesh import cavity_mesh
+from lrsa_coupled.cases.cavity.mesh import cavity_mesh
 
 
 Coordinates = npt.NDArray[np.float64]
@@ -75,9 +75,21 @@ class CavityCase(Case):
     dim = 2
     resolution = 32
     inputs = (Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4))
-    scalars = ("log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin", "lid_1", "lid_2", "lid_3")
+    scalars = (
+        "log_reynolds",
+        "centre_x",
+        "centre_y",
+        "area_axis",
+        "anisotropy_cos",
+        "anisotropy_sin",
+        "lid_1",
+        "lid_2",
+        "lid_3",
+    )
     fields = (Field("velocity", 2, "U", subspace=(0,)), Field("pressure", 1, "rho U^2", subspace=(1,)))
-    outputs = fields[:1]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
+    outputs = fields[
+        :1
+    ]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
     rtol = 1e-8
     default_options = CavityOptions()
 
@@ -89,7 +101,9 @@ class CavityCase(Case):
     def sample(self, rng: np.random.Generator) -> CavityParameters:
         """Draw an obstacle of semi-axes 0.05 to 0.15 inside the middle of the cavity, a lid profile, and the Reynolds number."""
         return CavityParameters(
-            reynolds=float(np.exp(rng.uniform(np.log(self.options.least_reynolds), np.log(self.options.largest_reynolds)))),
+            reynolds=float(
+                np.exp(rng.uniform(np.log(self.options.least_reynolds), np.log(self.options.largest_reynolds)))
+            ),
             centre=tuple(rng.uniform(0.3, 0.7, 2).tolist()),
             semi_axes=tuple(rng.uniform(0.05, 0.15, 2).tolist()),
             angle=float(rng.uniform(0.0, np.pi)),
@@ -103,7 +117,9 @@ class CavityCase(Case):
     def problem(self, mesh: Mesh, parameters: CavityParameters) -> Problem:
         """Set up the mixed problem; the pressure is fixed to zero at the corner (0, 0). Collective."""
         cell = mesh.basix_cell()
-        element = basix.ufl.mixed_element([basix.ufl.element("P", cell, 2, shape=(2,)), basix.ufl.element("P", cell, 1)])
+        element = basix.ufl.mixed_element(
+            [basix.ufl.element("P", cell, 2, shape=(2,)), basix.ufl.element("P", cell, 1)]
+        )
         space = fem.functionspace(mesh, element)
         solution = fem.Function(space, name="solution")
         viscosity = fem.Constant(mesh, 1.0 / parameters.reynolds)
@@ -138,8 +154,17 @@ class CavityCase(Case):
         corners = [value for along in (x, 1.0 - x) for value in _corner_features(along, 1.0 - y, p.corner_gap)]
         layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
         shape = (a - b) / (a + b + 1e-12)
-        scalars = [np.log(p.reynolds), *p.centre, np.sqrt(a * b), shape * np.cos(2 * p.angle), shape * np.sin(2 * p.angle), *p.lid]
-        return Features(np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners]), np.array(scalars))
+        scalars = [
+            np.log(p.reynolds),
+            *p.centre,
+            np.sqrt(a * b),
+            shape * np.cos(2 * p.angle),
+            shape * np.sin(2 * p.angle),
+            *p.lid,
+        ]
+        return Features(
+            np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners]), np.array(scalars)
+        )
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
@@ -191,7 +216,9 @@ def dirichlet_conditions(space: fem.FunctionSpace, parameters: CavityParameters)
     moving.interpolate(lambda x: np.stack([lid_speed(parameters, x[0]), np.zeros_like(x[0])]))
     wall_dofs = fem.locate_dofs_topological((space.sub(0), velocity_space), 1, walls)
     lid_dofs = fem.locate_dofs_topological((space.sub(0), velocity_space), 1, at_lid)
-    corner = fem.locate_dofs_geometrical((space.sub(1), pressure_space), lambda x: np.isclose(x[0], 0.0) & np.isclose(x[1], 0.0))
+    corner = fem.locate_dofs_geometrical(
+        (space.sub(1), pressure_space), lambda x: np.isclose(x[0], 0.0) & np.isclose(x[1], 0.0)
+    )
     return [
         fem.dirichletbc(resting, wall_dofs, space.sub(0)),
         fem.dirichletbc(moving, lid_dofs, space.sub(0)),

@@ -16,7 +16,9 @@ GROWTH = 6.0
 """Growth of the cell size with the distance, in units of 1 / resolution a unit of length."""
 
 
-def cavity_mesh(comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[float, float], *, angle: float, resolution: int) -> Mesh:
+def cavity_mesh(
+    comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[float, float], *, angle: float, resolution: int
+) -> Mesh:
     """Mesh the unit square less an ellipse; no ellipse when the semi-axes are zero.
 
     Collective: rank 0 meshes, the cells are then distributed.
@@ -27,10 +29,15 @@ def cavity_mesh(comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[fl
     """
     if resolution < 4:
         raise ValueError(f"the cavity needs a resolution of at least 4 cells a side, got {resolution}")
-    along, across = np.multiply(semi_axes, (np.cos(angle), np.sin(angle))), np.multiply(semi_axes, (np.sin(angle), np.cos(angle)))
+    along, across = (
+        np.multiply(semi_axes, (np.cos(angle), np.sin(angle))),
+        np.multiply(semi_axes, (np.sin(angle), np.cos(angle))),
+    )
     reach = np.array([np.hypot(*along), np.hypot(*across)])
     if np.any(np.asarray(centre) - reach <= 0.0) or np.any(np.asarray(centre) + reach >= 1.0):
-        raise ValueError(f"the obstacle must lie inside the unit square, got centre {centre}, semi-axes {semi_axes}, angle {angle}")
+        raise ValueError(
+            f"the obstacle must lie inside the unit square, got centre {centre}, semi-axes {semi_axes}, angle {angle}"
+        )
 
     def draw(gmsh: ModuleType) -> None:
         _geometry(gmsh, centre, semi_axes, angle)
@@ -61,7 +68,13 @@ def _size_field(gmsh: ModuleType, resolution: int) -> None:
         field.setNumbers(distance, entities, tags)
         field.setNumber(distance, "Sampling", 200)
         reach = (INSIDE - smallest) / GROWTH
-        sizes = {"InField": distance, "SizeMin": smallest / resolution, "SizeMax": INSIDE / resolution, "DistMin": 0.0, "DistMax": reach}
+        sizes = {
+            "InField": distance,
+            "SizeMin": smallest / resolution,
+            "SizeMax": INSIDE / resolution,
+            "DistMin": 0.0,
+            "DistMax": reach,
+        }
         for key, value in sizes.items():
             field.setNumber(threshold, key, value)
         thresholds.append(threshold)

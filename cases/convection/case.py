@@ -16,12 +16,12 @@ from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, SolverFactory, Symmetry
 from lrsa_coupled.transient import TransientCase
-from solvers.interpolation import boundary_dofs
-from solvers.newton import NewtonSolver
-from solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
+from lrsa_coupled.solvers.interpolation import boundary_dofs
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
 
-from cases.convection.features import Defect, Flow, Nodes
-from cases.convection.stirring import ConvectionParameters, draw_trajectory
+from lrsa_coupled.cases.convection.features import Defect, Flow, Nodes
+from lrsa_coupled.cases.convection.stirring import ConvectionParameters, draw_trajectory
 
 DIFFUSIVITY, GROWTH = 0.01, 1.0
 """Thermal diffusivity at zero temperature [L U], and how it grows: by the factor 1 + GROWTH (u / T)^2."""
@@ -80,7 +80,9 @@ class ConvectionCase(TransientCase):
         super().__init__(options)
         o = self.options
         if o.steps < 1 or o.model_cells < 2 or o.time_step < 0.0 or not 0.0 <= o.slowest <= o.fastest:
-            raise ValueError(f"convection needs at least one step, two model_cells, time_step >= 0 and 0 <= slowest <= fastest, got {o}")
+            raise ValueError(
+                f"convection needs at least one step, two model_cells, time_step >= 0 and 0 <= slowest <= fastest, got {o}"
+            )
         self.num_steps = o.steps
 
     def sample(self, rng: np.random.Generator) -> ConvectionParameters:
@@ -103,7 +105,9 @@ class ConvectionCase(TransientCase):
         stepper, flow = make_stepper(mesh)
         cells, step = self.options.model_cells, stepper.problem
         coarser = mesh.topology.index_map(2).size_global > 2 * cells**2
-        nodes = Nodes(stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow)))
+        nodes = Nodes(
+            stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow))
+        )
         problem = ConvectionProblem(
             mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian, bcs=step.bcs,
             node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes,
@@ -142,7 +146,9 @@ class ConvectionCase(TransientCase):
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:
         """Newton with GMRES and incomplete factors, which are kept near the solution."""
-        return NewtonSolver(problem, atol, prefix="convection_", max_iterations=max_iterations or 30, options=KRYLOV, keep_below=KEEP)
+        return NewtonSolver(
+            problem, atol, prefix="convection_", max_iterations=max_iterations or 30, options=KRYLOV, keep_below=KEEP
+        )
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Extrapolations, and the first of them with PETSc's guesses for the linear systems."""
@@ -155,7 +161,9 @@ class ConvectionCase(TransientCase):
     def _started(self, name: str, problem: Problem, atol: float) -> StartedSolver:
         if name in self.extrapolations:
             return StartedSolver(partial(_put, name), self.solver(problem, atol))
-        newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options={**KRYLOV, **KSP_GUESSES[name]}, keep_below=KEEP)
+        newton = NewtonSolver(
+            problem, atol, prefix=f"convection_{name}_", options={**KRYLOV, **KSP_GUESSES[name]}, keep_below=KEEP
+        )
         return StartedSolver(partial(_put, self.extrapolations[0]), newton)
 
     def _settled(self, problem: Problem) -> bool:
@@ -192,7 +200,13 @@ def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
     """Return the stepper on a mesh and the flow behind its forms. Collective."""
     space = fem.functionspace(mesh, ("P", 2))
     flow = Flow(space)
-    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), [fem.dirichletbc(0.0, boundary_dofs(space), space)], flow.set_time)
+    evolution = Evolution(
+        space,
+        mass,
+        partial(transport, flow.velocity, flow.source),
+        [fem.dirichletbc(0.0, boundary_dofs(space), space)],
+        flow.set_time,
+    )
     return TimeStepper(evolution, BDF2, corrections=True), flow
 
 
@@ -201,10 +215,18 @@ def mass(w: ufl.core.expr.Expr, v: ufl.core.expr.Expr) -> ufl.Form:
     return w * v * ufl.dx
 
 
-def transport(velocity: ufl.core.expr.Expr, source: ufl.core.expr.Expr, u: ufl.core.expr.Expr, v: ufl.core.expr.Expr, time: fem.Constant) -> ufl.Form:
+def transport(
+    velocity: ufl.core.expr.Expr,
+    source: ufl.core.expr.Expr,
+    u: ufl.core.expr.Expr,
+    v: ufl.core.expr.Expr,
+    time: fem.Constant,
+) -> ufl.Form:
     """Return convection and diffusion less the source."""
     conductivity = DIFFUSIVITY * (1.0 + GROWTH * u**2)
-    return (ufl.inner(velocity, ufl.grad(u)) * v + conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v) * ufl.dx
+    return (
+        ufl.inner(velocity, ufl.grad(u)) * v + conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v
+    ) * ufl.dx
 
 
 def _put(name: str, problem: ConvectionProblem) -> None:

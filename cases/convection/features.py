@@ -9,11 +9,11 @@ from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
 from petsc4py import PETSc
-from solvers.interpolation import interpolation_matrix
-from solvers.petsc import MUMPS, default_options
-from solvers.transient import TimeStepper
+from lrsa_coupled.solvers.interpolation import interpolation_matrix
+from lrsa_coupled.solvers.petsc import MUMPS, default_options
+from lrsa_coupled.solvers.transient import TimeStepper
 
-from cases.convection.stirring import ConvectionParameters, Stirring, heating
+from lrsa_coupled.cases.convection.stirring import ConvectionParameters, Stirring, heating
 
 MEAN_DIFFUSIVITY = 0.02
 """Diffusivity of the constant operator that smooths the defect [L U]."""
@@ -48,7 +48,10 @@ class Nodes:
         self.space, space = stepper.evolution.space, fine.evolution.space
         self.to_nodes, self.from_nodes = None, None
         if stepper is not fine:
-            self.to_nodes, self.from_nodes = interpolation_matrix(space, self.space), interpolation_matrix(self.space, space)
+            self.to_nodes, self.from_nodes = (
+                interpolation_matrix(space, self.space),
+                interpolation_matrix(self.space, space),
+            )
             self._fine, self._coarse = self.to_nodes.createVecs()
 
     def follow(self, parameters: ConvectionParameters) -> None:
@@ -71,7 +74,9 @@ class Defect:
         problem, space = stepper.problem, stepper.evolution.space
         self._z, self._found = fem.Function(space), False
         u, v = ufl.TrialFunction(space), ufl.TestFunction(space)
-        self._form = fem.form((stepper.weights[0] * u * v + MEAN_DIFFUSIVITY * ufl.inner(ufl.grad(u), ufl.grad(v))) * ufl.dx)
+        self._form = fem.form(
+            (stepper.weights[0] * u * v + MEAN_DIFFUSIVITY * ufl.inner(ufl.grad(u), ufl.grad(v))) * ufl.dx
+        )
         self._matrix = assemble_matrix(self._form, bcs=list(problem.bcs))
         self._matrix.assemble()
         self._weight = 0.0

@@ -36,7 +36,9 @@ class ConvectionParameters:
     step: int = field(default=0, metadata={"unit": "1"})
 
 
-def draw_trajectory(rng: np.random.Generator, time_step: float, frequencies: tuple[float, float]) -> ConvectionParameters:
+def draw_trajectory(
+    rng: np.random.Generator, time_step: float, frequencies: tuple[float, float]
+) -> ConvectionParameters:
     """Draw a trajectory of a given time step [L / U]; the flow's frequencies are uniform in a range [rad U / L]."""
     j = np.arange(1, MODES + 1)
     amplitudes = rng.standard_normal((MODES, MODES)) / (np.pi * (j[:, None] ** 2 + j**2))
@@ -65,7 +67,9 @@ class Stirring:
     def velocity(self, parameters: ConvectionParameters, time: float) -> Array:
         """Return the velocity ``(num_points, 2)`` [U]: divergence-free, no flow through the walls."""
         p = parameters
-        return (self._modes @ (np.array(p.amplitudes) * np.cos(np.array(p.frequencies) * time + np.array(p.phases)))).reshape(-1, 2)
+        return (
+            self._modes @ (np.array(p.amplitudes) * np.cos(np.array(p.frequencies) * time + np.array(p.phases)))
+        ).reshape(-1, 2)
 
 
 def heating(parameters: ConvectionParameters, time: float, points: Array) -> Array:

@@ -14,13 +14,23 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
-from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Symmetry, Unknown
+from lrsa_coupled.interfaces import (
+    Features,
+    Field,
+    Problem,
+    Reuse,
+    SequenceSolver,
+    Solver,
+    SolverFactory,
+    Symmetry,
+    Unknown,
+)
 from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
-from solvers.eigen import pencil_modes
-from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
-from solvers.linear import LinearSolver
-from solvers.petsc import MUMPS, recycling
+from lrsa_coupled.solvers.eigen import pencil_modes
+from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
+from lrsa_coupled.solvers.linear import LinearSolver
+from lrsa_coupled.solvers.petsc import MUMPS, recycling
 
 Array = npt.NDArray[np.float64]
 
@@ -175,7 +185,10 @@ class DarcyCase(SpectralCase):
         if vertices.cells > self.options.model_cells:
             coarse = create_unit_square(mesh.comm, self.options.model_cells, self.options.model_cells)
             node_space = fem.functionspace(coarse, ("P", 1))
-            matrices = {"to_nodes": interpolation_matrix(space, node_space), "from_nodes": interpolation_matrix(node_space, space)}
+            matrices = {
+                "to_nodes": interpolation_matrix(space, node_space),
+                "from_nodes": interpolation_matrix(node_space, space),
+            }
         problem = DarcyProblem(
             mesh=mesh,
             parameters=parameters,
@@ -222,13 +235,18 @@ class DarcyCase(SpectralCase):
             options |= {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
         if reuse.recycle:
             options |= recycling(reuse.recycle)
-        return LinearSolver(problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None)
+        return LinearSolver(
+            problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None
+        )
 
     def pencil(self, problem: Unknown) -> Pencil:
         """The matrix of the problem itself, and the mass matrix. Collective."""
         space = problem.solution.function_space
         trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
-        stiffness, mass = (fem.form(form * ufl.dx) for form in (problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)), trial * test))
+        stiffness, mass = (
+            fem.form(form * ufl.dx)
+            for form in (problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)), trial * test)
+        )
         given = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
         return Pencil(**given, parameters=problem.parameters, stiffness=stiffness, mass=mass)
 

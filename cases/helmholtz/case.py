@@ -15,13 +15,23 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
-from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, Solver, SolverFactory, Symmetry, Unknown
+from lrsa_coupled.interfaces import (
+    Features,
+    Field,
+    Problem,
+    Reuse,
+    SequenceSolver,
+    Solver,
+    SolverFactory,
+    Symmetry,
+    Unknown,
+)
 from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
-from solvers.eigen import ModesSolver, pencil_modes
-from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
-from solvers.linear import LinearSolver
-from solvers.petsc import MUMPS, recycling
+from lrsa_coupled.solvers.eigen import ModesSolver, pencil_modes
+from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
+from lrsa_coupled.solvers.linear import LinearSolver
+from lrsa_coupled.solvers.petsc import MUMPS, recycling
 
 Array = npt.NDArray[np.float64]
 
@@ -115,7 +125,9 @@ class HelmholtzCase(SpectralCase):
         super().__init__(options)
         numbers = (self.options.wave_number, self.options.heterogeneity, self.options.modes)
         if self.options.dim not in (2, 3) or not min(numbers) >= 0.0:
-            raise ValueError(f"options of helmholtz: dim is 2 or 3, wave_number, heterogeneity and modes are not negative, got {self.options}")
+            raise ValueError(
+                f"options of helmholtz: dim is 2 or 3, wave_number, heterogeneity and modes are not negative, got {self.options}"
+            )
         self.dim = self.options.dim
         self.resolution = 200 if self.dim == 2 else 40
         self.wave_number = self.options.wave_number or (20.0 * np.pi if self.dim == 2 else 16.0)
@@ -206,7 +218,9 @@ class HelmholtzCase(SpectralCase):
             options |= GMRES
         if reuse.recycle:
             options |= recycling(reuse.recycle)
-        return self._make(strategy, problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None)
+        return self._make(
+            strategy, problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None
+        )
 
     def _make(self, strategy: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
               setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
@@ -219,7 +233,9 @@ class HelmholtzCase(SpectralCase):
         """The stiffness matrix, and the mass matrix weighted by the squared slowness. Collective."""
         return _pencil(problem, problem.parameters, slowness=problem.slowness, grid=problem.grid)
 
-    def _modes_problem(self, node_space: fem.FunctionSpace, slowness: fem.Function, grid: Grid, parameters: HelmholtzParameters) -> HelmholtzPencil:
+    def _modes_problem(
+        self, node_space: fem.FunctionSpace, slowness: fem.Function, grid: Grid, parameters: HelmholtzParameters
+    ) -> HelmholtzPencil:
         space = fem.functionspace(node_space.mesh, ("P", 1, (self.num_modes,)))
         bcs = [fem.dirichletbc(np.zeros(self.num_modes), boundary_dofs(space), space)]
         unknown = Unknown(mesh=space.mesh, solution=fem.Function(space, name="modes"), bcs=bcs, node_space=node_space)
@@ -228,15 +244,23 @@ class HelmholtzCase(SpectralCase):
     def prolongation(self, problem: Unknown) -> PETSc.Mat:
         """From a coarse mesh with ``COARSE_CELLS`` cells a wavelength, see ``solvers/interpolation.py``. Collective."""
         fine = problem.solution.function_space
-        cells = round((fine.mesh.topology.index_map(self.dim).size_global / (2 if self.dim == 2 else 6)) ** (1 / self.dim))
+        cells = round(
+            (fine.mesh.topology.index_map(self.dim).size_global / (2 if self.dim == 2 else 6)) ** (1 / self.dim)
+        )
         resolved = math.ceil(COARSE_CELLS * self.wave_number / (2.0 * np.pi))
-        coarse = fem.functionspace(self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1))
+        coarse = fem.functionspace(
+            self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1)
+        )
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
 
 
-def _pencil(unknown: Unknown, parameters: HelmholtzParameters, *, slowness: fem.Function, grid: Grid) -> HelmholtzPencil:
+def _pencil(
+    unknown: Unknown, parameters: HelmholtzParameters, *, slowness: fem.Function, grid: Grid
+) -> HelmholtzPencil:
     trial, test = ufl.TrialFunction(unknown.node_space), ufl.TestFunction(unknown.node_space)
-    stiffness, mass = (fem.form(form * ufl.dx) for form in (ufl.inner(ufl.grad(trial), ufl.grad(test)), slowness * trial * test))
+    stiffness, mass = (
+        fem.form(form * ufl.dx) for form in (ufl.inner(ufl.grad(trial), ufl.grad(test)), slowness * trial * test)
+    )
     given = {f.name: getattr(unknown, f.name) for f in dataclasses.fields(Unknown)}
     return HelmholtzPencil(**given, parameters=parameters, stiffness=stiffness, mass=mass, slowness=slowness, grid=grid)
 
@@ -255,7 +279,9 @@ def _symmetries(dim: int) -> tuple[Symmetry, ...]:
 def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, source: ufl.core.expr.Expr) -> ufl.Form:
     """Return the residual of the Helmholtz equation."""
     test = ufl.TestFunction(solution.function_space)
-    return (ufl.inner(ufl.grad(solution), ufl.grad(test)) - squared_wave_number * solution * test - source * test) * ufl.dx
+    return (
+        ufl.inner(ufl.grad(solution), ufl.grad(test)) - squared_wave_number * solution * test - source * test
+    ) * ufl.dx
 
 
 def _source(parameters: HelmholtzParameters, x: Array) -> Array:

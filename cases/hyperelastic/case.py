@@ -18,13 +18,13 @@ from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory, Symmetry
 from lrsa_coupled.meshing import gmsh_mesh
 from petsc4py import PETSc
-from solvers.continuation import ContinuationSolver, StepControl
-from solvers.interpolation import interpolation_matrix
-from solvers.newton import NewtonSolver
-from solvers.petsc import MUMPS, rigid_body_modes
-from solvers.relaxed import RelaxedSolver, Stage
+from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
+from lrsa_coupled.solvers.interpolation import interpolation_matrix
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.petsc import MUMPS, rigid_body_modes
+from lrsa_coupled.solvers.relaxed import RelaxedSolver, Stage
 
-from cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseStart
+from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseStart
 
 Array = npt.NDArray[np.float64]
 
@@ -62,8 +62,20 @@ LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, ex
 _MIRROR_Y = ((1, 0, 0), (0, -1, 0), (0, 0, 1))
 _SWAP_YZ = ((1, 0, 0), (0, 0, 1), (0, 1, 0))
 AXIS = (0.0, 0.0, 0.0)
-MIRROR = Symmetry(_MIRROR_Y, AXIS, ((1, 0, 0, 0), *((0, *row) for row in _MIRROR_Y)), ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)), _MIRROR_Y)
-SWAP = Symmetry(_SWAP_YZ, AXIS, ((1, 0, 0, 0), *((0, *row) for row in _SWAP_YZ)), ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)), _SWAP_YZ)
+MIRROR = Symmetry(
+    _MIRROR_Y,
+    AXIS,
+    ((1, 0, 0, 0), *((0, *row) for row in _MIRROR_Y)),
+    ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)),
+    _MIRROR_Y,
+)
+SWAP = Symmetry(
+    _SWAP_YZ,
+    AXIS,
+    ((1, 0, 0, 0), *((0, *row) for row in _SWAP_YZ)),
+    ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)),
+    _SWAP_YZ,
+)
 """The square cross-section mirrored at ``y = 0`` and at ``y = z``; a reflection turns the sense of the torsion."""
 
 
@@ -107,7 +119,9 @@ class HyperelasticCase(Case):
         self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
         self._coarse: CoarseModel | None = None
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
-            raise ValueError(f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}")
+            raise ValueError(
+                f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}"
+            )
 
     def sample(self, rng: np.random.Generator) -> HyperelasticParameters:
         """Draw amplitudes that fall with the wave number, bending in any direction, torsion both ways, tension or slight compression."""
@@ -132,7 +146,9 @@ class HyperelasticCase(Case):
             ImportError: If gmsh or a system library it needs is missing, on all ranks.
         """
         if resolution < 2:
-            raise ValueError(f"the resolution of hyperelastic must be at least 2 tetrahedra to a width, got {resolution}")
+            raise ValueError(
+                f"the resolution of hyperelastic must be at least 2 tetrahedra to a width, got {resolution}"
+            )
 
         def draw(gmsh: ModuleType) -> None:
             gmsh.model.occ.addBox(0.0, -0.5, -0.5, LENGTH, 1.0, 1.0)
@@ -186,7 +202,9 @@ class HyperelasticCase(Case):
         """Return the displacement of the coarse model at the owned nodes ``(N, 3)``. Collective: no, each rank solves the coarse model."""
         if self._coarse is None:
             make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
-            self._coarse = CoarseModel(CORNERS, make, lambda coarse: _stepped(LOOSE, coarse, RTOL * reference_norm(coarse)))
+            self._coarse = CoarseModel(
+                CORNERS, make, lambda coarse: _stepped(LOOSE, coarse, RTOL * reference_norm(coarse))
+            )
         return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
@@ -194,19 +212,28 @@ class HyperelasticCase(Case):
 
         Where elements of the start are turned inside out or nearly so, they are let through each other first.
         """
-        return RelaxedSolver(newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES)
+        return RelaxedSolver(
+            newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES
+        )
 
     def strategies(self) -> Mapping[str, SolverFactory]:
         """Newton from the displacement of the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
         loose, tight = partial(_stepped, LOOSE), partial(_stepped, TIGHT)
-        return {"coarse-model": partial(CoarseStart, self, self.coarse_displacement, loose), "load-steps-loose": loose, "load-steps-tight": tight, "zero": newton}
+        return {
+            "coarse-model": partial(CoarseStart, self, self.coarse_displacement, loose),
+            "load-steps-loose": loose,
+            "load-steps-tight": tight,
+            "zero": newton,
+        }
 
     def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
         """Interpolate. Collective."""
         return interpolation_matrix(source.node_space, target.node_space)
 
 
-def potential(displacement: fem.Function, stored: ufl.core.expr.Expr, p: HyperelasticParameters, *, share: fem.Constant) -> ufl.Form:
+def potential(
+    displacement: fem.Function, stored: ufl.core.expr.Expr, p: HyperelasticParameters, *, share: fem.Constant
+) -> ufl.Form:
     """Return the stored energy of a density less the work of the loads, of which a ``share`` acts."""
     mesh, degree = displacement.function_space.mesh, displacement.function_space.element.basix_element.degree
     facets = np.sort(locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], LENGTH)))
@@ -217,7 +244,9 @@ def potential(displacement: fem.Function, stored: ufl.core.expr.Expr, p: Hyperel
     return stored * dx - share * ufl.inner(traction, displacement) * ds(1)
 
 
-def stored_energy(displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant) -> ufl.core.expr.Expr:
+def stored_energy(
+    displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant
+) -> ufl.core.expr.Expr:
     """Return the energy density of a compressible neo-Hookean solid; not a number where an element is turned inside out and the bound is 0.
 
     Where the volume ratio is below a bound, its logarithm is replaced by the Taylor polynomial of degree two about the bound: any displacement then has an energy.
@@ -245,7 +274,14 @@ def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, 
     dofmap = problem.solution.function_space.dofmap
     direct = dofmap.index_map.size_global * dofmap.bs < direct_below
     options = MUMPS if direct else GAMG
-    solver = NewtonSolver(problem, atol, max_iterations=max_iterations or 50, options=options, keep_below=keep_below, quick=0 if direct else quick)
+    solver = NewtonSolver(
+        problem,
+        atol,
+        max_iterations=max_iterations or 50,
+        options=options,
+        keep_below=keep_below,
+        quick=0 if direct else quick,
+    )
     if not direct:
         solver.set_near_nullspace(rigid_body_modes)
     return solver

@@ -34,7 +34,9 @@ class CoarseModel:
         make_solver: Makes its solver for an absolute tolerance; it starts cold.
     """
 
-    def __init__(self, corners: Array, make_problem: Callable[[Mesh, object], Problem], make_solver: Callable[[Problem], Solver]) -> None:
+    def __init__(
+        self, corners: Array, make_problem: Callable[[Mesh, object], Problem], make_solver: Callable[[Problem], Solver]
+    ) -> None:
         self._corners, self._make_problem, self._make_solver = corners, make_problem, make_solver
         self._mesh = create_box(MPI.COMM_SELF, list(corners), [ELEMENTS, 1, 1], CellType.hexahedron)
         vertices = self._mesh.geometry.x[self._mesh.geometry.dofmaps[0]]
@@ -50,7 +52,9 @@ class CoarseModel:
         if not converged:
             return np.zeros_like(points)
         low, high = self._corners[:, 0]
-        cells = self._cell_of[np.clip(((points[:, 0] - low) / (high - low) * ELEMENTS).astype(np.int64), 0, ELEMENTS - 1)]
+        cells = self._cell_of[
+            np.clip(((points[:, 0] - low) / (high - low) * ELEMENTS).astype(np.int64), 0, ELEMENTS - 1)
+        ]
         reference = np.linalg.solve(self._edges[cells], (points - self._origins[cells])[:, :, None])[:, :, 0]
         space = problem.solution.function_space
         basis = space.element.basix_element.tabulate(0, reference)[0, :, :, 0]
@@ -69,8 +73,21 @@ class CoarseStart(Solver):
         atol: Absolute tolerance of the residual norm.
     """
 
-    def __init__(self, case: Case, displacement: Callable[[Problem], Array], otherwise: SolverFactory, problem: Problem, atol: float) -> None:
-        self.case, self.displacement, self.otherwise, self.problem, self.atol = case, displacement, otherwise, problem, atol
+    def __init__(
+        self,
+        case: Case,
+        displacement: Callable[[Problem], Array],
+        otherwise: SolverFactory,
+        problem: Problem,
+        atol: float,
+    ) -> None:
+        self.case, self.displacement, self.otherwise, self.problem, self.atol = (
+            case,
+            displacement,
+            otherwise,
+            problem,
+            atol,
+        )
 
     def solve(self) -> SolveResult:
         """Solve; ``transfer`` is the time for the start. Collective."""

@@ -113,7 +113,9 @@ def break_even_note(ledger: Mapping[str, Any]) -> str:
 
 def note_of(costs: Mapping[str, float | None], more: str = "") -> str:
     """Say what is paid back and how it is counted, in a ledger of any kind; ``costs`` as ``cost_of`` returns them."""
-    hours = " + ".join(f"{part} {'unknown' if cost is None else f'{cost / 3600.0:.3g} h'}" for part, cost in costs.items())
+    hours = " + ".join(
+        f"{part} {'unknown' if cost is None else f'{cost / 3600.0:.3g} h'}" for part, cost in costs.items()
+    )
     missing = "; the model's card does not say what is unknown" if None in costs.values() else ""
     return f"N* = ({hours}) / mean saving of a solve, as wall time x ranks{more}{missing}"
 
@@ -127,7 +129,9 @@ def compared(name: str, costs: Mapping[str, float | None], savings: Sequence[flo
 def _savings(ledger: Mapping[str, Any], rival: Mapping[int, float]) -> list[float]:
     """Return what is saved on each sample that the rival solves, wall time x ranks [s]."""
     learned = next(strategy["samples"] for strategy in ledger["strategies"] if strategy["name"] == LEARNED)
-    savings = [(rival[s["index"]] if s["solved"] else 0.0) - s["seconds"]["total"] for s in learned if s["index"] in rival]
+    savings = [
+        (rival[s["index"]] if s["solved"] else 0.0) - s["seconds"]["total"] for s in learned if s["index"] in rival
+    ]
     return [ledger["ranks"] * saving for saving in savings]
 
 

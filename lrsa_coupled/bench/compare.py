@@ -54,7 +54,9 @@ def solved_times(ledger: Mapping[str, Any]) -> dict[str, dict[int, float]]:
 
 def best_rival(times: Mapping[str, Mapping[int, float]]) -> str:
     """Return the rival that solves the most samples and, among equals, has the least geometric mean of time."""
-    return min(rivals_of(times), key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0]))))
+    return min(
+        rivals_of(times), key=lambda name: (-len(times[name]), np.mean(np.log([*times[name].values()] or [1.0])))
+    )
 
 
 def oracle_times(times: Mapping[str, Mapping[int, float]]) -> dict[int, float]:

@@ -81,10 +81,15 @@ def measure(work: Work) -> Cost:
 
 def flop_counter() -> FlopCounterMode:
     """Return a counter of the operations of products, those of attention on a CPU among them, which torch before 2.15 leaves out."""
-    def attention(queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, out_shape: Any = None, **__: Any) -> int:
+
+    def attention(
+        queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, out_shape: Any = None, **__: Any
+    ) -> int:
         return sdpa_flop_count(queries, keys, values)
 
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention})
+    return FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    )
 
 
 def _send(sender: Connection, work: Work, threads: int) -> None:
@@ -141,7 +146,11 @@ def _arguments(work: Work, points: int) -> list[Tensor]:
     dim, num_inputs, num_scalars, _ = work.sizes
     if work.grid:
         axis = torch.linspace(0.0, 1.0, work.grid)
-        place = torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1).reshape(1, -1, dim).expand(work.batch, -1, -1)
+        place = (
+            torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1)
+            .reshape(1, -1, dim)
+            .expand(work.batch, -1, -1)
+        )
     else:
         place = torch.rand(work.batch, points, dim)
     rest = torch.rand(work.batch, place.shape[1], num_inputs), torch.rand(work.batch, num_scalars)

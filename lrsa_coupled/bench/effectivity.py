@@ -29,7 +29,11 @@ def surrogate_table(ledger: Mapping[str, Any]) -> str:
     heading = (f"{ledger['case']}: {len(samples)} unseen sample{'s' * (len(samples) != 1)} (seed {ledger['seed']}), resolution {ledger['resolution']}, "
                f"{ranks} rank{'s' * (ranks != 1)}; relative errors in the {samples[0]['norm']}")  # fmt: skip
     errors = [s["prediction"] for s in samples if s["prediction"] is not None]
-    predicted = f"error of the prediction: median {np.median(errors):.2g}, 95 % {np.quantile(errors, 0.95):.2g}" if errors else "no prediction was accepted"
+    predicted = (
+        f"error of the prediction: median {np.median(errors):.2g}, 95 % {np.quantile(errors, 0.95):.2g}"
+        if errors
+        else "no prediction was accepted"
+    )
     return "\n\n".join([f"{heading}\n{predicted}", align(_effectivity_rows(samples)), align(_time_rows(samples))])
 
 
@@ -38,13 +42,32 @@ def effectivity_picture(ledger: Mapping[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(6.0, 5.5), layout="constrained", facecolor="white")
     axis = figure.subplots()
-    points = {"delivered field": (_delivered(ledger["samples"]), "tab:blue"), "bare prediction": (_predicted(ledger["samples"]), "tab:orange")}
+    points = {
+        "delivered field": (_delivered(ledger["samples"]), "tab:blue"),
+        "bare prediction": (_predicted(ledger["samples"]), "tab:orange"),
+    }
     for label, (pairs, colour) in points.items():
-        axis.plot(pairs[:, 1], pairs[:, 0], "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0, label=f"{label} ({len(pairs)})")
+        axis.plot(
+            pairs[:, 1],
+            pairs[:, 0],
+            "o",
+            color=colour,
+            markersize=4,
+            alpha=0.4,
+            markeredgewidth=0,
+            label=f"{label} ({len(pairs)})",
+        )
     every = np.concatenate([pairs for pairs, _ in points.values()])
     limits = np.array([0.3 * every.min(), 3.0 * every.max()]) if every.size else np.array([1e-9, 1.0])
     axis.plot(limits, limits, color="black", linewidth=0.8)
-    axis.fill_between(limits, GOOD[0] * limits, GOOD[1] * limits, color="0.9", zorder=0, label=f"{GOOD[0]:g} to {GOOD[1]:g} times the error")
+    axis.fill_between(
+        limits,
+        GOOD[0] * limits,
+        GOOD[1] * limits,
+        color="0.9",
+        zorder=0,
+        label=f"{GOOD[0]:g} to {GOOD[1]:g} times the error",
+    )
     axis.set(xscale="log", yscale="log", xlim=limits, ylim=limits, xlabel="true relative error", ylabel="estimate")
     norms = sorted({f", {s['norm']}" for s in ledger["samples"]})
     axis.set_title(f"{ledger['case']}, {len(ledger['samples'])} unseen samples{''.join(norms)}", fontsize=10)
@@ -61,12 +84,27 @@ def _delivered(samples: Sequence[Mapping[str, Any]], accept: float | None = None
 
 def _predicted(samples: Sequence[Mapping[str, Any]], accept: float = TARGETS[1]) -> npt.NDArray[np.float64]:
     """Return estimates and true errors of the predictions ``(num_predictions, 2)``, estimated on the way to ``accept``."""
-    runs = [(run["prediction_estimate"], s["prediction"]) for s in samples for run in s["surrogate"] if run["accept"] == accept and run["certified"]]
+    runs = [
+        (run["prediction_estimate"], s["prediction"])
+        for s in samples
+        for run in s["surrogate"]
+        if run["accept"] == accept and run["certified"]
+    ]
     return np.array([pair for pair in runs if pair[0] is not None and pair[1] > 0.0]).reshape(-1, 2)
 
 
 def _effectivity_rows(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["estimate / true error", "certified", "5 %", "median", "95 %", f"in [{GOOD[0]:g}, {GOOD[1]:g}]", "true error above"]]
+    rows = [
+        [
+            "estimate / true error",
+            "certified",
+            "5 %",
+            "median",
+            "95 %",
+            f"in [{GOOD[0]:g}, {GOOD[1]:g}]",
+            "true error above",
+        ]
+    ]
     for accept in (None, *TARGETS):
         name = "prediction" if accept is None else f"delivered, {accept:.0e} asked for"
         pairs = _predicted(samples) if accept is None else _delivered(samples, accept)
@@ -86,9 +124,19 @@ def _time_rows(samples: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for place, accept in enumerate(TARGETS):
         ours = {s["index"]: s["surrogate"][place] for s in samples}
         rival = {s["index"]: s["classical"][place]["seconds"] for s in samples if s["classical"][place] is not None}
-        reached = {index: run["seconds"] for index, run in ours.items() if run["error"] is not None and run["error"] <= accept}
+        reached = {
+            index: run["seconds"] for index, run in ours.items() if run["error"] is not None and run["error"] <= accept
+        }
         result = speedup(rival, reached)
         medians = [number(float(np.median(list(times.values())))) if times else "-" for times in (reached, rival)]
         fallbacks = sum(run["fallback"] for run in ours.values())
-        rows.append([f"{accept:.0e}", *medians, f"{result.mean:.2f}" if result.compared else "-", str(result.losses), str(fallbacks)])
+        rows.append(
+            [
+                f"{accept:.0e}",
+                *medians,
+                f"{result.mean:.2f}" if result.compared else "-",
+                str(result.losses),
+                str(fallbacks),
+            ]
+        )
     return rows

@@ -18,7 +18,7 @@ from mpi4py import MPI
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.generate import GenerateSummary, generate
+from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, FixedMeshCase
 from lrsa_coupled.mpi import share
@@ -44,14 +44,22 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
         A ledger as described above.
     """
     if config.bench.rtol:
-        raise ValueError(f"bench --what generate makes samples to the tolerance of the case, got bench.rtol = {config.bench.rtol}")
+        raise ValueError(
+            f"bench --what generate makes samples to the tolerance of the case, got bench.rtol = {config.bench.rtol}"
+        )
     settings = dataclasses.replace(config.generate, seed=config.bench.seed, resolution=config.bench.resolution)
-    generate_into_nowhere(case, config, dataclasses.replace(settings, **NAIVE, samples=2 * comm.size), comm)  # not counted: compiles forms
+    generate_into_nowhere(
+        case, config, dataclasses.replace(settings, **NAIVE, samples=2 * comm.size), comm
+    )  # not counted: compiles forms
     rows = []
     for name, changes in ways(case, settings, model).items():
         way = dataclasses.replace(settings, **NAIVE | changes, samples=config.bench.samples)
         row = generate_into_nowhere(case, config, way, comm)
-        alone = row if comm.size == 1 else share(comm, lambda: generate_into_nowhere(case, config, _serial(way), MPI.COMM_SELF))  # noqa: B023
+        alone = (
+            row
+            if comm.size == 1
+            else share(comm, lambda: generate_into_nowhere(case, config, _serial(way), MPI.COMM_SELF))
+        )  # noqa: B023
         rows.append({"name": name, "settings": changes, "one_rank": alone["samples_per_hour"], **row})
     return measured_on(case, config, comm) | {"strategies": rows}
 
@@ -94,7 +102,11 @@ def generation_table(ledger: dict[str, Any]) -> str:
     """Format the ledger for the terminal."""
     rows = [["way", "solved", "iterations", "samples per hour", "on one rank", "times the naive", "idle", "overhead"]]
     solved = {way["name"]: sum(s["solved"] for s in way["samples"]) for way in ledger["strategies"]}
-    naive = max(way["one_rank"] for way in ledger["strategies"] if _is_naive(way) and solved[way["name"]] == max(solved.values()))
+    naive = max(
+        way["one_rank"]
+        for way in ledger["strategies"]
+        if _is_naive(way) and solved[way["name"]] == max(solved.values())
+    )
     for way in ledger["strategies"]:
         samples = way["samples"]
         iterations = sum(s["iterations"] for s in samples) / len(samples)

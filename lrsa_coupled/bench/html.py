@@ -50,10 +50,16 @@ def page(ledgers: Sequence[Ledger], *, sources: Sequence[str] = ()) -> str:
     """Return the page; the same ledgers give the same text."""
     sources = sources or [""] * len(ledgers)
     if len(ledgers) == 1:
-        return document(f"Start strategies: {_place(ledgers[0])}", _section(ledgers[0], source=sources[0], heading="h1"))
+        return document(
+            f"Start strategies: {_place(ledgers[0])}", _section(ledgers[0], source=sources[0], heading="h1")
+        )
     cases = ", ".join(dict.fromkeys(ledger["case"] for ledger in ledgers))
-    places = [f"{_place(ledger)}{f' ({source})' if source else ''}" for ledger, source in zip(ledgers, sources, strict=True)]
-    links = [element("li", Html(f'<a href="#ledger-{k}">{escape(place)}</a>')) for k, place in enumerate(places, start=1)]
+    places = [
+        f"{_place(ledger)}{f' ({source})' if source else ''}" for ledger, source in zip(ledgers, sources, strict=True)
+    ]
+    links = [
+        element("li", Html(f'<a href="#ledger-{k}">{escape(place)}</a>')) for k, place in enumerate(places, start=1)
+    ]
     body = [element("h1", f"Start strategies: {cases}"), element("nav", element("ul", *links)), *_side_by_side(ledgers)]
     for k, (ledger, source) in enumerate(zip(ledgers, sources, strict=True), start=1):
         body += [Html(f'<section id="ledger-{k}">'), *_section(ledger, source=source, heading="h2"), Html("</section>")]
@@ -69,7 +75,11 @@ def _section(ledger: Ledger, *, source: str, heading: str) -> list[Html]:
     times = solved_times(ledger)
     marks = ["learned" if strategy["name"] == LEARNED else "" for strategy in ledger["strategies"]]
     title = f"Start strategies: {_place(ledger)}" if heading == "h1" else _place(ledger)
-    parts = [element(heading, title), *_verdict(times), facts([*_measured(ledger), *([("Ledger", source)] if source else [])])]
+    parts = [
+        element(heading, title),
+        *_verdict(times),
+        facts([*_measured(ledger), *([("Ledger", source)] if source else [])]),
+    ]
     parts += [element("h3", "Costs"), table(cost_rows(ledger), marks=marks), element("p", COST_NOTE, kind="note")]
     if rows := speedup_rows(times):
         parts += [element("h3", "Speed-up"), table(rows), element("p", RATIO_NOTE, kind="note")]
@@ -98,7 +108,11 @@ def _verdict(times: Mapping[str, Mapping[int, float]]) -> list[Html]:
 def _sentence(name: str, what: str, result: Speedup) -> str:
     if not result.compared:
         return f"No sample was solved both by the {LEARNED} and by {what}, {name}."
-    pace = f"ends {result.mean:.2f} times sooner than" if result.mean >= 1.0 else f"takes {1.0 / result.mean:.2f} times as long as"
+    pace = (
+        f"ends {result.mean:.2f} times sooner than"
+        if result.mean >= 1.0
+        else f"takes {1.0 / result.mean:.2f} times as long as"
+    )
     return (
         f"The {LEARNED} {pace} {what}, {name}: geometric mean over {result.compared} sample{'s' * (result.compared != 1)}, "
         f"ratios from {result.low:.2f} to {result.high:.2f}, {result.losses or 'no'} loss{'es' * (result.losses != 1)}."
@@ -129,25 +143,43 @@ def _plots(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> list[Htm
     seconds = [[s["seconds"]["total"] for s in strategy["samples"]] for strategy in strategies]
     iterations = [[s["iterations"] for s in strategy["samples"]] for strategy in strategies]
     figures = [
-        figure(plots.strips(strategies, seconds, label="time to solution [s]", logarithmic=True), "Time of each sample"),
-        figure(plots.strips(strategies, iterations, label="iterations", logarithmic=False), "Iterations of each sample"),
+        figure(
+            plots.strips(strategies, seconds, label="time to solution [s]", logarithmic=True), "Time of each sample"
+        ),
+        figure(
+            plots.strips(strategies, iterations, label="iterations", logarithmic=False), "Iterations of each sample"
+        ),
     ]
     if LEARNED in times and rivals_of(times):
         figures += _comparisons(ledger, times)
-    return [element("h3", "Plots"), element("p", PLOT_NOTE, kind="note"), Html(f'<div class="figures">{"".join(figures)}</div>')]
+    return [
+        element("h3", "Plots"),
+        element("p", PLOT_NOTE, kind="note"),
+        Html(f'<div class="figures">{"".join(figures)}</div>'),
+    ]
 
 
 def _comparisons(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> list[Html]:
     best, learned = best_rival(times), times[LEARNED]
     samples = {strategy["name"]: {s["index"]: s for s in strategy["samples"]} for strategy in ledger["strategies"]}
     both = [(samples[best][index], sample) for index, sample in samples[LEARNED].items() if index in samples[best]]
-    rivals = {name: [index for index in rival if index in learned] for name, rival in times.items() if name in rivals_of(times)}
-    ratios = {name: [times[name][index] / learned[index] for index in indices] for name, indices in rivals.items() if indices}
+    rivals = {
+        name: [index for index in rival if index in learned]
+        for name, rival in times.items()
+        if name in rivals_of(times)
+    }
+    ratios = {
+        name: [times[name][index] / learned[index] for index in indices] for name, indices in rivals.items() if indices
+    }
     found = []
     if both:
-        found.append(figure(plots.paired(best, both), f"{LEARNED.capitalize()} against the best rival, sample by sample"))
+        found.append(
+            figure(plots.paired(best, both), f"{LEARNED.capitalize()} against the best rival, sample by sample")
+        )
     if ratios:
-        found.append(figure(plots.sorted_ratios(ratios), "Times sooner than each rival, samples that both solve (their number)"))
+        found.append(
+            figure(plots.sorted_ratios(ratios), "Times sooner than each rival, samples that both solve (their number)")
+        )
     return found
 
 
@@ -161,7 +193,12 @@ def _raw(ledger: Ledger) -> Html:
             remark = "; ".join(filter(None, [sample.get("reason"), fallback]))
             seconds = [value(sample["seconds"][stage], number(sample["seconds"][stage])) for stage in STAGES]
             norms = [_optional(sample.get(name)) for name in ("residual", "atol", "relative_error")]
-            start = [strategy["name"], str(sample["index"]), str(sample.get("unknowns", "-")), "yes" if sample["solved"] else "no"]
+            start = [
+                strategy["name"],
+                str(sample["index"]),
+                str(sample.get("unknowns", "-")),
+                "yes" if sample["solved"] else "no",
+            ]
             rows.append([*start, value(sample["iterations"], str(sample["iterations"])), *seconds, *norms, remark])
             marks.append("" if sample["solved"] else "failed")
     return table(rows, marks=marks, kind="raw", texts=[len(rows[0]) - 1])
@@ -176,8 +213,15 @@ def _side_by_side(ledgers: Sequence[Ledger]) -> list[Html]:
     for case, group in scaling.by_case(ledgers).items():
         if len(group) < 2:
             continue
-        parts += [element("h2", f"{case}: size and ranks"), element("h3", "Median time [s]"), table(scaling.scaling_rows(group, what="time"))]
-        parts += [element("h3", "Times sooner (least to most)"), table(scaling.scaling_rows(group, what="times sooner"))]
+        parts += [
+            element("h2", f"{case}: size and ranks"),
+            element("h3", "Median time [s]"),
+            table(scaling.scaling_rows(group, what="time")),
+        ]
+        parts += [
+            element("h3", "Times sooner (least to most)"),
+            table(scaling.scaling_rows(group, what="times sooner")),
+        ]
         parts.append(element("p", f"{SCALING_NOTE} {scaling.caution(group)}", kind="note"))
         parts += [_drawn(series) for series in scaling.series_of(group)]
     return parts
@@ -187,7 +231,17 @@ def _drawn(series: scaling.Series) -> Html:
     times, ratios = scaling.time_curves(series), scaling.ratio_curves(series)
     figures = []
     if times:
-        figures.append(figure(plots.scaling(times, x=series.x, y="median time [s]", guide=series.slope), f"Time over {series.x}, {series.title}"))
+        figures.append(
+            figure(
+                plots.scaling(times, x=series.x, y="median time [s]", guide=series.slope),
+                f"Time over {series.x}, {series.title}",
+            )
+        )
     if ratios:
-        figures.append(figure(plots.scaling(ratios, x=series.x, y="times sooner", level=1.0), f"Speed-up over {series.x}, {series.title}"))
+        figures.append(
+            figure(
+                plots.scaling(ratios, x=series.x, y="times sooner", level=1.0),
+                f"Speed-up over {series.x}, {series.title}",
+            )
+        )
     return Html(f'<div class="figures">{"".join(figures)}</div>')

@@ -39,11 +39,18 @@ from petsc4py import PETSc
 from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.compare import STAGES, chosen
 from lrsa_coupled.bench.pictures import LEARNED, Example
-from lrsa_coupled.bench.strategies import Strategy, gated_strategy, learned_strategy, load_guess, nearest_strategy, rivals
+from lrsa_coupled.bench.strategies import (
+    Strategy,
+    gated_strategy,
+    learned_strategy,
+    load_guess,
+    nearest_strategy,
+    rivals,
+)
 from lrsa_coupled.config import BenchConfig, Config
-from lrsa_coupled.coupling import gated
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess import gated
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Field, Problem, SolveResult
@@ -73,7 +80,9 @@ class _Sample:
     truth: npt.NDArray[np.float64] | None
 
 
-def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None, only: Sequence[str] = ()) -> BenchRun:
+def bench(
+    case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None, only: Sequence[str] = ()
+) -> BenchRun:
     """Measure the strategies of a case on samples never trained on. Collective.
 
     Args:
@@ -89,7 +98,9 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
     """
     settings = config.bench
     if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0 or settings.coarser < 0:
-        raise ValueError(f"bench needs at least one sample and one repeat, a tolerance below 1 and no negative numbers, got {settings}")
+        raise ValueError(
+            f"bench needs at least one sample and one repeat, a tolerance below 1 and no negative numbers, got {settings}"
+        )
     strategies = chosen(rivals(case, config), only, what="strategy")
     with collective_errors(comm):
         strategies += [nearest_strategy(case, settings.seed, data)] if data else []
@@ -98,7 +109,9 @@ def bench(case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path
         warming = Gate(dataclasses.replace(config.gate, record=""), [gated.LEARNED])
     strategies.append(learned_strategy(case, guess))
     measure = partial(_measure_sample, case, comm=comm, settings=settings)
-    measure([*strategies, gated_strategy(case, warming, guess)], settings.samples, repeats=1)  # compiles the forms, wakes MUMPS and torch
+    measure(
+        [*strategies, gated_strategy(case, warming, guess)], settings.samples, repeats=1
+    )  # compiles the forms, wakes MUMPS and torch
     strategies.insert(-1, gated_strategy(case, gate, guess))
     samples: list[list[dict[str, Any]]] = []
     example = None
@@ -162,7 +175,11 @@ def _measure(strategy: Strategy, problem: Problem, atol: float, *, repeats: int)
         "relative_error": None,
         "seconds": {stage: float(np.median([run[stage] for run in runs])) for stage in STAGES},
         "used_fallback": bool(result.used_fallback),
-        "reason": None if solved else result.reason if not result.converged else "the true residual misses the tolerance",
+        "reason": None
+        if solved
+        else result.reason
+        if not result.converged
+        else "the true residual misses the tolerance",
     }
 
 
@@ -191,7 +208,9 @@ def _set_target(problem: Problem) -> None:
         problem.continuation.set_value(problem.continuation.target)
 
 
-def _relative_error(start: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], nodes: NodeSet, *, comm: MPI.Comm) -> float | None:
+def _relative_error(
+    start: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], nodes: NodeSet, *, comm: MPI.Comm
+) -> float | None:
     """Return the error of the first output field in the mass-weighted L2 norm, None when the truth is zero. Collective."""
     columns = slice(0, nodes.outputs[0].components)
     sums = [float(nodes.mass @ np.sum(values[:, columns] ** 2, axis=1)) for values in (start - truth, truth)]
@@ -215,7 +234,10 @@ def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
 
 
 def _by_strategy(strategies: Sequence[Strategy], samples: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return [{"name": strategy.name, "samples": list(records)} for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)]
+    return [
+        {"name": strategy.name, "samples": list(records)}
+        for strategy, records in zip(strategies, zip(*samples, strict=True), strict=True)
+    ]
 
 
 def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:

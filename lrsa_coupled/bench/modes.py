@@ -30,8 +30,8 @@ from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.background import BackgroundGrid
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
@@ -66,11 +66,15 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
     """
     with collective_errors(comm):
         if not isinstance(case, SpectralCase) or not case.num_modes:
-            raise ValueError(f"bench --what modes is for the modes of a SpectralCase, such as helmholtz with --set options.modes=64; got '{case.name}'")
+            raise ValueError(
+                f"bench --what modes is for the modes of a SpectralCase, such as helmholtz with --set options.modes=64; got '{case.name}'"
+            )
         guess = load_guess(case, config, model)
     settings, unknowns = config.bench, 0
     counts = sorted({max(case.num_modes // share, 1) for share in SHARES})
-    samples: dict[tuple[str, int], list[dict[str, Any]]] = {(name, count): [] for count in counts for name in (KRYLOV_SCHUR, COLD, LEARNED)}
+    samples: dict[tuple[str, int], list[dict[str, Any]]] = {
+        (name, count): [] for count in counts for name in (KRYLOV_SCHUR, COLD, LEARNED)
+    }
     for index in progress(range(-1, settings.samples), description=f"modes of {case.name}"):
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
         parameters = sample_parameters(case, settings.seed, max(index, 0))
@@ -87,9 +91,24 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
 
 def modes_table(ledger: Mapping[str, Any]) -> str:
     """Format a ledger for the terminal: times are medians, ratios against the cold LOBPCG."""
-    rows = [["modes", "eigensolver", "solved", "iterations", "fewer by", "inference [s]", "total [s]", "quicker by", "error"]]
+    rows = [
+        [
+            "modes",
+            "eigensolver",
+            "solved",
+            "iterations",
+            "fewer by",
+            "inference [s]",
+            "total [s]",
+            "quicker by",
+            "error",
+        ]
+    ]
     means = {
-        (entry["name"], entry["count"]): (np.mean([s["iterations"] for s in entry["samples"]]), _median(entry["samples"], "seconds"))
+        (entry["name"], entry["count"]): (
+            np.mean([s["iterations"] for s in entry["samples"]]),
+            _median(entry["samples"], "seconds"),
+        )
         for entry in ledger["eigensolvers"]
     }
     for entry in ledger["eigensolvers"]:
@@ -107,17 +126,31 @@ def _median(samples: Sequence[Mapping[str, Any]], key: str) -> float:
     return float(np.median([sample[key] for sample in samples]))
 
 
-def _solve(case: SpectralCase, pencil: Pencil, name: str, *, guess: LearnedGuess, values: npt.NDArray[np.float64]) -> dict[str, Any]:
+def _solve(
+    case: SpectralCase, pencil: Pencil, name: str, *, guess: LearnedGuess, values: npt.NDArray[np.float64]
+) -> dict[str, Any]:
     comm, initial = pencil.mesh.comm, None
     comm.Barrier()
     started = time.perf_counter()
     if name == LEARNED:
         initial = _predicted(case, pencil, guess)
     predicted = time.perf_counter()
-    modes = case.modes(pencil, len(values), rtol=RTOL, initial=initial, eigensolver="krylov-schur" if name == KRYLOV_SCHUR else "lobpcg")
+    modes = case.modes(
+        pencil,
+        len(values),
+        rtol=RTOL,
+        initial=initial,
+        eigensolver="krylov-schur" if name == KRYLOV_SCHUR else "lobpcg",
+    )
     inference, seconds = (comm.allreduce(end - started, op=MPI.MAX) for end in (predicted, time.perf_counter()))
     error = float(np.abs(modes.values / values - 1.0).max()) if modes.converged else float("inf")
-    return {"solved": modes.converged, "iterations": modes.iterations, "inference": inference, "seconds": seconds, "error": error}
+    return {
+        "solved": modes.converged,
+        "iterations": modes.iterations,
+        "inference": inference,
+        "seconds": seconds,
+        "error": error,
+    }
 
 
 def _predicted(case: SpectralCase, pencil: Pencil, guess: LearnedGuess) -> Block:

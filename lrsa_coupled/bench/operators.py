@@ -43,7 +43,10 @@ def variants(what: str, operator: OperatorConfig, about: Description) -> dict[st
     if what == "operators":
         count = parameter_count(lrsa, about)
         plain = dataclasses.replace(lrsa, mass_weighted=False, tied=False, latent_attention=True, qk_norm=True)
-        return {kind: lrsa if kind == "lrsa" else of_size(dataclasses.replace(plain, kind=kind), count, about) for kind in RIVALS}
+        return {
+            kind: lrsa if kind == "lrsa" else of_size(dataclasses.replace(plain, kind=kind), count, about)
+            for kind in RIVALS
+        }
     changes: dict[str, Mapping[str, Any]] = {
         "lrsa": {}, "tied": {"tied": True}, "no latent attention": {"latent_attention": False}, "no QK norm": {"qk_norm": False},
         "mass-weighted" if not lrsa.mass_weighted else "not mass-weighted": {"mass_weighted": not lrsa.mass_weighted},
@@ -81,7 +84,9 @@ def bench_operators(
     stores = {"data": DataStore(data), "test": DataStore(test)}
     about, unseen = (describe(store.meta) for store in stores.values())
     if (about.case, about.seed) == (unseen.case, unseen.seed):
-        raise ValueError(f"{data} and {test} are both samples of seed {about.seed}: generate test samples of another seed")
+        raise ValueError(
+            f"{data} and {test} are both samples of seed {about.seed}: generate test samples of another seed"
+        )
     chosen = variants(what, config.operator, about)
     for name in only:
         if name not in chosen:
@@ -90,12 +95,24 @@ def bench_operators(
     if "fno" in chosen and not only and not _on_a_grid(stores["test"], config):
         LOGGER.warning("fno is left out: the samples do not lie on one uniform grid")
         del chosen["fno"]
-    rows = [_trained(name, dataclasses.replace(config, operator=operator), data, test=test, out=out) for name, operator in chosen.items()]
+    rows = [
+        _trained(name, dataclasses.replace(config, operator=operator), data, test=test, out=out)
+        for name, operator in chosen.items()
+    ]
     points = config.training.num_points or max(entry.num_nodes for entry in stores["data"].entries.values())
     for row, operator in zip(rows, chosen.values(), strict=True):
         row["step"] = dataclasses.asdict(measure(_step(config, operator, about, points)))
-    sets = {name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.meta["seed"]} for name, store in stores.items()}
-    return {"case": about.case, **sets, "training": dataclasses.asdict(config.training), "machine": this_machine(), "operators": rows}
+    sets = {
+        name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.meta["seed"]}
+        for name, store in stores.items()
+    }
+    return {
+        "case": about.case,
+        **sets,
+        "training": dataclasses.asdict(config.training),
+        "machine": this_machine(),
+        "operators": rows,
+    }
 
 
 def this_machine() -> str:
@@ -117,15 +134,43 @@ def _on_a_grid(store: DataStore, config: Config) -> bool:
 
 def operators_table(ledger: Mapping[str, Any]) -> str:
     """Format a ledger for the terminal; errors in per cent of the norm of the solution."""
-    lines = [["operator", "parameters", "L2 [%]", "median", "95th", "worst", "H1 [%]", "times lrsa's", "step [ms]", "memory [MiB]", "training [s]"]]
+    lines = [
+        [
+            "operator",
+            "parameters",
+            "L2 [%]",
+            "median",
+            "95th",
+            "worst",
+            "H1 [%]",
+            "times lrsa's",
+            "step [ms]",
+            "memory [MiB]",
+            "training [s]",
+        ]
+    ]
     rows = ledger["operators"]
     base = next((row["l2"]["mean"] for row in rows if row["name"] == "lrsa"), rows[0]["l2"]["mean"])
     for row in rows:
         errors = [f"{100 * row['l2'][key]:.3f}" for key in ("mean", "median", "p95", "worst")]
         gradient = f"{100 * row['h1']['mean']:.2f}" if row["h1"] else "-"
         step = row["step"]
-        cost = ["-", step["error"]] if step["error"] else [f"{1000 * step['seconds']:.0f}", f"{step['memory'] / 2**20:.0f}"]
-        lines.append([row["name"], str(row["parameters"]), *errors, gradient, f"{row['l2']['mean'] / base:.2f}", *cost, f"{row['seconds']:.0f}"])
+        cost = (
+            ["-", step["error"]]
+            if step["error"]
+            else [f"{1000 * step['seconds']:.0f}", f"{step['memory'] / 2**20:.0f}"]
+        )
+        lines.append(
+            [
+                row["name"],
+                str(row["parameters"]),
+                *errors,
+                gradient,
+                f"{row['l2']['mean'] / base:.2f}",
+                *cost,
+                f"{row['seconds']:.0f}",
+            ]
+        )
     counts = f"{ledger['data']['samples']} samples to train, {ledger['test']['samples']} to test"
     return f"{ledger['case']}: {counts}, {ledger['training']['epochs']} epochs, {ledger['machine']}\n\n{align(lines)}"
 
@@ -133,7 +178,11 @@ def operators_table(ledger: Mapping[str, Any]) -> str:
 def _trained(name: str, config: Config, data: Path, *, test: Path, out: Path) -> dict[str, Any]:
     folder = out / name.replace(" ", "-")
     summary = train(data, folder, config)
-    tested, _ = evaluate(folder, test, dataclasses.replace(config, guess=dataclasses.replace(config.guess, precision=config.training.precision)))
+    tested, _ = evaluate(
+        folder,
+        test,
+        dataclasses.replace(config, guess=dataclasses.replace(config.guess, precision=config.training.precision)),
+    )
     norms = next(iter(tested["fields"].values()))
     taken = ("parameters", "best_epoch", "seconds")
     row = {"name": name, "operator": dataclasses.asdict(config.operator), **{key: summary[key] for key in taken}}
@@ -146,4 +195,14 @@ def _step(config: Config, operator: OperatorConfig, about: Description, points: 
     if operator.needs_grid:
         side = next(side for side in range(1, points + 1) if side**about.dim >= points)
     sizes = (about.dim, about.num_inputs, len(about.scalars), about.num_outputs)
-    return Work(operator, points, training.batch_size, sizes, side, training.precision, training.device, backward=True, compile=training.compile)
+    return Work(
+        operator,
+        points,
+        training.batch_size,
+        sizes,
+        side,
+        training.precision,
+        training.device,
+        backward=True,
+        compile=training.compile,
+    )

@@ -70,7 +70,9 @@ def escape(text: object) -> Html:
     """Return text as markup that shows it; markup stays as it is."""
     if isinstance(text, Html):
         return text
-    return Html(html.escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text))))
+    return Html(
+        html.escape("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in str(text)))
+    )
 
 
 def element(tag: str, *content: object, kind: str = "") -> Html:
@@ -83,7 +85,9 @@ def value(number: float, text: str) -> Html:
     return Html(f'<data value="{escape(repr(number))}">{escape(text)}</data>')
 
 
-def table(rows: Sequence[Sequence[object]], *, marks: Sequence[str] = (), kind: str = "", texts: Iterable[int] = ()) -> Html:
+def table(
+    rows: Sequence[Sequence[object]], *, marks: Sequence[str] = (), kind: str = "", texts: Iterable[int] = ()
+) -> Html:
     """Return a table that scrolls sideways where it does not fit.
 
     Args:
@@ -94,13 +98,19 @@ def table(rows: Sequence[Sequence[object]], *, marks: Sequence[str] = (), kind: 
     """
     left = set(texts)
     heading, *body = rows
-    names = "".join(f'<th scope="col"{_class("text" if j in left else "")}>{escape(cell)}</th>' for j, cell in enumerate(heading))
+    names = "".join(
+        f'<th scope="col"{_class("text" if j in left else "")}>{escape(cell)}</th>' for j, cell in enumerate(heading)
+    )
     lines = []
     for row, mark in zip(body, marks or [""] * len(body), strict=True):
-        cells = "".join(f"<td{_class('text' if j in left else '')}>{escape(cell)}</td>" for j, cell in enumerate(row[1:], start=1))
+        cells = "".join(
+            f"<td{_class('text' if j in left else '')}>{escape(cell)}</td>" for j, cell in enumerate(row[1:], start=1)
+        )
         lines.append(f'<tr{_class(mark)}><th scope="row">{escape(row[0])}</th>{cells}</tr>')
     inner = f"<table><thead><tr>{names}</tr></thead><tbody>\n" + "\n".join(lines) + "\n</tbody></table>"
-    return Html(f'<div class="{escape(f"scroll {kind}".strip())}" tabindex="0">{inner}</div>')  # in the order of tabs, to scroll by keys
+    return Html(
+        f'<div class="{escape(f"scroll {kind}".strip())}" tabindex="0">{inner}</div>'
+    )  # in the order of tabs, to scroll by keys
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Html:
@@ -121,7 +131,9 @@ def details(summary: str, *content: Html) -> Html:
 def document(title: str, body: Iterable[Html]) -> str:
     """Return the whole page."""
     count = itertools.count(1)
-    content = re.sub("<svg.*?</svg>", lambda m: m[0].replace(OWN, f"f{next(count)}-"), "\n".join(map(escape, body)), flags=re.DOTALL)
+    content = re.sub(
+        "<svg.*?</svg>", lambda m: m[0].replace(OWN, f"f{next(count)}-"), "\n".join(map(escape, body)), flags=re.DOTALL
+    )
     light, dark = (" ".join(f"--{name}: {pair[k]};" for name, pair in (INKS | PAPERS).items()) for k in (0, 1))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'

@@ -47,7 +47,9 @@ class Curve:
     y: Sequence[float]
 
 
-def strips(strategies: Sequence[Mapping[str, Any]], values: Sequence[Sequence[float]], *, label: str, logarithmic: bool) -> Html:
+def strips(
+    strategies: Sequence[Mapping[str, Any]], values: Sequence[Sequence[float]], *, label: str, logarithmic: bool
+) -> Html:
     """Draw a row for each strategy: every sample, crosses where not solved, quartiles and median behind."""
 
     def draw(figure: Figure) -> None:
@@ -99,9 +101,24 @@ def paired(rival: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any
         axis.vlines(x, seconds.min(axis=1), seconds.max(axis=1), color=COLOURS["line"], linewidth=1.5)
         for column, (name, colour, marker) in enumerate(((rival, "rival", "o"), (LEARNED, "learned", "s"))):
             solved = np.array([pair[column]["solved"] for pair in ordered])
-            axis.plot(x[solved], seconds[solved, column], marker, color=COLOURS[colour], markersize=3.5, markeredgewidth=0, label=name)
+            axis.plot(
+                x[solved],
+                seconds[solved, column],
+                marker,
+                color=COLOURS[colour],
+                markersize=3.5,
+                markeredgewidth=0,
+                label=name,
+            )
             if not solved.all():
-                axis.plot(x[~solved], seconds[~solved, column], "x", color=COLOURS[colour], markersize=5, label=f"{name}, not solved")
+                axis.plot(
+                    x[~solved],
+                    seconds[~solved, column],
+                    "x",
+                    color=COLOURS[colour],
+                    markersize=5,
+                    label=f"{name}, not solved",
+                )
         axis.set_xlim(-1, len(ordered))
         axis.xaxis.set_major_locator(NullLocator())
         axis.set_xlabel(f"samples, in the order of {rival}")
@@ -133,7 +150,9 @@ def scaling(curves: Sequence[Curve], *, x: str, y: str, guide: int = 0, level: f
         if guide:
             first = int(np.argmin(curves[-1].x))
             line = curves[-1].y[first] * (xs / curves[-1].x[first]) ** guide
-            axis.plot(xs, line, ":", color=COLOURS["dim"], linewidth=1.0, label=f"proportional to {'1 / ' * (guide < 0)}{x}")
+            axis.plot(
+                xs, line, ":", color=COLOURS["dim"], linewidth=1.0, label=f"proportional to {'1 / ' * (guide < 0)}{x}"
+            )
             ys.append(line.tolist())
         if level is not None:
             axis.axhline(level, color=COLOURS["ink"], linewidth=1.0)
@@ -164,7 +183,9 @@ def _looks(names: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, str]]:
     rivals = [name for name in names if name != LEARNED]
     places = {name: place for place, name in enumerate(rivals)}
     return [
-        (COLOURS["learned"], "*") if name == LEARNED else (COLOURS[RIVALS[places[name] % len(RIVALS)]], MARKERS[places[name] % len(MARKERS)])
+        (COLOURS["learned"], "*")
+        if name == LEARNED
+        else (COLOURS[RIVALS[places[name] % len(RIVALS)]], MARKERS[places[name] % len(MARKERS)])
         for name in names
     ]
 

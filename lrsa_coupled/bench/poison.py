@@ -24,10 +24,10 @@ from lrsa_coupled.bench.ledger import SLACK, measured_on
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import LEARNED, GatedSolver, Start, learned_start
-from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.guess.gated import LEARNED, GatedSolver, Start, learned_start
+from lrsa_coupled.guess.learned import LearnedGuess, Prediction
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem
@@ -63,7 +63,9 @@ class _Changed(nn.Module):
         return self.change(self.model.decode(*args, **kwargs))
 
 
-def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path, others: Sequence[Path] = ()) -> dict[str, Any]:
+def bench_gate(
+    case: Case, config: Config, comm: MPI.Comm, *, model: Path, others: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Solve ``config.bench.samples`` unseen problems through the gate with each poison. Collective.
 
     Args:
@@ -79,7 +81,9 @@ def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path, other
     guess, *strangers = (load_guess(case, config, path) for path in (model, *others))
     settings = config.bench
     if settings.samples < 2:
-        raise ValueError(f"bench --what gate needs at least two samples, the first of which measures the classical solve, got {settings.samples}")
+        raise ValueError(
+            f"bench --what gate needs at least two samples, the first of which measures the classical solve, got {settings.samples}"
+        )
     starts = _starts(case, guess, config)
     for path, stranger in zip(others, strangers, strict=True):
         starts[f"{DISTRIBUTION}: {path}"] = learned_start(case, stranger, config.gate.max_distance)
@@ -87,7 +91,9 @@ def bench_gate(case: Case, config: Config, comm: MPI.Comm, *, model: Path, other
     gates = {name: Gate(policy, [LEARNED]) for name in starts}
     seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
     for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):
-        number = index if index >= 0 else settings.samples  # one sample more, first, to compile the forms and wake MUMPS and torch
+        number = (
+            index if index >= 0 else settings.samples
+        )  # one sample more, first, to compile the forms and wake MUMPS and torch
         parameters = sample_parameters(case, settings.seed, number)
         problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
         atol = (settings.rtol or case.rtol) * reference_norm(problem)
@@ -107,7 +113,16 @@ def gate_table(ledger: Mapping[str, Any]) -> str:
     for row in ledger["poisons"]:
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in row["outcomes"].items())
         off = f"after {row['again']}" if row["again"] else "no"
-        lines.append([row["name"], f"{row['solved']}/{row['samples']}", outcomes, f"{100 * row['wasted']:.1f} %", f"{100 * row['overhead']:+.1f} %", off])
+        lines.append(
+            [
+                row["name"],
+                f"{row['solved']}/{row['samples']}",
+                outcomes,
+                f"{100 * row['wasted']:.1f} %",
+                f"{100 * row['overhead']:+.1f} %",
+                off,
+            ]
+        )
     return (
         f"{ledger['case']}: bad guesses behind the gate, {ledger['poisons'][0]['samples']} unseen samples (seed {ledger['seed']}), resolution "
         f"{ledger['resolution']}, {ledger['ranks']} ranks; budget {100 * ledger['budget']:g} % of a classical solve\n\n{align(lines)}"

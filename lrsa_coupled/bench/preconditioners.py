@@ -35,14 +35,16 @@ from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.ways import LEARNED, System, Way, all_ways
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.norms import jacobian
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 
 
-def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models: Sequence[Path] = (), only: Sequence[str] = ()) -> dict[str, Any]:
+def bench_preconditioners(
+    case: Case, config: Config, comm: MPI.Comm, *, models: Sequence[Path] = (), only: Sequence[str] = ()
+) -> dict[str, Any]:
     """Measure the ways on ``config.bench.samples`` samples never trained on. Collective.
 
     Args:
@@ -71,7 +73,9 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
         unknowns = problem.solution.function_space.dofmap.index_map.size_global
         right = residual_vector(problem)
         right.scale(-1.0)
-        system = System(case, problem, jacobian(problem), right, case.pencil(problem), reference=right.norm(), rtol=rtol)
+        system = System(
+            case, problem, jacobian(problem), right, case.pencil(problem), reference=right.norm(), rtol=rtol
+        )
         for way in ways:
             if index < 0:  # not counted: compiles the forms, wakes torch
                 memory[way.name] = _measured_memory(way, system)
@@ -79,16 +83,37 @@ def bench_preconditioners(case: Case, config: Config, comm: MPI.Comm, *, models:
                 samples[way.name].append({"index": index} | way.solve(system))
         system.matrix.destroy()
         system.right.destroy()
-    entries = [{"name": way.name, "samples": samples[way.name], "memory": memory[way.name], "cost": way.cost} for way in ways]
-    return measured_on(case, config, comm) | {"unknowns": unknowns, "options": vars(case.options), "preconditioners": entries}
+    entries = [
+        {"name": way.name, "samples": samples[way.name], "memory": memory[way.name], "cost": way.cost} for way in ways
+    ]
+    return measured_on(case, config, comm) | {
+        "unknowns": unknowns,
+        "options": vars(case.options),
+        "preconditioners": entries,
+    }
 
 
 def preconditioners_table(ledger: Mapping[str, Any]) -> str:
     """Format a ledger for the terminal: times are medians over the samples, ratios against the quickest way without an operator."""
     ways = ledger["preconditioners"]
     totals = {way["name"]: _total(way["samples"]) for way in ways}
-    best = min((name for name in totals if not name.startswith(LEARNED)), key=totals.__getitem__, default=next(iter(totals)))
-    rows = [["preconditioner", "solved", "iterations", "set-up [s]", "inference [s]", "solve [s]", "total [s]", "memory [MB]", "residual", f"against {best}"]]
+    best = min(
+        (name for name in totals if not name.startswith(LEARNED)), key=totals.__getitem__, default=next(iter(totals))
+    )
+    rows = [
+        [
+            "preconditioner",
+            "solved",
+            "iterations",
+            "set-up [s]",
+            "inference [s]",
+            "solve [s]",
+            "total [s]",
+            "memory [MB]",
+            "residual",
+            f"against {best}",
+        ]
+    ]
     for way in ways:
         samples, total = way["samples"], totals[way["name"]]
         seconds = (f"{np.median([sample[key] for sample in samples]):.3f}" for key in ("setup", "inference", "solve"))
@@ -104,20 +129,31 @@ def preconditioners_table(ledger: Mapping[str, Any]) -> str:
 
 def _break_even(ledger: Mapping[str, Any], best: str) -> list[str]:
     """Say after how many solves data and training of the operators have paid for themselves against the best of the others."""
-    times = {way["name"]: {s["index"]: s["setup"] + s["solve"] for s in way["samples"] if s["solved"]} for way in ledger["preconditioners"]}
+    times = {
+        way["name"]: {s["index"]: s["setup"] + s["solve"] for s in way["samples"] if s["solved"]}
+        for way in ledger["preconditioners"]
+    }
     ours = [way for way in ledger["preconditioners"] if way["cost"] is not None and way["name"] != best]
     found = []
     for way in ours:
-        spent = {sample["index"]: sample["setup"] + sample["solve"] for sample in way["samples"]}  # time of a failure is lost
-        savings = [(rival if index in times[way["name"]] else 0.0) - spent[index] for index, rival in times[best].items()]
-        found.append(compared(f"{best}, by {way['name']}", way["cost"], [ledger["ranks"] * saving for saving in savings]))
+        spent = {
+            sample["index"]: sample["setup"] + sample["solve"] for sample in way["samples"]
+        }  # time of a failure is lost
+        savings = [
+            (rival if index in times[way["name"]] else 0.0) - spent[index] for index, rival in times[best].items()
+        ]
+        found.append(
+            compared(f"{best}, by {way['name']}", way["cost"], [ledger["ranks"] * saving for saving in savings])
+        )
     notes = sorted({note_of(way["cost"]) for way in ours})
     return ["\n".join([align(rows_of(found)), *notes])] if found else []
 
 
 def _total(samples: Sequence[Mapping[str, Any]]) -> float:
     """Return the median time of a way [s], infinite when it fails on a sample."""
-    return float(np.median([s["setup"] + s["solve"] for s in samples])) if all(s["solved"] for s in samples) else math.inf
+    return (
+        float(np.median([s["setup"] + s["solve"] for s in samples])) if all(s["solved"] for s in samples) else math.inf
+    )
 
 
 def _measured_memory(way: Way, system: System) -> int | None:
@@ -130,4 +166,3 @@ def _measured_memory(way: Way, system: System) -> int | None:
     way.solve(system)
     grown = comm.allgather(None if peak is None else peak.grown())
     return None if None in grown else sum(grown)
-

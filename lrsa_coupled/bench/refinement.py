@@ -35,7 +35,9 @@ def node_sets(grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
         ValueError: If a side of the grid has an even number of points or fewer than five.
     """
     if any(size % 2 == 0 or size < 5 for size in grid.shape):
-        raise ValueError(f"refinement needs a grid of an odd number of points a side, 5 at least, got {' x '.join(map(str, grid.shape))}")
+        raise ValueError(
+            f"refinement needs a grid of an odd number of points a side, 5 at least, got {' x '.join(map(str, grid.shape))}"
+        )
     middle = 2 * (grid.shape[0] // 4)
     last = [size - 1 for size in grid.shape]
     fine, coarse = _weights(grid, step=1, first=0, end=last[0]), _weights(grid, step=2, first=0, end=last[0])
@@ -69,7 +71,9 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
         fields = {}
         with torch.inference_mode(), autocast(config.guess.precision, device):
             for name, (rows, mass) in sets.items():
-                fields[name] = _at_coarse(operator(*_arguments(batch, rows, mass, device)).cpu(), rows, sets["coarse"][0])[:, columns]
+                fields[name] = _at_coarse(
+                    operator(*_arguments(batch, rows, mass, device)).cpu(), rows, sets["coarse"][0]
+                )[:, columns]
         truth, free = (values_BNK[0, sets["coarse"][0], columns] for values_BNK in (batch.outputs_BNK, batch.free_BNK))
         fields = {name: torch.where(free > 0, field, truth) for name, field in fields.items()}
         for name in SETS:
@@ -77,7 +81,12 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
         for name in SETS[1:]:
             drifts[name].append(_distance(fields[name], fields["coarse"]))
     points = {name: len(rows) for name, (rows, _) in sets.items()}
-    result = {"case": card.case, "samples": len(dataset), "mass_weighted": card.operator.mass_weighted, "points": points}
+    result = {
+        "case": card.case,
+        "samples": len(dataset),
+        "mass_weighted": card.operator.mass_weighted,
+        "points": points,
+    }
     return result | {"error": {name: _mean(values) for name, values in errors.items()},
                      "drift": {name: _mean(values) for name, values in drifts.items()}}  # fmt: skip
 

@@ -65,7 +65,9 @@ def heading(ledger: Mapping[str, Any]) -> str:
 
 def cost_rows(ledger: Mapping[str, Any]) -> list[list[str]]:
     """Return the rows of a table of costs by strategy, the first of which is its heading."""
-    rows = [["strategy", "solved", "iterations", "(median)", *(f"{s} [s]" for s in STAGES), "start/solve", "start error"]]
+    rows = [
+        ["strategy", "solved", "iterations", "(median)", *(f"{s} [s]" for s in STAGES), "start/solve", "start error"]
+    ]
     for strategy in ledger["strategies"]:
         samples = strategy["samples"]
         if not samples:
@@ -109,19 +111,26 @@ def remarks(ledger: Mapping[str, Any]) -> list[str]:
         lines += [f"{strategy['name']}: failed on {count} ({reason})" for reason, count in failed.items()]
         fallbacks = sum(bool(s.get("used_fallback")) for s in strategy["samples"])
         if fallbacks:
-            lines.append(f"{strategy['name']}: the classical strategy took over on {fallbacks} of {len(strategy['samples'])}")
+            lines.append(
+                f"{strategy['name']}: the classical strategy took over on {fallbacks} of {len(strategy['samples'])}"
+            )
     return [*lines, *ledger.get("gate", {}).get("summary", "").splitlines()]
 
 
 def number(value: float) -> str:
     """Format seconds."""
-    return "0" if value == 0.0 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10.0 else f"{value:.1f}"
+    return (
+        "0" if value == 0.0 else f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10.0 else f"{value:.1f}"
+    )
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
     """Format rows as a table: a heading, the first column to the left, the others to the right."""
     widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]) for row in rows]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

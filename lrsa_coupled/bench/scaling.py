@@ -48,7 +48,10 @@ def unknowns(ledger: Mapping[str, Any]) -> float | None:
 def by_case(ledgers: Ledgers) -> dict[str, list[Mapping[str, Any]]]:
     """Return the ledgers of each case, by size and then by ranks."""
     ordered = sorted(ledgers, key=lambda ledger: (ledger["resolution"], ledger["ranks"]))
-    return {case: [ledger for ledger in ordered if ledger["case"] == case] for case in dict.fromkeys(ledger["case"] for ledger in ledgers)}
+    return {
+        case: [ledger for ledger in ordered if ledger["case"] == case]
+        for case in dict.fromkeys(ledger["case"] for ledger in ledgers)
+    }
 
 
 def ledgers_text(ledgers: Ledgers) -> str:
@@ -57,7 +60,11 @@ def ledgers_text(ledgers: Ledgers) -> str:
     for case, group in by_case(ledgers).items():
         if len(group) > 1:
             parts += [f"{case}: median time [s]", align(scaling_rows(group, what="time"))]
-            parts += [f"{case}: times sooner (least to most)", align(scaling_rows(group, what="times sooner")), caution(group)]
+            parts += [
+                f"{case}: times sooner (least to most)",
+                align(scaling_rows(group, what="times sooner")),
+                caution(group),
+            ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -82,7 +89,15 @@ def scaling_rows(ledgers: Ledgers, *, what: str) -> list[list[str]]:
         size, times = unknowns(ledger), solved_times(ledger)
         cells = [_median_cell(ledger, name) if what == "time" else _ratio_cell(times, name) for name in names]
         count = max(len(strategy["samples"]) for strategy in ledger["strategies"])
-        rows.append([str(ledger["resolution"]), "-" if size is None else f"{size:.0f}", str(ledger["ranks"]), str(count), *cells])
+        rows.append(
+            [
+                str(ledger["resolution"]),
+                "-" if size is None else f"{size:.0f}",
+                str(ledger["ranks"]),
+                str(count),
+                *cells,
+            ]
+        )
     return rows
 
 
@@ -90,7 +105,9 @@ def series_of(ledgers: Ledgers) -> list[Series]:
     """Return what can be drawn of the ledgers of one case: sizes at a fixed number of ranks, ranks at a fixed size."""
     found = []
     sized = all(unknowns(ledger) is not None for ledger in ledgers)
-    size: Callable[[Mapping[str, Any]], float] = (lambda ledger: unknowns(ledger) or 0.0) if sized else (lambda ledger: ledger["resolution"])
+    size: Callable[[Mapping[str, Any]], float] = (
+        (lambda ledger: unknowns(ledger) or 0.0) if sized else (lambda ledger: ledger["resolution"])
+    )
     for ranks, group in _groups(ledgers, lambda ledger: ledger["ranks"]):
         title = f"{ranks} rank{'s' * (ranks != 1)}"
         found += _series(title, "unknowns" if sized else "resolution", group, value=size, slope=int(sized))
@@ -121,7 +138,9 @@ def _differences(ledgers: Ledgers) -> list[str]:
         if any(value != values[0] for value in values):
             shown = "" if isinstance(values[0], Mapping) else f" ({', '.join(str(value) for value in values)})"
             found.append(f"{name}{shown}")
-    indices = [sorted(s["index"] for strategy in ledger["strategies"][:1] for s in strategy["samples"]) for ledger in ledgers]
+    indices = [
+        sorted(s["index"] for strategy in ledger["strategies"][:1] for s in strategy["samples"]) for ledger in ledgers
+    ]
     return [*found, "samples"] if any(numbers != indices[0] for numbers in indices) else found
 
 
@@ -135,7 +154,9 @@ def _groups(ledgers: Ledgers, key: Callable[[Mapping[str, Any]], int]) -> list[t
     return [(value, list(group)) for value, group in itertools.groupby(sorted(ledgers, key=key), key=key)]
 
 
-def _series(title: str, x: str, ledgers: Ledgers, *, value: Callable[[Mapping[str, Any]], float], slope: int) -> list[Series]:
+def _series(
+    title: str, x: str, ledgers: Ledgers, *, value: Callable[[Mapping[str, Any]], float], slope: int
+) -> list[Series]:
     ordered = sorted(ledgers, key=value)
     values = [value(ledger) for ledger in ordered]
     return [Series(title, x, values, ordered, slope)] if len(set(values)) > 1 else []
@@ -152,7 +173,12 @@ def _curves(series: Series, names: Sequence[str], y: Callable[[Mapping[str, Any]
 
 
 def _median(ledger: Mapping[str, Any], name: str) -> float | None:
-    seconds = [s["seconds"]["total"] for strategy in ledger["strategies"] if strategy["name"] == name for s in strategy["samples"]]
+    seconds = [
+        s["seconds"]["total"]
+        for strategy in ledger["strategies"]
+        if strategy["name"] == name
+        for s in strategy["samples"]
+    ]
     return float(np.median(seconds)) if seconds else None
 
 
@@ -167,4 +193,6 @@ def _ratio(times: Mapping[str, Mapping[int, float]], name: str) -> Speedup | Non
 
 def _ratio_cell(times: Mapping[str, Mapping[int, float]], name: str) -> str:
     result = _ratio(times, name)
-    return "-" if result is None or not result.compared else f"{result.mean:.2f} ({result.low:.2f} to {result.high:.2f})"
+    return (
+        "-" if result is None or not result.compared else f"{result.mean:.2f} ({result.low:.2f} to {result.high:.2f})"
+    )

@@ -36,7 +36,13 @@ def bench_speed(
     place = choose_device(device)
     rates = {precision: product_rate(precision, place) for precision in precisions}
     rows = []
-    tasks = [(kind, count, precision, backward) for count in points for precision in precisions for backward in (False, True) for kind in kinds]
+    tasks = [
+        (kind, count, precision, backward)
+        for count in points
+        for precision in precisions
+        for backward in (False, True)
+        for kind in kinds
+    ]
     for kind, count, precision, backward in progress(tasks, description="measuring", unit="row"):
         chunks = chunk_size if kind == "lrsa" and count > chunk_size else 0
         repeats = 3 if count > 100000 and place.type == "cpu" else 5
@@ -44,7 +50,14 @@ def bench_speed(
                     chunk_size=chunks, repeats=repeats)  # fmt: skip
         cost = measure(work)
         share = cost.flops / cost.seconds / rates[precision] if cost.seconds else 0.0
-        row = {"kind": kind, "points": count, "precision": precision, "backward": backward, "chunk_size": chunks, "share": share}
+        row = {
+            "kind": kind,
+            "points": count,
+            "precision": precision,
+            "backward": backward,
+            "chunk_size": chunks,
+            "share": share,
+        }
         rows.append(row | dataclasses.asdict(cost))
     name = torch.cuda.get_device_name(place) if place.type == "cuda" else platform.processor() or platform.machine()
     sizes = dataclasses.asdict(operator)
@@ -54,7 +67,20 @@ def bench_speed(
 def speed_table(result: dict[str, Any]) -> str:
     """Format the rows, and the ratios of time and memory of each other operator to LRSA in the same conditions."""
     rates = ", ".join(f"{name} {rate / 1e12:.3f} TFLOP/s" for name, rate in result["product_flops"].items())
-    lines = [["points", "operator", "precision", "pass", "time [s]", "points/s", "memory [GiB]", "TFLOP/s", "of products", "time, memory / lrsa"]]
+    lines = [
+        [
+            "points",
+            "operator",
+            "precision",
+            "pass",
+            "time [s]",
+            "points/s",
+            "memory [GiB]",
+            "TFLOP/s",
+            "of products",
+            "time, memory / lrsa",
+        ]
+    ]
     lrsa: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in result["rows"]:
         key = (row["points"], row["precision"], row["backward"])
@@ -66,7 +92,11 @@ def speed_table(result: dict[str, Any]) -> str:
         if row["kind"] == "lrsa":
             lrsa[key] = row
         against = lrsa.get(key, row)
-        ratio = "" if against is row else f"{row['seconds'] / against['seconds']:.2f}, {row['memory'] / max(1, against['memory']):.2f}"
+        ratio = (
+            ""
+            if against is row
+            else f"{row['seconds'] / against['seconds']:.2f}, {row['memory'] / max(1, against['memory']):.2f}"
+        )
         lines.append([
             str(row["points"]), name, row["precision"], passes, f"{row['seconds']:.4g}", f"{row['points'] / row['seconds']:.3g}",
             f"{row['memory'] / 2**30:.3f}", f"{row['flops'] / row['seconds'] / 1e12:.3f}", f"{100 * row['share']:.0f} %", ratio,

@@ -10,11 +10,11 @@ from typing import final
 
 import numpy as np
 
-from lrsa_coupled.coupling import gated
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import Watch, Ways, kind_of, learned_start, solve_through
-from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
-from lrsa_coupled.coupling.judge import Verdict, judge
+from lrsa_coupled.guess import gated
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.guess.gated import Watch, Ways, kind_of, learned_start, solve_through
+from lrsa_coupled.guess.learned import LearnedGuess, Prediction
+from lrsa_coupled.guess.acceptance import Verdict, judge
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.transient import TransientCase

@@ -25,7 +25,15 @@ SAMPLE: Mapping[str, tuple[type, ...]] = {
 OPTIONAL: Mapping[str, tuple[type, ...]] = {
     "unknowns": (int,), "residual": (*NUMBER, type(None)), "atol": (*NUMBER, type(None)), "used_fallback": (bool,), "reason": (str, type(None)),
 }  # fmt: skip
-NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", list: "a list", dict: "an object", type(None): "null"}
+NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
 
 
 def read_ledger(path: Path) -> dict[str, Any]:
@@ -37,7 +45,9 @@ def read_ledger(path: Path) -> dict[str, Any]:
     try:
         ledger = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}); expected a ledger that '{WRITER}' wrote") from error
+        raise ValueError(
+            f"{path}: cannot be read ({error.strerror}); expected a ledger that '{WRITER}' wrote"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not valid JSON ({error}); expected a ledger that '{WRITER}' wrote") from error
     try:

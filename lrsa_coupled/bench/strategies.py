@@ -9,13 +9,13 @@ from pathlib import Path
 from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling import gated
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import GatedSolver, learned_start
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.guess_solver import GuessSolver
-from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver, nearest_start
-from lrsa_coupled.coupling.nested import NestedSolver, coarser_problems
+from lrsa_coupled.guess import gated
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.guess.gated import GatedSolver, learned_start
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.guess_solver import GuessSolver
+from lrsa_coupled.guess.nearest import NearestSample, NearestSolver, nearest_start
+from lrsa_coupled.guess.coarse_mesh import NestedSolver, coarser_problems
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, Problem, SolverFactory
 
@@ -54,7 +54,9 @@ def rivals(case: Case, config: Config) -> list[Strategy]:
 
     def nested(count: int) -> Strategy:
         def make(problem: Problem, atol: float) -> NestedSolver:
-            return NestedSolver(case, coarser[-count:], problem, atol=atol, max_iterations=2 * config.guess.max_iterations)
+            return NestedSolver(
+                case, coarser[-count:], problem, atol=atol, max_iterations=2 * config.guess.max_iterations
+            )
 
         return Strategy(f"nested, {count} coarser mesh{'es' * (count > 1)}", make, prepare=prepare)
 
@@ -86,6 +88,7 @@ def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
 
 def learned_strategy(case: Case, guess: LearnedGuess) -> Strategy:
     """Return the start from an operator."""
+
     def put_start(problem: Problem) -> bool:
         return guess.start(case, problem).accepted
 
@@ -101,4 +104,6 @@ def gated_strategy(case: Case, gate: Gate, guess: LearnedGuess) -> Strategy:
 def refuse_seen(seed: int, seen: int, what: str) -> None:
     """Raise ValueError when the samples of the bench are those behind ``what``."""
     if seed == seen:
-        raise ValueError(f"bench needs samples never trained on: its seed {seed} is the one of {what}; choose another seed")
+        raise ValueError(
+            f"bench needs samples never trained on: its seed {seed} is the one of {what}; choose another seed"
+        )

@@ -33,12 +33,12 @@ from lrsa_coupled.bench.effectivity import TARGETS
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.certify import Certified, certify
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.certify.certify import Certified, certify
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import jacobian, make_norm, set_solution, solution_vector
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_vector
-from lrsa_coupled.coupling.surrogate import Surrogate
+from lrsa_coupled.certify.surrogate import Surrogate
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
@@ -69,11 +69,16 @@ def bench_surrogate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) 
         return None if sample is None else {"index": index, **sample}
 
     measure(settings.samples, 1, TARGETS[:1])  # not counted: compiles the forms, wakes torch
-    found = [measure(index, settings.repeats) for index in progress(range(settings.samples), description=f"surrogate of {case.name}")]
+    found = [
+        measure(index, settings.repeats)
+        for index in progress(range(settings.samples), description=f"surrogate of {case.name}")
+    ]
     return measured_on(case, config, comm) | {"samples": [sample for sample in found if sample is not None]}
 
 
-def _measure(case: Case, guess: LearnedGuess, problem: Problem, *, repeats: int, targets: Sequence[float]) -> dict[str, Any] | None:
+def _measure(
+    case: Case, guess: LearnedGuess, problem: Problem, *, repeats: int, targets: Sequence[float]
+) -> dict[str, Any] | None:
     truth = true_solution(case, problem)
     if truth is None:
         return None
@@ -87,11 +92,17 @@ def _measure(case: Case, guess: LearnedGuess, problem: Problem, *, repeats: int,
         return norm.of(difference) / scale
 
     accepted = guess.start(case, problem).accepted
-    record: dict[str, Any] = {"unknowns": truth.getSize(), "norm": norm.name, "prediction": error() if accepted else None}
+    record: dict[str, Any] = {
+        "unknowns": truth.getSize(),
+        "norm": norm.name,
+        "prediction": error() if accepted else None,
+    }
     record["surrogate"] = []
     for accept in targets:
         result, seconds = _timed(problem, lambda: Surrogate(case, guess, problem, accept=accept).solve(), repeats)  # noqa: B023 - called at once
-        record["surrogate"].append(_entry(result) | {"error": error() if result.delivered else None, "seconds": seconds})
+        record["surrogate"].append(
+            _entry(result) | {"error": error() if result.delivered else None, "seconds": seconds}
+        )
     solves = list(_classical(case, problem, error, repeats=repeats, targets=targets))
     record["classical"] = [_quickest([solve for solve in solves if solve["error"] <= accept]) for accept in targets]
     for item in (truth, zero, norm):
@@ -136,7 +147,9 @@ def _entry(result: Certified) -> dict[str, Any]:
     }
 
 
-def _classical(case: Case, problem: Problem, error: Callable[[], float], *, repeats: int, targets: Sequence[float]) -> Iterator[dict[str, Any]]:
+def _classical(
+    case: Case, problem: Problem, error: Callable[[], float], *, repeats: int, targets: Sequence[float]
+) -> Iterator[dict[str, Any]]:
     """Yield error and seconds of the rival's solves, to ever smaller errors. Collective."""
     if _by_estimate(problem):
         for accept in targets:

@@ -70,7 +70,15 @@ def steps_table(ledger: Mapping[str, Any]) -> str:
     for row in ledger["steps"]:
         low, high = 1e3 * np.quantile(row["seconds"], (0.25, 0.75))
         own = medians[row["precision"]]
-        rows.append([row["precision"], f"{1e3 * own:.1f}", f"{low:.1f} to {high:.1f}", f"{medians['fp32'] / own:.2f}", f"{row['loss']:.4f}"])
+        rows.append(
+            [
+                row["precision"],
+                f"{1e3 * own:.1f}",
+                f"{low:.1f} to {high:.1f}",
+                f"{medians['fp32'] / own:.2f}",
+                f"{row['loss']:.4f}",
+            ]
+        )
     operator, training = ledger["operator"], ledger["training"]
     points = training["num_points"] or "all"
     head = (f"{ledger['case']}: {operator['kind']} of width {operator['width']}, {operator['num_blocks']} blocks; {training['batch_size']} samples a step, {points} points each; "
@@ -79,7 +87,9 @@ def steps_table(ledger: Mapping[str, Any]) -> str:
 
 
 def _with_precision(config: Config, precision: str) -> Config:
-    return dataclasses.replace(config, training=dataclasses.replace(config.training, precision=precision, fp32_epochs=0))
+    return dataclasses.replace(
+        config, training=dataclasses.replace(config.training, precision=precision, fp32_epochs=0)
+    )
 
 
 def _batches(run: Run) -> Iterator[Sequence[Batch]]:

@@ -35,11 +35,11 @@ from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.steps import ClassicalStep, GatedStep, LearnedStep, Step
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling import gated
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import slowest
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess import gated
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.guess.gated import slowest
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Problem, Reuse, SequenceSolver, SolveResult
@@ -128,7 +128,9 @@ class _Way:
         return result.converged
 
 
-def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, model: Path | None = None) -> dict[str, Any]:
+def bench_transient(
+    case: TransientCase, config: Config, comm: MPI.Comm, *, model: Path | None = None
+) -> dict[str, Any]:
     """Integrate ``config.bench.samples`` unseen trajectories in every way at every tolerance. Collective.
 
     Raises:
@@ -144,7 +146,9 @@ def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, mode
     starts = [gated.LEARNED, *case.extrapolations[1:]]
     policy = dataclasses.replace(config.gate, record="")
     warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
-    _integrate(warming, settings.seed, settings.samples, tolerance=TOLERANCES[0], steps=3)  # one more, not counted: wakes MUMPS and torch
+    _integrate(
+        warming, settings.seed, settings.samples, tolerance=TOLERANCES[0], steps=3
+    )  # one more, not counted: wakes MUMPS and torch
     entries = []
     for tolerance in TOLERANCES:
         gate = Gate(policy, starts)
@@ -154,7 +158,12 @@ def bench_transient(case: TransientCase, config: Config, comm: MPI.Comm, *, mode
         strategies = [{"name": way.name, "steps": way.steps} for way in ways]
         entries.append({"tolerance": tolerance, "gate": gate.summary() if guess else "", "strategies": strategies})
     about = {key: value for key, value in measured_on(case, config, comm).items() if key != "tolerance"}
-    return about | {"num_steps": case.num_steps, "trajectories": settings.samples, "cost": cost_of(guess.card) if guess else None, "tolerances": entries}
+    return about | {
+        "num_steps": case.num_steps,
+        "trajectories": settings.samples,
+        "cost": cost_of(guess.card) if guess else None,
+        "tolerances": entries,
+    }
 
 
 def transient_table(ledger: Mapping[str, Any]) -> str:
@@ -166,7 +175,9 @@ def transient_table(ledger: Mapping[str, Any]) -> str:
     for entry in ledger["tolerances"]:
         times = {s["name"]: _mean_time(s["steps"]) for s in entry["strategies"]}
         best = min((name for name in times if name not in (LEARNED, GATED)), key=times.__getitem__)
-        rows = [[f"tolerance {entry['tolerance']:.0e}", "solved", "Newton", "Krylov", "start", "[ms]", f"against {best}"]]
+        rows = [
+            [f"tolerance {entry['tolerance']:.0e}", "solved", "Newton", "Krylov", "start", "[ms]", f"against {best}"]
+        ]
         for strategy in entry["strategies"]:
             steps = strategy["steps"]
             starts = [step["start"] for step in steps if step["start"] is not None]
@@ -187,20 +198,35 @@ def _break_even(ledger: Mapping[str, Any]) -> list[str]:
     for entry in ledger["tolerances"]:
         steps = {s["name"]: s["steps"] for s in entry["strategies"]}
         best = min((name for name in steps if name not in (LEARNED, GATED)), key=lambda name: _mean_time(steps[name]))
-        savings = [(rival["seconds"] if own["solved"] else 0.0) - own["seconds"] for own, rival in zip(steps[LEARNED], steps[best], strict=True) if rival["solved"]]
-        found.append(compared(f"{best} at {entry['tolerance']:.0e}, in steps", ledger["cost"], [ledger["ranks"] * saving for saving in savings]))
+        savings = [
+            (rival["seconds"] if own["solved"] else 0.0) - own["seconds"]
+            for own, rival in zip(steps[LEARNED], steps[best], strict=True)
+            if rival["solved"]
+        ]
+        found.append(
+            compared(
+                f"{best} at {entry['tolerance']:.0e}, in steps",
+                ledger["cost"],
+                [ledger["ranks"] * saving for saving in savings],
+            )
+        )
     return [f"{align(rows_of(found))}\n{note_of(ledger['cost'])}"]
 
 
 def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
     names = list(case.strategies())
-    ways = [_Way(case, name, problem, strategy=name, step=ClassicalStep()) for name, problem in zip(names, problems, strict=guess is None)]
+    ways = [
+        _Way(case, name, problem, strategy=name, step=ClassicalStep())
+        for name, problem in zip(names, problems, strict=guess is None)
+    ]
     if guess is None:
         return ways
     behind_gate, always = problems[-2:]
     gated_step = GatedStep(case, gate, guess, NodeSet(behind_gate, case.outputs))
     ways.append(_Way(case, GATED, behind_gate, strategy=None, step=gated_step))
-    ways.append(_Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.outputs))))
+    ways.append(
+        _Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.outputs)))
+    )
     return ways
 
 
@@ -214,7 +240,9 @@ def _integrate(ways: Sequence[_Way], seed: int, trajectory: int, *, tolerance: f
         way.end()
 
 
-def _record(place: tuple[int, int], result: SolveResult | None, solved: bool, *, seconds: float, start: float) -> dict[str, Any]:
+def _record(
+    place: tuple[int, int], result: SolveResult | None, solved: bool, *, seconds: float, start: float
+) -> dict[str, Any]:
     trajectory, step = place
     iterations, linear = (0, 0) if result is None else (result.iterations, result.linear_iterations)
     return {"trajectory": trajectory, "step": step, "solved": bool(solved), "iterations": int(iterations), "linear_iterations": int(linear),

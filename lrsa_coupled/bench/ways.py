@@ -20,8 +20,8 @@ from petsc4py import PETSc
 from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.strategies import refuse_seen
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.corrections import CORRECTION
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.generation.corrections import CORRECTION
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import set_solution
 from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.interfaces import Case, Problem, SolverFactory
@@ -101,7 +101,14 @@ class System:
             start += item.components
         scalars = dict(zip(self.case.scalars, map(float, features.scalars), strict=True))
         prolongation = self.case.prolongation(problem) if coarse else None
-        describe(matrix, problem.solution.function_space, bcs=problem.bcs, inputs=functions, scalars=scalars, prolongation=prolongation)
+        describe(
+            matrix,
+            problem.solution.function_space,
+            bcs=problem.bcs,
+            inputs=functions,
+            scalars=scalars,
+            prolongation=prolongation,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,9 @@ class _Way(Way):
             ksp.setUpOnBlocks()
             set_up = time.perf_counter()
             ksp.solve(system.right, found)
-        except PETSc.Error as error:  # an incomplete factorisation that breaks down, memory that is not there: the residual says it
+        except (
+            PETSc.Error
+        ) as error:  # an incomplete factorisation that breaks down, memory that is not there: the residual says it
             if error.__cause__ is not None:
                 raise error.__cause__ from None
             logger.warning("%s: %s", self.name, str(error).splitlines()[0])
@@ -185,7 +194,10 @@ class _Strategy(Way):
         iterations = solver.solve().iterations
         ended = time.perf_counter()
         solver.destroy()
-        return _record(system, iterations, setup=made - started, solve=ended - made) | {"inference": 0.0, "dimension": 0}
+        return _record(system, iterations, setup=made - started, solve=ended - made) | {
+            "inference": 0.0,
+            "dimension": 0,
+        }
 
 
 def _record(system: System, iterations: int, *, setup: float, solve: float) -> dict[str, Any]:
@@ -194,22 +206,45 @@ def _record(system: System, iterations: int, *, setup: float, solve: float) -> d
     norm = residual_norm(system.problem)
     setup, solve = (comm.allreduce(seconds, op=MPI.MAX) for seconds in (setup, solve))
     relative = norm / system.reference
-    return {"solved": bool(norm <= ACHIEVED * system.atol), "iterations": int(iterations), "setup": setup, "solve": solve, "residual": relative}
+    return {
+        "solved": bool(norm <= ACHIEVED * system.atol),
+        "iterations": int(iterations),
+        "setup": setup,
+        "solve": solve,
+        "residual": relative,
+    }
 
 
 def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
     """Return the ways of a case and of the operators in the folders ``models``; ValueError when one does not fit. Collective: no."""
     if not isinstance(case, SpectralCase) or case.num_modes:
-        raise ValueError(f"bench --what preconditioners is for linear cases with a spectrum (SpectralCase), '{case.name}' as given is none")
+        raise ValueError(
+            f"bench --what preconditioners is for linear cases with a spectrum (SpectralCase), '{case.name}' as given is none"
+        )
     krylov = CG if case.is_definite else GMRES
     ways: list[Way] = [_Strategy(name, make) for name, make in case.strategies().items()]
-    ways += [_Way("superlu_dist", SUPERLU), _Way("ilu", krylov | ILU), _Way("sor", krylov | {"pc_type": "sor"}), _Way("gamg of A", krylov | GAMG)]
+    ways += [
+        _Way("superlu_dist", SUPERLU),
+        _Way("ilu", krylov | ILU),
+        _Way("sor", krylov | {"pc_type": "sor"}),
+        _Way("gamg of A", krylov | GAMG),
+    ]
     if not case.is_definite:
-        ways += [_Way("gamg of P", krylov | GAMG, _on_stiffness), _Way("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=SHIFT))]
+        ways += [
+            _Way("gamg of P", krylov | GAMG, _on_stiffness),
+            _Way("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=SHIFT)),
+        ]
     space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if case.is_definite else "deflated"}
-    coarse = space | {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": str(COUNT), "pc_lrsa_smoothing": str(SMOOTHING)}
+    coarse = space | {
+        "pc_lrsa_basis": "coarse",
+        "pc_lrsa_coarse_modes": str(COUNT),
+        "pc_lrsa_smoothing": str(SMOOTHING),
+    }
     ways.append(_Way("exact modes", space | _inside(GAMG), _with_exact_modes))
-    ways += [_Way(f"coarse modes{name}", coarse | _inside(inner), partial(_described, coarse=True)) for name, inner in INNER.items()]
+    ways += [
+        _Way(f"coarse modes{name}", coarse | _inside(inner), partial(_described, coarse=True))
+        for name, inner in INNER.items()
+    ]
     for folder in models:
         ways += _learned_ways(case, config, folder, space, of="" if len(models) == 1 else f" of {folder}")
     return ways
@@ -226,19 +261,37 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
     refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
     if any(item.span for item in card.outputs):
-        grid, smooth = {"pc_lrsa_grid": str(card.resolution)}, {"pc_lrsa_smoothing": str(SMOOTHING)}  # a grid as fine as the meshes of its training
+        grid, smooth = (
+            {"pc_lrsa_grid": str(card.resolution)},
+            {"pc_lrsa_smoothing": str(SMOOTHING)},
+        )  # a grid as fine as the meshes of its training
         variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
         variants.append((", all nodes", smooth | _inside(GAMG)))
-        variants += [(name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps}) for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))]
-        return [_Way(f"{LEARNED} basis{of}{name}", space | checkpoint | options, _described, cost=cost) for name, options in variants]
+        variants += [
+            (name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps})
+            for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))
+        ]
+        return [
+            _Way(f"{LEARNED} basis{of}{name}", space | checkpoint | options, _described, cost=cost)
+            for name, options in variants
+        ]
     if [item.name for item in card.outputs] != [CORRECTION.name]:
-        raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}")
+        raise ValueError(
+            f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}"
+        )
     inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
     ways: list[Way] = []
     for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
         for name, inner in inside.items():
             described = partial(_described, on_stiffness=name == ", gamg")
-            ways.append(_Way(f"{LEARNED} correction{of}, {krylov}{name}", options | NEURAL | checkpoint | inner, described, cost=cost))
+            ways.append(
+                _Way(
+                    f"{LEARNED} correction{of}, {krylov}{name}",
+                    options | NEURAL | checkpoint | inner,
+                    described,
+                    cost=cost,
+                )
+            )
     return ways
 
 

@@ -53,13 +53,17 @@ class BackgroundGrid:
         ValueError: For fewer than 3 cells, or a mesh without extension in a direction.
     """
 
-    def __init__(self, points: Values, mass: Values, cells: int, *, comm: MPI.Comm, fixed: npt.NDArray[np.bool_] | None = None) -> None:
+    def __init__(
+        self, points: Values, mass: Values, cells: int, *, comm: MPI.Comm, fixed: npt.NDArray[np.bool_] | None = None
+    ) -> None:
         if cells < 3:
             raise ValueError(f"a background grid needs at least 3 cells, got {cells}")
         low = comm.allreduce(points.min(axis=0, initial=np.inf), op=np.minimum)
         sides = comm.allreduce(points.max(axis=0, initial=-np.inf), op=np.maximum) - low
         if sides.min() <= 0.0:
-            raise ValueError(f"a background grid needs nodes that extend in each direction, the sides of their box are {sides.tolist()}")
+            raise ValueError(
+                f"a background grid needs nodes that extend in each direction, the sides of their box are {sides.tolist()}"
+            )
         counts = np.maximum(np.rint(cells * sides / sides.max()).astype(int), 3) + 1
         axes = [np.linspace(start, start + side, count) for start, side, count in zip(low, sides, counts, strict=True)]
         self.nodes = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(low))
@@ -137,14 +141,20 @@ class BackgroundGrid:
         width, num_points = len(stencil), len(places)
         first = np.clip(np.floor(places).astype(np.int32) - (width // 2 - 1), 0, self._counts - width)
         weights = _lagrange((places - first).T, stencil)
-        columns, offsets, products = np.zeros(num_points, dtype=np.int32), np.zeros(1, dtype=np.int32), np.ones((1, num_points), dtype=np.float32)
+        columns, offsets, products = (
+            np.zeros(num_points, dtype=np.int32),
+            np.zeros(1, dtype=np.int32),
+            np.ones((1, num_points), dtype=np.float32),
+        )
         for axis, count in enumerate(self._counts):
             columns = columns * np.int32(count) + first[:, axis].astype(np.int32)
             offsets = np.add.outer(offsets * np.int32(count), np.arange(width, dtype=np.int32)).ravel()
             products = (products[:, None] * weights[:, axis]).reshape(len(offsets), num_points)
         starts = np.arange(num_points + 1) * len(offsets)
         starts = starts.astype(np.int32 if starts[-1] < np.iinfo(np.int32).max else np.int64)
-        return csr_array((products.T.ravel(), np.add.outer(columns, offsets).ravel(), starts), shape=(num_points, len(self.nodes)))
+        return csr_array(
+            (products.T.ravel(), np.add.outer(columns, offsets).ravel(), starts), shape=(num_points, len(self.nodes))
+        )
 
 
 def _lagrange(places: Values, stencil: Values) -> npt.NDArray[np.float32]:

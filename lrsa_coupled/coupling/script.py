@@ -46,13 +46,17 @@ class Script(Signature):
         self._num_owned: int = node_space.dofmap.index_map.size_local
         self._inputs = [_at_nodes(field, source, node_space) for field, source in inputs.items()]
         self._scalars = dict(scalars)
-        self.scalars = tuple(names for name, source in scalars.items() for names in _names(name, _numbers(name, source)))
+        self.scalars = tuple(
+            names for name, source in scalars.items() for names in _names(name, _numbers(name, source))
+        )
 
     def features(self, problem: Unknown) -> Features:
         """Evaluate inputs and scalars as they are now. Collective: no."""
         columns = [evaluate()[: self._num_owned] for evaluate in self._inputs]
         numbers = [_numbers(name, source) for name, source in self._scalars.items()]
-        return Features(np.column_stack([np.zeros((self._num_owned, 0)), *columns]), np.concatenate([np.zeros(0), *numbers]))
+        return Features(
+            np.column_stack([np.zeros((self._num_owned, 0)), *columns]), np.concatenate([np.zeros(0), *numbers])
+        )
 
 
 def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, Input], *, scalars: Mapping[str, Scalar],
@@ -141,7 +145,9 @@ def _numbers(name: str, source: Scalar) -> npt.NDArray[np.float64]:
     try:
         numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel()
     except (TypeError, ValueError) as error:
-        raise ValueError(f"scalars: '{name}' must be a number, a Constant or a function that returns a number, got {value!r}") from error
+        raise ValueError(
+            f"scalars: '{name}' must be a number, a Constant or a function that returns a number, got {value!r}"
+        ) from error
     if not np.isfinite(numbers).all():
         raise ValueError(f"scalars: '{name}' must be finite, got {value!r}")
     return numbers

@@ -183,7 +183,9 @@ def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpa
     part = space
     for index in path:
         if index >= part.num_sub_spaces:
-            raise ValueError(f"field '{name}' is part {tuple(path)} of the solution, whose space {space.ufl_element()} has no such part")
+            raise ValueError(
+                f"field '{name}' is part {tuple(path)} of the solution, whose space {space.ufl_element()} has no such part"
+            )
         part = part.sub(index)
     return part
 
@@ -207,13 +209,19 @@ def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PE
     if nodes.mesh is problem.mesh:
         return None
     if problem.to_nodes is None or problem.from_nodes is None:
-        raise ValueError("a node space on a mesh of its own needs the matrices to_nodes and from_nodes of the problem, got none")
+        raise ValueError(
+            "a node space on a mesh of its own needs the matrices to_nodes and from_nodes of the problem, got none"
+        )
     if solution.dofmap.bs != 1 or _lagrange(solution) is None or [f.components for f in outputs] != [1]:
-        raise ValueError(f"a node space on a mesh of its own needs a scalar solution that is the only output, got {solution.ufl_element()}")
+        raise ValueError(
+            f"a node space on a mesh of its own needs a scalar solution that is the only output, got {solution.ufl_element()}"
+        )
     num_nodes, num_dofs = (space.dofmap.index_map.size_local for space in (nodes, solution))
     sizes = (problem.to_nodes.getLocalSize(), problem.from_nodes.getLocalSize())
     if sizes != ((num_nodes, num_dofs), (num_dofs, num_nodes)):
-        raise ValueError(f"to_nodes and from_nodes must have local sizes {(num_nodes, num_dofs)} and {(num_dofs, num_nodes)}, got {sizes}")
+        raise ValueError(
+            f"to_nodes and from_nodes must have local sizes {(num_nodes, num_dofs)} and {(num_dofs, num_nodes)}, got {sizes}"
+        )
     return problem.to_nodes, problem.from_nodes
 
 
@@ -233,7 +241,9 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) ->
     sub = part_of(space, field.name, field.subspace)
     element, node_element = _lagrange(sub), _lagrange(node_space)
     if element is None or element.degree > node_element.degree:
-        raise ValueError(f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}")
+        raise ValueError(
+            f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}"
+        )
     block = sub.dofmap.bs
     components = sub.dofmap.list.shape[1] * block // element.dim
     if components != field.components:
@@ -254,8 +264,12 @@ def _interpolation(
     """Return the interpolation from the field's nodes of a cell to its nodes, and the node at which each of the field's sits."""
     interpolation = basix.compute_interpolation_operator(element, node_element)
     whole = np.round(interpolation)
-    interpolation = np.where(np.abs(interpolation - whole) < 1e-12, whole, interpolation)  # a shared node has its value to the last bit
-    shared = np.array([np.flatnonzero((column == 1.0) & (np.abs(interpolation).sum(1) == 1.0))[0] for column in interpolation.T])
+    interpolation = np.where(
+        np.abs(interpolation - whole) < 1e-12, whole, interpolation
+    )  # a shared node has its value to the last bit
+    shared = np.array(
+        [np.flatnonzero((column == 1.0) & (np.abs(interpolation).sum(1) == 1.0))[0] for column in interpolation.T]
+    )
     return interpolation, shared
 
 
@@ -287,6 +301,8 @@ def _lumped_mass(space: FunctionSpace, *, on_simplices: bool) -> npt.NDArray[np.
     num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
     mass = la.vector(space.dofmap.index_map)
     share = volumes[constants.dofmap.list[:num_cells]] * (diagonal / diagonal.sum())
-    mass.array[:] = np.bincount(space.dofmap.list[:num_cells].ravel(), weights=share.ravel(), minlength=len(mass.array))  # np.add.at: five times slower
+    mass.array[:] = np.bincount(
+        space.dofmap.list[:num_cells].ravel(), weights=share.ravel(), minlength=len(mass.array)
+    )  # np.add.at: five times slower
     mass.scatter_reverse(la.InsertMode.add)
     return mass.array[: space.dofmap.index_map.size_local].copy()

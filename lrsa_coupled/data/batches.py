@@ -72,7 +72,9 @@ def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Te
         ValueError: If fewer than two samples are given or ``fraction`` leaves nothing to train on.
     """
     if count < 2:
-        raise ValueError(f"training needs at least 2 solved samples (one validates), the data set has {count}: generate more")
+        raise ValueError(
+            f"training needs at least 2 solved samples (one validates), the data set has {count}: generate more"
+        )
     num_valid = max(1, round(fraction * count))
     if not 0.0 <= fraction < 1.0 or num_valid >= count:
         raise ValueError(f"training.valid_fraction = {fraction} leaves no sample of {count} to train on")

@@ -63,7 +63,9 @@ class Batch:
         rows = self.points_BNd.shape[:2]
         for name, tensor in (("inputs", self.inputs_BNF), ("mass", self.mass_BN), ("outputs", self.outputs_BNK)):
             if tensor.shape[:2] != rows:
-                raise ValueError(f"batch: {name} of shape {tuple(tensor.shape)} do not fit {tuple(rows)} (samples, points)")
+                raise ValueError(
+                    f"batch: {name} of shape {tuple(tensor.shape)} do not fit {tuple(rows)} (samples, points)"
+                )
         if self.free_BNK.shape != self.outputs_BNK.shape or len(self.scalars_BG) != rows[0]:
             raise ValueError("batch: constraints or scalars do not fit the outputs")
 
@@ -126,7 +128,9 @@ class PointDataset:
         self.indices = list(store.solved if indices is None else indices)
         self.description = describe(store.meta)
         if not self.indices:
-            raise ValueError(f"the data set of case '{self.description.case}' holds no solved sample: generate some first")
+            raise ValueError(
+                f"the data set of case '{self.description.case}' holds no solved sample: generate some first"
+            )
         self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
         self._store = store
         self._memory_bytes = memory_gib * 2**30
@@ -155,7 +159,9 @@ class PointDataset:
         """
         chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
         samples = [self._sample(sample) for sample in chosen]
-        inputs, outputs = torch.cat([s.table for s in samples]).split((self.description.num_inputs, self.description.num_outputs), dim=-1)
+        inputs, outputs = torch.cat([s.table for s in samples]).split(
+            (self.description.num_inputs, self.description.num_outputs), dim=-1
+        )
         points = torch.cat([sample.geometry.table[:, : self.description.dim] for sample in samples])
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
@@ -177,7 +183,9 @@ class PointDataset:
         count = min(num_points, int(sizes_B.min()))
         if with_cells:
             vertices, num_cells_B = self.description.dim + 1, self._num_cells_S[samples_B]
-            cells_BE = _draw(num_cells_B, max(1, min(count // 2 // vertices, int(num_cells_B.min()))), generator=generator)
+            cells_BE = _draw(
+                num_cells_B, max(1, min(count // 2 // vertices, int(num_cells_B.min()))), generator=generator
+            )
             count -= vertices * cells_BE.shape[1]
         return Draw(samples_B, _draw(sizes_B, count, generator=generator), cells_BE, with_cells)
 
@@ -189,7 +197,9 @@ class PointDataset:
         """
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
         if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.description.dim + 1:
-            raise ValueError(f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0")
+            raise ValueError(
+                f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0"
+            )
         if draw.rows_BN is None:
             meshes: dict[int, list[_Sample]] = {}
             for sample in samples:
@@ -201,7 +211,9 @@ class PointDataset:
             vertices_BX = torch.stack(corners).flatten(start_dim=1).to(torch.int64)
             rows_BN = torch.cat((vertices_BX, rows_BN), dim=1)
             cells_EV = torch.arange(vertices_BX.shape[1]).view(draw.cells_BE.shape[1], -1)
-        geometry_BNX = torch.stack([sample.geometry.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
+        geometry_BNX = torch.stack(
+            [sample.geometry.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)]
+        )
         values_BNX = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
         return [self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)]
 
@@ -213,13 +225,23 @@ class PointDataset:
         """Return all nodes of samples on one mesh."""
         geometry_BNX = samples[0].geometry.table.expand(len(samples), -1, -1)
         cells_EV = samples[0].geometry.cells.to(torch.int64) if with_cells else None
-        return self._batch(samples, geometry_BNX, values=torch.stack([sample.table for sample in samples]), cells_EV=cells_EV)
+        return self._batch(
+            samples, geometry_BNX, values=torch.stack([sample.table for sample in samples]), cells_EV=cells_EV
+        )
 
     def _batch(self, samples: Sequence[_Sample], geometry: Tensor, *, values: Tensor, cells_EV: Tensor | None) -> Batch:
         about = self.description
         points, mass, free = geometry.split((about.dim, 1, about.num_outputs), dim=-1)
         inputs, outputs = values.split((about.num_inputs, about.num_outputs), dim=-1)
-        return Batch(points, inputs, torch.stack([sample.scalars for sample in samples]), mass.squeeze(-1), outputs, free, cells_EV)
+        return Batch(
+            points,
+            inputs,
+            torch.stack([sample.scalars for sample in samples]),
+            mass.squeeze(-1),
+            outputs,
+            free,
+            cells_EV,
+        )
 
     def _read_all(self) -> bool:
         """Read all samples; False when they do not fit in memory."""
@@ -239,7 +261,9 @@ class PointDataset:
         _check_sample(index, arrays, description=self.description)
         geometry, added = self._geometry(index, arrays)
         table = _side_by_side(arrays.inputs, arrays.outputs)
-        read = _Sample(geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + table.nbytes)
+        read = _Sample(
+            geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + table.nbytes
+        )
         self._kept[sample] = read
         self._kept_bytes += read.num_bytes
         while self._kept_bytes > self._memory_bytes and len(self._kept) > 1:
@@ -256,7 +280,9 @@ class PointDataset:
             vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
             raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
         table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
-        geometry = _Geometry(table, torch.from_numpy(np.array(simplices(arrays.cells, self.description.dim), dtype=np.int32)))
+        geometry = _Geometry(
+            table, torch.from_numpy(np.array(simplices(arrays.cells, self.description.dim), dtype=np.int32))
+        )
         self._geometries[name] = geometry
         return geometry, geometry.table.nbytes + geometry.cells.nbytes
 
@@ -274,7 +300,9 @@ def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
 
 def _check_sample(index: int, arrays: SampleArrays | None, *, description: Description) -> None:
     if arrays is None:
-        raise ValueError(f"sample {index} is listed as solved but holds no arrays: the data set is corrupt, generate it again")
+        raise ValueError(
+            f"sample {index} is listed as solved but holds no arrays: the data set is corrupt, generate it again"
+        )
     num_points = len(arrays.points)
     num_outputs = description.num_outputs
     expected = {
@@ -287,10 +315,14 @@ def _check_sample(index: int, arrays: SampleArrays | None, *, description: Descr
     }
     for name, (values, shape) in expected.items():
         if values.shape != shape:
-            raise ValueError(f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: the data set is corrupt")
+            raise ValueError(
+                f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: the data set is corrupt"
+            )
         if not np.isfinite(values).all():
             raise ValueError(f"sample {index}: '{name}' holds values that are not finite: the data set is corrupt")
     if num_points == 0 or arrays.mass.min() <= 0.0:
         raise ValueError(f"sample {index}: it has no points or a mass that is not positive: the data set is corrupt")
-    if arrays.cells.ndim != 2 or (arrays.cells.size > 0 and not 0 <= arrays.cells.min() <= arrays.cells.max() < num_points):
+    if arrays.cells.ndim != 2 or (
+        arrays.cells.size > 0 and not 0 <= arrays.cells.min() <= arrays.cells.max() < num_points
+    ):
         raise ValueError(f"sample {index}: 'cells' names nodes beyond the {num_points} it has: the data set is corrupt")

@@ -19,7 +19,9 @@ _CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
 """VTK's cell types by (dimension, vertices): line, triangle, pixel, tetrahedron, voxel; DOLFINx orders the last as VTK's pixel and voxel."""
 
 
-def write_vtkhdf(path: Path, arrays: SampleArrays, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+def write_vtkhdf(
+    path: Path, arrays: SampleArrays, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
+) -> None:
     """Write the cells of a sample and its inputs and outputs at their vertices; other nodes are left out. Collective: no.
 
     Args:
@@ -33,7 +35,9 @@ def write_vtkhdf(path: Path, arrays: SampleArrays, *, inputs: Sequence[Mapping[s
     """
     kind = _CELL_TYPES.get((arrays.points.shape[1], arrays.cells.shape[1]))
     if kind is None:
-        raise ValueError(f"cells of {arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions cannot be exported")
+        raise ValueError(
+            f"cells of {arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions cannot be exported"
+        )
     vertices, connectivity = np.unique(arrays.cells, return_inverse=True)
     num_cells, width = arrays.cells.shape
     points = np.zeros((len(vertices), 3))

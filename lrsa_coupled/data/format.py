@@ -126,5 +126,7 @@ def _hash_into(state: hashlib.blake2b, arrays: SampleArrays, types: Mapping[str,
 def record_digest(record: SampleRecord, *, timing: bool) -> str:
     """Return the digest of a sample, with or without the wall time."""
     attributes = [kind(getattr(record, name)) for name, kind in ATTRIBUTES.items() if timing or name != "seconds"]
-    text = repr([record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, values=True)])
+    text = repr(
+        [record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, values=True)]
+    )
     return digest([text.encode()])

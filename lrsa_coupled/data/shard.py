@@ -13,7 +13,17 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lrsa_coupled.data.format import ARRAYS, ATTRIBUTES, GEOMETRY, VALUES, SampleArrays, SampleRecord, array_digest, digest, record_digest
+from lrsa_coupled.data.format import (
+    ARRAYS,
+    ATTRIBUTES,
+    GEOMETRY,
+    VALUES,
+    SampleArrays,
+    SampleRecord,
+    array_digest,
+    digest,
+    record_digest,
+)
 from lrsa_coupled.files import atomic_path
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -119,7 +129,9 @@ def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRe
         KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
     """
     attributes = file[f"samples/{index:08d}"].attrs
-    record = SampleRecord(index, *(kind(attributes[name]) for name, kind in ATTRIBUTES.items()), read_arrays(file, index, geometries))
+    record = SampleRecord(
+        index, *(kind(attributes[name]) for name, kind in ATTRIBUTES.items()), read_arrays(file, index, geometries)
+    )
     if record_digest(record, timing=True) != attributes["digest"]:
         raise ValueError(f"sample {index} does not fit its digest")
     return record
@@ -170,7 +182,12 @@ def _read_group(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArra
 
 def _entry(record: SampleRecord) -> Entry:
     arrays = record.arrays
-    return Entry(record.index, arrays is not None, 0 if arrays is None else len(arrays.points), 0 if arrays is None else len(arrays.cells))
+    return Entry(
+        record.index,
+        arrays is not None,
+        0 if arrays is None else len(arrays.points),
+        0 if arrays is None else len(arrays.cells),
+    )
 
 
 def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:

@@ -13,7 +13,17 @@ from typing import Any, final
 import h5py
 
 from lrsa_coupled.data.format import VERSION, SampleArrays, SampleRecord, digest, record_digest
-from lrsa_coupled.data.shard import Entry, Geometries, Header, is_whole, read_arrays, read_header, read_sample, read_seconds, readable
+from lrsa_coupled.data.shard import (
+    Entry,
+    Geometries,
+    Header,
+    is_whole,
+    read_arrays,
+    read_header,
+    read_sample,
+    read_seconds,
+    readable,
+)
 from lrsa_coupled.files import write_text_atomically
 
 INDEX = "index.json"
@@ -37,7 +47,13 @@ class Damage:
     kept: tuple[int, ...]
 
     def __str__(self) -> str:
-        lost = "samples that it no longer names" if self.lost is None else f"sample {', '.join(map(str, self.lost))}" if self.lost else "no sample"
+        lost = (
+            "samples that it no longer names"
+            if self.lost is None
+            else f"sample {', '.join(map(str, self.lost))}"
+            if self.lost
+            else "no sample"
+        )
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
@@ -111,7 +127,9 @@ class DataStore:
         Raises:
             ValueError: If a shard cannot be read.
         """
-        by_shard = sorted(self.entries, key=lambda index: (self._shard[index], index))  # so that each file is opened once
+        by_shard = sorted(
+            self.entries, key=lambda index: (self._shard[index], index)
+        )  # so that each file is opened once
         some = by_shard[:: max(1, math.ceil(len(by_shard) / MOST_TIMES))]
         total = math.fsum(self._read(index, read_seconds, check=False) for index in some)
         return _ranks_per_sample(self.folder) * total * len(by_shard) / max(1, len(some))
@@ -136,11 +154,16 @@ class DataStore:
     def content_hash(self) -> str:
         """Return the hash of the contents; it does not depend on ranks, order of writing or solver timings. Reads everything."""
         meta = json.dumps({key: value for key, value in self.meta.items() if key not in ASIDE}, sort_keys=True)
-        return digest([meta.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)])
+        return digest(
+            [meta.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)]
+        )
 
     def write_index(self) -> None:
         """Write ``index.json``. Call on one rank."""
-        shards = {path.name: [header.digest, header.size, [_row(e) for e in header.entries]] for path, header in self.headers.items()}
+        shards = {
+            path.name: [header.digest, header.size, [_row(e) for e in header.entries]]
+            for path, header in self.headers.items()
+        }
         text = json.dumps(shards, separators=(",", ":"))
         write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
 
@@ -190,7 +213,9 @@ def create(folder: Path, meta: dict[str, Any], *, before: Mapping[str, Any] | No
         present = before | _read_meta(folder)
         for key, value in meta.items():
             if key not in ASIDE and present.get(key) != value:
-                raise ValueError(f"{folder} holds a data set with {key} = {present.get(key)}, asked for {value}; choose another --out")
+                raise ValueError(
+                    f"{folder} holds a data set with {key} = {present.get(key)}, asked for {value}; choose another --out"
+                )
         if "symmetries" not in meta or present.get("symmetries") == meta["symmetries"]:
             return
         meta = present | {"symmetries": meta["symmetries"]}
@@ -213,7 +238,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
 def _ranks_per_sample(folder: Path) -> int:
     """Return the ranks that shared a sample in the last ``generate``, 1 when its configuration is lost."""
     try:
-        return max(1, int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["generate"]["ranks_per_sample"]))
+        return max(
+            1, int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["generate"]["ranks_per_sample"])
+        )
     except (OSError, ValueError, KeyError, TypeError):
         return 1
 
@@ -226,7 +253,10 @@ def _read_index(folder: Path) -> dict[str, Header]:
         return {}
     if digest([text.rstrip("\n").encode()]) != first:
         return {}
-    return {name: Header(body, size, tuple(_entry(row) for row in rows)) for name, (body, size, rows) in json.loads(text).items()}
+    return {
+        name: Header(body, size, tuple(_entry(row) for row in rows))
+        for name, (body, size, rows) in json.loads(text).items()
+    }
 
 
 def _row(entry: Entry) -> list[int]:

@@ -39,7 +39,9 @@ class SymmetryGroup:
         centres = {symmetry.centre for symmetry in about.symmetries}
         if len(centres) != 1:
             found = "none" if not centres else f"{len(centres)} centres"
-            raise ValueError(f"training.augment needs symmetries of case '{about.case}' about one centre, its data set lists {found}")
+            raise ValueError(
+                f"training.augment needs symmetries of case '{about.case}' about one centre, its data set lists {found}"
+            )
         (centre,) = centres
         sizes = (about.dim, about.num_inputs, len(about.scalars), about.num_outputs)
         self._centre_d = torch.tensor(centre, dtype=torch.float32)
@@ -71,7 +73,9 @@ def _mapped(values: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _element(symmetry: Symmetry, sizes: tuple[int, ...]) -> Element:
-    return tuple(_signed_permutation(name, getattr(symmetry, name), size) for name, size in zip(NAMES, sizes, strict=True))
+    return tuple(
+        _signed_permutation(name, getattr(symmetry, name), size) for name, size in zip(NAMES, sizes, strict=True)
+    )
 
 
 def _signed_permutation(name: str, rows: Matrix, size: int) -> npt.NDArray[np.int64]:
@@ -91,7 +95,11 @@ def _closure(generators: list[Element], sizes: tuple[int, ...]) -> list[Element]
     found = {_key(identity): identity}
     fresh = [identity]
     while fresh:
-        products = [tuple(a @ b for a, b in zip(generator, element, strict=True)) for generator in generators for element in fresh]
+        products = [
+            tuple(a @ b for a, b in zip(generator, element, strict=True))
+            for generator in generators
+            for element in fresh
+        ]
         fresh = []
         for product in products:
             if _key(product) not in found:

@@ -57,7 +57,9 @@ def softmax_attention(
             scores = scores if bias is None else scores + bias.to(dtype)
             return torch.matmul(torch.softmax(scores, dim=-1), values.contiguous())
         queries, keys, values = for_attention(queries, keys, values)
-        return F.scaled_dot_product_attention(queries, keys, values, attn_mask=None if bias is None else bias.to(values.dtype), scale=scale)
+        return F.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=None if bias is None else bias.to(values.dtype), scale=scale
+        )
 
 
 def by_exponentials(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -127,7 +129,9 @@ def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, boun
     return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bounded=bounded)
 
 
-def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None, bounded: bool) -> Tensor:
+def pool(
+    queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None, bounded: bool
+) -> Tensor:
     """Attend from learned queries to the points, all of them on this process.
 
     Args:
@@ -144,7 +148,9 @@ def pool(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN
     return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bias=bias, bounded=bounded)
 
 
-def pool_partially(queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None) -> Tensor:
+def pool_partially(
+    queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None
+) -> Tensor:
     """Return what these points, N >= 0, contribute to ``pool`` over all; at least in float32. Memory: ``O(B H M N)``.
 
     Returns:

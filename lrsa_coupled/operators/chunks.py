@@ -32,7 +32,9 @@ def over_chunks(function: Callable[..., Tensor], tensors: Sequence[Tensor], *, s
 
 class _OverChunks(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], size: int, num_tensors: int, num_shared: int, *arguments: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: Callable[..., Tensor], size: int, num_tensors: int, num_shared: int, *arguments: Tensor
+    ) -> Tensor:
         tensors, shared = arguments[:num_tensors], arguments[num_tensors : num_tensors + num_shared]
         device = tensors[0].device.type
         ctx.function, ctx.size, ctx.counts = function, size, (num_tensors, num_shared)
@@ -52,9 +54,16 @@ class _OverChunks(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         num_tensors, num_shared = ctx.counts
         arguments, needed = ctx.saved_tensors, ctx.needs_input_grad[4:]
-        tensors, shared = arguments[:num_tensors], [tensor.detach() for tensor in arguments[num_tensors : num_tensors + num_shared]]
-        found: list[Tensor | None] = [torch.empty_like(tensor) if need else None for tensor, need in zip(tensors, needed, strict=False)]
-        found += [torch.zeros_like(rest) if need else None for rest, need in zip(arguments, needed, strict=True)][num_tensors:]
+        tensors, shared = (
+            arguments[:num_tensors],
+            [tensor.detach() for tensor in arguments[num_tensors : num_tensors + num_shared]],
+        )
+        found: list[Tensor | None] = [
+            torch.empty_like(tensor) if need else None for tensor, need in zip(tensors, needed, strict=False)
+        ]
+        found += [torch.zeros_like(rest) if need else None for rest, need in zip(arguments, needed, strict=True)][
+            num_tensors:
+        ]
         weights = arguments[num_tensors + num_shared :]
         start = row = 0
         for chunks in _chunks(tensors, ctx.size):
@@ -63,7 +72,9 @@ class _OverChunks(torch.autograd.Function):
                 part = ctx.function(*inputs)
             wanted = [(place, tensor) for place, tensor in enumerate((*inputs, *weights)) if needed[place]]
             slope = gradient[:, row : row + part.shape[1]]
-            parts = torch.autograd.grad(part, [tensor for _, tensor in wanted], slope, allow_unused=True, materialize_grads=True)
+            parts = torch.autograd.grad(
+                part, [tensor for _, tensor in wanted], slope, allow_unused=True, materialize_grads=True
+            )
             for (place, _), value in zip(wanted, parts, strict=True):
                 if place < num_tensors:
                     found[place][:, start : start + value.shape[1]] = value

@@ -20,7 +20,9 @@ def parameter_count(config: OperatorConfig, dim: int, *, num_inputs: int, num_sc
     return lift + config.num_blocks * block + width + (width + 1) * num_outputs
 
 
-def flop_count(config: OperatorConfig, num_points: int, *, dim: int, num_inputs: int, num_scalars: int, num_outputs: int) -> int:
+def flop_count(
+    config: OperatorConfig, num_points: int, *, dim: int, num_inputs: int, num_scalars: int, num_outputs: int
+) -> int:
     """Return the floating-point operations of the matrix products of a forward pass of one sample, two a multiply-add."""
     width, latents = config.width, config.num_latents
     features = lift_width(dim, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies)

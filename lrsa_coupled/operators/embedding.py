@@ -23,7 +23,9 @@ class Lift(nn.Module):
         super().__init__()
         frequencies = [math.pi * 2.0 ** (-4.0 + 8.0 * j / max(1, num_frequencies - 1)) for j in range(num_frequencies)]
         self.register_buffer("frequencies_J", torch.tensor(frequencies, dtype=torch.float32))
-        self.first = nn.Linear(lift_width(dim, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=num_frequencies), width)
+        self.first = nn.Linear(
+            lift_width(dim, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=num_frequencies), width
+        )
         self.second = nn.Linear(width, width)
 
     def forward(self, points_BNd: Tensor, inputs_BNF: Tensor, *, scalars_BG: Tensor) -> Tensor:

@@ -46,7 +46,9 @@ class FNOBlock(nn.Module):
         if shape is None or len(shape) != 2 or min(shape) < 2 * self.modes:
             raise ValueError(f"operator: fno needs a grid of two axes of at least {2 * self.modes} points, got {shape}")
         with in_full_precision(features_BNC.device):
-            spectral_BNC = self._convolve(features_BNC.float() if features_BNC.dtype != torch.float64 else features_BNC, shape)
+            spectral_BNC = self._convolve(
+                features_BNC.float() if features_BNC.dtype != torch.float64 else features_BNC, shape
+            )
         return F.gelu(self.pointwise(features_BNC) + spectral_BNC)
 
     def _convolve(self, features_BNC: Tensor, shape: tuple[int, ...]) -> Tensor:

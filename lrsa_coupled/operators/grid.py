@@ -41,7 +41,9 @@ def find_grid(points_BNd: Tensor) -> Grid:
     points_Nd = points_BNd[0]
     extent_d = points_Nd.amax(dim=0) - points_Nd.amin(dim=0)
     if not torch.allclose(points_BNd, points_Nd.expand_as(points_BNd), rtol=0.0, atol=1e-5 * float(extent_d.max())):
-        raise ValueError("the samples do not share one grid: use an operator for any points, such as lrsa without grid_convolution")
+        raise ValueError(
+            "the samples do not share one grid: use an operator for any points, such as lrsa without grid_convolution"
+        )
     shape, key_N = [], torch.zeros(len(points_Nd), dtype=torch.int64, device=points_BNd.device)
     for axis in points_Nd.unbind(dim=-1):
         ordered = torch.sort(axis).values
@@ -50,10 +52,14 @@ def find_grid(points_BNd: Tensor) -> Grid:
         scaled = (axis - ordered[0]) / (ordered[-1] - ordered[0]).clamp_min(torch.finfo(axis.dtype).tiny) * (size - 1)
         place_N = torch.round(scaled)
         if (scaled - place_N).abs().max() > max(SAME, 1e-5 * size):
-            raise ValueError("the points are no uniform grid: use an operator for any points, such as lrsa without grid_convolution")
+            raise ValueError(
+                "the points are no uniform grid: use an operator for any points, such as lrsa without grid_convolution"
+            )
         shape.append(size)
         key_N = key_N * size + place_N.to(torch.int64)
     order_N = torch.argsort(key_N)
     if not torch.equal(key_N[order_N], torch.arange(math.prod(shape), device=key_N.device)):
-        raise ValueError(f"{len(key_N)} points do not fill a grid of {' x '.join(map(str, shape))}: train with training.num_points=0")
+        raise ValueError(
+            f"{len(key_N)} points do not fill a grid of {' x '.join(map(str, shape))}: train with training.num_points=0"
+        )
     return Grid(tuple(shape), order_N)

@@ -36,7 +36,9 @@ class GridConvolution(nn.Module):
             raise ValueError(f"operator: grid_convolution needs the points of a grid of two axes, got {shape}")
         image_BCXY = features_BNC.unflatten(1, shape).permute(0, 3, 1, 2)  # channels last in memory
         weight_CC33 = self.kernel.weight.unflatten(1, (-1, 3, 3))
-        return self.norm(F.conv2d(image_BCXY, weight_CC33, self.kernel.bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2))
+        return self.norm(
+            F.conv2d(image_BCXY, weight_CC33, self.kernel.bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2)
+        )
 
 
 class FeedForward(nn.Module):

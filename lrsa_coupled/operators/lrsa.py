@@ -42,7 +42,11 @@ class LRSABlock(nn.Module):
         self.down_output = nn.Linear(width, width)
         self.first_ffn = FeedForward(width, config.ffn_ratio)
         # The network in place of the attention has as many weights.
-        mixing = SelfAttention(width, num_heads, qk_norm=config.qk_norm) if config.latent_attention else FeedForward(width, 2)
+        mixing = (
+            SelfAttention(width, num_heads, qk_norm=config.qk_norm)
+            if config.latent_attention
+            else FeedForward(width, 2)
+        )
         self.latent_attention = mixing
         self.second_ffn = FeedForward(width, config.ffn_ratio)
         self.up_norm = nn.RMSNorm(width)
@@ -85,7 +89,9 @@ class LRSABlock(nn.Module):
         """Map all features at once, with one projection; ``shape`` is that of the grid they lie on, for the convolution."""
         projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
         *scored, values_BHND = self._split(projected, len(self.parts), scored=len(self.parts) - 1)
-        tokens = self._mix(pool(self._queries(), scored[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm))
+        tokens = self._mix(
+            pool(self._queries(), scored[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm)
+        )
         return self._reconstruct(features_BNC, scored[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
@@ -120,7 +126,13 @@ class LRSABlock(nn.Module):
         up_keys_BHMD, up_values_BHMD = self._split(projected, 2, scored=1)
         return up_keys_BHMD * self.up_gain_D, up_values_BHMD
 
-    def _reconstruct(self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...], shape: tuple[int, ...] | None = None) -> Tensor:
+    def _reconstruct(
+        self,
+        features_BNC: Tensor,
+        queries_BHND: Tensor,
+        tokens: tuple[Tensor, ...],
+        shape: tuple[int, ...] | None = None,
+    ) -> Tensor:
         keys_BHMD, values_BHMD = tokens
         spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD, bounded=self.qk_norm)
         return self.point_ffn(features_BNC + self.up_output(merge_heads(spread_BHND)), shape)

@@ -28,7 +28,13 @@ from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
 from lrsa_coupled.operators.transolver import TransolverBlock
 
-BLOCKS = {"lrsa": LRSABlock, "flare": FLAREBlock, "transolver": TransolverBlock, "full": FullAttentionBlock, "fno": FNOBlock}
+BLOCKS = {
+    "lrsa": LRSABlock,
+    "flare": FLAREBlock,
+    "transolver": TransolverBlock,
+    "full": FullAttentionBlock,
+    "fno": FNOBlock,
+}
 
 
 @final
@@ -108,10 +114,14 @@ class Operator(nn.Module):
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
         if not self.config.takes_parts:
             if reducer is not None or chunk_size > 0:
-                raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa on any points does not")
+                raise ValueError(
+                    f"operator: {self._name} needs all points on one rank, in one piece; lrsa on any points does not"
+                )
             return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN), []
         ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
-        features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends)
+        features_BNC = over_chunks(
+            self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends
+        )
         bias_BN = self._log_mass(mass_BN, reducer)
         all_tokens = []
         for block in self.blocks:
@@ -188,7 +198,9 @@ class Operator(nn.Module):
     ) -> None:  # fmt: skip
         batch, num_points = points.shape[:2]
         expected = ((batch, num_points, self.dim), (batch, num_points, self.num_inputs), (batch, self.num_scalars))
-        for name, tensor, shape in zip(("points", "inputs", "scalars"), (points, inputs, scalars), expected, strict=True):
+        for name, tensor, shape in zip(
+            ("points", "inputs", "scalars"), (points, inputs, scalars), expected, strict=True
+        ):
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
         if mass is None and self.config.mass_weighted and self.config.kind == "lrsa":
@@ -212,7 +224,9 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
     if config.score_gain <= 0.0:
         raise ValueError(f"operator: score_gain must be positive, got {config.score_gain}")
     if config.grid_skip and not config.grid_convolution:
-        raise ValueError("operator: grid_skip is the way around the network after the convolution of grid_convolution, which is off")
+        raise ValueError(
+            "operator: grid_skip is the way around the network after the convolution of grid_convolution, which is off"
+        )
     if config.grid_convolution and dim != 2:
         raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
     if config.width % config.num_heads != 0:

@@ -27,7 +27,15 @@ class Normaliser(nn.Module):
         self.register_buffer("outputs_max", torch.ones(num_outputs))
 
     @torch.no_grad()
-    def fit(self, points_Td: Tensor, inputs_TF: Tensor, *, scalars_SG: Tensor, outputs_TK: Tensor, base_TK: Tensor | None = None) -> None:
+    def fit(
+        self,
+        points_Td: Tensor,
+        inputs_TF: Tensor,
+        *,
+        scalars_SG: Tensor,
+        outputs_TK: Tensor,
+        base_TK: Tensor | None = None,
+    ) -> None:
         """Set all buffers from training data in physical units; mean and deviation of the outputs are those of their difference from the base, if any."""
         pairs = (
             (points_Td, self.points_mean, self.points_std),

@@ -45,11 +45,16 @@ class TransolverBlock(nn.Module):
         """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
         to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
         # of the tensors of M numbers a point and head as few as possible: the temperature divides before the slices, one product sums all
-        scores_BHNM = F.linear(to_slices_BHND / self.temperature_H11, self.slices.weight) + self.slices.bias / self.temperature_H11
+        scores_BHNM = (
+            F.linear(to_slices_BHND / self.temperature_H11, self.slices.weight)
+            + self.slices.bias / self.temperature_H11
+        )
         weights_BHNM = torch.softmax(scores_BHNM, dim=-1)
         sums_BHME = weights_BHNM.transpose(-1, -2) @ F.pad(values_BHND, (0, 1), value=1.0)
         tokens_BHMD = sums_BHME[..., :-1] / (sums_BHME[..., -1:] + SMALL)
-        mixed_BHMD = F.scaled_dot_product_attention(*self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1))
+        mixed_BHMD = F.scaled_dot_product_attention(
+            *self.token_projection(tokens_BHMD.to(values_BHND.dtype)).chunk(3, dim=-1)
+        )
         features_BNC = features_BNC + self.output(merge_heads(weights_BHNM @ mixed_BHMD))
         hidden_BNC = self.ffn_norm(features_BNC)
         if self.convolution is not None:

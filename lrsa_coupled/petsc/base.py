@@ -11,7 +11,7 @@ from petsc4py import PETSc
 
 if TYPE_CHECKING:
     from lrsa_coupled.config import Precision
-    from lrsa_coupled.coupling.guess import LearnedGuess
+    from lrsa_coupled.guess.learned import LearnedGuess
 
 
 @final
@@ -65,7 +65,7 @@ def load_operator(pc: PETSc.PC, folder: str, precision: Precision = "fp32") -> L
 @lru_cache(maxsize=4)
 def _loaded(folder: str, precision: Precision, changed: int) -> LearnedGuess:
     from lrsa_coupled.config import GuessConfig
-    from lrsa_coupled.coupling.guess import LearnedGuess  # torch: only where an operator is asked for
+    from lrsa_coupled.guess.learned import LearnedGuess  # torch: only where an operator is asked for
 
     return LearnedGuess.load(folder, GuessConfig(precision=precision))
 

@@ -10,7 +10,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Features
 from lrsa_coupled.petsc.blocks import Block, Dense, multiply
 from lrsa_coupled.petsc.description import description_of
@@ -29,7 +29,9 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Columns:
         ValueError: If the operator predicts no basis, or the matrix has no description, or another number of rows.
     """
     if not any(item.span for item in guess.card.outputs):
-        raise ValueError(f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.outputs]}")
+        raise ValueError(
+            f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.outputs]}"
+        )
     description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(guess)
     if cells:
@@ -52,7 +54,15 @@ class GridColumns(Columns):
         comm: Ranks of the mesh; making the object is collective.
     """
 
-    def __init__(self, guess: LearnedGuess, grid: BackgroundGrid, features: Features, *, fixed: npt.NDArray[np.bool_], comm: MPI.Comm) -> None:
+    def __init__(
+        self,
+        guess: LearnedGuess,
+        grid: BackgroundGrid,
+        features: Features,
+        *,
+        fixed: npt.NDArray[np.bool_],
+        comm: MPI.Comm,
+    ) -> None:
         arrays = [grid.nodes, grid.restrict(features.nodal), *([grid.mass] if guess.model.config.mass_weighted else [])]
         ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
         own = slice(ends[comm.rank], ends[comm.rank + 1])
@@ -86,7 +96,9 @@ def coarse(pc: PETSc.PC, count: int) -> Columns:
 
     prolongation = description_of(pc).prolongation
     if prolongation is None:
-        raise ValueError("-pc_lrsa_basis coarse: the description of the matrix needs a prolongation from a coarse mesh, got none")
+        raise ValueError(
+            "-pc_lrsa_basis coarse: the description of the matrix needs a prolongation from a coarse mesh, got none"
+        )
     matrix, stiffness = pc.getOperators()
     same = matrix.handle == stiffness.handle
     left = stiffness.ptap(prolongation)
@@ -109,7 +121,9 @@ def coarse(pc: PETSc.PC, count: int) -> Columns:
     solver.solve()
     found, vector = solver.getConverged(), left.createVecRight()
     if found < count:
-        raise ValueError(f"-pc_lrsa_basis coarse: {count} modes asked for on a coarse mesh of {left.getSize()[0]} unknowns, {found} converged")
+        raise ValueError(
+            f"-pc_lrsa_basis coarse: {count} modes asked for on a coarse mesh of {left.getSize()[0]} unknowns, {found} converged"
+        )
     basis = np.empty((vector.getLocalSize(), count), order="F")
     for index, column in enumerate(basis.T):
         solver.getEigenpair(index, vector)

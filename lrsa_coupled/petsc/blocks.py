@@ -57,7 +57,9 @@ def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> 
     """Return what is made of the matrix times the block: one product where PETSc has it for the type of matrix, else one a column. Collective."""
     if matrix.getType() not in ("seqaij", "mpiaij", "seqbaij", "mpibaij", "seqsbaij", "mpisbaij"):
         return use(by_column(matrix.mult, block, matrix.createVecs()))
-    dense = PETSc.Mat().createDense((matrix.getSizes()[1], (None, block.shape[1])), array=np.asfortranarray(block), comm=matrix.comm)
+    dense = PETSc.Mat().createDense(
+        (matrix.getSizes()[1], (None, block.shape[1])), array=np.asfortranarray(block), comm=matrix.comm
+    )
     image = matrix.matMult(dense)
     result = use(image.getDenseArray(readonly=True))
     image.destroy()
@@ -65,7 +67,9 @@ def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> 
     return result
 
 
-def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, vectors: tuple[PETSc.Vec, PETSc.Vec]) -> Block:
+def by_column(
+    operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, vectors: tuple[PETSc.Vec, PETSc.Vec]
+) -> Block:
     """Return what a PETSc operation makes of each column; ``vectors`` have the layouts of its argument and result and are freed. Collective."""
     source, target = vectors
     result = np.empty((target.getLocalSize(), block.shape[1]), order="F")

@@ -50,7 +50,7 @@ from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, m
 from lrsa_coupled.petsc.worth import Columns, StoredColumns, measure
 
 if TYPE_CHECKING:
-    from lrsa_coupled.coupling.guess import LearnedGuess
+    from lrsa_coupled.guess.learned import LearnedGuess
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,9 @@ class CoarseSpacePC:
             if self.smoothing and weights.shape[1]:
                 space, weights = span(smoothed(space, stiffness, self.smoothing), self._comm, self.rank_tolerance)
             for _ in range(self.cleaning if weights.shape[1] else 0):
-                space, weights = span(self._cleaned(space @ weights, matrix, stiffness), self._comm, self.rank_tolerance)
+                space, weights = span(
+                    self._cleaned(space @ weights, matrix, stiffness), self._comm, self.rank_tolerance
+                )
             self._space, self._weights, self.dimension = space, weights, weights.shape[1]
         self._project(matrix)
 
@@ -147,9 +149,13 @@ class CoarseSpacePC:
         self._apply(pc, x, y, transposed=True)
 
     def view(self, pc: PETSc.PC, viewer: PETSc.Viewer) -> None:
-        viewer.printfASCII(f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.smoothing} steps of smoothing and {self.cleaning} of cleaning\n")
+        viewer.printfASCII(
+            f"  coarse space of {self.dimension} vectors ({self.source}), {self.combine}, {self.smoothing} steps of smoothing and {self.cleaning} of cleaning\n"
+        )
         if self._inner is not None:
-            viewer.printfASCII(f"  the inner preconditioner leaves {self.missed:.2g} of the basis, {self.leak:.2g} leaks out of its span\n")
+            viewer.printfASCII(
+                f"  the inner preconditioner leaves {self.missed:.2g} of the basis, {self.leak:.2g} leaks out of its span\n"
+            )
             self._inner.pc.view(viewer)
 
     def reset(self, pc: PETSc.PC) -> None:
@@ -206,7 +212,10 @@ class CoarseSpacePC:
         return basis
 
     def _where(self) -> str:
-        where = {"given": "by pc.getPythonContext().set_basis(...)", "nearnullspace": "in the near-null space of the preconditioning matrix"}
+        where = {
+            "given": "by pc.getPythonContext().set_basis(...)",
+            "nearnullspace": "in the near-null space of the preconditioning matrix",
+        }
         return where.get(self.source, "as the space described")
 
     def _worth_it(self, basis: Columns, matrix: PETSc.Mat) -> bool:
@@ -234,7 +243,9 @@ class CoarseSpacePC:
         try:
             values, vectors = self._comm.bcast(eigh(projected, mass))
         except np.linalg.LinAlgError as error:
-            raise ValueError("-pc_lrsa_cleaning needs P - A positive on the basis, as for A = P - k^2 B, or P the very matrix A") from error
+            raise ValueError(
+                "-pc_lrsa_cleaning needs P - A positive on the basis, as for A = P - k^2 B, or P the very matrix A"
+            ) from error
         defects = by_column(self._inner.pc.apply, images @ vectors - masses @ (vectors * values), matrix.createVecs())
         return space @ vectors - defects
 
@@ -255,8 +266,12 @@ class CoarseSpacePC:
         skew = np.linalg.norm(projected - projected.T) / np.linalg.norm(projected)
         if skew > ASYMMETRY:
             if self.combine == "symmetric":
-                raise ValueError(f"-pc_lrsa_combine symmetric needs a symmetric matrix, got one with an asymmetry of {skew:.1g}; use deflated")
-            self._inverse = self._comm.bcast(self._weights @ np.linalg.pinv(projected, rcond=SINGULAR) @ self._weights.T)
+                raise ValueError(
+                    f"-pc_lrsa_combine symmetric needs a symmetric matrix, got one with an asymmetry of {skew:.1g}; use deflated"
+                )
+            self._inverse = self._comm.bcast(
+                self._weights @ np.linalg.pinv(projected, rcond=SINGULAR) @ self._weights.T
+            )
             return
         values, vectors = np.linalg.eigh(0.5 * (projected + projected.T))
         kept = np.abs(values) > SINGULAR * np.abs(values).max()
@@ -268,7 +283,10 @@ class CoarseSpacePC:
         matrix, inner = pc.getOperators()[0], self._inner.pc.applyTranspose if transposed else self._inner.pc.apply
         coarse, image, rest = self._vectors
         inverse = self._inverse.T if transposed else self._inverse
-        before, after = self.combine != "additive" and not (transposed and self.combine == "deflated"), self.combine == "symmetric" or transposed
+        before, after = (
+            self.combine != "additive" and not (transposed and self.combine == "deflated"),
+            self.combine == "symmetric" or transposed,
+        )
         with self._event:
             overlaps = self._overlaps(x)
             coarse.array[:] = self._space @ (inverse @ overlaps)  # Q x

@@ -12,7 +12,7 @@ from dolfinx.fem import DirichletBC, Function, FunctionSpace
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Field, Unknown
@@ -47,7 +47,9 @@ def description_of(pc: PETSc.PC) -> Description:
     found = [matrix.getAttr(KEY) for matrix in pc.getOperators()]
     found = [item for item in found if item is not None]
     if not found:
-        raise ValueError("an operator needs to know nodes and coefficients of the matrix: call lrsa_coupled.petsc.description.describe(matrix, ...)")
+        raise ValueError(
+            "an operator needs to know nodes and coefficients of the matrix: call lrsa_coupled.petsc.description.describe(matrix, ...)"
+        )
     return found[0]
 
 
@@ -81,7 +83,9 @@ class Description:
     def grid(self, cells: int) -> BackgroundGrid:
         """Return the background grid with so many cells along the longest side. Collective at the first use."""
         if cells not in self._grids:
-            self._grids[cells] = BackgroundGrid(self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm, fixed=self.fixed)
+            self._grids[cells] = BackgroundGrid(
+                self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm, fixed=self.fixed
+            )
         return self._grids[cells]
 
     def features(self, guess: LearnedGuess, *, without: str = "") -> Features:
@@ -94,5 +98,7 @@ class Description:
         key = fields, guess.card.scalars
         if key not in self._scripts:
             known = {item.name: self._inputs[item.name] for item in fields if item.name in self._inputs}
-            self._scripts[key] = script_for(guess.card, fields, known, scalars=self._scalars, node_space=self.nodes.space)
+            self._scripts[key] = script_for(
+                guess.card, fields, known, scalars=self._scalars, node_space=self.nodes.space
+            )
         return self._scripts[key].features(self._unknown)

@@ -26,8 +26,8 @@ import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.corrections import CORRECTION, RESIDUAL
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.generation.corrections import CORRECTION, RESIDUAL
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Features
 from lrsa_coupled.petsc.base import InnerPC, choice, load_operator
 from lrsa_coupled.petsc.description import Description, description_of
@@ -70,13 +70,20 @@ class NeuralPC:
     def setUp(self, pc: PETSc.PC) -> None:
         if self._guess is None:
             self._guess = load_operator(pc, self.checkpoint, self.precision)
-            given, found = ([item.name for item in items] for items in (self._guess.card.inputs, self._guess.card.outputs))
+            given, found = (
+                [item.name for item in items] for items in (self._guess.card.inputs, self._guess.card.outputs)
+            )
             if given[-1:] != [RESIDUAL.name] or found != [CORRECTION.name]:
-                raise ValueError(f"-pc_lrsa_checkpoint: expected an operator from a residual to its correction, got one from {given} to {found}")
+                raise ValueError(
+                    f"-pc_lrsa_checkpoint: expected an operator from a residual to its correction, got one from {given} to {found}"
+                )
         self._description = description_of(pc)
         self._features = self._description.features(self._guess, without=RESIDUAL.name)
         if not self._vectors:
-            self._vectors = [pc.getOperators()[0].createVecLeft(), *(pc.getOperators()[0].createVecRight() for _ in range(2))]
+            self._vectors = [
+                pc.getOperators()[0].createVecLeft(),
+                *(pc.getOperators()[0].createVecRight() for _ in range(2)),
+            ]
         if self.sweeps:
             self._inner = self._inner or InnerPC(pc, default=PETSc.PC.Type.SOR)
             self._inner.set_up(pc)
@@ -105,7 +112,9 @@ class NeuralPC:
             y.axpy(1.0, correction)
 
     def view(self, pc: PETSc.PC, viewer: PETSc.Viewer) -> None:
-        viewer.printfASCII(f"  operator of {self.checkpoint} in {self.precision}, {self.sweeps} sweeps before and after\n")
+        viewer.printfASCII(
+            f"  operator of {self.checkpoint} in {self.precision}, {self.sweeps} sweeps before and after\n"
+        )
         if self._inner is not None:
             self._inner.pc.view(viewer)
 
@@ -128,7 +137,9 @@ class NeuralPC:
         if scale == 0.0:
             return residual
         nodal = np.column_stack([self._features.nodal, density / scale])
-        outputs = self._guess.evaluate(about.arrays(self._guess, nodal), self._features.scalars, comm)[0].cpu().numpy()[:, 0]
+        outputs = (
+            self._guess.evaluate(about.arrays(self._guess, nodal), self._features.scalars, comm)[0].cpu().numpy()[:, 0]
+        )
         if comm.allreduce(bool(np.isfinite(outputs).all()), op=MPI.LAND):
             return np.where(about.fixed, residual, scale * outputs.astype(np.float64))
         if not self._warned:

@@ -61,7 +61,9 @@ def measure(columns: Columns, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: flo
     if not rank:
         return 0, float("nan"), float("nan")
     noise = np.random.default_rng(comm.rank).standard_normal((columns.shape[0], 1))
-    inside = columns.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES)))  # a part in each direction of the span
+    inside = columns.combined(
+        sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES))
+    )  # a part in each direction of the span
     probes = np.asfortranarray(np.column_stack([noise, inside]))
     images = by_column(inner.apply, multiply(matrix, probes), matrix.createVecs())
     scale = inner_products(probes[:, :1], images[:, :1], comm).item() / norms(images[:, :1], comm).item() ** 2

@@ -77,8 +77,17 @@ def parameter_count(operator: OperatorConfig, description: Description | ModelCa
 
 def make_model(operator: OperatorConfig, description: Description | ModelCard) -> Operator:
     """Make an operator for the fields of a data set or a card; ValueError when an output corrects an input that is not there."""
-    num_inputs, num_outputs = (sum(item.components for item in fields) for fields in (description.inputs, description.outputs))
-    return Operator(operator, description.dim, num_inputs, len(description.scalars), num_outputs, relative_to=_corrected(description.inputs, description.outputs))
+    num_inputs, num_outputs = (
+        sum(item.components for item in fields) for fields in (description.inputs, description.outputs)
+    )
+    return Operator(
+        operator,
+        description.dim,
+        num_inputs,
+        len(description.scalars),
+        num_outputs,
+        relative_to=_corrected(description.inputs, description.outputs),
+    )
 
 
 def _corrected(inputs: Sequence[Field], outputs: Sequence[Field]) -> list[int]:
@@ -91,7 +100,9 @@ def _corrected(inputs: Sequence[Field], outputs: Sequence[Field]) -> list[int]:
     for item in outputs:
         corrected = columns.get(item.relative_to, range(0)) if item.relative_to else [total] * item.components
         if len(corrected) != item.components:
-            raise ValueError(f"output {item.name} is relative to '{item.relative_to}': expected an input of {item.components} components, got {list(columns)}")
+            raise ValueError(
+                f"output {item.name} is relative to '{item.relative_to}': expected an input of {item.components} components, got {list(columns)}"
+            )
         found += corrected
     return found if any(item.relative_to for item in outputs) else []
 
@@ -182,7 +193,9 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
     content, sha256 = _read_card(folder / CARD)
     weights = _read_bytes(folder / WEIGHTS)
     if _digest(content, weights) != sha256:
-        raise ValueError(f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}")
+        raise ValueError(
+            f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}"
+        )
     return content, weights
 
 
@@ -205,7 +218,9 @@ def _digest(card: Mapping[str, Any], weights: bytes) -> str:
 
 def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
     if content.get("version") != VERSION:
-        raise ValueError(f"{path}: format version {content.get('version')!r}, this library reads {VERSION}: install the matching release")
+        raise ValueError(
+            f"{path}: format version {content.get('version')!r}, this library reads {VERSION}: install the matching release"
+        )
     try:
         return ModelCard(
             case=str(content["case"]),
@@ -228,7 +243,9 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
 
 
 def _data_info(content: Mapping[str, Any]) -> DataInfo:
-    return DataInfo(samples=int(content["samples"]), seed=int(content["seed"]), seconds=float(content.get("seconds", 0.0)))
+    return DataInfo(
+        samples=int(content["samples"]), seed=int(content["seed"]), seconds=float(content.get("seconds", 0.0))
+    )
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -96,7 +96,9 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     rows = []
     for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
         batch = dataset.whole(place, with_cells=True).to(device)
-        rows.append(_both_errors(_comparable(operator, batch, fields=fields, precision=precision), batch, fields=fields).cpu())
+        rows.append(
+            _both_errors(_comparable(operator, batch, fields=fields, precision=precision), batch, fields=fields).cpu()
+        )
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
     for column, (item, field) in enumerate(zip(fields, card.outputs, strict=True)):
@@ -107,7 +109,11 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         predicted = _comparable(operator, batch, fields=fields, precision=precision)
         predicted = torch.where(batch.free_BNK > 0, predicted, batch.outputs_BNK)
         arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
-        worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)))
+        worst.append(
+            Worst(
+                field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)
+            )
+        )
     return {"case": card.case, "samples": len(dataset), "fields": summary}, worst
 
 
@@ -116,7 +122,11 @@ def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColu
     common = {"free_BNK": batch.free_BNK, "fields": fields}
     errors = [relative_l2(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, **common)]
     if batch.cells_EV is not None and batch.cells_EV.shape[1] == batch.points_BNd.shape[-1] + 1:
-        errors.append(relative_h1(predicted_BNK, batch.outputs_BNK, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV, **common))
+        errors.append(
+            relative_h1(
+                predicted_BNK, batch.outputs_BNK, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV, **common
+            )
+        )
     return torch.cat(errors)
 
 
@@ -131,7 +141,9 @@ def check_match(card: ModelCard, description: Description) -> None:
     )
     for name, of_model, of_data in pairs:
         if of_model != of_data:
-            raise ValueError(f"the model's {name} is {of_model!r}, the data set's is {of_data!r}: they do not belong together")
+            raise ValueError(
+                f"the model's {name} is {of_model!r}, the data set's is {of_data!r}: they do not belong together"
+            )
 
 
 def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:

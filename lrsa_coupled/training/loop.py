@@ -77,7 +77,9 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: T
         else:
             load_state(out / "last", run.models, optimisers=run.optimisers)
             progress = _with_readable_best(progress, out)
-            LOGGER.info("going on after epoch %d of %d, step %d", progress.epoch, config.training.epochs, len(progress.losses))
+            LOGGER.info(
+                "going on after epoch %d of %d, step %d", progress.epoch, config.training.epochs, len(progress.losses)
+            )
         progress = _Loop(run, identified).run(progress)
     return _summary(config, about, progress=progress, num_samples=len(store.solved))
 
@@ -111,7 +113,9 @@ class _Loop:
                     bar.set_postfix(loss=f"{values['loss']:.4f}", valid=f"{values['valid_error']:.4f}")
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
-                if progress.ended and self.writes:  # before the state says so: a run that is killed in between comes here again
+                if (
+                    progress.ended and self.writes
+                ):  # before the state says so: a run that is killed in between comes here again
                     checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
                 if progress.ended or epoch % training.validate_every == 0:
                     self._save(progress)
@@ -132,8 +136,16 @@ class _Loop:
             set_learning_rate(run.optimisers, rate)
             losses.append(take_step(run, micro_batches, number=number))
             bar.update()
-            if self.writes and time.perf_counter() - self.saved > training.save_every and len(losses) < run.steps_per_epoch:
-                self._save(dataclasses.replace(progress, losses=self._finite(losses, epoch), seconds=time.perf_counter() - self.started))
+            if (
+                self.writes
+                and time.perf_counter() - self.saved > training.save_every
+                and len(losses) < run.steps_per_epoch
+            ):
+                self._save(
+                    dataclasses.replace(
+                        progress, losses=self._finite(losses, epoch), seconds=time.perf_counter() - self.started
+                    )
+                )
         values = self._finite(losses, epoch)
         progress = dataclasses.replace(progress, epoch=epoch, losses=(), ended=epoch == training.epochs)
         progress = dataclasses.replace(progress, seconds=time.perf_counter() - self.started)
@@ -152,7 +164,9 @@ class _Loop:
         run, training = self.job, self.config
         run.model.eval()
         as_trained = dataclasses.replace(training, precision=run.precision(progress.epoch * run.steps_per_epoch - 1))
-        errors_SP = validate(run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, team=run.team)
+        errors_SP = validate(
+            run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, team=run.team
+        )
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
             raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))
@@ -162,14 +176,18 @@ class _Loop:
             if self.writes:
                 checkpoint.save(run.out, run.kept, card(run, errors, seconds=progress.seconds))
         elif 0 < training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every:
-            LOGGER.info("ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch)
+            LOGGER.info(
+                "ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch
+            )
             progress = dataclasses.replace(progress, ended=True)
         return progress, {"valid_error": error, "valid": errors}
 
     def _save(self, progress: Progress) -> None:
         if self.writes:
             run = self.job
-            save_state(run.out / "last", run.models, optimisers=run.optimisers, progress=progress, identity=self.identified)
+            save_state(
+                run.out / "last", run.models, optimisers=run.optimisers, progress=progress, identity=self.identified
+            )
             self.saved = time.perf_counter()
 
     def _diverged(self, what: str) -> str:

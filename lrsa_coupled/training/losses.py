@@ -82,7 +82,11 @@ def aligned(
     for item in fields:
         columns = slice(item.start, item.stop)
         predicted = predicted_BNK[..., columns]
-        parts.append(_nearest(predicted * free_BNK[..., columns], exact_BNK[..., columns], mass_BN, reducer) if item.span else predicted)
+        parts.append(
+            _nearest(predicted * free_BNK[..., columns], exact_BNK[..., columns], mass_BN, reducer)
+            if item.span
+            else predicted
+        )
     return torch.cat(parts, dim=-1)
 
 
@@ -150,13 +154,18 @@ def relative_h1(
     root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEdd).abs())[..., None, None]
     operator_BEdd = inverse_BEdd * root_volume_BE11
     error_gradient, exact_gradient = (
-        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]]) for values in (error_BNK, exact_BNK * taper_K)
+        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]])
+        for values in (error_BNK, exact_BNK * taper_K)
     )
-    unit_B = SMALL * torch.sqrt(_total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reducer)) / _extent(points_BNd, reducer)
+    unit_B = (
+        SMALL * torch.sqrt(_total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reducer)) / _extent(points_BNd, reducer)
+    )
     errors = []
     for item in fields:
         columns = slice(item.start, item.stop)
-        ratio_B = _ratio(error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B, reducer=reducer)
+        ratio_B = _ratio(
+            error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B, reducer=reducer
+        )
         errors.append(ratio_B)
     return torch.stack(errors, dim=1)
 
@@ -172,8 +181,12 @@ def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Red
     weighted_BNK = basis_BNK * mass_BN.unsqueeze(-1)
     products = _total(weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1), reducer).double()
     gram_BKK, right_BKK = products.chunk(2, dim=-1)
-    size_BK1 = torch.diagonal(gram_BKK, dim1=1, dim2=2).clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
-    scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + DEPENDENT**2 * torch.eye(gram_BKK.shape[1], device=gram_BKK.device)
+    size_BK1 = (
+        torch.diagonal(gram_BKK, dim1=1, dim2=2).clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
+    )
+    scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + DEPENDENT**2 * torch.eye(
+        gram_BKK.shape[1], device=gram_BKK.device
+    )
     weights_BKK = torch.linalg.solve_ex(scaled_BKK, right_BKK / size_BK1).result / size_BK1
     return basis_BNK @ weights_BKK.to(basis_BNK.dtype)
 
@@ -184,7 +197,9 @@ def _taper(like_BNK: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     for item in fields:
         if item.span:
             count = item.stop - item.start
-            weights_K[item.start : item.stop] = 1.0 - (torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device) / count).square()
+            weights_K[item.start : item.stop] = (
+                1.0 - (torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device) / count).square()
+            )
     return weights_K
 
 
@@ -197,7 +212,9 @@ def _norm(values: Tensor, reducer: Reducer | None) -> Tensor:
     norm_B = torch.linalg.vector_norm(values.flatten(start_dim=1), dim=1)
     if reducer is None:
         return norm_B
-    return torch.sqrt(_total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny))  # the root has no slope at zero
+    return torch.sqrt(
+        _total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny)
+    )  # the root has no slope at zero
 
 
 def _total(sums_B: Tensor, reducer: Reducer | None) -> Tensor:

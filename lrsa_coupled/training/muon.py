@@ -53,7 +53,9 @@ class Muon(Optimizer):
             for shape, weights in shapes.items():
                 updates = orthogonal(self._momentum(weights))
                 torch._foreach_mul_(weights, 1.0 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(weights, list(updates.to(weights[0].dtype)), alpha=-group["lr"] * RMS * max(shape) ** 0.5)
+                torch._foreach_add_(
+                    weights, list(updates.to(weights[0].dtype)), alpha=-group["lr"] * RMS * max(shape) ** 0.5
+                )
         return loss
 
     def _momentum(self, weights: list[Tensor]) -> Tensor:

@@ -22,7 +22,9 @@ def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
 
     Muon's updates are scaled to the size of AdamW's, so both take the same learning rate and weight decay.
     """
-    matrices = [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
+    matrices = (
+        [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
+    )
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)]

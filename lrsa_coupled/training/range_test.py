@@ -58,7 +58,9 @@ def range_test(data: Path, out: Path, config: Config) -> dict[str, Any]:
         if smoothed[-1] > DIVERGED * min(smoothed):
             break
     if len(rates) < 2:
-        raise ValueError(f"the loss is not finite at a learning rate of {LOWEST:g}: the data or the settings are at fault")
+        raise ValueError(
+            f"the loss is not finite at a learning rate of {LOWEST:g}: the data or the settings are at fault"
+        )
     lowest = int(np.argmin(smoothed))
     slope = np.gradient(np.log(smoothed[: max(2, lowest + 1)]))
     result = {"steps": len(rates), "steepest": rates[int(np.argmin(slope))], "lowest_loss": rates[lowest]}

@@ -49,14 +49,21 @@ def save_state(
     """Write the state of a run, its model and what else is to go on, by name. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{kind}.{name}": tensor.detach().cpu().contiguous() for kind, model in models.items() for name, tensor in model.state_dict().items()
+        f"{kind}.{name}": tensor.detach().cpu().contiguous()
+        for kind, model in models.items()
+        for name, tensor in model.state_dict().items()
     }
     tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimisers).items()}
     content = safetensors.torch.save(tensors)
     path = folder / f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-    state = {"progress": asdict(progress), "identity": identity, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    state = {
+        "progress": asdict(progress),
+        "identity": identity,
+        "file": path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
     write_text_atomically(folder / STATE, json.dumps(state, indent=1) + "\n")
     for old in folder.glob("state-*.safetensors"):
         if old != path:
@@ -98,7 +105,9 @@ def load_state(folder: Path, models: Mapping[str, Operator], *, optimisers: list
     tensors = read_tensors(content, path)
     for kind, model in models.items():
         weights = _named(tensors, kind)
-        check_tensors(weights, {name: tensor.to(dtype=torch.float32) for name, tensor in model.state_dict().items()}, path=path)
+        check_tensors(
+            weights, {name: tensor.to(dtype=torch.float32) for name, tensor in model.state_dict().items()}, path=path
+        )
         model.load_state_dict(weights)
     load_optimiser_tensors(optimisers, _named(tensors, "optimiser"))
 

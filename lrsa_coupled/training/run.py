@@ -106,12 +106,19 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
         if training.precision == "bf16":
             LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
         if training.optimizer == "muon":
-            LOGGER.warning("this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer")
+            LOGGER.warning(
+                "this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer"
+            )
     if training.precision == "bf16" and any(item.span for item in dataset.description.outputs):
-        LOGGER.warning("a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with training.precision=fp32")
+        LOGGER.warning(
+            "a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with training.precision=fp32"
+        )
     if not dataset.fits:
         memory = f"data.memory_gib = {config.data.memory_gib:g}"
-        LOGGER.warning("the data set does not fit into %s: samples are read from disk again and again; raise it if there is memory", memory)
+        LOGGER.warning(
+            "the data set does not fit into %s: samples are read from disk again and again; raise it if there is memory",
+            memory,
+        )
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
     if min(training.batch_size, len(train_samples)) < team.size:
         raise ValueError(
@@ -140,9 +147,15 @@ def _begin_with(folder: Path, model: Operator, config: Config, about: Descriptio
     """Give the model the weights of another; return what they cost, wall time x ranks [s]. ValueError when that one is of another case or other sizes."""
     initial, card = checkpoint.load(folder)
     found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
-    differing = [f"{key} = {found[key]} instead of {value}" for key, value in expected.items() if found[key] != value and key not in FIRST_WEIGHTS]
+    differing = [
+        f"{key} = {found[key]} instead of {value}"
+        for key, value in expected.items()
+        if found[key] != value and key not in FIRST_WEIGHTS
+    ]
     if (card.case, card.inputs, card.scalars, card.outputs) != (about.case, about.inputs, about.scalars, about.outputs):
-        raise ValueError(f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have")
+        raise ValueError(
+            f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have"
+        )
     if differing:
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
     model.load_state_dict(initial.state_dict())
@@ -172,8 +185,18 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
 def identity(config: Config, about: Description, *, solved: list[int]) -> dict[str, Any]:
     """Return what must not change between the parts of a run; the samples are a function of what is listed under ``data``."""
     indices = hashlib.sha256(json.dumps(solved).encode()).hexdigest()
-    data = {"case": about.case, "seed": about.seed, "resolution": about.resolution, "samples": len(solved), "indices": indices}
-    return {"operator": configuration.to_dict(config.operator), "training": configuration.to_dict(config.training), "data": data}
+    data = {
+        "case": about.case,
+        "seed": about.seed,
+        "resolution": about.resolution,
+        "samples": len(solved),
+        "indices": indices,
+    }
+    return {
+        "operator": configuration.to_dict(config.operator),
+        "training": configuration.to_dict(config.training),
+        "data": data,
+    }
 
 
 def check_settings(training: TrainingConfig) -> None:

@@ -27,10 +27,14 @@ def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
     exact = batch.outputs_BNK
     free = torch.ones_like(exact) if training.fit_constrained else batch.free_BNK
     predicted = aligned(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields)
-    loss = weighted_mean(relative_l2(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields), run.fields)
+    loss = weighted_mean(
+        relative_l2(predicted, exact, mass_BN=batch.mass_BN, free_BNK=free, fields=run.fields), run.fields
+    )
     if batch.cells_EV is None:
         return loss
-    errors = relative_h1(predicted, exact, points_BNd=batch.points_BNd, free_BNK=free, cells_EV=batch.cells_EV, fields=run.fields)
+    errors = relative_h1(
+        predicted, exact, points_BNd=batch.points_BNd, free_BNK=free, cells_EV=batch.cells_EV, fields=run.fields
+    )
     return loss + training.gradient_weight * weighted_mean(errors, run.fields)
 
 

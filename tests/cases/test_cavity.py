@@ -10,18 +10,50 @@ pytest.importorskip("dolfinx", reason="the cavity needs DOLFINx")
 
 import basix.ufl
 import ufl
-from cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
+from lrsa_coupled.cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
 from dolfinx import fem, geometry
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
 
 # Ghia, Ghia & Shin (1982), J. Comput. Phys. 48, tables I (u along x = 0.5) and II (v along y = 0.5), walls left out. The v printed for
 # Re 400 at x = 0.9063, -0.23827, is out of line with its neighbours -0.22847 and -0.44993 (a known misprint): it is left out.
-GHIA_Y = [0.9766, 0.9688, 0.9609, 0.9531, 0.8516, 0.7344, 0.6172, 0.5, 0.4531, 0.2813, 0.1719, 0.1016, 0.0703, 0.0625, 0.0547]
-GHIA_X = [0.9688, 0.9609, 0.9531, 0.9453, 0.9063, 0.8594, 0.8047, 0.5, 0.2344, 0.2266, 0.1563, 0.0938, 0.0781, 0.0703, 0.0625]
+GHIA_Y = [
+    0.9766,
+    0.9688,
+    0.9609,
+    0.9531,
+    0.8516,
+    0.7344,
+    0.6172,
+    0.5,
+    0.4531,
+    0.2813,
+    0.1719,
+    0.1016,
+    0.0703,
+    0.0625,
+    0.0547,
+]
+GHIA_X = [
+    0.9688,
+    0.9609,
+    0.9531,
+    0.9453,
+    0.9063,
+    0.8594,
+    0.8047,
+    0.5,
+    0.2344,
+    0.2266,
+    0.1563,
+    0.0938,
+    0.0781,
+    0.0703,
+    0.0625,
+]
 GHIA_U = {
     100: [0.84123, 0.78871, 0.73722, 0.68717, 0.23151, 0.00332, -0.13641, -0.20581, -0.21090, -0.15662, -0.10150, -0.06434, -0.04775,
           -0.04192, -0.03717],
@@ -80,7 +112,9 @@ def manufactured_errors(num_cells: int) -> tuple[float, float, float]:
     on_wall, at_corner = fem.Function(velocity_space), fem.Function(pressure_space)
     on_wall.interpolate(fem.Expression(velocity, velocity_space.element.interpolation_points))
     walls = fem.locate_dofs_topological((space.sub(0), velocity_space), 1, exterior_facet_indices(mesh.topology))
-    corner = fem.locate_dofs_geometrical((space.sub(1), pressure_space), lambda p: np.isclose(p[0], 0) & np.isclose(p[1], 0))
+    corner = fem.locate_dofs_geometrical(
+        (space.sub(1), pressure_space), lambda p: np.isclose(p[0], 0) & np.isclose(p[1], 0)
+    )
     bcs = [fem.dirichletbc(on_wall, walls, space.sub(0)), fem.dirichletbc(at_corner, corner, space.sub(1))]
     solution = fem.Function(space)
     residual = navier_stokes(solution, viscosity, force)
@@ -92,7 +126,11 @@ def manufactured_errors(num_cells: int) -> tuple[float, float, float]:
     found_velocity, found_pressure = ufl.split(solution)
     error = found_velocity - velocity
     offset = fem.assemble_scalar(fem.form((found_pressure - pressure) * ufl.dx))
-    squares = (ufl.inner(error, error), ufl.inner(ufl.grad(error), ufl.grad(error)), (found_pressure - pressure - offset) ** 2)
+    squares = (
+        ufl.inner(error, error),
+        ufl.inner(ufl.grad(error), ufl.grad(error)),
+        (found_pressure - pressure - offset) ** 2,
+    )
     return tuple(float(np.sqrt(fem.assemble_scalar(fem.form(s * ufl.dx)))) for s in squares)
 
 

@@ -16,19 +16,19 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
-from cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
-from cases.convection.stirring import Stirring
-from cases.darcy.case import DarcyCase
+from lrsa_coupled.cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
+from lrsa_coupled.cases.convection.stirring import Stirring
+from lrsa_coupled.cases.darcy.case import DarcyCase
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
 from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.generate import generate
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.generate import generate
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.training.loop import train
-from solvers.newton import NewtonSolver
-from solvers.transient import BDF2, Evolution, TimeStepper
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.transient import BDF2, Evolution, TimeStepper
 
 COMM = MPI.COMM_SELF
 CASE = ConvectionCase(ConvectionOptions(steps=5))
@@ -58,7 +58,11 @@ def error(cells: int, steps: int) -> float:
 
     def rate(u: fem.Function, v: fem.Function, t: fem.Constant) -> ufl.Form:
         exact = (1.0 + t**2) * shape
-        source = 2.0 * t * shape + ufl.inner(velocity, ufl.grad(exact)) - ufl.div(DIFFUSIVITY * (1.0 + GROWTH * exact**2) * ufl.grad(exact))
+        source = (
+            2.0 * t * shape
+            + ufl.inner(velocity, ufl.grad(exact))
+            - ufl.div(DIFFUSIVITY * (1.0 + GROWTH * exact**2) * ufl.grad(exact))
+        )
         return transport(velocity, source, u, v, t)
 
     stepper = TimeStepper(Evolution(space, mass, rate, [bc]), BDF2, corrections=True)
@@ -83,7 +87,10 @@ def test_orders_in_space_and_time() -> None:
 def test_flow_is_divergence_free_and_stays_inside() -> None:
     parameters, h = sample_parameters(CASE, 3, 0), 1e-6
     inside = np.random.default_rng(0).uniform(0.1, 0.9, (2, 20))
-    shifted = [Stirring(inside + h * np.array([[dx], [dy]])).velocity(parameters, 0.7) for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))]
+    shifted = [
+        Stirring(inside + h * np.array([[dx], [dy]])).velocity(parameters, 0.7)
+        for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1))
+    ]
     divergence = (shifted[0] - shifted[1])[:, 0] + (shifted[2] - shifted[3])[:, 1]
     assert np.abs(divergence / (2 * h)).max() < 1e-6
     wall = np.array([[0.0, 1.0, 0.3, 0.6], [0.2, 0.5, 0.0, 1.0]])
@@ -100,7 +107,9 @@ def test_a_step_is_the_same_whether_followed_or_found_from_its_parameters() -> N
         ours, theirs = CASE.features(problem), CASE.features(alone)
         assert np.allclose(ours.nodal, theirs.nodal, rtol=1e-5, atol=1e-5)
         assert np.allclose(ours.scalars, theirs.scalars, atol=1e-6)
-    problem = CASE.update(problem, sample_parameters(CASE, 1, 4))  # the solution holds zeros: the step before is not solved
+    problem = CASE.update(
+        problem, sample_parameters(CASE, 1, 4)
+    )  # the solution holds zeros: the step before is not solved
     assert np.allclose(CASE.features(problem).nodal, CASE.features(problem_at(4)).nodal, rtol=1e-5, atol=1e-5)
 
 
@@ -149,7 +158,9 @@ def test_ledger_of_time_stepping(tmp_path: Path) -> None:
         assert [step["start"] for step in entry["strategies"][1]["steps"]] == pytest.approx([1.0] * 4)
     table = transient_table(json.loads(json.dumps(ledger, allow_nan=False)))
     assert table.count("against") > 1 and table.count(", in steps") == len(TOLERANCES)
-    assert len(bench_transient(CASE, dataclasses.replace(config), COMM)["tolerances"][0]["strategies"]) == len(CASE.strategies())
+    assert len(bench_transient(CASE, dataclasses.replace(config), COMM)["tolerances"][0]["strategies"]) == len(
+        CASE.strategies()
+    )
 
 
 def test_the_ledger_needs_a_case_of_time_steps() -> None:

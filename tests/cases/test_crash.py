@@ -36,7 +36,9 @@ def test_killed_runs_lose_nothing_but_the_samples_in_flight(tmp_path: Path) -> N
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     done: set[int] = set()
     for _ in range(KILLS):
-        process = subprocess.Popen([str(mpiexec()), "-n", "2", *TOOL, "--out", str(killed)], env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            [str(mpiexec()), "-n", "2", *TOOL, "--out", str(killed)], env=environment, start_new_session=True
+        )
         deadline = time.monotonic() + 120.0
         while len(present(killed)) <= len(done) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -11,9 +11,19 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.darcy.case import ALL_MODES, DEVIATIONS, LOW_MODES, SCALE, DarcyCase, DarcyOptions, DarcyParameters, darcy, gaussian_field
+from lrsa_coupled.cases.darcy.case import (
+    ALL_MODES,
+    DEVIATIONS,
+    LOW_MODES,
+    SCALE,
+    DarcyCase,
+    DarcyOptions,
+    DarcyParameters,
+    darcy,
+    gaussian_field,
+)
 from dolfinx import fem
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 
@@ -42,7 +52,10 @@ def manufactured_errors(resolution: int) -> tuple[float, float]:
     assert solver.solve().converged
     solver.destroy()
     error = problem.solution - exact
-    return tuple(np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx))) for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error))))
+    return tuple(
+        np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx)))
+        for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error)))
+    )
 
 
 def test_manufactured_orders() -> None:
@@ -58,11 +71,15 @@ def test_symmetries_take_solutions_to_solutions(which: int) -> None:
     solutions = []
     for turn in (np.eye(2), matrix):
         problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 20), parameters)
-        problem.coefficient.interpolate(lambda x, turn=turn: np.exp(np.array([1.0, 2.0]) @ turn.T @ (x[:2] - centre[:, None])))
+        problem.coefficient.interpolate(
+            lambda x, turn=turn: np.exp(np.array([1.0, 2.0]) @ turn.T @ (x[:2] - centre[:, None]))
+        )
         solver = case.solver(problem, 1e-12)
         assert solver.solve().converged
         solver.destroy()
-        places = np.round(problem.solution.function_space.tabulate_dof_coordinates()[:, :2] @ turn + centre - centre @ turn, 9)
+        places = np.round(
+            problem.solution.function_space.tabulate_dof_coordinates()[:, :2] @ turn + centre - centre @ turn, 9
+        )
         solutions.append(problem.solution.x.array[np.lexsort(places.T)])
     assert np.allclose(solutions[0], solutions[1], rtol=1e-9, atol=0.0) and np.ptp(solutions[0]) > 1e-2
 
@@ -116,7 +133,9 @@ def test_variants() -> None:
     binary, contrast = DarcyCase(), DarcyCase(DarcyOptions(medium="high-contrast"))
     first = sample_parameters(binary, 0, 0)
     assert (first.low, first.high, len(first.modes)) == (3.0, 12.0, LOW_MODES**2)
-    ratios = np.array([sample_parameters(contrast, 0, i).high / sample_parameters(contrast, 0, i).low for i in range(200)])
+    ratios = np.array(
+        [sample_parameters(contrast, 0, i).high / sample_parameters(contrast, 0, i).low for i in range(200)]
+    )
     assert ratios.min() < 20 and ratios.max() > 5e3 and ratios.max() <= 1e4
 
 
@@ -135,4 +154,6 @@ def test_bad_options_are_refused() -> None:
         DarcyCase(DarcyOptions(model_cells=1))
     case = DarcyCase()
     with pytest.raises(ValueError, match="256 amplitudes"):
-        case.problem(case.mesh(MPI.COMM_SELF, None, 4), dataclasses.replace(sample_parameters(case, 0, 0), modes=(1.0, 2.0)))
+        case.problem(
+            case.mesh(MPI.COMM_SELF, None, 4), dataclasses.replace(sample_parameters(case, 0, 0), modes=(1.0, 2.0))
+        )

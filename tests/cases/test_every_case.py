@@ -21,8 +21,8 @@ from lrsa_coupled.bench.ledger import bench
 from lrsa_coupled.bench.pictures import GATED
 from lrsa_coupled.bench.report import LEARNED, pictures, table
 from lrsa_coupled.bench.stored import check_ledger
-from lrsa_coupled.coupling.generate import generate
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.generate import generate
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
@@ -77,7 +77,13 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert len(nested) == settings.bench.coarser
     assert names == [*case.strategies(), *nested, NEAREST, GATED, LEARNED]
     rival = names[-4]  # the last one that needs no data
-    few = bench(case, config.load(settings, assignments=["bench.samples=1"]), MPI.COMM_SELF, model=tmp_path / "model", only=[rival])
+    few = bench(
+        case,
+        config.load(settings, assignments=["bench.samples=1"]),
+        MPI.COMM_SELF,
+        model=tmp_path / "model",
+        only=[rival],
+    )
     assert [strategy["name"] for strategy in few.ledger["strategies"]] == [rival, GATED, LEARNED]
     with pytest.raises(ValueError, match="unknown strategy 'best' .known: "):
         bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", only=["best"])
@@ -86,7 +92,9 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert learned["relative_error"] > 0
     parameters = sample_parameters(case, settings.bench.seed, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.bench.resolution), parameters)
-    assert {s["unknowns"] for strategy in run.ledger["strategies"] for s in strategy["samples"]} == {problem.solution.x.petsc_vec.getSize()}
+    assert {s["unknowns"] for strategy in run.ledger["strategies"] for s in strategy["samples"]} == {
+        problem.solution.x.petsc_vec.getSize()
+    }
     check_ledger(json.loads(json.dumps(run.ledger)))
     assert LEARNED in table(run.ledger) and LEARNED in page([run.ledger])
     assert {item.text for item in break_even(run.ledger)}.isdisjoint({"unknown", "-"})
@@ -104,7 +112,9 @@ def test_shipped_model(name: str) -> None:
     """The shipped weights load, are small, and start Newton better than zero does."""
     case, folder = catalog.load_case(name), catalog.case_folder(name)
     assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
-    settings = config.load(config.Config(case=name), assignments=["bench.samples=2", f"bench.resolution={case.resolution}", "bench.seed=9"])
+    settings = config.load(
+        config.Config(case=name), assignments=["bench.samples=2", f"bench.resolution={case.resolution}", "bench.seed=9"]
+    )
     cold = "zero" if "zero" in case.strategies() else next(iter(case.strategies()))
     run = bench(case, settings, MPI.COMM_SELF, model=folder, only=[cold])
     learned = run.ledger["strategies"][-1]["samples"]

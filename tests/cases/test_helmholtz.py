@@ -11,17 +11,17 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
+from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from lrsa_coupled import catalog
 from lrsa_coupled.bench.preconditioners import bench_preconditioners
 from lrsa_coupled.config import BenchConfig, Config
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Reuse
-from solvers.interpolation import boundary_dofs
-from solvers.linear import LinearSolver
+from lrsa_coupled.solvers.interpolation import boundary_dofs
+from lrsa_coupled.solvers.linear import LinearSolver
 
 
 def manufactured_errors(dim: int, resolution: int) -> tuple[float, float]:
@@ -38,7 +38,10 @@ def manufactured_errors(dim: int, resolution: int) -> tuple[float, float]:
     assert solver.solve().converged
     solver.destroy()
     error = problem.solution - exact
-    return tuple(np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx))) for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error))))
+    return tuple(
+        np.sqrt(fem.assemble_scalar(fem.form(form * ufl.dx)))
+        for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error)))
+    )
 
 
 @pytest.mark.parametrize(("dim", "resolutions"), [(2, (40, 80)), (3, (12, 24))])
@@ -162,7 +165,9 @@ def test_the_shipped_basis_deflates() -> None:
     (folder,) = catalog.shipped_operators(catalog.case_folder("helmholtz"))
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
     config = Config(bench=BenchConfig(samples=1, seed=3, resolution=16))
-    ledger = bench_preconditioners(HelmholtzCase(), config, MPI.COMM_SELF, models=[folder], only=["gamg of P", "learned basis"])
+    ledger = bench_preconditioners(
+        HelmholtzCase(), config, MPI.COMM_SELF, models=[folder], only=["gamg of P", "learned basis"]
+    )
     alone, learned = (way["samples"][0] for way in ledger["preconditioners"])
     assert alone["solved"] and learned["solved"] and learned["dimension"] == 64
     assert 2 * learned["iterations"] <= alone["iterations"]

@@ -11,21 +11,32 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from cases.hyperelastic.case import CORNERS, LENGTH, MODES, HyperelasticCase, HyperelasticOptions, HyperelasticParameters, newton, stored_energy
-from cases.hyperelastic.coarse import CoarseModel
+from lrsa_coupled.cases.hyperelastic.case import (
+    CORNERS,
+    LENGTH,
+    MODES,
+    HyperelasticCase,
+    HyperelasticOptions,
+    HyperelasticParameters,
+    newton,
+    stored_energy,
+)
+from lrsa_coupled.cases.hyperelastic.coarse import CoarseModel
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_vector
 from dolfinx.mesh import create_unit_cube, exterior_facet_indices
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from petsc4py import PETSc
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
 
 UNIFORM = (0.0,) * int(np.prod(MODES))
 
 
-def block(parameters: HyperelasticParameters | None = None, *, resolution: int = 4, degree: int = 1, index: int = 0) -> Problem:
+def block(
+    parameters: HyperelasticParameters | None = None, *, resolution: int = 4, degree: int = 1, index: int = 0
+) -> Problem:
     case = HyperelasticCase(HyperelasticOptions(degree=degree))
     parameters = parameters or sample_parameters(case, 0, index)
     return case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
@@ -48,7 +59,9 @@ def manufactured_errors(degree: int, resolution: int) -> tuple[float, float]:
         stress = mu * (gradient - ufl.inv(gradient).T) + lame * ufl.ln(ratio) * ufl.inv(gradient).T
         return ufl.inner(stress, ufl.grad(v)) * ufl.dx(metadata={"quadrature_degree": 6})
 
-    residual = ufl.derivative(stored_energy(u, modulus, 0.3, bound=fem.Constant(mesh, 0.0)) * ufl.dx(metadata={"quadrature_degree": 6}), u, v) - internal_work(exact)
+    residual = ufl.derivative(
+        stored_energy(u, modulus, 0.3, bound=fem.Constant(mesh, 0.0)) * ufl.dx(metadata={"quadrature_degree": 6}), u, v
+    ) - internal_work(exact)
     mesh.topology.create_connectivity(2, 3)
     boundary = fem.Function(space)
     boundary.interpolate(fem.Expression(exact, space.element.interpolation_points))
@@ -60,7 +73,10 @@ def manufactured_errors(degree: int, resolution: int) -> tuple[float, float]:
     solver.destroy()
     error = u - exact
     dx = ufl.dx(metadata={"quadrature_degree": 6})
-    return tuple(np.sqrt(fem.assemble_scalar(fem.form(form * dx))) for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error))))
+    return tuple(
+        np.sqrt(fem.assemble_scalar(fem.form(form * dx)))
+        for form in (error**2, ufl.inner(ufl.grad(error), ufl.grad(error)))
+    )
 
 
 @pytest.mark.parametrize(("degree", "resolutions"), [(1, (6, 12)), (2, (2, 4))])
@@ -76,7 +92,9 @@ def test_small_loads_bend_and_twist_as_beam_theory_says() -> None:
     assert solver.solve().converged
     solver.destroy()
     shear = 1.0 / 2.6
-    timoshenko = bending * (LENGTH**3 * 12.0 / 3.0 + LENGTH / (5.0 / 6.0 * shear))  # modulus 1, section 1, second moment 1 / 12
+    timoshenko = bending * (
+        LENGTH**3 * 12.0 / 3.0 + LENGTH / (5.0 / 6.0 * shear)
+    )  # modulus 1, section 1, second moment 1 / 12
     angle = torsion / 6.0 * LENGTH / (0.1406 * shear)  # moment of the torsion: 1 / 6; torsion constant of the square
     points = problem.solution.function_space.tabulate_dof_coordinates()
     moved = problem.solution.x.array.reshape(-1, 3)
@@ -106,13 +124,17 @@ def test_residual_and_jacobian_are_the_derivatives_of_the_energy() -> None:
     x, y = matrix.createVecs()
     x.array_w[:] = direction
     matrix.mult(x, y)
-    assert y.array_r == pytest.approx((residuals[0] - residuals[1]) / (2 * step), rel=1e-5, abs=1e-5 * np.abs(y.array_r).max())
+    assert y.array_r == pytest.approx(
+        (residuals[0] - residuals[1]) / (2 * step), rel=1e-5, abs=1e-5 * np.abs(y.array_r).max()
+    )
     assert matrix.isSymmetric(tol=1e-12)
 
 
 def test_the_energy_is_undefined_where_an_element_is_turned_inside_out() -> None:
     problem = block(resolution=3)
-    problem.solution.x.array.reshape(-1, 3)[:, 0] = -2.0 * problem.solution.function_space.tabulate_dof_coordinates()[:, 0]
+    problem.solution.x.array.reshape(-1, 3)[:, 0] = (
+        -2.0 * problem.solution.function_space.tabulate_dof_coordinates()[:, 0]
+    )
     assert not np.isfinite(fem.assemble_scalar(problem.energy))
 
 
@@ -169,7 +191,11 @@ def test_a_coarse_model_that_cannot_be_solved_says_nothing() -> None:
     parameters, points = sample_parameters(HyperelasticCase(), 0, 0), np.array([[3.0, 0.5, 0.5]])
     moved = []
     for limit in (1, 50):
-        model = CoarseModel(CORNERS, HyperelasticCase(HyperelasticOptions(degree=2)).problem, lambda coarse, limit=limit: newton(coarse, 1e-10, max_iterations=limit))
+        model = CoarseModel(
+            CORNERS,
+            HyperelasticCase(HyperelasticOptions(degree=2)).problem,
+            lambda coarse, limit=limit: newton(coarse, 1e-10, max_iterations=limit),
+        )
         moved.append(model.displacement(parameters, points))
     assert np.all(moved[0] == 0.0) and np.abs(moved[1]).max() > 0.1
 

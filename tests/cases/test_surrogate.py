@@ -22,25 +22,70 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A poor operator for darcy."""
     folder = tmp_path_factory.mktemp("darcy")
     assert cli.main(["generate", "darcy", "--samples", "6", "--out", str(folder / "data"), *SMALL]) == 0
-    tiny = ("training.epochs=2", "operator.width=16", "operator.num_blocks=1", "operator.num_latents=8", "training.valid_fraction=0.2")
-    assert cli.main(["train", str(folder / "data"), "--out", str(folder / "model"), "--quiet", *(a for s in tiny for a in ("--set", s))]) == 0
+    tiny = (
+        "training.epochs=2",
+        "operator.width=16",
+        "operator.num_blocks=1",
+        "operator.num_latents=8",
+        "training.valid_fraction=0.2",
+    )
+    assert (
+        cli.main(
+            [
+                "train",
+                str(folder / "data"),
+                "--out",
+                str(folder / "model"),
+                "--quiet",
+                *(a for s in tiny for a in ("--set", s)),
+            ]
+        )
+        == 0
+    )
     return folder / "model"
 
 
 @pytest.mark.parametrize("accept", [None, 1e-5])
 def test_solve(model: Path, accept: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = [] if accept is None else ["--accept", str(accept)]
-    assert cli.main(["solve", "darcy", "--mode", "surrogate", *flags, "--model", str(model), "--out", str(tmp_path), *SMALL]) == 0
+    assert (
+        cli.main(
+            ["solve", "darcy", "--mode", "surrogate", *flags, "--model", str(model), "--out", str(tmp_path), *SMALL]
+        )
+        == 0
+    )
     result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
-    assert result["certified"] and result["accept"] == (accept or 1e-2) and result["error"] < result["accept"] < result["prediction"]
+    assert (
+        result["certified"]
+        and result["accept"] == (accept or 1e-2)
+        and result["error"] < result["accept"] < result["prediction"]
+    )
     text = capsys.readouterr().out
     assert "certified: relative error" in text and "in the energy norm" in text and "corrected with 1 Jacobian" in text
 
 
-def test_exit_code_is_1_when_nothing_is_delivered(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_code_is_1_when_nothing_is_delivered(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     neither = ["--set", "guess.max_ratio=0", "--", "-linear_ksp_max_it", "1"]
     try:
-        assert cli.main(["solve", "darcy", "--mode", "surrogate", "--model", str(model), "--out", str(tmp_path), *SMALL, *neither]) == 1
+        assert (
+            cli.main(
+                [
+                    "solve",
+                    "darcy",
+                    "--mode",
+                    "surrogate",
+                    "--model",
+                    str(model),
+                    "--out",
+                    str(tmp_path),
+                    *SMALL,
+                    *neither,
+                ]
+            )
+            == 1
+        )
     finally:
         PETSc.Options().delValue("linear_ksp_max_it")
     text = capsys.readouterr().out
@@ -54,7 +99,9 @@ def test_ledger(case: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFi
     flags = ["--model", str(model), *SMALL] if case == "darcy" else SMALL
     assert cli.main(["bench", case, "--what", "surrogate", "--samples", "1", *flags, *where]) == 0
     text = capsys.readouterr().out
-    assert "times sooner" in text and "true error above" in text and (tmp_path / "effectivity.png").stat().st_size > 10_000
+    assert (
+        "times sooner" in text and "true error above" in text and (tmp_path / "effectivity.png").stat().st_size > 10_000
+    )
     sample = json.loads((tmp_path / "ledger.json").read_text(encoding="utf-8"))["samples"][0]
     assert [run["accept"] for run in sample["surrogate"]] == list(TARGETS)
     for run, rival in zip(sample["surrogate"], sample["classical"], strict=True):

@@ -17,9 +17,9 @@ from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, assemble_vector, create_vector
 from dolfinx.mesh import CellType, create_unit_square, exterior_facet_indices
 from lrsa_coupled.config import GateConfig, GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.attach import attach
-from lrsa_coupled.coupling.gate import CLASSICAL, Gate
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.guess.attach import attach
+from lrsa_coupled.guess.gate import CLASSICAL, Gate
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.script import Script as Signature
 from lrsa_coupled.coupling.script import unknown
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -54,7 +54,9 @@ class Script:
         trial = ufl.TrialFunction(self.space)
         a = ufl.inner(ufl.grad(trial), ufl.grad(self.v)) * ufl.dx
         rhs = self.load * self.source * self.v * ufl.dx
-        return LinearProblem(a, rhs, bcs=[self.bc], u=self.u, petsc_options_prefix="linear_script_", petsc_options=TIGHT | options)
+        return LinearProblem(
+            a, rhs, bcs=[self.bc], u=self.u, petsc_options_prefix="linear_script_", petsc_options=TIGHT | options
+        )
 
     def nonlinear(self, **options: object) -> NonlinearProblem:
         flux = (1 + 5 * self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(self.v))
@@ -71,7 +73,9 @@ class Constant(torch.nn.Module):
         self.normaliser, self.config, self.values = model.normaliser, model.config, torch.from_numpy(values)
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def encode(self, points: torch.Tensor, inputs: torch.Tensor, scalars: torch.Tensor, **others: object) -> tuple[torch.Tensor, None]:
+    def encode(
+        self, points: torch.Tensor, inputs: torch.Tensor, scalars: torch.Tensor, **others: object
+    ) -> tuple[torch.Tensor, None]:
         self.seen.append((inputs.clone(), scalars.clone()))
         return self.values[None, :, None].float(), None
 
@@ -88,7 +92,12 @@ def untrained() -> LearnedGuess:
                                 checkpoint.DataInfo(10, 0), {})  # fmt: skip
     model = checkpoint.make_model(operator, card)
     ones = torch.ones(50, 1)
-    model.normaliser.fit(torch.rand(50, 2), 5.0 * torch.randn(50, 1), scalars_SG=2.0 * ones + torch.randn(50, 1), outputs_TK=ones * torch.rand(50, 1))
+    model.normaliser.fit(
+        torch.rand(50, 2),
+        5.0 * torch.randn(50, 1),
+        scalars_SG=2.0 * ones + torch.randn(50, 1),
+        outputs_TK=ones * torch.rand(50, 1),
+    )
     return LearnedGuess(model.eval(), card, GuessConfig(evaluate_at="nodes", max_ratio=1e9))
 
 
@@ -186,7 +195,14 @@ def test_bare_solvers() -> None:
     truth = solution(script, problem)
     classical = problem.solver.getIterationNumber()
     x = create_vector(script.space)
-    attached = attach(problem.solver, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, u=script.u, bcs=[script.bc])
+    attached = attach(
+        problem.solver,
+        guess_of(owned(script, truth)),
+        inputs=script.inputs,
+        scalars=script.scalars,
+        u=script.u,
+        bcs=[script.bc],
+    )
     for expected in (classical, 1):  # the prediction is in single precision
         x.set(0.0)
         attached.solve(None, x)
@@ -195,7 +211,9 @@ def test_bare_solvers() -> None:
     linear = script.linear()
     truth = solution(script, linear)
     ksp = linear.solver
-    attached = attach(ksp, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, u=script.u, bcs=[script.bc])
+    attached = attach(
+        ksp, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, u=script.u, bcs=[script.bc]
+    )
     matrix, b = assemble_matrix(linear.a, bcs=[script.bc]), assemble_vector(linear.L)
     matrix.assemble()
     fem.petsc.apply_lifting(b, [linear.a], bcs=[[script.bc]])
@@ -262,7 +280,9 @@ def test_what_is_missing_is_named(changes: dict[str, object], message: str) -> N
 def test_an_input_of_the_wrong_size_and_a_solver_without_unknown_are_refused() -> None:
     script = Script()
     with pytest.raises(ValueError, match="'source' has 1 components for the operator, got 2"):
-        attach(script.linear(), guess_of(np.zeros(1)), inputs={"source": ufl.grad(script.source)}, scalars=script.scalars)
+        attach(
+            script.linear(), guess_of(np.zeros(1)), inputs={"source": ufl.grad(script.source)}, scalars=script.scalars
+        )
     problem = script.linear()
     with pytest.raises(ValueError, match="expected an unknown that is one Function"):
         attach(problem.solver, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars)

@@ -53,7 +53,9 @@ def test_averages_are_what_interpolation_gives_back() -> None:
 
 def test_the_partition_of_the_nodes_does_not_matter() -> None:
     grids = [BackgroundGrid(*cloud(comm=comm), 6, comm=comm) for comm in (COMM, MPI.COMM_SELF)]
-    values = [grid.restrict(np.exp(cloud(comm=comm)[0])) for grid, comm in zip(grids, (COMM, MPI.COMM_SELF), strict=True)]
+    values = [
+        grid.restrict(np.exp(cloud(comm=comm)[0])) for grid, comm in zip(grids, (COMM, MPI.COMM_SELF), strict=True)
+    ]
     for left, right in ((grids[0].nodes, grids[1].nodes), (grids[0].mass, grids[1].mass), values):
         np.testing.assert_allclose(left, right, rtol=1e-5)
 
@@ -87,7 +89,9 @@ def test_nodes_of_the_grid_are_fixed_where_the_nearest_of_the_mesh_is() -> None:
     assert not BackgroundGrid(points, mass, 8, comm=COMM).fixed.any()
 
 
-@pytest.mark.parametrize(("cells", "flat", "message"), [(2, False, "at least 3 cells, got 2"), (8, True, "extend in each direction")])
+@pytest.mark.parametrize(
+    ("cells", "flat", "message"), [(2, False, "at least 3 cells, got 2"), (8, True, "extend in each direction")]
+)
 def test_what_cannot_be_is_named(cells: int, flat: bool, message: str) -> None:
     points, mass = cloud()
     with pytest.raises(ValueError, match=message):

@@ -23,10 +23,22 @@ CONFIG = Config(bench=BenchConfig(samples=1, seed=7, resolution=10), guess=Guess
 
 def test_every_way_of_helmholtz_is_measured(shared_path: Path) -> None:
     case = load_case("helmholtz", {"wave_number": 14.0})
-    basis = operator(shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3)
+    basis = operator(
+        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+    )
     ledger = bench_preconditioners(case, CONFIG, COMM, models=[basis])
     ways = {way["name"]: way for way in ledger["preconditioners"]}
-    assert {"mumps", "two-grid", "superlu_dist", "ilu", "gamg of P", "gamg shifted", "exact modes", "coarse modes", "learned basis, 2 cleanings"} <= set(ways)
+    assert {
+        "mumps",
+        "two-grid",
+        "superlu_dist",
+        "ilu",
+        "gamg of P",
+        "gamg shifted",
+        "exact modes",
+        "coarse modes",
+        "learned basis, 2 cleanings",
+    } <= set(ways)
     for name in ("mumps", "superlu_dist", "gamg of P", "exact modes", "coarse modes", "learned basis"):
         (sample,) = ways[name]["samples"]
         assert sample["solved"] and sample["residual"] <= 1.01e-8 and sample["setup"] + sample["solve"] > 0.0
@@ -41,7 +53,13 @@ def test_every_way_of_helmholtz_is_measured(shared_path: Path) -> None:
 
 def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
     case = load_case("darcy", {})
-    correction = operator(shared_path / "correction", Field("correction"), inputs=("log_coefficient", "residual"), case="darcy", scale=1e-3)
+    correction = operator(
+        shared_path / "correction",
+        Field("correction"),
+        inputs=("log_coefficient", "residual"),
+        case="darcy",
+        scale=1e-3,
+    )
     only = ["gamg-cg", "sor", "coarse modes", "learned correction, fgmres, sor"]
     ledger = bench_preconditioners(case, CONFIG, COMM, models=[correction], only=only)
     assert [way["name"] for way in ledger["preconditioners"]] == only
@@ -51,7 +69,9 @@ def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
 
 
 def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
-    basis = operator(shared_path / "basis", Field("modes", 4, span=True), inputs=("log_slowness",), case="helmholtz", dim=3)
+    basis = operator(
+        shared_path / "basis", Field("modes", 4, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+    )
     field = operator(shared_path / "field", Field("pressure"), inputs=("log_coefficient",), case="darcy")
     for name, options, models, only, message in (
         ("cavity", {}, [], [], "SpectralCase"),
@@ -68,7 +88,9 @@ def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
 
 def test_eigensolvers_find_the_same_modes(shared_path: Path) -> None:
     case = load_case("helmholtz", {"modes": 8})
-    basis = operator(shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3)
+    basis = operator(
+        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+    )
     ledger = bench_modes(case, CONFIG, COMM, model=basis)
     found = [(entry["count"], entry["name"]) for entry in ledger["eigensolvers"]]
     assert found == [(count, name) for count in (1, 2) for name in ("krylov-schur", "lobpcg", "lobpcg, learned start")]

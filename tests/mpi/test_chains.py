@@ -11,10 +11,10 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
-from cases.cavity.case import CavityCase
-from cases.darcy.case import DarcyCase, DarcyOptions
+from lrsa_coupled.cases.cavity.case import CavityCase
+from lrsa_coupled.cases.darcy.case import DarcyCase, DarcyOptions
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.generate import GenerateSummary, generate
+from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.shard import write_shard
@@ -89,7 +89,9 @@ def test_ranks_that_share_a_sample_find_the_same_fields(shared_path: Path, chang
     ({"samples_per_chain": 0}, "at least one sample"),
     ({"strategy": "gamg"}, "did you mean 'gamg-cg'"),
 ])  # fmt: skip
-def test_settings_that_contradict_each_other_are_refused(shared_path: Path, changes: dict[str, object], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    shared_path: Path, changes: dict[str, object], message: str
+) -> None:
     settings = dataclasses.replace(GenerateConfig(samples=2, resolution=20), **changes)
     with pytest.raises(ValueError, match=message):
         generate(CASE, Config(case="darcy", generate=settings), shared_path / "none", COMM)

@@ -13,7 +13,7 @@ pytest.importorskip("petsc4py", reason="the preconditioners need PETSc")
 
 from lrsa_coupled.petsc.coarse_space import COMBINATIONS, CoarseSpacePC
 from petsc4py import PETSc
-from solvers.petsc import default_options
+from lrsa_coupled.solvers.petsc import default_options
 
 from tests.matrices import N, grid_matrix, right_side
 
@@ -39,12 +39,21 @@ def modes(count: int, *, comm: MPI.Comm = COMM, noise: float = 0.0, first: int =
 
 
 @contextmanager
-def solver(matrix: PETSc.Mat, pmat: PETSc.Mat | None = None, *, basis: np.ndarray | None = None, **options: str) -> Iterator[PETSc.KSP]:
+def solver(
+    matrix: PETSc.Mat, pmat: PETSc.Mat | None = None, *, basis: np.ndarray | None = None, **options: str
+) -> Iterator[PETSc.KSP]:
     ksp = PETSc.KSP().create(matrix.comm)
     ksp.setOptionsPrefix(PREFIX)
     ksp.setOperators(matrix, pmat)
     ksp.setTolerances(rtol=RTOL, max_it=400)
-    defaults = {"ksp_type": "gmres", "ksp_gmres_restart": "400", "ksp_pc_side": "right", **PYTHON, "pc_lrsa_inner_pc_type": "jacobi", **options}
+    defaults = {
+        "ksp_type": "gmres",
+        "ksp_gmres_restart": "400",
+        "ksp_pc_side": "right",
+        **PYTHON,
+        "pc_lrsa_inner_pc_type": "jacobi",
+        **options,
+    }
     try:
         with default_options(PREFIX, defaults):
             ksp.setFromOptions()
@@ -109,6 +118,7 @@ def test_conjugate_gradients_fall_monotonically_in_energy() -> None:
         direct.solve(b, exact)
     with solver(matrix, basis=modes(12, noise=0.05), ksp_type="cg", ksp_pc_side="left", pc_lrsa_combine="symmetric",
                 ksp_norm_type="unpreconditioned") as ksp:  # fmt: skip
+
         def note(ksp: PETSc.KSP, iteration: int, norm: float) -> None:
             error = ksp.buildSolution() - exact
             errors.append((matrix * error).dot(error))
@@ -147,13 +157,17 @@ def test_cleaning_mends_a_noisy_basis() -> None:
     matrix, stiffness = grid_matrix(shift=SHIFT), grid_matrix()
     counts = {}
     for name, noise, steps in (("exact", 0.0, 0), ("noisy", 0.3, 0), ("cleaned", 0.3, 2)):
-        with solver(matrix, stiffness, basis=modes(16, noise=noise), pc_lrsa_inner_pc_type="gamg", pc_lrsa_cleaning=str(steps)) as ksp:
+        with solver(
+            matrix, stiffness, basis=modes(16, noise=noise), pc_lrsa_inner_pc_type="gamg", pc_lrsa_cleaning=str(steps)
+        ) as ksp:
             counts[name] = iterations(ksp)
     assert counts["exact"] <= counts["cleaned"] < counts["noisy"]
 
 
 @pytest.mark.parametrize(("what", "inner"), [("noise", "gamg"), ("high modes", "gamg"), ("modes", "lu")])
-def test_a_useless_basis_leaves_the_inner_preconditioner_alone(what: str, inner: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_useless_basis_leaves_the_inner_preconditioner_alone(
+    what: str, inner: str, caplog: pytest.LogCaptureFixture
+) -> None:
     matrix = grid_matrix()
     rng = np.random.default_rng(COMM.rank)
     basis = {"noise": lambda: rng.standard_normal((matrix.getLocalSize()[0], 16)), "high modes": lambda: modes(16, first=500),
@@ -178,7 +192,9 @@ def test_a_basis_that_is_not_finite_leaves_the_inner_preconditioner_alone(caplog
 
 def test_repeated_vectors_count_once() -> None:
     basis = modes(6)
-    with solver(grid_matrix(), basis=np.column_stack([basis, basis @ np.ones(6), 0.0 * basis[:, 0], 3.0 * basis[:, 2]])) as ksp:
+    with solver(
+        grid_matrix(), basis=np.column_stack([basis, basis @ np.ones(6), 0.0 * basis[:, 0], 3.0 * basis[:, 2]])
+    ) as ksp:
         assert ksp.getPC().getPythonContext().dimension == 6
 
 
@@ -221,13 +237,19 @@ def test_the_view_says_what_is_used(tmp_path) -> None:
         viewer.destroy()
         COMM.Barrier()
         text = open(path, encoding="utf-8").read()
-    assert "coarse space of 8 vectors (given), deflated, 0 steps of smoothing and 1 of cleaning" in text and "jacobi" in text
+    assert (
+        "coarse space of 8 vectors (given), deflated, 0 steps of smoothing and 1 of cleaning" in text
+        and "jacobi" in text
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pc_lrsa_combine": "sum"}, "-coarse_test_pc_lrsa_combine must be one of deflated, symmetric, additive, got 'sum'"),
+        (
+            {"pc_lrsa_combine": "sum"},
+            "-coarse_test_pc_lrsa_combine must be one of deflated, symmetric, additive, got 'sum'",
+        ),
         ({"pc_lrsa_cleaning": "-1"}, "-coarse_test_pc_lrsa_cleaning must be 0 or more, got -1"),
         ({"pc_lrsa_basis": "nearnullspace"}, "in the near-null space of the preconditioning matrix; got none"),
         ({}, "by pc.getPythonContext().set_basis"),

@@ -15,9 +15,9 @@ from dolfinx import fem
 from dolfinx.fem.petsc import NonlinearProblem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from lrsa_coupled.config import Config, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.attach import attach
-from lrsa_coupled.coupling.collect import Collector
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.guess.attach import attach
+from lrsa_coupled.generation.collect import Collector
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training.loop import train
@@ -39,7 +39,9 @@ class Script:
         self.u, self.f = fem.Function(space, name="temperature"), fem.Function(space)
         self.flux = fem.Constant(mesh, np.array([1.0, 0.5]))
         v = ufl.TestFunction(space)
-        residual = ((1 + self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(v)) - self.f * v - ufl.inner(self.flux, ufl.grad(v))) * ufl.dx
+        residual = (
+            (1 + self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(v)) - self.f * v - ufl.inner(self.flux, ufl.grad(v))
+        ) * ufl.dx
         mesh.topology.create_connectivity(1, 2)
         bc = fem.dirichletbc(0.0, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)), space)
         self.problem = NonlinearProblem(residual, self.u, bcs=[bc], petsc_options_prefix="conduction_", petsc_options={
@@ -71,13 +73,18 @@ def test_collected_samples_hold_what_the_script_solved(folder: Path) -> None:
     if COMM.rank == 0:
         store = DataStore(folder)
         assert store.solved == [0, 1, 2, 3, 4] and sorted(store.entries) == list(range(6)) and not store.verify()
-        assert [f["components"] for f in store.meta["inputs"]] == [1, 2] and store.meta["scalars"] == ["flux_0", "flux_1"]
+        assert [f["components"] for f in store.meta["inputs"]] == [1, 2] and store.meta["scalars"] == [
+            "flux_0",
+            "flux_1",
+        ]
         assert store.meta["outputs"][0]["name"] == "temperature"
         arrays = store.read(4).arrays
         rng = np.random.default_rng(4)
         a, b = rng.uniform(5.0, 15.0), rng.uniform(0.3, 0.7)
         assert np.allclose(arrays.inputs[:, 0], a * np.exp(-10 * (arrays.points[:, 0] - b) ** 2), rtol=1e-5)
-        assert np.allclose(arrays.inputs[:, 1:], arrays.points) and np.allclose(arrays.scalars, rng.uniform(-1.0, 1.0, 2))
+        assert np.allclose(arrays.inputs[:, 1:], arrays.points) and np.allclose(
+            arrays.scalars, rng.uniform(-1.0, 1.0, 2)
+        )
         assert np.abs(arrays.outputs).max() > 0.1 and not arrays.outputs[arrays.constrained[:, 0] == 1].any()
 
 
@@ -103,4 +110,6 @@ def test_collect_train_attach(folder: Path) -> None:
         assert script.problem.solver.getConvergedReason() > 0
     first, second = attached.gate.decisions[:2]
     assert first.choice == "classical" and second.choice == "learned"
-    assert second.good or second.outcome.startswith("abandoned")  # used: it is better than the cold start; too dear for so small a problem
+    assert second.good or second.outcome.startswith(
+        "abandoned"
+    )  # used: it is better than the cold start; too dear for so small a problem

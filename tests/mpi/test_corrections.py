@@ -13,8 +13,8 @@ pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.corrections import CorrectionCase, CorrectionParameters
-from lrsa_coupled.coupling.generate import generate
+from lrsa_coupled.generation.corrections import CorrectionCase, CorrectionParameters
+from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -25,7 +25,9 @@ COMM = MPI.COMM_WORLD
 
 @pytest.mark.parametrize(("name", "options", "resolution"), [("darcy", {}, 24), ("helmholtz", {"wave_number": 6.0}, 8)])
 @pytest.mark.parametrize("iterations", [0, 5])
-def test_the_correction_has_the_residual(name: str, options: dict[str, float], resolution: int, iterations: int) -> None:
+def test_the_correction_has_the_residual(
+    name: str, options: dict[str, float], resolution: int, iterations: int
+) -> None:
     case = CorrectionCase(load_case(name, options))
     parameters = CorrectionParameters(7, iterations)
     problem = case.problem(case.mesh(COMM, parameters, resolution), parameters)

@@ -9,7 +9,7 @@ from mpi4py import MPI
 pytest.importorskip("slepc4py", reason="the eigensolver needs SLEPc")
 
 from petsc4py import PETSc
-from solvers.eigen import KRYLOV_SCHUR, LOBPCG, lowest_modes
+from lrsa_coupled.solvers.eigen import KRYLOV_SCHUR, LOBPCG, lowest_modes
 
 from tests.matrices import N, grid_matrix
 
@@ -20,7 +20,12 @@ MASS = 0.5
 
 def exact() -> np.ndarray:
     i = np.arange(1, N + 1)
-    return np.sort(np.add.outer(2.6 * (1 - np.cos(np.pi * i / (N + 1))), 2 * (1 - np.cos(np.pi * i / (N + 1)))).ravel())[:COUNT] / MASS
+    return (
+        np.sort(np.add.outer(2.6 * (1 - np.cos(np.pi * i / (N + 1))), 2 * (1 - np.cos(np.pi * i / (N + 1)))).ravel())[
+            :COUNT
+        ]
+        / MASS
+    )
 
 
 def pair() -> tuple[PETSc.Mat, PETSc.Mat]:

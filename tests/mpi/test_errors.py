@@ -24,7 +24,9 @@ def test_no_error(comm: MPI.Intracomm) -> None:
         pass
 
 
-@pytest.mark.parametrize("error", [ValueError("wrong"), FileNotFoundError(2, "No such file", "x.h5"), TypeError("kind")])
+@pytest.mark.parametrize(
+    "error", [ValueError("wrong"), FileNotFoundError(2, "No such file", "x.h5"), TypeError("kind")]
+)
 def test_one_rank_fails(comm: MPI.Intracomm, error: Exception) -> None:
     last = comm.size - 1
     with pytest.raises(type(error)) as caught:

@@ -12,14 +12,14 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the gate needs DOLFINx")
 
-from cases.cavity.case import CavityCase
-from cases.hyperelastic.case import HyperelasticCase
+from lrsa_coupled.cases.cavity.case import CavityCase
+from lrsa_coupled.cases.hyperelastic.case import HyperelasticCase
 from lrsa_coupled.config import GateConfig
-from lrsa_coupled.coupling.gate import CLASSICAL, Gate
-from lrsa_coupled.coupling.gated import GatedSolver, Watch, kind_of
-from lrsa_coupled.coupling.guess import Prediction
-from lrsa_coupled.coupling.judge import judge
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.gate import CLASSICAL, Gate
+from lrsa_coupled.guess.gated import GatedSolver, Watch, kind_of
+from lrsa_coupled.guess.learned import Prediction
+from lrsa_coupled.guess.acceptance import judge
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
 from lrsa_coupled.interfaces import Case, Problem
 
@@ -78,7 +78,9 @@ def test_the_answer_is_right_whatever_the_start(name: str, change: str) -> None:
         outcomes.append(gate.decisions[-1].outcome)
         everyone = COMM.allgather([vars(decision) for decision in gate.decisions])
         assert all(decisions == everyone[0] for decisions in everyone)
-    assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * COMM.allreduce(np.abs(truth).max(initial=0.0), op=MPI.MAX)
+    assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * COMM.allreduce(
+        np.abs(truth).max(initial=0.0), op=MPI.MAX
+    )
     assert [decision.choice for decision in gate.decisions[:2]] == [CLASSICAL, "learned"]
     first = gate.decisions[1]
     if change in ("exact", "near"):
@@ -138,7 +140,12 @@ def test_a_watch_lets_go_on_what_will_arrive_and_ends_what_will_not() -> None:
     assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
     assert ended([1.0, 2.0]) == [False, True]
     assert ended([1.0, 2.0], waited=0.1) == [False, False]  # the budget is not used up
-    assert ended([1.0, 0.3, 0.2, 0.05]) == [False, False, False, False]  # one slow iteration, as with a Jacobian that was kept
+    assert ended([1.0, 0.3, 0.2, 0.05]) == [
+        False,
+        False,
+        False,
+        False,
+    ]  # one slow iteration, as with a Jacobian that was kept
     assert ended([1.0, 0.9]) == [False, True]
     assert ended([1.0, 0.3, 0.27]) == [False, False, True]
     assert ended([1.0, float("nan")]) == [False, True]

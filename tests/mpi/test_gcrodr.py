@@ -12,26 +12,30 @@ from mpi4py import MPI
 pytest.importorskip("petsc4py", reason="the solvers need PETSc")
 
 from petsc4py import PETSc
-from solvers.gcrodr import GCRODR, orthogonalise
-from solvers.petsc import default_options
+from lrsa_coupled.solvers.gcrodr import GCRODR, orthogonalise
+from lrsa_coupled.solvers.petsc import default_options
 
 from tests.matrices import grid_matrix, right_side
 
 COMM = MPI.COMM_WORLD
 RTOL = 1e-8
-PYTHON = {"ksp_type": "python", "ksp_python_type": "solvers.gcrodr.GCRODR"}
+PYTHON = {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR"}
 PLAIN = {**PYTHON, "ksp_gcrodr_recycle": "0"}
 HELMHOLTZ = 240.0  # a dozen eigenvalues of -1.3 d2/dx2 - d2/dy2 on the unit square are lower; all are simple
 
 
 @contextmanager
-def solver(matrix: PETSc.Mat, *, pc: str = "none", max_it: int = 1000, pmat: PETSc.Mat | None = None, **options: str) -> Iterator[PETSc.KSP]:
+def solver(
+    matrix: PETSc.Mat, *, pc: str = "none", max_it: int = 1000, pmat: PETSc.Mat | None = None, **options: str
+) -> Iterator[PETSc.KSP]:
     ksp = PETSc.KSP().create(matrix.comm)
     ksp.setOptionsPrefix("gcrodr_test_")
     ksp.setOperators(matrix, pmat)
     ksp.setTolerances(rtol=RTOL, max_it=max_it)
     try:
-        with default_options("gcrodr_test_", {"pc_type": pc, **(options if "ksp_type" in options else {**PYTHON, **options})}):
+        with default_options(
+            "gcrodr_test_", {"pc_type": pc, **(options if "ksp_type" in options else {**PYTHON, **options})}
+        ):
             ksp.setFromOptions()
             ksp.setUp()
         yield ksp
@@ -50,7 +54,9 @@ def solve(ksp: PETSc.KSP, *, seed: int = 0, x: PETSc.Vec | None = None) -> int:
     return ksp.getIterationNumber()
 
 
-def sequence(make: Callable[[float], PETSc.Mat], *, pmat: PETSc.Mat | None = None, pc: str = "none", **options: str) -> list[int]:
+def sequence(
+    make: Callable[[float], PETSc.Mat], *, pmat: PETSc.Mat | None = None, pc: str = "none", **options: str
+) -> list[int]:
     """Iterations for a sequence of slightly different matrices."""
     with solver(make(0.0), pc=pc, pmat=pmat, **options) as ksp:
         counts = []

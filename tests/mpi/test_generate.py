@@ -15,9 +15,9 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
-from cases.cavity.case import CavityCase, CavityParameters
+from lrsa_coupled.cases.cavity.case import CavityCase, CavityParameters
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.generate import generate
+from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case
@@ -140,32 +140,49 @@ def test_a_damaged_sample_is_made_again(shared_path: Path) -> None:
 
 
 def test_fields_do_not_depend_on_the_ranks_of_a_sample(shared_path: Path) -> None:
-    together = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2, ranks_per_sample=COMM.size))
+    together = dataclasses.replace(
+        CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2, ranks_per_sample=COMM.size)
+    )
     generate(CavityCase(), together, shared_path / "together", COMM)
-    generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2)), shared_path / "alone", COMM)
+    generate(
+        CavityCase(),
+        dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=2)),
+        shared_path / "alone",
+        COMM,
+    )
     if COMM.rank == 0:
         one, two = DataStore(shared_path / "together"), DataStore(shared_path / "alone")
         for index in (0, 1):
             first, second = (sorted_by_place(store.read(index).arrays) for store in (one, two))
             for name in ("points", "mass", "boundary", "constrained", "inputs", "outputs"):
-                assert np.abs(first[name].astype(float) - second[name]).max() < (1e-6 if name == "inputs" else 1e-8), name
+                assert np.abs(first[name].astype(float) - second[name]).max() < (1e-6 if name == "inputs" else 1e-8), (
+                    name
+                )
             assert first["cells"] == second["cells"]
 
 
 def sorted_by_place(arrays: SampleArrays) -> dict:
     """Nodes by coordinates, cells as a set of sets of coordinates."""
     order = np.lexsort(arrays.points.round(9).T)
-    rows = {name: getattr(arrays, name)[order] for name in ("points", "mass", "boundary", "constrained", "inputs", "outputs")}
+    rows = {
+        name: getattr(arrays, name)[order]
+        for name in ("points", "mass", "boundary", "constrained", "inputs", "outputs")
+    }
     cells = {tuple(sorted(map(tuple, corners))) for corners in arrays.points.round(9)[arrays.cells].tolist()}
     return rows | {"cells": cells}
 
 
 def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lrsa_coupled.coupling.plan.FIRST_GENERATION", 2)
+    monkeypatch.setattr("lrsa_coupled.generation.plan.FIRST_GENERATION", 2)
     settings = dataclasses.replace(CONFIG.generate, samples=6, start="nearest")
     config = dataclasses.replace(CONFIG, generate=settings)
     assert generate(CavityCase(), config, shared_path / "all", COMM).solved == 6
-    generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(settings, samples=3)), shared_path / "parts", COMM)
+    generate(
+        CavityCase(),
+        dataclasses.replace(CONFIG, generate=dataclasses.replace(settings, samples=3)),
+        shared_path / "parts",
+        COMM,
+    )
     generate(CavityCase(), config, shared_path / "parts", COMM)
     if COMM.rank == 0:
         generate(CavityCase(), config, shared_path / "one", MPI.COMM_SELF)

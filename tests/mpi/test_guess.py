@@ -11,11 +11,11 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
 
-from cases.cavity.case import CavityCase
+from lrsa_coupled.cases.cavity.case import CavityCase
 from dolfinx.fem.petsc import NonlinearProblem
 from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.guess_solver import GuessSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.guess_solver import GuessSolver
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Problem
@@ -33,7 +33,9 @@ def make_problem(comm: MPI.Comm = COMM) -> Problem:
 def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = False, kind: str = "lrsa") -> LearnedGuess:
     """An untrained operator whose outputs are of the size of the lid's speed."""
     torch.manual_seed(0)
-    operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted, kind=kind)
+    operator = OperatorConfig(
+        width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted, kind=kind
+    )
     card = checkpoint.ModelCard(CASE.name, CASE.dim, CASE.inputs, CASE.scalars, CASE.outputs, 8, operator, TrainingConfig(),
                                 checkpoint.DataInfo(10, 0), {})  # fmt: skip
     model = checkpoint.make_model(operator, card)
@@ -67,7 +69,9 @@ def test_an_operator_that_needs_all_points_is_evaluated_on_one_rank() -> None:
 def test_prediction_depends_neither_on_the_partition_nor_on_chunks(evaluate_at: str, mass_weighted: bool) -> None:
     tables = []
     for comm, chunk_size in ((COMM, 65536), (COMM, 5), (MPI.COMM_SELF, 65536)):
-        guess = make_guess(GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3, chunk_size=chunk_size), mass_weighted=mass_weighted)
+        guess = make_guess(
+            GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3, chunk_size=chunk_size), mass_weighted=mass_weighted
+        )
         problem = make_problem(comm)
         nodes = NodeSet(problem, CASE.outputs)
         prediction = guess.predict(CASE, problem, nodes)
@@ -135,8 +139,6 @@ def test_spoilt_predictions_never_reach_petsc(spoil: str, caplog: pytest.LogCapt
     assert result.used_fallback
     assert (guess.counts.used, guess.counts.rejected) == (0, 1)
     assert "rejected" in caplog.text
-
-
 
 
 def test_model_of_another_case_is_refused() -> None:

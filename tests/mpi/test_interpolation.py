@@ -19,8 +19,8 @@ from dolfinx.mesh import CellType, Mesh, create_interval, create_unit_cube, crea
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.interfaces import Problem
 from petsc4py import PETSc
-from solvers.interpolation import constrain, interpolation_matrix, set_two_grid
-from solvers.linear import LinearSolver
+from lrsa_coupled.solvers.interpolation import constrain, interpolation_matrix, set_two_grid
+from lrsa_coupled.solvers.linear import LinearSolver
 
 COMM = MPI.COMM_WORLD
 GMRES = {"ksp_type": "gmres", "ksp_pc_side": "right", "ksp_gmres_restart": "300", "pc_type": "none"}
@@ -32,7 +32,11 @@ def box(dim: int, num_cells: int) -> Mesh:
     """The unit interval, square or cube with ``num_cells`` cells a side."""
     if dim == 1:
         return create_interval(COMM, num_cells, [0.0, 1.0])
-    return create_unit_square(COMM, num_cells, num_cells) if dim == 2 else create_unit_cube(COMM, num_cells, num_cells, num_cells)
+    return (
+        create_unit_square(COMM, num_cells, num_cells)
+        if dim == 2
+        else create_unit_cube(COMM, num_cells, num_cells, num_cells)
+    )
 
 
 @cache
@@ -290,5 +294,9 @@ def test_the_defaults_of_two_grid() -> None:
     pc = solver.ksp.getPC()
     smoother, coarse = pc.getMGSmoother(1), pc.getMGCoarseSolve()
     assert (smoother.getType(), smoother.getPC().getType(), smoother.getTolerances()[3]) == ("richardson", "sor", 1)
-    assert (coarse.getType(), coarse.getPC().getType(), coarse.getPC().getFactorSolverType()) == ("preonly", "lu", "mumps")
+    assert (coarse.getType(), coarse.getPC().getType(), coarse.getPC().getFactorSolverType()) == (
+        "preonly",
+        "lu",
+        "mumps",
+    )
     solver.destroy()

@@ -20,15 +20,19 @@ from lrsa_coupled.interfaces import Field
 from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
 from lrsa_coupled.petsc.description import describe
 from petsc4py import PETSc
-from solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
-from solvers.petsc import default_options
+from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
+from lrsa_coupled.solvers.petsc import default_options
 
 from tests.learned import COMM, Waves, operator
 
 RTOL = 1e-8
 PREFIX = "learned_test_"
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
-SPACE = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC", "pc_lrsa_inner_pc_type": "gamg"}
+SPACE = {
+    "pc_type": "python",
+    "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC",
+    "pc_lrsa_inner_pc_type": "gamg",
+}
 NEURAL = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.neural.NeuralPC"}
 BASIS, CORRECTION = Field("modes", 6, span=True), Field("correction")
 
@@ -81,7 +85,15 @@ def test_coarse_modes_deflate(shared_path: Path) -> None:
     describe(waves.stiffness, waves.space, bcs=[waves.bc], prolongation=prolongation(waves))
     found = {}
     for smoothing in (0, 2):
-        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_basis="coarse", pc_lrsa_coarse_modes=16, pc_lrsa_smoothing=smoothing) as ksp:
+        with solver(
+            waves,
+            waves.stiffness,
+            **GMRES,
+            **SPACE,
+            pc_lrsa_basis="coarse",
+            pc_lrsa_coarse_modes=16,
+            pc_lrsa_smoothing=smoothing,
+        ) as ksp:
             assert ksp.getPC().getPythonContext().dimension == 16
             found[smoothing] = iterations(ksp, waves)
     assert 2 * found[0] <= alone and found[2] <= found[0]
@@ -113,7 +125,10 @@ def test_a_basis_from_a_grid_goes_to_zero_at_the_boundary_without_a_kink(shared_
         basis = ksp.getPC().getPythonContext()._space
     points = waves.space.tabulate_dof_coordinates()[: len(basis), :2]
     distance = np.rint(24 * np.minimum(points, 1.0 - points).min(axis=1))
-    mean = {layer: COMM.allreduce(np.abs(basis[distance == layer]).sum()) / COMM.allreduce(int((distance == layer).sum())) for layer in (1, 4)}
+    mean = {
+        layer: COMM.allreduce(np.abs(basis[distance == layer]).sum()) / COMM.allreduce(int((distance == layer).sum()))
+        for layer in (1, 4)
+    }
     assert mean[1] < 0.6 * mean[4]
 
 
@@ -121,7 +136,10 @@ def test_one_description_serves_two_operators(shared_path: Path) -> None:
     """An operator that corrects, with a coarse space from another inside, and inputs that neither reads."""
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs | {"unread": waves.medium})
-    inside = {f"pc_lrsa_inner_{name}": value for name, value in SPACE.items()} | {"pc_lrsa_inner_pc_lrsa_most_leak": 2, "pc_lrsa_inner_pc_lrsa_least_gain": 0}
+    inside = {f"pc_lrsa_inner_{name}": value for name, value in SPACE.items()} | {
+        "pc_lrsa_inner_pc_lrsa_most_leak": 2,
+        "pc_lrsa_inner_pc_lrsa_least_gain": 0,
+    }
     with solver(waves, None, ksp_type="fgmres", ksp_gmres_restart=300, **NEURAL, **inside, pc_lrsa_checkpoint=correction_model(shared_path / "model"),
                 pc_lrsa_inner_pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS)) as ksp:  # fmt: skip
         assert iterations(ksp, waves) < 300
@@ -133,7 +151,10 @@ def test_a_useless_operator_is_left_out(shared_path: Path, caplog: pytest.LogCap
     describe(waves.stiffness, waves.space, bcs=[waves.bc], inputs=waves.inputs)
     with solver(waves, waves.stiffness, **GMRES, pc_type="gamg") as plain:
         alone = iterations(plain, waves)
-    with caplog.at_level(logging.WARNING), solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_most_leak=0.1) as ksp:
+    with (
+        caplog.at_level(logging.WARNING),
+        solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_most_leak=0.1) as ksp,
+    ):
         context = ksp.getPC().getPythonContext()
         assert context.dimension == 0 and context.leak > 0.1
         assert abs(iterations(ksp, waves) - alone) <= 1
@@ -169,7 +190,10 @@ def test_what_is_missing_is_named(shared_path: Path) -> None:
         with refused(message), solver(waves, waves.stiffness, ksp_type="fgmres", **options):
             pass
     describe(waves.matrix, waves.space, bcs=[waves.bc])
-    for options, message in ((SPACE | {"pc_lrsa_checkpoint": basis}, "medium not given"), (SPACE | {"pc_lrsa_basis": "coarse"}, "prolongation")):
+    for options, message in (
+        (SPACE | {"pc_lrsa_checkpoint": basis}, "medium not given"),
+        (SPACE | {"pc_lrsa_basis": "coarse"}, "prolongation"),
+    ):
         with refused(message), solver(waves, waves.stiffness, **options):
             pass
 
@@ -195,15 +219,26 @@ def test_flexible_methods_converge_with_an_operator(shared_path: Path, method: s
 def test_other_methods_are_refused(shared_path: Path, method: str) -> None:
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-    with solver(waves, None, ksp_type=method, **NEURAL, pc_lrsa_checkpoint=correction_model(shared_path / "model")) as ksp:
+    with solver(
+        waves, None, ksp_type=method, **NEURAL, pc_lrsa_checkpoint=correction_model(shared_path / "model")
+    ) as ksp:
         with refused(f"flexible method .*got {method}"):
             ksp.solve(waves.right, waves.right.duplicate())
 
 
-def test_an_operator_is_homogeneous_and_bounded_by_what_is_finite(shared_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_operator_is_homogeneous_and_bounded_by_what_is_finite(
+    shared_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-    with solver(waves, None, ksp_type="fgmres", **NEURAL, pc_lrsa_checkpoint=correction_model(shared_path / "model"), pc_lrsa_sweeps=0) as ksp:
+    with solver(
+        waves,
+        None,
+        ksp_type="fgmres",
+        **NEURAL,
+        pc_lrsa_checkpoint=correction_model(shared_path / "model"),
+        pc_lrsa_sweeps=0,
+    ) as ksp:
         pc, (x, y, z) = ksp.getPC(), (waves.right.duplicate() for _ in range(3))
         waves.right.copy(x)
         pc.apply(x, y)

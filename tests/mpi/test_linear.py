@@ -15,9 +15,9 @@ from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
-from solvers.linear import LinearSolver
-from solvers.newton import NewtonSolver
-from solvers.petsc import MUMPS
+from lrsa_coupled.solvers.linear import LinearSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.petsc import MUMPS
 
 COMM = MPI.COMM_WORLD
 CG = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_norm_type": "unpreconditioned"}
@@ -77,7 +77,9 @@ def iterations_at(phases: list[float]) -> list[int]:
     coefficient = fem.Function(fem.functionspace(problem.mesh, ("DG", 0)))
     test = ufl.TestFunction(problem.solution.function_space)
     residual = coefficient * ufl.inner(ufl.grad(problem.solution), ufl.grad(test)) * ufl.dx - test * ufl.dx
-    problem = dataclasses.replace(problem, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, problem.solution)))
+    problem = dataclasses.replace(
+        problem, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, problem.solution))
+    )
     options = MUMPS | {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
     solver, iterations = None, []
     for phase in phases:

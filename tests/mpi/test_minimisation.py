@@ -8,14 +8,14 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
-from cases.hyperelastic.case import LENGTH, HyperelasticCase, newton
+from lrsa_coupled.cases.hyperelastic.case import LENGTH, HyperelasticCase, newton
 from dolfinx import fem
-from lrsa_coupled.coupling.judge import judge
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.acceptance import judge
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
-from solvers.petsc import rigid_body_modes
-from solvers.relaxed import RelaxedSolver
+from lrsa_coupled.solvers.petsc import rigid_body_modes
+from lrsa_coupled.solvers.relaxed import RelaxedSolver
 
 COMM = MPI.COMM_WORLD
 

@@ -9,8 +9,8 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
-from lrsa_coupled.coupling.nested import NestedSolver, coarser_problems, interpolate
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.coarse_mesh import NestedSolver, coarser_problems, interpolate
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Case, Problem
 
@@ -18,7 +18,6 @@ COMM = MPI.COMM_WORLD
 FINE = {"cavity": 12, "hyperelastic": 4}
 COLD = {"cavity": 0, "hyperelastic": 1}
 """Number of a strategy that begins at zero."""
-
 
 
 def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:

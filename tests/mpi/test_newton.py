@@ -14,7 +14,7 @@ from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem, SolveResult
 from petsc4py import PETSc
-from solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.newton import NewtonSolver
 
 COMM = MPI.COMM_WORLD
 

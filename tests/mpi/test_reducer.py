@@ -7,7 +7,16 @@ import torch
 from mpi4py import MPI
 from lrsa_coupled.coupling.reducer import MPIReducer
 
-from tests.operators import LIMITS, VARIANTS, arguments, assert_equal_gradients, exact_outputs, gradients, make_operator, relative
+from tests.operators import (
+    LIMITS,
+    VARIANTS,
+    arguments,
+    assert_equal_gradients,
+    exact_outputs,
+    gradients,
+    make_operator,
+    relative,
+)
 
 COMM = MPI.COMM_WORLD
 

@@ -19,13 +19,13 @@ from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from lrsa_coupled import catalog
 from lrsa_coupled.bench.surrogate import true_solution
 from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.coupling.certify import Certified, certify
-from lrsa_coupled.coupling.estimate import ConjugateGradients, Linearisation
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.certify.certify import Certified, certify
+from lrsa_coupled.certify.estimate import ConjugateGradients, Linearisation
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import EnergyNorm, make_norm, set_solution, solution_vector
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
-from lrsa_coupled.coupling.surrogate import Surrogate
+from lrsa_coupled.certify.surrogate import Surrogate
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
@@ -49,7 +49,11 @@ def perturbed(case: Case, problem: Problem, truth: PETSc.Vec, *, shape: str, siz
     subspace = case.outputs[0].subspace
     part = wave.sub(subspace[0]) if subspace else wave
     factor = WAVES[shape]
-    part.interpolate(lambda x: np.stack([np.sin(factor * (x[0] + (2 + k) * x[1] + 3 * x[2]) + k) for k in range(case.outputs[0].components)]))
+    part.interpolate(
+        lambda x: np.stack(
+            [np.sin(factor * (x[0] + (2 + k) * x[1] + 3 * x[2]) + k) for k in range(case.outputs[0].components)]
+        )
+    )
     for bc in problem.bcs:
         wave.x.array[bc.dof_indices()[0]] = 0.0
     wave.x.scatter_forward()
@@ -140,7 +144,9 @@ def check_distribution(problem: Problem) -> None:
 DIRECT = {"pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 
 
-@pytest.mark.parametrize(("name", "chosen"), [("darcy", {"pc_type": "jacobi"}), ("hyperelastic", DIRECT), ("cavity", {})])
+@pytest.mark.parametrize(
+    ("name", "chosen"), [("darcy", {"pc_type": "jacobi"}), ("hyperelastic", DIRECT), ("cavity", {})]
+)
 def test_estimates_do_not_depend_on_the_ranks(name: str, chosen: dict[str, str]) -> None:
     """With preconditioners that do not; multigrid coarsens each part by itself."""
     numbers = []
@@ -217,7 +223,12 @@ def untrained(case: Case, bias: float | None = None) -> LearnedGuess:
     model = checkpoint.make_model(operator, card)
     sizes = [sum(field.components for field in fields) for fields in (case.inputs, case.outputs)]
     outputs = 0.01 * (torch.rand(100, sizes[1]) - 0.5)
-    model.normaliser.fit(torch.rand(100, case.dim), torch.rand(100, sizes[0]), scalars_SG=torch.rand(10, len(case.scalars)), outputs_TK=outputs)
+    model.normaliser.fit(
+        torch.rand(100, case.dim),
+        torch.rand(100, sizes[0]),
+        scalars_SG=torch.rand(10, len(case.scalars)),
+        outputs_TK=outputs,
+    )
     if bias is not None:
         with torch.no_grad():
             model.head.weight.zero_()
@@ -244,8 +255,12 @@ def test_the_worst_prediction_of_a_linear_problem_is_corrected(accept: float) ->
     assert set(result.seconds) == {"transfer", "inference", "estimate", "correct"}
 
 
-@pytest.mark.parametrize(("name", "bias"), [("darcy", float("nan")), ("hyperelastic", float("nan")), ("hyperelastic", -1e4), ("cavity", 1e5)])
-def test_the_classical_strategy_delivers_after_a_hopeless_prediction(name: str, bias: float, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "bias"), [("darcy", float("nan")), ("hyperelastic", float("nan")), ("hyperelastic", -1e4), ("cavity", 1e5)]
+)
+def test_the_classical_strategy_delivers_after_a_hopeless_prediction(
+    name: str, bias: float, caplog: pytest.LogCaptureFixture
+) -> None:
     result, error, residual = answer(name, 1e-2, bias)
     assert result.certified and result.delivered
     assert result.fallback is not None and result.fallback.converged and result.fallback.used_fallback

@@ -16,7 +16,9 @@ TEAM = Team(COMM.rank, COMM.size, MPIReducer(COMM))
 ROUNDING = 1e-4
 
 
-@pytest.mark.parametrize("changes", [{"gradient_weight": 0.5, "ema": 0.9}, {"num_points": 0, "micro_batch_size": 2, "optimizer": "muon"}])
+@pytest.mark.parametrize(
+    "changes", [{"gradient_weight": 0.5, "ema": 0.9}, {"num_points": 0, "micro_batch_size": 2, "optimizer": "muon"}]
+)
 def test_ranks_have_the_loss_curve_of_one(shared_path, changes):
     config = with_training(**changes)
     if COMM.rank == 0:
@@ -39,5 +41,7 @@ def test_a_batch_must_have_a_sample_for_every_rank(shared_path):
     if COMM.rank == 0:
         write(shared_path / "data")
     COMM.barrier()
-    with pytest.raises(ValueError, match=rf"training.batch_size = 1 of \d+ training samples leave none for some of {COMM.size} ranks"):
+    with pytest.raises(
+        ValueError, match=rf"training.batch_size = 1 of \d+ training samples leave none for some of {COMM.size} ranks"
+    ):
         train(shared_path / "data", shared_path / "out", with_training(batch_size=1), team=TEAM)

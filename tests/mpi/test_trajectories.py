@@ -10,10 +10,10 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
-from cases.convection.case import ConvectionCase, ConvectionOptions
+from lrsa_coupled.cases.convection.case import ConvectionCase, ConvectionOptions
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.generate import GenerateSummary, generate
-from lrsa_coupled.coupling.plan import plan, sample_parameters
+from lrsa_coupled.generation.generate import GenerateSummary, generate
+from lrsa_coupled.generation.plan import plan, sample_parameters
 from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore
@@ -23,7 +23,12 @@ CASE = ConvectionCase(ConvectionOptions(steps=3, model_cells=3))
 
 
 def make(folder: Path, comm: MPI.Comm, **changes: object) -> GenerateSummary:
-    return generate(CASE, Config(case="convection", generate=GenerateConfig(samples=8, seed=3, resolution=6, **changes)), folder, comm)
+    return generate(
+        CASE,
+        Config(case="convection", generate=GenerateConfig(samples=8, seed=3, resolution=6, **changes)),
+        folder,
+        comm,
+    )
 
 
 def test_chains_are_trajectories() -> None:
@@ -70,7 +75,9 @@ def test_ranks_that_share_a_step_find_the_same_fields(shared_path: Path) -> None
             one, two = (store.read(index).arrays for store in stores)
             orders = [np.lexsort(np.round(arrays.points, 9).T) for arrays in (one, two)]
             for name in ("inputs", "outputs"):
-                assert np.allclose(getattr(one, name)[orders[0]], getattr(two, name)[orders[1]], rtol=1e-4, atol=1e-4), (index, name)
+                assert np.allclose(
+                    getattr(one, name)[orders[0]], getattr(two, name)[orders[1]], rtol=1e-4, atol=1e-4
+                ), (index, name)
 
 
 @pytest.mark.parametrize("changes", [{"start": "previous"}, {"start": "nearest"}, {"keep": "setup", "sort": True}])

@@ -17,7 +17,7 @@ from dolfinx.mesh import create_unit_cube, create_unit_square, exterior_facet_in
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Field, Problem
-from solvers.interpolation import interpolation_matrix
+from lrsa_coupled.solvers.interpolation import interpolation_matrix
 
 COMM = MPI.COMM_WORLD
 
@@ -39,7 +39,9 @@ def make_problem(dim: int, element: str, degree: int) -> tuple[Problem, tuple[Fi
         collapsed = space.sub(0).collapse()[0]
         wall = fem.Function(collapsed)
         wall.interpolate(lambda x: x[:dim] + 1.0)
-        bcs = [fem.dirichletbc(wall, fem.locate_dofs_topological((space.sub(0), collapsed), dim - 1, facets), space.sub(0))]
+        bcs = [
+            fem.dirichletbc(wall, fem.locate_dofs_topological((space.sub(0), collapsed), dim - 1, facets), space.sub(0))
+        ]
     else:
         wall = fem.Function(space)
         wall.x.array[:] = 2.0
@@ -52,7 +54,15 @@ def make_problem(dim: int, element: str, degree: int) -> tuple[Problem, tuple[Fi
     return problem, fields
 
 
-SPACES = [(2, "scalar", 1), (2, "scalar", 2), (2, "scalar", 3), (2, "vector", 2), (2, "mixed", 2), (3, "vector", 1), (3, "mixed", 2)]
+SPACES = [
+    (2, "scalar", 1),
+    (2, "scalar", 2),
+    (2, "scalar", 3),
+    (2, "vector", 2),
+    (2, "mixed", 2),
+    (3, "vector", 1),
+    (3, "mixed", 2),
+]
 
 
 @pytest.mark.parametrize(("dim", "element", "degree"), SPACES)
@@ -129,12 +139,16 @@ def test_prolongation_is_exact_for_quadratics_where_gradients_are() -> None:
     space = fem.functionspace(mesh, ("P", 2))
     solution = fem.Function(space)
     residual = fem.form(solution * ufl.TestFunction(space) * ufl.dx)
-    problem = Problem(mesh=mesh, parameters=None, solution=solution, residual=residual, jacobian=residual, bcs=[], node_space=space)
+    problem = Problem(
+        mesh=mesh, parameters=None, solution=solution, residual=residual, jacobian=residual, bcs=[], node_space=space
+    )
     nodes = NodeSet(problem, (Field("u"),))
     prolong = VertexProlongation(nodes)
     x, y = nodes.points.T
     quadratic = (x**2 - 3 * x * y + y**2)[:, None]
-    inside = np.all((nodes.points > 0.2) & (nodes.points < 0.8), axis=1)  # recovered gradients are exact on a uniform mesh
+    inside = np.all(
+        (nodes.points > 0.2) & (nodes.points < 0.8), axis=1
+    )  # recovered gradients are exact on a uniform mesh
     assert prolong(quadratic)[0][inside] == pytest.approx(quadratic[inside], abs=1e-12)
 
 

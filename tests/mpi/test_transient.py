@@ -11,8 +11,17 @@ pytest.importorskip("dolfinx", reason="solvers need DOLFINx")
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
-from solvers.newton import NewtonSolver
-from solvers.transient import BDF1, BDF2, KSP_GUESSES, Evolution, Scheme, StartedSolver, TimeStepper, theta_scheme
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.solvers.transient import (
+    BDF1,
+    BDF2,
+    KSP_GUESSES,
+    Evolution,
+    Scheme,
+    StartedSolver,
+    TimeStepper,
+    theta_scheme,
+)
 
 COMM = MPI.COMM_WORLD
 END = 1.0
@@ -35,7 +44,9 @@ class Manufactured:
         self.space = space = fem.functionspace(mesh, ("P", 2))
         mesh.topology.create_connectivity(1, 2)
         self.boundary = fem.Function(space)
-        bc = fem.dirichletbc(self.boundary, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)))
+        bc = fem.dirichletbc(
+            self.boundary, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
+        )
         x = ufl.SpatialCoordinate(mesh)
         place = 0.5 + x[0] ** 2 - x[0] * x[1]
 
@@ -44,7 +55,9 @@ class Manufactured:
             source = 1.5 * ufl.cos(3.0 * t) * place - ufl.div((1.0 + exact**2) * ufl.grad(exact))
             return ((1.0 + u**2) * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v) * ufl.dx(degree=8)
 
-        self.stepper = TimeStepper(Evolution(space, lambda w, v: w * v * ufl.dx, rate, [bc], self.set_time), scheme, corrections=corrections)
+        self.stepper = TimeStepper(
+            Evolution(space, lambda w, v: w * v * ufl.dx, rate, [bc], self.set_time), scheme, corrections=corrections
+        )
 
     def set_time(self, t: float) -> None:
         self.boundary.x.array[:] = self.exact(t)
@@ -69,7 +82,11 @@ class Manufactured:
         return self.comm.allreduce(float(difference), op=MPI.MAX), iterations
 
 
-@pytest.mark.parametrize(("scheme", "order"), [(theta_scheme(1.0), 1), (theta_scheme(0.5), 2), (BDF2, 2)], ids=["backward-euler", "crank-nicolson", "bdf2"])
+@pytest.mark.parametrize(
+    ("scheme", "order"),
+    [(theta_scheme(1.0), 1), (theta_scheme(0.5), 2), (BDF2, 2)],
+    ids=["backward-euler", "crank-nicolson", "bdf2"],
+)
 @pytest.mark.parametrize("corrections", [False, True])
 def test_orders(scheme: Scheme, order: int, corrections: bool) -> None:
     case = Manufactured(scheme, corrections=corrections, comm=MPI.COMM_SELF)
@@ -79,13 +96,18 @@ def test_orders(scheme: Scheme, order: int, corrections: bool) -> None:
 
 @pytest.mark.parametrize("corrections", [False, True])
 def test_steps_do_not_depend_on_the_ranks(corrections: bool) -> None:
-    (shared, _), (alone, _) = (Manufactured(BDF2, corrections=corrections, comm=comm).run(6) for comm in (COMM, MPI.COMM_SELF))
+    (shared, _), (alone, _) = (
+        Manufactured(BDF2, corrections=corrections, comm=comm).run(6) for comm in (COMM, MPI.COMM_SELF)
+    )
     assert 0.0 < shared < 0.1 and abs(shared - alone) < 1e-8
 
 
 def test_both_forms_of_the_unknown_and_all_starts_lead_to_the_same_states() -> None:
     plain, corrected = (Manufactured(BDF2, corrections=corrections) for corrections in (False, True))
-    errors, iterations = zip(*[case.run(8, start) for case in (plain, corrected) for start in ("previous", "linear", "quadratic")], strict=True)
+    errors, iterations = zip(
+        *[case.run(8, start) for case in (plain, corrected) for start in ("previous", "linear", "quadratic")],
+        strict=True,
+    )
     assert np.ptp(errors) < 1e-9
     assert iterations[:3] == iterations[3:]
     assert iterations[1] < iterations[0]

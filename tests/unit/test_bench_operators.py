@@ -39,15 +39,21 @@ def test_rivals_have_the_size_of_lrsa():
     assert list(found) == list(operators.RIVALS) and found["lrsa"] == operator
     for name, rival in found.items():
         assert (rival.kind, rival.num_blocks, rival.num_latents) == (name, 4, 64)
-        wider, narrower = (dataclasses.replace(rival, width=rival.width + step) for step in (rival.num_heads, -rival.num_heads))
-        assert abs(parameter_count(rival, ABOUT) - count) <= min(abs(parameter_count(other, ABOUT) - count) for other in (wider, narrower))
+        wider, narrower = (
+            dataclasses.replace(rival, width=rival.width + step) for step in (rival.num_heads, -rival.num_heads)
+        )
+        assert abs(parameter_count(rival, ABOUT) - count) <= min(
+            abs(parameter_count(other, ABOUT) - count) for other in (wider, narrower)
+        )
 
 
 def test_ablations_change_one_thing():
     found = operators.variants("ablations", SMALL, ABOUT)
     assert len(found) == 10 and found.pop("lrsa") == SMALL
     for variant in found.values():
-        assert sum(getattr(variant, field.name) != getattr(SMALL, field.name) for field in dataclasses.fields(SMALL)) == 1
+        assert (
+            sum(getattr(variant, field.name) != getattr(SMALL, field.name) for field in dataclasses.fields(SMALL)) == 1
+        )
 
 
 def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, monkeypatch):
@@ -90,26 +96,48 @@ def test_missing_folders_are_named(capsys):
 
 def test_flags_that_are_not_read_are_refused(capsys):
     assert cli.main(["bench", "cavity", "--what", "operators", "--samples", "3"]) == 2
-    assert "bench --what operators does not read --samples; it is for --what starts or generate" in capsys.readouterr().err
+    assert (
+        "bench --what operators does not read --samples; it is for --what starts or generate" in capsys.readouterr().err
+    )
 
 
 def test_operations_follow_from_few_points():
     sizes = {"num_inputs": 1, "num_scalars": 0, "num_outputs": 1}
     cost = measure(Work(SMALL, 5000, sizes=(2, 1, 0, 1), repeats=1))
     assert cost.flops == flop_count(SMALL, 5000, dim=2, **sizes)
-    full = measure(Work(dataclasses.replace(SMALL, kind="full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True))
+    full = measure(
+        Work(dataclasses.replace(SMALL, kind="full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True)
+    )
     ends, products = 2 * 1100 * (3 + 16 + 1) * 16, 2 * 1100 * 6 * 16**2 + 4 * 1100**2 * 16
     assert full.flops == 3 * 2 * (ends + products)
     assert cost.seconds > 0.0 and cost.memory > 0 and cost.error == ""
 
 
 def test_what_does_not_fit_is_told():
-    assert measure(Work(dataclasses.replace(SMALL, kind="transolver"), 10**6, repeats=1, memory_share=0.01)).error == "out of memory"
+    assert (
+        measure(Work(dataclasses.replace(SMALL, kind="transolver"), 10**6, repeats=1, memory_share=0.01)).error
+        == "out of memory"
+    )
 
 
 def test_the_table_of_speeds_compares_with_lrsa(tmp_path, capsys):
-    command = ["bench-operator", "--device", "cpu", "--points", "300", "--chunk", "200", "--precision", "fp32", "--json", str(tmp_path / "t.json")]
-    sizes = [f"--set=operator.{name}={value}" for name, value in (("width", 16), ("num_blocks", 1), ("num_heads", 2), ("num_latents", 8))]
+    command = [
+        "bench-operator",
+        "--device",
+        "cpu",
+        "--points",
+        "300",
+        "--chunk",
+        "200",
+        "--precision",
+        "fp32",
+        "--json",
+        str(tmp_path / "t.json"),
+    ]
+    sizes = [
+        f"--set=operator.{name}={value}"
+        for name, value in (("width", 16), ("num_blocks", 1), ("num_heads", 2), ("num_latents", 8))
+    ]
     assert cli.main([*command, *sizes]) == 0
     rows = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["rows"]
     assert [(row["kind"], row["backward"], row["chunk_size"]) for row in rows] == [

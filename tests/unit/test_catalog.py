@@ -10,7 +10,8 @@ from lrsa_coupled.interfaces import Case
 
 METHODS = ("sample", "mesh", "problem", "features", "solver", "strategies")
 OWN = "from lrsa_coupled.interfaces import Case\n\n" + "".join(
-    f"class {name}(Case):\n    name = 'own'\n" + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS) for name in ("Own",)
+    f"class {name}(Case):\n    name = 'own'\n" + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS)
+    for name in ("Own",)
 )
 
 
@@ -30,7 +31,9 @@ def test_own_case(tmp_path: Path, file: bool) -> None:
     assert catalog.shipped_model(tmp_path) is None
 
 
-@pytest.mark.parametrize(("content", "found"), [("", "none"), (OWN + OWN.replace("class Own", "class Other"), "Own, Other")])
+@pytest.mark.parametrize(
+    ("content", "found"), [("", "none"), (OWN + OWN.replace("class Own", "class Other"), "Own, Other")]
+)
 def test_not_one_class(tmp_path: Path, content: str, found: str) -> None:
     (tmp_path / "case.py").write_text(content)
     with pytest.raises(ValueError, match=f"exactly one class.*found: {found}"):

@@ -48,7 +48,9 @@ def rewrite(folder, *, tensors=None, **changes):
     content = json.loads((folder / CARD).read_text(encoding="utf-8"))["card"] | changes
     weights = (folder / WEIGHTS).read_bytes() if tensors is None else safetensors.torch.save(tensors)
     (folder / WEIGHTS).write_bytes(weights)
-    (folder / CARD).write_text(json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8")
+    (folder / CARD).write_text(
+        json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8"
+    )
 
 
 def test_round_trip(folder):
@@ -74,7 +76,10 @@ def test_an_output_that_corrects_an_input_is_told_by_name(tmp_path):
     assert read == card and model.relative_to == [3, 1, 2]
     for wrong in ("wal", "distance"):
         bad = dataclasses.replace(card, outputs=(Field("velocity", 2, relative_to=wrong),))
-        with pytest.raises(ValueError, match=f"output velocity is relative to '{wrong}': expected an input of 2 components, got .*'wall'"):
+        with pytest.raises(
+            ValueError,
+            match=f"output velocity is relative to '{wrong}': expected an input of 2 components, got .*'wall'",
+        ):
             checkpoint.make_model(bad.operator, bad)
 
 
@@ -133,7 +138,10 @@ def test_weights_of_another_model_are_refused(folder, tmp_path_factory):
 def test_tensors_that_do_not_fit_are_named(folder):
     tensors = safetensors.torch.load((folder / WEIGHTS).read_bytes())
     for change, message in (
-        ({"head.weight": tensors["head.weight"][:1].clone()}, r"'head.weight' should be \(3, 8\) float32, is \(1, 8\) float32"),
+        (
+            {"head.weight": tensors["head.weight"][:1].clone()},
+            r"'head.weight' should be \(3, 8\) float32, is \(1, 8\) float32",
+        ),
         ({"head.weight": tensors["head.weight"].double()}, r"is \(3, 8\) float64"),
         ({"tail": torch.zeros(1)}, "'tail' is not part of the model"),
     ):
@@ -172,12 +180,16 @@ def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
     content = json.loads((folder / CARD).read_text(encoding="utf-8"))["card"]
     del content["seconds"], content["ranks"], content["data"]["seconds"]
     weights = (folder / WEIGHTS).read_bytes()
-    (folder / CARD).write_text(json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8")
+    (folder / CARD).write_text(
+        json.dumps({"card": content, "sha256": checkpoint._digest(content, weights)}), encoding="utf-8"
+    )
     card = checkpoint.load(folder)[1]
     assert (card.seconds, card.ranks, card.data) == (0.0, 1, DataInfo(samples=10, seed=4, seconds=0.0))
 
 
-@pytest.mark.parametrize(("folder", "samples"), [("cavity", 9500), ("cavity/high", 3799), ("helmholtz/basis", 1520), ("hyperelastic", 1667)])
+@pytest.mark.parametrize(
+    ("folder", "samples"), [("cavity", 9500), ("cavity/high", 3799), ("helmholtz/basis", 1520), ("hyperelastic", 1667)]
+)
 def test_the_cards_of_shipped_models_say_what_they_cost(folder, samples):
     shipped = checkpoint.load(ROOT / "cases" / folder)[1]
     assert (shipped.case, shipped.data.samples) == (folder.split("/")[0], samples)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lrsa_coupled import cli, petsc_options
-from lrsa_coupled.parameters import read_parameters
+from lrsa_coupled import cli
+from lrsa_coupled.petsc import options as petsc_options
+from lrsa_coupled.cli.parameters import read_parameters
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
 
 OUT = ("--out", "{tmp}/out")
@@ -33,7 +34,10 @@ BAD = [
     (("evaluate", "{tmp}/none", "{tmp}/none"), "is not a data set"),
     (("bench", "cavity", "--samples", "0"), "bench.samples must be at least 1"),
     (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
-    (("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"), "did you mean 'paper'?"),
+    (
+        ("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"),
+        "did you mean 'paper'?",
+    ),
     (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
     (("solve", "cavity", "--accept", "1e-3", *OUT), "--accept is the accuracy of --mode surrogate"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "little", *OUT), "invalid float value: 'little'"),
@@ -48,7 +52,10 @@ BAD_WITH_DOLFINX = [
     (("solve", "cavity", "--strategy", "zero", "--mode", "surrogate", *OUT), "give one of them"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "2", *OUT), "between 1e-12 and 1, got 2"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "nan", *OUT), "between 1e-12 and 1, got nan"),
-    (("solve", "helmholtz", "--mode", "surrogate", *OUT), "needs a model, 'helmholtz' ships none; name one with --model"),
+    (
+        ("solve", "helmholtz", "--mode", "surrogate", *OUT),
+        "needs a model, 'helmholtz' ships none; name one with --model",
+    ),
     (("solve", "cavity", "--model", "{tmp}/none", "--resolution", "4", *OUT), "{tmp}/none"),
     (("bench", "cavity", "--model", "{tmp}/none", "--samples", "1"), "{tmp}/none"),
     (("generate", "cavity", "--out", "/proc/none"), "/proc/none"),
@@ -66,13 +73,17 @@ def refuse(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD)
-def test_bad_input(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refuse(arguments, message, tmp_path, capsys)
 
 
 @needs_dolfinx
 @pytest.mark.parametrize(("arguments", "message"), BAD_WITH_DOLFINX)
-def test_bad_input_with_dolfinx(arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_with_dolfinx(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     refuse(arguments, message, tmp_path, capsys)
 
 
@@ -112,7 +123,17 @@ def test_petsc_options_are_names_and_values() -> None:
 def test_case_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "case.py").write_text(text.partition("```python\n")[2].partition("```")[0])
-    arguments = ["generate", str(tmp_path / "case.py"), "--samples", "2", "--resolution", "4", "--out", str(tmp_path / "data"), "--quiet"]
+    arguments = [
+        "generate",
+        str(tmp_path / "case.py"),
+        "--samples",
+        "2",
+        "--resolution",
+        "4",
+        "--out",
+        str(tmp_path / "data"),
+        "--quiet",
+    ]
     assert cli.main(arguments) == 0
     assert "2 samples, 2 solved" in capsys.readouterr().out
 
@@ -141,7 +162,9 @@ def test_training_needs_no_mpi() -> None:
         "import sys\nfrom lrsa_coupled import cli\ncode = cli.main(['train', '/none', '--out', '/none'])\n"
         "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx') if m in sys.modules]\nsys.exit(f'{bad}' if bad or code != 2 else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -12,7 +12,11 @@ from lrsa_coupled.config import Config, load, to_dict, update
 def test_file_then_assignments(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text("[training]\nepochs = 7\nlearning_rate = 1\n[bench]\nsamples = 2\n")
-    config = load(Config(), files=[path], assignments=["training.epochs=9", "training.precision=bf16", "operator.mass_weighted=true"])
+    config = load(
+        Config(),
+        files=[path],
+        assignments=["training.epochs=9", "training.precision=bf16", "operator.mass_weighted=true"],
+    )
     assert (config.training.epochs, config.training.learning_rate, config.bench.samples) == (9, 1.0, 2)
     assert isinstance(config.training.learning_rate, float)
     assert config.training.precision == "bf16" and config.operator.mass_weighted

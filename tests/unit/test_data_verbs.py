@@ -78,7 +78,9 @@ def test_export(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         root = file["VTKHDF"]
         corners = root["Points"][()][root["Connectivity"][()]].reshape(2, 3, 3)[..., :2]
         assert np.array_equal(corners, arrays.points[arrays.cells])
-        assert np.array_equal(root["PointData/u"][()][root["Connectivity"][()]], arrays.outputs[arrays.cells.ravel(), 0])
+        assert np.array_equal(
+            root["PointData/u"][()][root["Connectivity"][()]], arrays.outputs[arrays.cells.ravel(), 0]
+        )
         assert root["PointData/k"].shape == (5, 3)
         assert root["Offsets"][()].tolist() == [0, 3, 6]
         assert root.attrs["Type"] == b"UnstructuredGrid"

@@ -56,7 +56,9 @@ def test_the_shares_of_ranks_and_micro_batches_make_up_the_batch(data, num_point
     dataset = PointDataset(DataStore(data))
 
     def shares(rank, num_ranks, micro_batch_size, first=0):
-        plan = BatchPlan(6, num_points, with_cells=True, micro_batch_size=micro_batch_size, rank=rank, num_ranks=num_ranks)
+        plan = BatchPlan(
+            6, num_points, with_cells=True, micro_batch_size=micro_batch_size, rank=rank, num_ranks=num_ranks
+        )
         return list(training_batches(dataset, torch.arange(19), plan, generator=epoch_generator(0, 1), first=first))
 
     def rows(steps):
@@ -64,7 +66,9 @@ def test_the_shares_of_ranks_and_micro_batches_make_up_the_batch(data, num_point
 
     alone = shares(0, 1, 0)
     parts = [shares(rank, 2, 2) for rank in range(2)]
-    assert len(alone) == 3 and all(max(len(batch.points_BNd) for batch in step) <= 2 for steps in parts for step in steps)
+    assert len(alone) == 3 and all(
+        max(len(batch.points_BNd) for batch in step) <= 2 for steps in parts for step in steps
+    )
     assert rows(alone) == rows([one + two for one, two in zip(*parts, strict=True)])
     assert rows(alone)[2:] == rows(shares(0, 1, 0, first=2))
 

@@ -8,12 +8,14 @@ import pytest
 pytest.importorskip("mpi4py", reason="the coupling needs MPI")
 
 from lrsa_coupled.config import GateConfig
-from lrsa_coupled.coupling.gate import CLASSICAL, Decision, Gate
+from lrsa_coupled.guess.gate import CLASSICAL, Decision, Gate
 
 KIND = "1 ranks, about 1e+04 unknowns"
 
 
-def run(gate: Gate, times: dict[str, float], count: int, *, spread: float = 0.2, fails: str = "", wasted: float = 0.0) -> float:
+def run(
+    gate: Gate, times: dict[str, float], count: int, *, spread: float = 0.2, fails: str = "", wasted: float = 0.0
+) -> float:
     """Solve ``count`` problems whose times scatter log-normally; return the mean time over the least mean of a choice."""
     rng = np.random.default_rng(0)
     total, best = 0.0, 0.0
@@ -23,7 +25,9 @@ def run(gate: Gate, times: dict[str, float], count: int, *, spread: float = 0.2,
         failed = choice == fails
         seconds = hardness * (times[CLASSICAL] + wasted if failed else times[choice])
         outcome = "rejected: too far" if failed else "converged"
-        gate.note(KIND, Decision(len(gate.decisions) + 1, choice, why, outcome, hardness * wasted if failed else 0.0, seconds))
+        gate.note(
+            KIND, Decision(len(gate.decisions) + 1, choice, why, outcome, hardness * wasted if failed else 0.0, seconds)
+        )
         total += seconds
         best += hardness * min(time for name, time in times.items() if name != fails)
     return total / best
@@ -85,7 +89,12 @@ def test_bad_starts_stay_within_the_budget_though_the_good_ones_make_up_for_them
         tries += choice == "learned"
         bad = choice == "learned" and tries % 3 == 0
         seconds = 1.0 + wasted if bad else 0.4 if choice == "learned" else 1.0
-        gate.note(KIND, Decision(number, choice, why, "abandoned: it stalls" if bad else "converged", wasted * bad, seconds, risk=0.1))
+        gate.note(
+            KIND,
+            Decision(
+                number, choice, why, "abandoned: it stalls" if bad else "converged", wasted * bad, seconds, risk=0.1
+            ),
+        )
         total += seconds
         assert total <= 1.15 * number + wasted  # the first may lose what nobody could know
     assert tries > 20
@@ -119,7 +128,9 @@ def test_the_record_outlives_the_run(tmp_path) -> None:
         Gate(GateConfig(record=str(path)), ["learned"])
 
 
-@pytest.mark.parametrize("changes", [{"budget": 0.0}, {"max_distance": -1.0}, {"max_residual": float("nan")}, {"patience": 0}, {"rest": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"budget": 0.0}, {"max_distance": -1.0}, {"max_residual": float("nan")}, {"patience": 0}, {"rest": 0}]
+)
 def test_settings_out_of_range_are_named(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"gate.{next(iter(changes))} must be"):
         Gate(GateConfig(**changes), ["learned"])

@@ -17,7 +17,7 @@ from tests.unit.test_breakeven import ledger
 from tests.unit.test_report import strategy
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
-NASTY = '<script>alert("x")</script> & $\\frac$ \'q\''
+NASTY = "<script>alert(\"x\")</script> & $\\frac$ 'q'"
 
 
 class Reader(HTMLParser):
@@ -77,22 +77,33 @@ def measured() -> dict[str, Any]:
     ]  # fmt: skip
     for item in strategies:
         for sample in item["samples"]:
-            sample |= {"unknowns": 1000 + sample["index"], "atol": 1e-7, "used_fallback": item["name"] == LEARNED and sample["index"] == 3}
+            sample |= {
+                "unknowns": 1000 + sample["index"],
+                "atol": 1e-7,
+                "used_fallback": item["name"] == LEARNED and sample["index"] == 3,
+            }
     extra = {"machine": {"processor": "P 9", "cores": 2, "threads_per_rank": 1}, "versions": {"petsc": "3.25.5"}}
     return ledger(*strategies, data=60.0, training=40.0) | extra
 
 
 def test_the_page_is_well_formed_and_loads_nothing(measured: dict[str, Any]) -> None:
-    for ledgers in ([measured], [measured, {**measured, "resolution": 16}, {**measured, "ranks": 2}, {**measured, "case": "darcy"}]):
+    for ledgers in (
+        [measured],
+        [measured, {**measured, "resolution": 16}, {**measured, "ranks": 2}, {**measured, "case": "darcy"}],
+    ):
         text = page(ledgers)
         reader = Reader(text)
         assert text.startswith("<!DOCTYPE html>") and reader.tags["svg"] >= 4 * len(ledgers)
-        assert not {"script", "link", "img", "iframe", "object", "embed", "base", "image", "foreignobject"} & set(reader.tags)
+        assert not {"script", "link", "img", "iframe", "object", "embed", "base", "image", "foreignobject"} & set(
+            reader.tags
+        )
         assert not re.search(r"https?:|@import|//\w", text)
         assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
         names = [value for _, name, value in reader.attributes if name == "id"]
         assert len(set(names)) == len(names)
-        targets = [value for _, name, value in reader.attributes if name in ("href", "src", "xlink:href")] + re.findall(r"url\(([^)]*)\)", text)
+        targets = [value for _, name, value in reader.attributes if name in ("href", "src", "xlink:href")] + re.findall(
+            r"url\(([^)]*)\)", text
+        )
         assert targets and {target.removeprefix("#") for target in targets} == set(names)
         assert not any(name.startswith("on") for _, name, _ in reader.attributes)
 
@@ -103,13 +114,17 @@ def test_the_page_fits_light_dark_and_narrow_windows(measured: dict[str, Any]) -
     figures = "".join(re.findall("<svg.*?</svg>", text, flags=re.DOTALL))
     colours = set(re.findall(r"(?:fill|stroke): ([^;\"]*)", figures))
     assert "var(--ink)" in colours and "var(--learned)" in colours
-    assert not {colour for colour in colours if not colour.startswith(("var(--", "none"))}, "a colour that one of the pages may not show"
+    assert not {colour for colour in colours if not colour.startswith(("var(--", "none"))}, (
+        "a colour that one of the pages may not show"
+    )
     assert set(re.findall(r"var\(--(\w+)\)", text)) <= set(re.findall(r"--(\w+):", text))
-    assert "<text" in figures and not re.findall(r'<svg[^>]* (?:width|height)=', text)
+    assert "<text" in figures and not re.findall(r"<svg[^>]* (?:width|height)=", text)
 
 
 def test_text_of_a_ledger_is_escaped_everywhere(measured: dict[str, Any]) -> None:
-    measured["case"] = measured["machine"]["processor"] = measured["versions"]["petsc"] = measured["strategies"][0]["name"] = NASTY
+    measured["case"] = measured["machine"]["processor"] = measured["versions"]["petsc"] = measured["strategies"][0][
+        "name"
+    ] = NASTY
     measured["strategies"][1]["samples"][1]["reason"] = f"{NASTY}\x00"
     for ledgers in ([measured], [measured, {**measured, "resolution": 16}]):
         text = page(ledgers, sources=[NASTY] * len(ledgers))
@@ -133,7 +148,12 @@ def test_tables_hold_the_numbers_of_the_ledger(measured: dict[str, Any]) -> None
     expected = []
     for item in measured["strategies"]:
         for s in item["samples"]:
-            expected += [s["iterations"], *(s["seconds"][stage] for stage in ("transfer", "inference", "solve", "total")), s["residual"], s["atol"]]
+            expected += [
+                s["iterations"],
+                *(s["seconds"][stage] for stage in ("transfer", "inference", "solve", "total")),
+                s["residual"],
+                s["atol"],
+            ]
             expected += [s["relative_error"]] if s["relative_error"] is not None else []
     assert reader.values == expected
     last = dict(zip(raw[0], raw[-1], strict=True))
@@ -162,10 +182,19 @@ def test_ledgers_side_by_side(measured: dict[str, Any]) -> None:
         for item in measured["strategies"]]}  # fmt: skip
     reader = Reader(page([larger, measured, {**measured, "ranks": 2}]))
     times, ratios = reader.tables[:2]
-    assert [row[:4] for row in times[1:]] == [["8", "1002", "1", "4"], ["8", "1002", "2", "4"], ["16", "4000", "1", "4"]]
+    assert [row[:4] for row in times[1:]] == [
+        ["8", "1002", "1", "4"],
+        ["8", "1002", "2", "4"],
+        ["16", "4000", "1", "4"],
+    ]
     assert times[0][4:] == ["cold", "fragile", NEAREST, LEARNED] and times[3][7] == "4.000" and times[1][7] == "1.000"
     assert ratios[1][4].startswith("2.02 (0.51 to 8.00)")
-    for part in ("Time over unknowns, 1 rank", "Speed-up over unknowns, 1 rank", "Time over ranks, resolution 8", "differ in more than size and ranks: seed (1, 1, 2)"):
+    for part in (
+        "Time over unknowns, 1 rank",
+        "Speed-up over unknowns, 1 rank",
+        "Time over ranks, resolution 8",
+        "differ in more than size and ranks: seed (1, 1, 2)",
+    ):
         assert part in reader.text
     for sample in larger["strategies"][0]["samples"]:
         del sample["unknowns"]

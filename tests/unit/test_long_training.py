@@ -65,7 +65,9 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(data, tmp_path):
     assert kills > 0
     subprocess.run(command, cwd=ROOT, env=environment(), check=True)
     assert last_weights(tmp_path / "parts") == last_weights(tmp_path / "whole")
-    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
 
 
@@ -73,8 +75,21 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
     changes = {"gradient_weight": 0.5}
     train(data, tmp_path / "alone", with_training(**changes))
     (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "train.py")]
-    subprocess.run([*launcher, str(data), str(tmp_path / "team"), json.dumps(changes)], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(tmp_path / "train.py"),
+    ]
+    subprocess.run(
+        [*launcher, str(data), str(tmp_path / "team"), json.dumps(changes)],
+        cwd=ROOT,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
     one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("alone", "team"))
     assert len(one) == 4 and np.allclose(one, two, rtol=1e-4, atol=0.0)
 
@@ -83,9 +98,13 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
 def test_micro_batches_add_up_to_the_batch(data, tmp_path, num_points):
     curves = []
     for size in (0, 1, 4):
-        train(data, tmp_path / str(size), with_training(micro_batch_size=size, num_points=num_points, gradient_weight=0.5))
+        train(
+            data, tmp_path / str(size), with_training(micro_batch_size=size, num_points=num_points, gradient_weight=0.5)
+        )
         curves.append([line["loss"] for line in metrics(tmp_path / str(size))])
-    assert np.allclose(curves[0], curves[1], rtol=1e-4, atol=0.0) and np.allclose(curves[0], curves[2], rtol=1e-4, atol=0.0)
+    assert np.allclose(curves[0], curves[1], rtol=1e-4, atol=0.0) and np.allclose(
+        curves[0], curves[2], rtol=1e-4, atol=0.0
+    )
 
 
 def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
@@ -134,7 +153,10 @@ def initial(run):
     """Weights before the first step."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.training.seed)
-        return [weight.detach() for weight in checkpoint.make_model(run.config.operator, run.dataset.description).parameters()]
+        return [
+            weight.detach()
+            for weight in checkpoint.make_model(run.config.operator, run.dataset.description).parameters()
+        ]
 
 
 def test_a_run_ends_early_when_validation_gets_no_better(data, tmp_path, monkeypatch):
@@ -150,7 +172,9 @@ def test_the_card_tells_what_data_and_training_cost(data, tmp_path, monkeypatch)
     """The time is that of all parts of a run, as in its last metrics, though the best weights are from before."""
     folder = shutil.copytree(data, tmp_path / "data")
     (folder / "config.json").write_text(json.dumps({"generate": {"ranks_per_sample": 3}}))
-    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 0.0)  # the first validation stays the best
+    monkeypatch.setattr(
+        loop, "learning_rate", lambda config, step, num_steps: 0.0
+    )  # the first validation stays the best
     config = with_training(epochs=8, validate_every=2)
     replace, calls = checkpoint.set_seconds, []
 
@@ -176,7 +200,13 @@ def test_the_card_tells_what_data_and_training_cost(data, tmp_path, monkeypatch)
 def test_a_run_goes_on_with_data_made_again_in_another_time(data, tmp_path, monkeypatch):
     about = describe(DataStore(data).meta)
     before = json.dumps(identity(CONFIG, about, solved=[0, 2]))
-    assert "seconds" not in before and set(json.loads(before)["data"]) == {"case", "seed", "resolution", "samples", "indices"}
+    assert "seconds" not in before and set(json.loads(before)["data"]) == {
+        "case",
+        "seed",
+        "resolution",
+        "samples",
+        "indices",
+    }
     train(data, tmp_path / "out", with_training(epochs=4))
     slower = write(tmp_path / "data", seconds=7.0)
     monkeypatch.setattr(loop, "prepare", None)
@@ -199,7 +229,9 @@ def test_tensorboard_gets_the_metrics(data, tmp_path):
     train(data, tmp_path, with_training(tensorboard=True))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert {"loss", "learning_rate", "seconds", "valid_error", "valid/u", "valid/p"} <= set(events.Tags()["scalars"])
-    assert [event.value for event in events.Scalars("loss")] == pytest.approx([line["loss"] for line in metrics(tmp_path)])
+    assert [event.value for event in events.Scalars("loss")] == pytest.approx(
+        [line["loss"] for line in metrics(tmp_path)]
+    )
 
 
 def test_tensorboard_that_is_missing_is_named(data, tmp_path, monkeypatch):
@@ -217,8 +249,14 @@ def test_what_the_first_of_two_trainings_cost_counts_on_all_its_ranks(data, tmp_
     assert second.ranks == 1 and 3000.0 < second.seconds < 3600.0
 
 
-@pytest.mark.parametrize(("span", "precision", "warned"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)])
+@pytest.mark.parametrize(
+    ("span", "precision", "warned"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)]
+)
 def test_a_basis_in_bfloat16_is_warned_of(tmp_path, caplog, span, precision, warned):
     outputs = [{"name": "modes", "components": 3, "unit": "1", "subspace": [], "loss_weight": 1.0, "span": span}]
-    train(write(tmp_path / "data", meta={"outputs": outputs}), tmp_path / "model", with_training(epochs=1, precision=precision))
+    train(
+        write(tmp_path / "data", meta={"outputs": outputs}),
+        tmp_path / "model",
+        with_training(epochs=1, precision=precision),
+    )
     assert any("a basis is predicted" in record.message for record in caplog.records) == warned

@@ -42,12 +42,16 @@ def test_the_span_of_a_basis_counts_not_the_basis():
     fields = field_columns((Field("modes", 3, span=True), Field("p")))
     mass = torch.rand(2, 40, generator=generator, dtype=torch.float64) + 0.5
     root = mass.sqrt().unsqueeze(-1)
-    whole = torch.linalg.qr(torch.randn(2, 40, 6, generator=generator, dtype=torch.float64)).Q / root  # orthonormal in the masses
+    whole = (
+        torch.linalg.qr(torch.randn(2, 40, 6, generator=generator, dtype=torch.float64)).Q / root
+    )  # orthonormal in the masses
     exact, others = torch.cat((whole[..., :3], torch.ones(2, 40, 1)), dim=-1), whole[..., 3:]
     free = torch.ones_like(exact)
 
     def error(basis):
-        predicted = aligned(torch.cat((basis, 2.0 * exact[..., 3:]), dim=-1), exact, mass_BN=mass, free_BNK=free, fields=fields)
+        predicted = aligned(
+            torch.cat((basis, 2.0 * exact[..., 3:]), dim=-1), exact, mass_BN=mass, free_BNK=free, fields=fields
+        )
         return relative_l2(predicted, exact, mass_BN=mass, free_BNK=free, fields=fields)
 
     mixing = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64) + 4.0 * torch.eye(3)
@@ -58,13 +62,17 @@ def test_the_span_of_a_basis_counts_not_the_basis():
     squares = torch.tensor([1.0, 8 / 9, 5 / 9], dtype=torch.float64) ** 2  # of the weights 1 - (j / 3)^2
     assert error(tilted)[:, 0] == pytest.approx(2 * [math.sqrt((angle.sin() ** 2) @ squares / squares.sum())], rel=1e-3)
     assert error(others)[:, 0] == pytest.approx(2 * [1.0])
-    assert error(exact[..., [0, 0, 1]])[:, 0] == pytest.approx(2 * [math.sqrt(squares[2] / squares.sum())], rel=1e-3)  # a dependent basis
+    assert error(exact[..., [0, 0, 1]])[:, 0] == pytest.approx(
+        2 * [math.sqrt(squares[2] / squares.sum())], rel=1e-3
+    )  # a dependent basis
 
 
 def test_the_angle_of_spans_has_a_gradient():
     generator = torch.Generator().manual_seed(0)
     fields = field_columns((Field("modes", 4, span=True),))
-    mass, exact, basis = (torch.randn(1, 30, *shape, generator=generator, dtype=torch.float64) for shape in ((), (4,), (4,)))
+    mass, exact, basis = (
+        torch.randn(1, 30, *shape, generator=generator, dtype=torch.float64) for shape in ((), (4,), (4,))
+    )
     mass, free = mass.exp(), torch.ones_like(exact)
 
     def loss(basis):
@@ -95,7 +103,9 @@ def test_a_perfect_prediction_has_a_finite_gradient():
 def test_h1_seminorm_of_linear_fields_is_exact():
     points, cells = square(4)
     points = points @ torch.tensor([[2.0, 0.3], [-0.5, 1.0]], dtype=torch.float64)
-    exact = torch.stack((points @ torch.tensor([1.0, 2.0]).double(), points[:, 1], 3.0 * points[:, 0] + 7.0), dim=1)[None]
+    exact = torch.stack((points @ torch.tensor([1.0, 2.0]).double(), points[:, 1], 3.0 * points[:, 0] + 7.0), dim=1)[
+        None
+    ]
     predicted = exact + torch.stack((0.5 * points[:, 0], 0.0 * points[:, 0], 4.0 * points[:, 1] - 1.0), dim=1)[None]
     errors = relative_h1(
         predicted, exact, points_BNd=points[None], free_BNK=torch.ones_like(exact), cells_EV=cells, fields=FIELDS

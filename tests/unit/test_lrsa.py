@@ -13,10 +13,14 @@ from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import MOST_TOKENS, autocast, by_products, choose_device, cpu_has_bf16
 from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
 
+
 @pytest.mark.parametrize("config", VARIANTS)
 @pytest.mark.parametrize("dim", [2, 3])
 def test_a_permutation_of_the_points_permutes_the_outputs(config, dim):
-    model, (points, inputs, scalars, mass) = make_operator(config, dim, torch.float64), arguments(dim=dim, dtype=torch.float64)
+    model, (points, inputs, scalars, mass) = (
+        make_operator(config, dim, torch.float64),
+        arguments(dim=dim, dtype=torch.float64),
+    )
     order = torch.randperm(points.shape[1], generator=torch.Generator().manual_seed(2))
     outputs = model(points, inputs, scalars, mass)
     permuted = model(points[:, order], inputs[:, order], scalars, mass[:, order])
@@ -70,7 +74,10 @@ def test_attention_by_exponentials_is_attention(rows, columns, weighted):
     arrays = attention_arguments(rows, columns)
     bias = attention_bias(columns) if weighted else None
     results = []
-    for attention in (softmax_attention, lambda *tensors, bias: by_exponentials(tensors[0] * 8**-0.5, *tensors[1:], bias)):
+    for attention in (
+        softmax_attention,
+        lambda *tensors, bias: by_exponentials(tensors[0] * 8**-0.5, *tensors[1:], bias),
+    ):
         tensors = [array.detach().clone().requires_grad_() for array in arrays]
         values = attention(*tensors, bias=bias)
         values.square().sum().backward()
@@ -80,7 +87,9 @@ def test_attention_by_exponentials_is_attention(rows, columns, weighted):
 
 
 def test_attention_by_exponentials_stays_finite_beyond_its_range():
-    queries, keys, values = (torch.full((1, 1, rows, 4), 1e3, dtype=torch.bfloat16, requires_grad=True) for rows in (3, 500, 500))
+    queries, keys, values = (
+        torch.full((1, 1, rows, 4), 1e3, dtype=torch.bfloat16, requires_grad=True) for rows in (3, 500, 500)
+    )
     result = by_exponentials(queries, keys, values)
     result.sum().backward()
     assert torch.isfinite(result).all() and all(torch.isfinite(tensor.grad).all() for tensor in (queries, keys, values))
@@ -88,7 +97,10 @@ def test_attention_by_exponentials_stays_finite_beyond_its_range():
 
 def attention_arguments(rows, columns):
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, 3, size, 8, dtype=torch.float64, generator=generator, requires_grad=True) for size in (rows, columns, columns)]
+    return [
+        torch.randn(2, 3, size, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+        for size in (rows, columns, columns)
+    ]
 
 
 def attention_bias(columns):
@@ -171,7 +183,9 @@ def test_outputs_may_correct_inputs():
     outputs, tokens = model.encode(points, inputs, scalars, mass, chunk_size=7)
     assert relative(outputs, expected) < 1e-12
     assert relative(model.decode(points[:, :5], inputs[:, :5], scalars, tokens), expected[:, :5]) < 1e-12
-    model.normaliser.fit(points[0], inputs[0], scalars_SG=scalars, outputs_TK=model.base(inputs)[0] + 3.0, base_TK=model.base(inputs)[0])
+    model.normaliser.fit(
+        points[0], inputs[0], scalars_SG=scalars, outputs_TK=model.base(inputs)[0] + 3.0, base_TK=model.base(inputs)[0]
+    )
     assert torch.allclose(model.normaliser.outputs_mean, torch.full((4,), 3.0, dtype=torch.float64))
     assert model.normaliser.outputs_max[0] == inputs[0, :, 2].max() + 3.0
 

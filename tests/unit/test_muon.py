@@ -28,7 +28,10 @@ def test_steps_are_those_of_torch():
 
 @pytest.mark.parametrize("shape", [(8, 8), (24, 8), (8, 24)])
 def test_orthogonal_keeps_directions_and_evens_out_sizes(shape):
-    matrices = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    matrices = (
+        torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1e-3, 1.0, 1e3])[:, None, None]
+    )
     result = orthogonal(matrices).float()
     values = torch.linalg.svdvals(result)
     assert values.min() > 0.3 and values.max() < 1.4

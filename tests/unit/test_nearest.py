@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 
-nearest = pytest.importorskip("lrsa_coupled.coupling.nearest", reason="needs DOLFINx", exc_type=ImportError)
+nearest = pytest.importorskip("lrsa_coupled.guess.nearest", reason="needs DOLFINx", exc_type=ImportError)
 
 TOLERANCE = 1000 * np.finfo(np.float64).eps
 
@@ -18,7 +18,9 @@ TOLERANCE = 1000 * np.finfo(np.float64).eps
 class FakeStore:
     """Samples in memory with what ``NearestSample`` reads of a data set; counts the reads."""
 
-    def __init__(self, scalars: Sequence[Sequence[float]], parameters: Sequence[dict[str, object]] | None = None) -> None:
+    def __init__(
+        self, scalars: Sequence[Sequence[float]], parameters: Sequence[dict[str, object]] | None = None
+    ) -> None:
         self.solved = [10 * (k + 1) for k in range(len(scalars))]
         self.reads = 0
         self._scalars = np.array(scalars, dtype=np.float64)

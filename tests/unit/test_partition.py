@@ -17,7 +17,18 @@ import torch.multiprocessing as mp
 from lrsa_coupled.operators.reducer import TorchReducer
 from lrsa_coupled.training.losses import relative_h1
 from lrsa_coupled.operators.precision import autocast
-from tests.operators import CONFIG, FIELDS, LIMITS, VARIANTS, arguments, assert_equal_gradients, exact_outputs, gradients, make_operator, relative
+from tests.operators import (
+    CONFIG,
+    FIELDS,
+    LIMITS,
+    VARIANTS,
+    arguments,
+    assert_equal_gradients,
+    exact_outputs,
+    gradients,
+    make_operator,
+    relative,
+)
 
 PARTITIONS = {1: [50], 2: [20, 30], 3: [1, 0, 49], 7: [9, 0, 1, 14, 3, 23, 0]}
 
@@ -126,7 +137,12 @@ def test_ranks_change_neither_values_nor_gradients(size, chunk_size, config, dty
 
 
 def test_traffic_does_not_depend_on_the_number_of_points():
-    model, heads, latents, head_width = make_operator(), CONFIG.num_heads, CONFIG.num_latents, CONFIG.width // CONFIG.num_heads
+    model, heads, latents, head_width = (
+        make_operator(),
+        CONFIG.num_heads,
+        CONFIG.num_latents,
+        CONFIG.width // CONFIG.num_heads,
+    )
     for num_points in (10, 1000):
         points, inputs, scalars, mass = (part.chunk(2, dim=1) for part in arguments(batch=1, points=num_points))
         scalars = arguments(batch=1)[2]
@@ -144,7 +160,9 @@ def test_seminorm_over_ranks():
     exact, free = exact_outputs(points), torch.ones(1, 30, 4, dtype=torch.float64)
 
     def errors(own, reducer):
-        return relative_h1(predicted, exact, points_BNd=points, free_BNK=free, cells_EV=cells[own], fields=FIELDS, reducer=reducer)
+        return relative_h1(
+            predicted, exact, points_BNd=points, free_BNK=free, cells_EV=cells[own], fields=FIELDS, reducer=reducer
+        )
 
     whole = errors(slice(None), None)
     (expected,) = torch.autograd.grad(whole.sum(), predicted)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lrsa_coupled.config import GenerateConfig
-from lrsa_coupled.coupling.plan import FIRST_GENERATION, Chain, in_order, plan
+from lrsa_coupled.generation.plan import FIRST_GENERATION, Chain, in_order, plan
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,18 @@ CHAINED = GenerateConfig(samples=10, keep="setup", samples_per_chain=4)
 
 def test_each_sample_follows_its_nearest_neighbour() -> None:
     ends_first = np.sort(Line.places)
-    shuffled = [Parameters(p, seed) for seed, p in enumerate([ends_first[0], *np.random.default_rng(2).permutation(ends_first[1:])])]
+    shuffled = [
+        Parameters(p, seed)
+        for seed, p in enumerate([ends_first[0], *np.random.default_rng(2).permutation(ends_first[1:])])
+    ]
     assert [shuffled[i].place for i in in_order(shuffled)] == sorted(p.place for p in shuffled)
 
 
 def test_seeds_do_not_count_and_tuples_are_scaled_as_a_whole() -> None:
     rng = np.random.default_rng(3)
-    samples = [Parameters(0.0, int(rng.integers(10**9)), (float(a), float(1e-3 * b))) for a, b in rng.standard_normal((50, 2))]
+    samples = [
+        Parameters(0.0, int(rng.integers(10**9)), (float(a), float(1e-3 * b))) for a, b in rng.standard_normal((50, 2))
+    ]
     found = in_order(samples)
     steps = [abs(samples[a].tail[0] - samples[b].tail[0]) for a, b in zip(found, found[1:], strict=False)]
     assert np.median(steps) < 0.15 < np.median(np.abs(np.diff([s.tail[0] for s in samples])))

@@ -47,7 +47,14 @@ def test_mass_weighted_attention_does_not_see_a_refined_half(tmp_path, mass_weig
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-    card = dataclasses.replace(CARD_OF_TEST, case=about.case, inputs=about.inputs, scalars=about.scalars, outputs=about.outputs, operator=operator)
+    card = dataclasses.replace(
+        CARD_OF_TEST,
+        case=about.case,
+        inputs=about.inputs,
+        scalars=about.scalars,
+        outputs=about.outputs,
+        operator=operator,
+    )
     checkpoint.save(tmp_path / "model", model, card)
     result = bench_refinement(tmp_path / "model", data, Config())
     assert result["samples"] == 3 and ("mass-weighted" if mass_weighted else "plain") in refinement_table(result)

@@ -99,7 +99,9 @@ def test_pictures_are_png_files(ledger: dict[str, Any], tmp_path: Path) -> None:
 def test_a_field_in_space_is_drawn_near_its_middle(tmp_path: Path) -> None:
     axis = np.linspace(0.0, 1.0, 6)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    example = Example("u", points, np.zeros((1, 4), np.int64), points[:, :1], points[:, :1] + 0.1, 0.2, source="prediction")
+    example = Example(
+        "u", points, np.zeros((1, 4), np.int64), points[:, :1], points[:, :1] + 0.1, 0.2, source="prediction"
+    )
     figure = fields_figure(example)
     assert save_figure(figure, tmp_path / "u.png").read_bytes().startswith(b"\x89PNG")
     assert figure.axes[1].get_title() == "prediction, relative error 20.0 %"

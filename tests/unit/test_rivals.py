@@ -18,7 +18,12 @@ from tests.operators import SIZES, arguments, make_operator, relative
 
 SMALL = OperatorConfig(width=12, num_blocks=2, num_heads=3, num_latents=5, num_modes=2)
 RIVALS = [kind for kind in BLOCKS if kind != "lrsa"]
-CONVOLVED = [f"{kind} with {parts}" for kind in BLOCKS if kind != "fno" for parts in ("grid_convolution", "grid_convolution and grid_skip")]
+CONVOLVED = [
+    f"{kind} with {parts}"
+    for kind in BLOCKS
+    if kind != "fno"
+    for parts in ("grid_convolution", "grid_convolution and grid_skip")
+]
 EXACT = 1e-12
 
 
@@ -28,13 +33,18 @@ def config(name):
 
 
 def grid_points(batch=2, sizes=(7, 5)):
-    axes = [torch.linspace(-1.0, 2.0, sizes[0], dtype=torch.float64), torch.linspace(0.0, 0.5, sizes[1], dtype=torch.float64)]
+    axes = [
+        torch.linspace(-1.0, 2.0, sizes[0], dtype=torch.float64),
+        torch.linspace(0.0, 0.5, sizes[1], dtype=torch.float64),
+    ]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(1, -1, 2).expand(batch, -1, -1)
 
 
 def block_and_features(kind, points=20):
     model = make_operator(config(kind), dtype=torch.float64)
-    return model.blocks[0], torch.randn(2, points, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    return model.blocks[0], torch.randn(
+        2, points, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
 
 
 def heads(tensor):
@@ -61,7 +71,9 @@ def test_transolver_is_its_formula():
         to_slices, values = (heads(part) for part in block.projection(block.norm(features)).chunk(2, dim=-1))
         weights = torch.exp(block.slices(to_slices) / block.temperature_H11)
         weights = weights / weights.sum(dim=-1, keepdim=True)
-        tokens = torch.einsum("bhnm,bhnd->bhmd", weights, values) / (torch.einsum("bhnm->bhm", weights)[..., None] + 1e-5)
+        tokens = torch.einsum("bhnm,bhnd->bhmd", weights, values) / (
+            torch.einsum("bhnm->bhm", weights)[..., None] + 1e-5
+        )
         queries, keys, token_values = block.token_projection(tokens).chunk(3, dim=-1)
         mixed = torch.softmax(queries @ keys.mT / queries.shape[-1] ** 0.5, dim=-1) @ token_values
         spread = torch.einsum("bhnm,bhmd->bnhd", weights, mixed).flatten(2)
@@ -88,7 +100,9 @@ def test_fno_keeps_the_low_modes_of_a_transform_written_out():
     features = torch.randn(1, nx * ny, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     px, py = nx + 1, ny + 1
     assert px >= nx * (1 + PADDING) and py >= ny * (1 + PADDING)
-    waves = {n: torch.exp(-2j * torch.pi * torch.outer(torch.arange(n), torch.arange(n)).double() / n) for n in (px, py)}
+    waves = {
+        n: torch.exp(-2j * torch.pi * torch.outer(torch.arange(n), torch.arange(n)).double() / n) for n in (px, py)
+    }
     with torch.no_grad():
         padded = F.pad(features.view(nx, ny, -1), (0, 0, 0, py - ny, 0, px - nx)).to(torch.complex128)
         modes = torch.einsum("kx,ly,xyi->kli", waves[px], waves[py], padded)
@@ -100,7 +114,9 @@ def test_fno_keeps_the_low_modes_of_a_transform_written_out():
                 result[row, column] = modes[row, column] @ matrix
                 if column > 0:  # a real field: opposite wave vectors are conjugate
                     result[-row, -column] = result[row, column].conj()
-        result[:, 0] = 0.5 * (result[:, 0] + result[torch.arange(px).neg() % px, 0].conj())  # as the inverse of real fields does
+        result[:, 0] = 0.5 * (
+            result[:, 0] + result[torch.arange(px).neg() % px, 0].conj()
+        )  # as the inverse of real fields does
         field = torch.einsum("kx,ly,kli->xyi", waves[px].conj(), waves[py].conj(), result).real / (px * py)
         expected = F.gelu(block.pointwise(features) + field[:nx, :ny].reshape(1, nx * ny, -1))
         assert relative(block(features, (nx, ny)), expected) < 1e-10
@@ -156,7 +172,9 @@ def test_size_and_products_of_convolved_operators_are_counted(name):
         model(points, inputs, scalars, mass)
     plain = dataclasses.replace(model.config, grid_convolution=False, grid_skip=False)
     added = [weight.numel() for weight in model.parameters()]
-    assert sum(added) - sum(w.numel() for w in make_operator(plain).parameters()) == plain.num_blocks * (9 * 12 + 3) * 12
+    assert (
+        sum(added) - sum(w.numel() for w in make_operator(plain).parameters()) == plain.num_blocks * (9 * 12 + 3) * 12
+    )
     if name.startswith("lrsa"):
         assert parameter_count(model.config, 2, **SIZES) == sum(added)
         assert 2 * flop_count(model.config, 24, dim=2, **SIZES) == counter.get_total_flops()

@@ -75,7 +75,12 @@ def test_cost_is_the_time_of_all_samples_on_the_ranks_of_one(tmp_path: Path) -> 
     """Failed samples took their time too; without a configuration a sample is of one rank."""
     make(tmp_path, [5, 3, 4, 0], 2, seconds=0.25)
     assert DataStore(tmp_path).seconds() == 1.0
-    for text, expected in (('{"generate": {"ranks_per_sample": 3}}', 3.0), ('{"generate": {}}', 1.0), ("[]", 1.0), ("{", 1.0)):
+    for text, expected in (
+        ('{"generate": {"ranks_per_sample": 3}}', 3.0),
+        ('{"generate": {}}', 1.0),
+        ("[]", 1.0),
+        ("{", 1.0),
+    ):
         (tmp_path / "config.json").write_text(text)
         assert DataStore(tmp_path).seconds() == expected
     path = sorted((tmp_path / "shards").glob("*.h5"))[0]

@@ -32,7 +32,9 @@ def stored(measured: dict[str, Any], tmp_path: Path) -> Path:
 def refused(path: Path, content: Any) -> str:
     """Return the message with which a file of this content is refused."""
     path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-    with pytest.raises(ValueError, match="expected a ledger that 'lrsa-coupled bench CASE --json FILE' wrote") as caught:
+    with pytest.raises(
+        ValueError, match="expected a ledger that 'lrsa-coupled bench CASE --json FILE' wrote"
+    ) as caught:
         read_ledger(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
@@ -67,7 +69,9 @@ def test_other_files_are_refused(content: str, message: str, tmp_path: Path) -> 
     ({"cost": 3}, "cost should be an object, got 3"), ({"cost": {"data": "much"}}, "cost: data should be a number, got 'much'"),
     ({"cost": {"data": -1.0}}, "cost.data should be positive, got -1.0"),
 ])  # fmt: skip
-def test_entries_that_make_no_sense_are_named(change: dict[str, Any], message: str, measured: dict[str, Any], tmp_path: Path) -> None:
+def test_entries_that_make_no_sense_are_named(
+    change: dict[str, Any], message: str, measured: dict[str, Any], tmp_path: Path
+) -> None:
     assert message in refused(tmp_path / "a.json", measured | change)
 
 
@@ -79,7 +83,9 @@ def test_entries_that_make_no_sense_are_named(change: dict[str, Any], message: s
     ({"seconds": {"transfer": 0.0, "inference": 0.0, "solve": 0.0, "total": 0.0}}, "seconds: total should be positive, got 0.0"),
     ({"seconds": {"transfer": 0.0, "inference": 0.0, "solve": 1.0, "total": 10**400}}, "seconds: total should be a number below 1e+18"),
 ])  # fmt: skip
-def test_samples_that_make_no_sense_are_named(change: dict[str, Any], message: str, measured: dict[str, Any], tmp_path: Path) -> None:
+def test_samples_that_make_no_sense_are_named(
+    change: dict[str, Any], message: str, measured: dict[str, Any], tmp_path: Path
+) -> None:
     measured["strategies"][0]["samples"][1] |= change
     assert message in refused(tmp_path / "a.json", measured)
 
@@ -90,7 +96,9 @@ def test_report_prints_a_ledger(stored: Path, measured: dict[str, Any], capsys: 
     assert [path.name for path in stored.parent.iterdir()] == ["one.json"]
 
 
-def test_report_puts_ledgers_side_by_side(stored: Path, measured: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_puts_ledgers_side_by_side(
+    stored: Path, measured: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     two, html = stored.with_name("two.json"), stored.with_name("sub") / "page.html"
     write_json(measured | {"ranks": 2}, two)
     assert cli.main(["report", str(stored), str(two), "--html", str(html)]) == 0
@@ -111,7 +119,9 @@ def test_report_puts_ledgers_side_by_side(stored: Path, measured: dict[str, Any]
     (("{tmp}/one.json", "--set", "nothing=1"), "unknown key 'nothing'"),
     (("{tmp}/one.json", "--", "-ksp_type", "cg"), "'report' does not use PETSc"),
 ])  # fmt: skip
-def test_report_says_in_a_line_what_is_wrong(arguments: tuple[str, ...], message: str, stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_says_in_a_line_what_is_wrong(
+    arguments: tuple[str, ...], message: str, stored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stored.with_name("other.json").write_text("{}")
     assert cli.main(["report", *(argument.format(tmp=stored.parent) for argument in arguments)]) == 2
     text = capsys.readouterr().err
@@ -124,7 +134,9 @@ def test_report_needs_neither_mpi_nor_petsc_nor_torch(stored: Path) -> None:
         f"import sys\nfrom lrsa_coupled import cli\ncode = cli.main(['report', {str(stored)!r}, '--html', {str(stored.with_name('a.html'))!r}])\n"
         "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx', 'torch', 'jinja2') if m in sys.modules]\nsys.exit(f'{bad}' if bad or code else 0)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

@@ -17,7 +17,10 @@ def run(accept: float, index: float, *, seconds: float, error: float | None = No
 
 def ledger(runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
     classical = [{"error": accept / 3, "seconds": 2.0} for accept in TARGETS]
-    samples = [{"index": i, "unknowns": 9, "norm": "energy norm", "prediction": 0.1, "surrogate": item, "classical": classical} for i, item in enumerate(runs)]
+    samples = [
+        {"index": i, "unknowns": 9, "norm": "energy norm", "prediction": 0.1, "surrogate": item, "classical": classical}
+        for i, item in enumerate(runs)
+    ]
     return {"case": "made-up", "resolution": 4, "seed": 3, "ranks": 2, "samples": samples}
 
 

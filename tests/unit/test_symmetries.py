@@ -13,7 +13,9 @@ from lrsa_coupled.interfaces import Field, Symmetry
 
 MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), scalars=((-1,),), outputs=((-1, 0, 0), (0, 1, 0), (0, 0, 1)))
 TURN = Symmetry(((0, -1), (1, 0)), (0.5, 0.5), outputs=((0, -1, 0), (1, 0, 0), (0, 0, 1)))
-ABOUT = Description("flow", 2, (Field("viscosity"),), ("inflow",), (Field("velocity", 2), Field("pressure")), 0, 8, (MIRROR, TURN))
+ABOUT = Description(
+    "flow", 2, (Field("viscosity"),), ("inflow",), (Field("velocity", 2), Field("pressure")), 0, 8, (MIRROR, TURN)
+)
 
 
 def batch():
@@ -46,7 +48,9 @@ def test_two_generators_make_the_eight_maps_of_the_square():
         assert torch.equal(image.free_BNK[:, 4].sum(dim=-1), torch.full((2,), 2.0)) and image.free_BNK[:, 5:].all()
         fixed = image.free_BNK[0, 4, :2] == 0.0
         assert torch.allclose(image.outputs_BNK[0, 4, :2][fixed].abs(), before.outputs_BNK[0, 4, :1].abs())
-    assert sorted(image.scalars_BG[0, 0].sign().item() for image in images) == [-1.0] * 4 + [1.0] * 4  # a turn keeps it, a mirror turns it
+    assert (
+        sorted(image.scalars_BG[0, 0].sign().item() for image in images) == [-1.0] * 4 + [1.0] * 4
+    )  # a turn keeps it, a mirror turns it
 
 
 @pytest.mark.parametrize(

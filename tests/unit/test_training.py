@@ -74,7 +74,9 @@ def write(folder, count=NUM_SAMPLES, *, meta=None, seconds=0.1, **changes):
         if index == 3:
             arrays = dataclasses.replace(arrays, **changes)
         status = "failed" if arrays is None else "ok"
-        records.append(SampleRecord(index, status, "text", "{}", iterations=3, residual=1e-9, seconds=seconds, arrays=arrays))
+        records.append(
+            SampleRecord(index, status, "text", "{}", iterations=3, residual=1e-9, seconds=seconds, arrays=arrays)
+        )
     write_shard(folder, records)
     return folder
 
@@ -101,12 +103,16 @@ def data(tmp_path_factory):
 def test_a_set_larger_than_memory_trains_alike(data, tmp_path, caplog):
     small = dataclasses.replace(CONFIG, data=DataConfig(memory_gib=1e-5))
     whole = PointDataset(DataStore(data))
-    tight = dataclasses.replace(CONFIG, data=DataConfig(memory_gib=16 * int(whole.sizes_S.sum()) / 2**30))  # for all values, not the meshes
+    tight = dataclasses.replace(
+        CONFIG, data=DataConfig(memory_gib=16 * int(whole.sizes_S.sum()) / 2**30)
+    )  # for all values, not the meshes
     assert len(PointDataset(DataStore(data), memory_gib=1e-5)._kept) == 0
     assert 0 < len(PointDataset(DataStore(data), memory_gib=tight.data.memory_gib)._kept) < len(whole)
     one, two = train(data, tmp_path / "one", CONFIG), train(data, tmp_path / "two", small)
     assert one["best_error"] == two["best_error"]
-    assert [record.message[:55] for record in caplog.records] == ["the data set does not fit into data.memory_gib = 1e-05:"]
+    assert [record.message[:55] for record in caplog.records] == [
+        "the data set does not fit into data.memory_gib = 1e-05:"
+    ]
     path = next((data / "shards").glob("*.h5"))
     shutil.copytree(data, tmp_path / "data")
     raw = bytearray(path.read_bytes())
@@ -146,7 +152,12 @@ def test_outputs_fixed_by_dirichlet_conditions_count_in_the_loss_when_asked(data
     losses = []
     for fit in (False, True):
         run = prepare(dataset, with_training(fit_constrained=fit), tmp_path, team=Team())
-        losses.append([objective(run, item, number=0).item() for item in (batch, dataclasses.replace(batch, free_BNK=0.0 * batch.free_BNK))])
+        losses.append(
+            [
+                objective(run, item, number=0).item()
+                for item in (batch, dataclasses.replace(batch, free_BNK=0.0 * batch.free_BNK))
+            ]
+        )
     free, every = losses
     assert free[1] == 0.0 and every[1] == every[0] > free[0]
 
@@ -177,7 +188,9 @@ def test_training_learns_the_map(data, tmp_path, optimizer):
 
 @pytest.mark.parametrize("changes", [{"ema": 0.9}, {"optimizer": "muon", "gradient_weight": 0.5, "schedule": "cosine"}])
 @pytest.mark.parametrize(("stop_at", "save_every"), [(4, 20.0), (5, 20.0), (5, 0.0)])
-def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp_path, monkeypatch, changes, stop_at, save_every):
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(
+    data, tmp_path, monkeypatch, changes, stop_at, save_every
+):
     config = with_training(**changes, save_every=save_every)
     train(data, tmp_path / "whole", config)
     calls = iter(range(10**6))
@@ -196,7 +209,9 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(data, tmp
     summary = train(data, tmp_path / "parts", config)
     assert summary["epochs"] == 4
     assert last_weights(tmp_path / "parts") == last_weights(tmp_path / "whole")
-    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
     assert metrics(tmp_path / "parts") == metrics(tmp_path / "whole")
 
 
@@ -270,7 +285,9 @@ def test_data_sets_that_cannot_be_used_are_refused(data, tmp_path):
         train(write(tmp_path / "mixed", **cells), tmp_path / "out2", CONFIG)
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"valid_fraction": 1.0}])
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"valid_fraction": 1.0}]
+)
 def test_impossible_settings_are_refused(data, tmp_path, changes):
     with pytest.raises(ValueError, match=f"training.*{next(iter(changes))}"):
         train(data, tmp_path, with_training(**changes))
@@ -279,11 +296,22 @@ def test_impossible_settings_are_refused(data, tmp_path, changes):
 def test_training_begins_with_another_model_when_asked(data, tmp_path):
     train(data, tmp_path / "first", CONFIG)
     again = with_training(initial=str(tmp_path / "first"), epochs=1, learning_rate=1e-12, validate_every=1)
-    assert train(data, tmp_path / "second", again)["best_error"] == pytest.approx(min(m.get("valid_error", 9.0) for m in metrics(tmp_path / "first")), rel=1e-6)
+    assert train(data, tmp_path / "second", again)["best_error"] == pytest.approx(
+        min(m.get("valid_error", 9.0) for m in metrics(tmp_path / "first")), rel=1e-6
+    )
     assert checkpoint.load(tmp_path / "second")[1].seconds > checkpoint.load(tmp_path / "first")[1].seconds > 0.0
-    assert train(data, tmp_path / "fourth", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, weight_std=0.0)))["epochs"] == 1
+    assert (
+        train(
+            data,
+            tmp_path / "fourth",
+            dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, weight_std=0.0)),
+        )["epochs"]
+        == 1
+    )
     with pytest.raises(ValueError, match="another operator: width = 16 instead of 8"):
-        train(data, tmp_path / "third", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, width=8)))
+        train(
+            data, tmp_path / "third", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, width=8))
+        )
     with pytest.raises(ValueError, match="nothing/model.json"):
         train(data, tmp_path / "third", with_training(initial=str(tmp_path / "nothing")))
 

@@ -12,8 +12,8 @@ from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem.petsc import assign, create_vector
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.gated import Watch
-from lrsa_coupled.coupling.judge import Verdict, compare_norms
+from lrsa_coupled.guess.gated import Watch
+from lrsa_coupled.guess.acceptance import Verdict, compare_norms
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.interfaces import SolveResult, Unknown
 
@@ -79,7 +79,9 @@ class NonlinearWays:
         self.u.x.array[:] = here
         if measure == self._norm:
             return compare_norms(own, cold, self.max_residual)
-        return Verdict(own < cold, f"objective {own:.4g}, that of the own start {cold:.4g}")  # also False when not a number
+        return Verdict(
+            own < cold, f"objective {own:.4g}, that of the own start {cold:.4g}"
+        )  # also False when not a number
 
     def from_start(self, watch: Watch) -> SolveResult:
         """Solve from what is in the unknown."""
@@ -109,7 +111,14 @@ class NonlinearWays:
         self.run(nonzero)
         reason = self.snes.getConvergedReason()
         seconds = {"solve": time.perf_counter() - started}
-        return SolveResult(reason > 0, f"SNES reason {reason}", "", self.snes.getIterationNumber(), self.snes.getFunctionNorm(), seconds)
+        return SolveResult(
+            reason > 0,
+            f"SNES reason {reason}",
+            "",
+            self.snes.getIterationNumber(),
+            self.snes.getFunctionNorm(),
+            seconds,
+        )
 
     def _norm(self) -> float:
         here = self.u.x.array.copy()
@@ -174,7 +183,9 @@ class LinearWays:
         self.run(nonzero)
         reason = self.ksp.getConvergedReason()
         seconds = {"solve": time.perf_counter() - started}
-        return SolveResult(reason > 0, f"KSP reason {reason}", "", self.ksp.getIterationNumber(), self.ksp.getResidualNorm(), seconds)
+        return SolveResult(
+            reason > 0, f"KSP reason {reason}", "", self.ksp.getIterationNumber(), self.ksp.getResidualNorm(), seconds
+        )
 
     def _look(self, b: PETSc.Vec, x: PETSc.Vec) -> None:
         """Compare the prediction in ``x`` with the script's own start: by the energy under conjugate gradients, else by the residual norm."""
@@ -194,7 +205,9 @@ class LinearWays:
                 product.aypx(-1.0, b)
                 values.append(product.norm())
         if energy:
-            self.verdict = Verdict(values[0] < values[1], f"energy {values[0]:.4g}, that of the own start {values[1]:.4g}")
+            self.verdict = Verdict(
+                values[0] < values[1], f"energy {values[0]:.4g}, that of the own start {values[1]:.4g}"
+            )
         else:
             self.verdict = compare_norms(*values, self.max_residual)
         if not self.verdict.accepted:

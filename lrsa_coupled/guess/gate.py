@@ -100,7 +100,11 @@ class _Record:
         if choice not in self.risks:
             return True
         times = {name: np.exp(logs) for name, logs in self.logs.items()}
-        saved = sum(float(np.sum(times[CLASSICAL].mean() * (1.0 + budget) - own)) for name, own in times.items() if name != CLASSICAL)
+        saved = sum(
+            float(np.sum(times[CLASSICAL].mean() * (1.0 + budget) - own))
+            for name, own in times.items()
+            if name != CLASSICAL
+        )
         return self.risks[choice] <= budget * float(times[CLASSICAL].sum()) + saved
 
     def lowest(self, choice: str) -> float:
@@ -153,7 +157,9 @@ class Gate:
                 return name, f"may be quicker than {best}: {_times(record, name)}, {_times(record, best)}"
         asleep = [f"{name} rests until solve {record.rests[name] + 1}" for name in self.starts if name not in awake]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
-        return best, "; ".join([f"quickest by the record: {', '.join(_times(record, name) for name in choices)}", *asleep, *dear])
+        return best, "; ".join(
+            [f"quickest by the record: {', '.join(_times(record, name) for name in choices)}", *asleep, *dear]
+        )
 
     def expected(self, kind: str) -> float:
         """Return the time that the record expects of a classical solve of this kind, which it has measured [s]. Collective: no."""
@@ -180,12 +186,16 @@ class Gate:
         if record.streaks[decision.choice] >= self.settings.patience:
             record.rests[decision.choice] = len(self.decisions) + self.settings.rest
             record.streaks[decision.choice] = self.settings.patience - 1  # the next failure after the rest is enough
-            logger.warning("gate: %s is switched off for %d solves: %s", decision.choice, self.settings.rest, decision.outcome)
+            logger.warning(
+                "gate: %s is switched off for %d solves: %s", decision.choice, self.settings.rest, decision.outcome
+            )
 
     def save(self) -> None:
         """Write the record, when it has a file, by atomic rename. Call on one rank."""
         if self.settings.record:
-            content = {kind: {name: list(logs) for name, logs in record.logs.items()} for kind, record in self._records.items()}
+            content = {
+                kind: {name: list(logs) for name, logs in record.logs.items()} for kind, record in self._records.items()
+            }
             write_text_atomically(Path(self.settings.record), json.dumps(content) + "\n")
 
     def summary(self) -> str:
@@ -200,7 +210,9 @@ class Gate:
             counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
             middle = float(np.median([d.seconds for d in taken]))
             wasted = sum(d.wasted for d in taken)
-            lines.append(f"gate: {name}: chosen {len(taken)} times ({counts}), median {middle:.3g} s, {wasted:.3g} s lost on bad starts")
+            lines.append(
+                f"gate: {name}: chosen {len(taken)} times ({counts}), median {middle:.3g} s, {wasted:.3g} s lost on bad starts"
+            )
         return "\n".join(lines)
 
 
@@ -225,6 +237,11 @@ def _read(path: Path) -> dict[str, _Record]:
         return {}
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {kind: _Record({name: [float(value) for value in logs] for name, logs in times.items()}) for kind, times in content.items()}
+        return {
+            kind: _Record({name: [float(value) for value in logs] for name, logs in times.items()})
+            for kind, times in content.items()
+        }
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a record of costs that the gate wrote ({error}): remove it or name another file") from error
+        raise ValueError(
+            f"{path} is not a record of costs that the gate wrote ({error}): remove it or name another file"
+        ) from error

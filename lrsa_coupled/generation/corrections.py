@@ -86,7 +86,9 @@ class CorrectionCase(Case):
         """
         problem = self.case.problem(mesh, self._given(parameters))
         if not isinstance(problem, Problem) or not problem.is_linear or problem.to_nodes is not None:
-            raise ValueError(f"corrections are of linear problems whose operator sees the nodes of the unknown, which '{self.name}' with these options is not")
+            raise ValueError(
+                f"corrections are of linear problems whose operator sees the nodes of the unknown, which '{self.name}' with these options is not"
+            )
         space = problem.solution.function_space
         unknown = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
         return CorrectionProblem(**unknown, parameters=parameters, problem=problem, density=Function(space))
@@ -94,7 +96,9 @@ class CorrectionCase(Case):
     def features(self, problem: CorrectionProblem) -> Features:
         """Those of the case's problem and, after a solve, the residual."""
         of_case = self.case.features(problem.problem)
-        return Features(np.column_stack([of_case.nodal, problem.density.x.array[: len(of_case.nodal)]]), of_case.scalars)
+        return Features(
+            np.column_stack([of_case.nodal, problem.density.x.array[: len(of_case.nodal)]]), of_case.scalars
+        )
 
     def solver(self, problem: CorrectionProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """A run and a solve by the case's first strategy."""

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 # PETSc looks these up in PetscFinalize, after the check.
-_READ_LATE = frozenset({"options_left", "options_view", "objects_dump", "memory_view", "malloc_view", "log_trace", "saws_options"})
+_READ_LATE = frozenset(
+    {"options_left", "options_view", "objects_dump", "memory_view", "malloc_view", "log_trace", "saws_options"}
+)
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str | None]:
@@ -79,4 +81,6 @@ def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:
     hint = f" (did you mean -{close[0]}?)" if close else ""
     for name in names:
         PETSc.Options().delValue(name)
-    raise ValueError(f"unknown PETSc option{'s' if len(names) > 1 else ''}: {', '.join('-' + n for n in names)}: no solver used it{hint}")
+    raise ValueError(
+        f"unknown PETSc option{'s' if len(names) > 1 else ''}: {', '.join('-' + n for n in names)}: no solver used it{hint}"
+    )

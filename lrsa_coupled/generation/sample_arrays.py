@@ -35,7 +35,9 @@ class SampleGatherer:
         self._geometry: dict[str, npt.NDArray[np.float64]] = {}
         nodes = self.nodes
         corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
-        cells = nodes.space.dofmap.index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(corners.shape)
+        cells = nodes.space.dofmap.index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(
+            corners.shape
+        )
         parts = self.comm.gather((nodes.points, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
         if parts is not None:
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 
-def start(args: Namespace, petsc: Sequence[str], *, section: str, flags: Sequence[str]) -> tuple[Case, Config, MPI.Comm]:
+def start(
+    args: Namespace, petsc: Sequence[str], *, section: str, flags: Sequence[str]
+) -> tuple[Case, Config, MPI.Comm]:
     """Resolve the configuration, then load MPI, PETSc and the case; what is cheap to refuse is refused first."""
     folder = catalog.case_folder(args.case)
     given = {flag: vars(args)[flag] for flag in flags if vars(args)[flag] is not None}
@@ -70,13 +72,15 @@ def resolve(args: Namespace, base: Config, flags: Mapping[str, Any]) -> Config:
         if part.samples < 1:
             raise ValueError(f"{name}.samples must be at least 1, got {part.samples}")
         if part.resolution < 0 or part.seed < 0:
-            raise ValueError(f"{name}.resolution and {name}.seed must not be negative, got {part.resolution} and {part.seed}")
+            raise ValueError(
+                f"{name}.resolution and {name}.seed must not be negative, got {part.resolution} and {part.seed}"
+            )
     return config
 
 
 def start_petsc(petsc: Sequence[str]) -> MPI.Comm:
     """Load MPI, then PETSc with its options; return the world communicator."""
-    from lrsa_coupled import petsc_options
+    from lrsa_coupled.petsc import options as petsc_options
 
     petsc_options.initialise(petsc)
     return mpi.world()
@@ -84,7 +88,7 @@ def start_petsc(petsc: Sequence[str]) -> MPI.Comm:
 
 def check_petsc(comm: MPI.Comm, petsc: Sequence[str]) -> None:
     """Raise ValueError for a PETSc option that nothing has used. Collective."""
-    from lrsa_coupled import petsc_options
+    from lrsa_coupled.petsc import options as petsc_options
 
     petsc_options.check_used(comm, petsc)
 
@@ -92,7 +96,9 @@ def check_petsc(comm: MPI.Comm, petsc: Sequence[str]) -> None:
 def one_process(verb: str) -> None:
     """Raise ValueError under an MPI launcher."""
     if mpi.size() > 1:
-        raise ValueError(f"'{verb}' runs in one process, whose threads are set by OMP_NUM_THREADS; got {mpi.size()} ranks")
+        raise ValueError(
+            f"'{verb}' runs in one process, whose threads are set by OMP_NUM_THREADS; got {mpi.size()} ranks"
+        )
 
 
 def no_petsc(verb: str, petsc: Sequence[str]) -> None:

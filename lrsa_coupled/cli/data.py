@@ -55,7 +55,9 @@ def verify(args: Namespace, petsc: Sequence[str]) -> int:
     missing = sorted(set(range(_asked_for(args.data))) - sound - kept)
     if missing:
         print(f"missing: sample {', '.join(map(str, missing))}")
-    print(f"{args.data}: {len(sound | kept)} samples fit their digests, {len(damages)} shards damaged, {len(missing)} samples to make")
+    print(
+        f"{args.data}: {len(sound | kept)} samples fit their digests, {len(damages)} shards damaged, {len(missing)} samples to make"
+    )
     if damages or missing:
         print("run the generate command again: it makes just those")
     return 1 if damages or missing else 0
@@ -70,7 +72,9 @@ def export(args: Namespace, petsc: Sequence[str]) -> int:
     store = DataStore(args.data)
     unsolved = sorted(set(args.index) - set(store.solved))
     if unsolved:
-        raise ValueError(f"{args.data} has no solved sample {', '.join(map(str, unsolved))}; 'lrsa-coupled info' tells what it has")
+        raise ValueError(
+            f"{args.data} has no solved sample {', '.join(map(str, unsolved))}; 'lrsa-coupled info' tells what it has"
+        )
     args.out.mkdir(parents=True, exist_ok=True)
     for index in args.index:
         path = args.out / f"{store.meta['case']}-{index:08d}.vtkhdf"

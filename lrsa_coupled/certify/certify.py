@@ -3,7 +3,7 @@
 The norm is that of ``coupling/norms.py``; accuracy is relative to the norm of the field that is delivered. An estimate always comes from the
 residual of the very field it is for.
 
-**Linear problem with an energy.** Conjugate gradients from the prediction, until the estimate of ``coupling/estimate.py`` for their present iterate
+**Linear problem with an energy.** Conjugate gradients from the prediction, until the estimate of ``certify/estimate.py`` for their present iterate
 is small enough; that iterate is delivered. The lower bound of the error of the prediction is rigorous but for rounding, the estimate for the
 iterate is heuristic.
 
@@ -35,7 +35,7 @@ from typing import final
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.estimate import Correction, Linearisation
+from lrsa_coupled.certify.estimate import Correction, Linearisation
 from lrsa_coupled.coupling.norms import NoEstimate, Norm, set_solution, solution_vector
 from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
@@ -107,7 +107,9 @@ class Certified:
 def check_accept(accept: float) -> None:
     """Raise ValueError for an accuracy that cannot be asked for. Collective: no."""
     if not ACCEPT[0] <= accept <= ACCEPT[1]:
-        raise ValueError(f"the relative accuracy to accept must be between {ACCEPT[0]:g} and {ACCEPT[1]:g}, got {accept:g}")
+        raise ValueError(
+            f"the relative accuracy to accept must be between {ACCEPT[0]:g} and {ACCEPT[1]:g}, got {accept:g}"
+        )
 
 
 def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: int) -> Certified:
@@ -125,7 +127,9 @@ def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: 
     if not (result.certified or problem.is_linear) and run.approach(max_linearisations):
         result = run.attempt(max_linearisations)
     run.prediction.destroy()
-    return dataclasses.replace(result, linearisations=run.linearisations, iterations=run.iterations, seconds=run.seconds())
+    return dataclasses.replace(
+        result, linearisations=run.linearisations, iterations=run.iterations, seconds=run.seconds()
+    )
 
 
 @final
@@ -174,7 +178,9 @@ class _Run:
     def _conjugate_gradients(self) -> Certified:
         with self._linearised() as tangent:
             correction = self._measure(tangent)
-            while not self._will_do(correction.remaining, size := tangent.norm.of_solution(correction.x, correction.size)):
+            while not self._will_do(
+                correction.remaining, size := tangent.norm.of_solution(correction.x, correction.size)
+            ):
                 self._improve(correction)
             set_solution(self.problem, self.prediction + correction.x)
             return self._certified(tangent.norm, correction.remaining, size=size)
@@ -255,4 +261,11 @@ class _Run:
         """Return the certificate of the solution as it is now; the error of the prediction is its distance from that."""
         distance = self._distance(norm, self.prediction)[1]
         relative = [value / size if size > 0.0 else 0.0 for value in (error, math.hypot(distance, error))]
-        return Certified(certified=True, accept=self.accept, norm=norm.name, error=relative[0], absolute=error, prediction=relative[1])
+        return Certified(
+            certified=True,
+            accept=self.accept,
+            norm=norm.name,
+            error=relative[0],
+            absolute=error,
+            prediction=relative[1],
+        )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import Delaunay, cKDTree
 
-from lrsa_coupled.coupling.fallback import solve_classically
+from lrsa_coupled.guess.fallback import solve_classically
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
@@ -62,7 +62,9 @@ class NearestSample:
         spread = table.std(axis=0)
         self._store = store
         self._indices = tuple(indices)
-        self._scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=spread > 1e-12 * np.abs(table).max(axis=0))
+        self._scale = np.divide(
+            1.0, spread, out=np.zeros_like(spread), where=spread > 1e-12 * np.abs(table).max(axis=0)
+        )
         self._tree = cKDTree(table * self._scale)
         self._source: _Source | None = None
 
@@ -95,7 +97,9 @@ class NearestSolver(Solver):
         max_iterations: Newton iterations after which the first classical strategy takes over; without it there is no fall-back.
     """
 
-    def __init__(self, case: Case, nearest: NearestSample, problem: Problem, *, atol: float, max_iterations: int | None = None) -> None:
+    def __init__(
+        self, case: Case, nearest: NearestSample, problem: Problem, *, atol: float, max_iterations: int | None = None
+    ) -> None:
         self.case = case
         self.nearest = nearest
         self.problem, self.atol = problem, atol

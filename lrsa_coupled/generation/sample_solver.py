@@ -13,12 +13,21 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.fallback import solve_classically
-from lrsa_coupled.coupling.plan import sample_parameters
+from lrsa_coupled.guess.fallback import solve_classically
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, set_dirichlet
-from lrsa_coupled.coupling.sample_arrays import SampleGatherer
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.data.format import SampleRecord
-from lrsa_coupled.interfaces import Case, FixedMeshCase, Problem, Reuse, SequenceSolver, Solver, SolverFactory, SolveResult
+from lrsa_coupled.interfaces import (
+    Case,
+    FixedMeshCase,
+    Problem,
+    Reuse,
+    SequenceSolver,
+    Solver,
+    SolverFactory,
+    SolveResult,
+)
 
 
 @final
@@ -66,7 +75,9 @@ class SampleSolver:
             arrays = self._gatherer_of(problem)(problem) if result.converged else None
         except (ImportError, OSError, TypeError, ValueError):
             raise
-        except Exception as error:  # gmsh raises nothing more specific; a sample that cannot be made is recorded, not dropped
+        except (
+            Exception
+        ) as error:  # gmsh raises nothing more specific; a sample that cannot be made is recorded, not dropped
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
             return record if self.comm.rank == 0 else None
@@ -77,7 +88,9 @@ class SampleSolver:
     def _set_up(self, parameters: object) -> Problem:
         if self._problem is not None:
             return self.case.update(self._problem, parameters)
-        problem = self.case.problem(self.case.mesh(self.comm, parameters, self.settings.resolution or self.case.resolution), parameters)
+        problem = self.case.problem(
+            self.case.mesh(self.comm, parameters, self.settings.resolution or self.case.resolution), parameters
+        )
         self._problem = problem if isinstance(self.case, FixedMeshCase) else None
         return problem
 

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 
-from lrsa_coupled.coupling.fallback import solve_classically
+from lrsa_coupled.guess.fallback import solve_classically
 from lrsa_coupled.coupling.residual import reference_norm, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
@@ -21,7 +21,10 @@ LOOSER = 1e3
 
 def coarser_problems(case: Case, problem: Problem, resolutions: Sequence[int]) -> list[Problem]:
     """Set up the same problem on coarser meshes. Collective."""
-    return [case.problem(case.mesh(problem.mesh.comm, problem.parameters, resolution), problem.parameters) for resolution in resolutions]
+    return [
+        case.problem(case.mesh(problem.mesh.comm, problem.parameters, resolution), problem.parameters)
+        for resolution in resolutions
+    ]
 
 
 @final
@@ -40,7 +43,15 @@ class NestedSolver(Solver):
     Source: Trottenberg, Oosterlee & Schüller (2001), Multigrid, sec. 2.6 (full multigrid), with Newton for a cycle.
     """
 
-    def __init__(self, case: Case, coarser: Sequence[Problem], problem: Problem, *, atol: float, max_iterations: int | None = None) -> None:
+    def __init__(
+        self,
+        case: Case,
+        coarser: Sequence[Problem],
+        problem: Problem,
+        *,
+        atol: float,
+        max_iterations: int | None = None,
+    ) -> None:
         if not coarser:
             raise ValueError("nested iteration needs the problem on at least one coarser mesh, got none")
         self.case, self.problems, self.atol, self.max_iterations = case, [*coarser, problem], atol, max_iterations
@@ -65,8 +76,12 @@ class NestedSolver(Solver):
             source = problem
         if not result.converged:
             seconds = {"solve": time.perf_counter() - started}
-            return solve_classically(self.case, self.problems[-1], self.atol, iterations=result.iterations, seconds=seconds)
-        return dataclasses.replace(result, seconds={"transfer": reached, "inference": 0.0, "solve": time.perf_counter() - started - reached})
+            return solve_classically(
+                self.case, self.problems[-1], self.atol, iterations=result.iterations, seconds=seconds
+            )
+        return dataclasses.replace(
+            result, seconds={"transfer": reached, "inference": 0.0, "solve": time.perf_counter() - started - reached}
+        )
 
     def destroy(self) -> None:
         """Nothing is kept."""

@@ -1,4 +1,4 @@
-"""The verbs that measure: bench, bench-operator, report. Each imports what it needs, as those of ``lrsa_coupled/verbs.py`` do."""
+"""The verbs that measure: bench, bench-operator, report. Each imports what it needs, as those of ``lrsa_coupled/cli/verbs.py`` do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
 from lrsa_coupled.spectral import SpectralCase
-from lrsa_coupled.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start
+from lrsa_coupled.cli.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -33,16 +33,22 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
     given = [name for name in BENCH_FLAGS if vars(args)[name] not in (None, []) and args.what not in BENCH_FLAGS[name]]
     if given:
-        raise ValueError(f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}")
+        raise ValueError(
+            f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}"
+        )
     if args.what in ("operators", "ablations", "refinement", "steps"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
     if isinstance(case, SpectralCase) and case.num_modes and args.what not in ("modes", "generate"):
-        raise ValueError(f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes")
+        raise ValueError(
+            f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes"
+        )
     for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
         prepare(comm, folder)
     shipped = catalog.shipped_operators(catalog.case_folder(args.case))
-    model = args.model or (next(iter(shipped), None) if args.what == "modes" else catalog.shipped_model(catalog.case_folder(args.case)))
+    model = args.model or (
+        next(iter(shipped), None) if args.what == "modes" else catalog.shipped_model(catalog.case_folder(args.case))
+    )
     if model is None and args.what not in ("generate", "transient", "preconditioners"):
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     if args.what == "starts":
@@ -72,7 +78,9 @@ def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
     if min(points) < 1 or config.guess.chunk_size < 0:
         raise ValueError("--points must be positive and --chunk not negative")
     kinds, chunk_size = args.only or speed.KINDS, config.guess.chunk_size
-    result = speed.bench_speed(config.operator, points, args.precision, device=args.device, chunk_size=chunk_size, kinds=kinds)
+    result = speed.bench_speed(
+        config.operator, points, args.precision, device=args.device, chunk_size=chunk_size, kinds=kinds
+    )
     mpi.say(speed.speed_table(result))
     if args.json is not None:
         report.write_json(result, args.json)
@@ -113,7 +121,9 @@ def bench_starts(case: Case, config: Config, comm: MPI.Comm, *, args: Namespace)
     mpi.share(comm, write)
 
 
-def _ledger_and_table(case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, args: Namespace) -> tuple[dict[str, Any], str]:
+def _ledger_and_table(
+    case: Case, config: Config, model: Path | None, *, comm: MPI.Comm, args: Namespace
+) -> tuple[dict[str, Any], str]:
     if args.what == "generate":
         from lrsa_coupled.bench import generation
 

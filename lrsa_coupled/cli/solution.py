@@ -14,11 +14,11 @@ from dolfinx.fem import Function
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, nearest
-from lrsa_coupled.coupling.certify import Certified, check_accept
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.guess_solver import GuessSolver
+from lrsa_coupled.certify.certify import Certified, check_accept
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.guess_solver import GuessSolver
 from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.coupling.surrogate import Surrogate
+from lrsa_coupled.certify.surrogate import Surrogate
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 from lrsa_coupled.mpi import collective_errors
@@ -64,7 +64,9 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
     return result
 
 
-def solve_certified(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model: Path, accept: float, folder: Path) -> Certified:
+def solve_certified(
+    case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model: Path, accept: float, folder: Path
+) -> Certified:
     """Answer with the operator to the relative accuracy ``accept`` and write fields and ``result.json`` to ``folder``. Collective.
 
     Arguments and errors are as of ``solve``.

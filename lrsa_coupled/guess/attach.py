@@ -19,10 +19,10 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GateConfig
-from lrsa_coupled.coupling.gate import Gate
-from lrsa_coupled.coupling.gated import LEARNED, Ways, kind_of, learned_start, solve_through
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.petsc_ways import Hooks, LinearWays, NonlinearWays
+from lrsa_coupled.guess.gate import Gate
+from lrsa_coupled.guess.gated import LEARNED, Ways, kind_of, learned_start, solve_through
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.petsc_ways import Hooks, LinearWays, NonlinearWays
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Unknown
@@ -93,7 +93,9 @@ class AttachedGuess:
 
     def take_over(self, problem: NonlinearProblem | LinearProblem) -> None:
         """Put the gate before ``problem.solve``. Collective: no."""
-        self._problem = weakref.ref(problem)  # no cycle: the problem's objects are destroyed on all ranks when the script drops it
+        self._problem = weakref.ref(
+            problem
+        )  # no cycle: the problem's objects are destroyed on all ranks when the script drops it
         linear = isinstance(problem, LinearProblem)
 
         def run(nonzero: bool) -> None:
@@ -140,5 +142,9 @@ def _settings(options: PETSc.Options) -> GateConfig:
     readers = {float: options.getReal, int: options.getInt, str: options.getString}
     defaults = GateConfig()
     names = [f.name for f in dataclasses.fields(defaults)]
-    given = {name: readers[type(getattr(defaults, name))](f"lrsa_gate_{name}") for name in names if options.hasName(f"lrsa_gate_{name}")}
+    given = {
+        name: readers[type(getattr(defaults, name))](f"lrsa_gate_{name}")
+        for name in names
+        if options.hasName(f"lrsa_gate_{name}")
+    }
     return dataclasses.replace(defaults, **given)

@@ -109,7 +109,9 @@ class LearnedGuess:
         model, card = load(Path(folder))
         return cls(model.eval(), card, settings or GuessConfig())
 
-    def predict(self, case: Signature, problem: Unknown, nodes: NodeSet, features: Features | None = None) -> Prediction:
+    def predict(
+        self, case: Signature, problem: Unknown, nodes: NodeSet, features: Features | None = None
+    ) -> Prediction:
         """Evaluate the operator on a problem, each rank at its own nodes; ``features`` are those of the problem when they are at hand. Collective.
 
         Raises:
@@ -143,7 +145,9 @@ class LearnedGuess:
         clock.stop("transfer")
         return Prediction(values, clock.seconds, not reason, reason)
 
-    def start(self, case: Signature, problem: Unknown, nodes: NodeSet | None = None, *, features: Features | None = None) -> Prediction:
+    def start(
+        self, case: Signature, problem: Unknown, nodes: NodeSet | None = None, *, features: Features | None = None
+    ) -> Prediction:
         """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
         started = time.perf_counter()
         nodes = nodes or NodeSet(problem, case.outputs)
@@ -180,11 +184,21 @@ class LearnedGuess:
     def check(self, case: Signature) -> None:
         """Raise ValueError when the model was trained for another case or other fields. Collective: no."""
         card = self.card
-        expected = (case.name, case.dim, [f.name for f in case.inputs], list(case.scalars), [f.name for f in case.outputs])
+        expected = (
+            case.name,
+            case.dim,
+            [f.name for f in case.inputs],
+            list(case.scalars),
+            [f.name for f in case.outputs],
+        )
         found = (card.case, card.dim, [f.name for f in card.inputs], list(card.scalars), [f.name for f in card.outputs])
-        for what, want, have in zip(("case", "dimension", "inputs", "scalars", "outputs"), expected, found, strict=True):
+        for what, want, have in zip(
+            ("case", "dimension", "inputs", "scalars", "outputs"), expected, found, strict=True
+        ):
             if want != have:
-                raise ValueError(f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'")
+                raise ValueError(
+                    f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'"
+                )
 
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
         """Evaluate at points of this rank with nodal inputs and, for a mass-weighted operator, masses; the tokens are for further points. Collective."""
@@ -199,7 +213,9 @@ class LearnedGuess:
             points, inputs, *mass = (self._batch(array) for array in arrays)
             chunks = self.model.config.takes_parts and len(arrays[0]) > self.settings.chunk_size
             chunk_size = self.settings.chunk_size if chunks else 0
-            outputs_BNK, tokens = self.model.encode(points, inputs, self._batch(scalars), *mass, reducer=reducer, chunk_size=chunk_size)
+            outputs_BNK, tokens = self.model.encode(
+                points, inputs, self._batch(scalars), *mass, reducer=reducer, chunk_size=chunk_size
+            )
         return outputs_BNK[0].float(), tokens
 
     def _encode_on_one_rank(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> torch.Tensor:

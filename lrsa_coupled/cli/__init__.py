@@ -1,4 +1,4 @@
-"""Command line ``lrsa-coupled``: arguments, and errors as one line on any number of ranks. The verbs are in ``verbs.py``."""
+"""Command line ``lrsa-coupled``: arguments, and errors as one line on any number of ranks. The verbs are in ``lrsa_coupled/cli/verbs.py``."""
 
 from __future__ import annotations
 
@@ -62,12 +62,16 @@ class Parser(argparse.ArgumentParser):
 
 def make_parser() -> Parser:
     """Return the parser of all verbs."""
-    parser = Parser(prog="lrsa-coupled", description="Learned low-rank operators inside classical finite element solvers.")
+    parser = Parser(
+        prog="lrsa-coupled", description="Learned low-rank operators inside classical finite element solvers."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     common = _common()
 
     def add(verb: str, text: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(verb, help=text, description=text, parents=[common], epilog="what follows -- goes to PETSc")
+        return verbs.add_parser(
+            verb, help=text, description=text, parents=[common], epilog="what follows -- goes to PETSc"
+        )
 
     add("list", "list the cases")
     generate = add("generate", "make a data set")
@@ -83,15 +87,23 @@ def make_parser() -> Parser:
     _out(train, "folder of the model; a run that exists is resumed")
     train.add_argument("--no-resume", action="store_true", help="start anew")
     _preset(train, "none by default")
-    train.add_argument("--lr-range", action="store_true", help="learning-rate range test instead: a short run with growing rates")
+    train.add_argument(
+        "--lr-range", action="store_true", help="learning-rate range test instead: a short run with growing rates"
+    )
     evaluate = add("evaluate", "errors of a model on a data set (one process, no MPI)")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     evaluate.add_argument("data", type=Path, metavar="DIR", help="data set")
-    evaluate.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures of the worst sample of each field")
+    evaluate.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="write PNG pictures of the worst sample of each field"
+    )
     _add_solve(add("solve", "solve one problem and write it for ParaView"))
     _add_bench(add("bench", "measure start strategies on unseen samples"))
-    _add_bench_operator(add("bench-operator", "speed and memory of LRSA and Transolver on this machine (one process, no MPI)"))
-    report = add("report", "print stored ledgers of start strategies, side by side when there are several (one process, no MPI)")
+    _add_bench_operator(
+        add("bench-operator", "speed and memory of LRSA and Transolver on this machine (one process, no MPI)")
+    )
+    report = add(
+        "report", "print stored ledgers of start strategies, side by side when there are several (one process, no MPI)"
+    )
     report.add_argument("ledgers", type=Path, nargs="+", metavar="LEDGER.json", help="file that bench --json wrote")
     report.add_argument("--html", type=Path, metavar="FILE", help="write them as one HTML page")
     run = add("run", "generate, train and bench in one go")
@@ -103,8 +115,16 @@ def make_parser() -> Parser:
 
 def _common() -> argparse.ArgumentParser:
     common = Parser(add_help=False)
-    common.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help="TOML file of settings; repeatable")
-    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="one setting, such as training.epochs=50; repeatable")
+    common.add_argument(
+        "--config", type=Path, action="append", default=[], metavar="FILE", help="TOML file of settings; repeatable"
+    )
+    common.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one setting, such as training.epochs=50; repeatable",
+    )
     common.add_argument("-v", "--verbose", action="count", default=0, help="print more")
     common.add_argument("-q", "--quiet", action="store_true", help="print results, warnings and errors only")
     common.add_argument("--verbose-errors", action="store_true", help="show where an error comes from")
@@ -120,7 +140,11 @@ def _out(parser: argparse.ArgumentParser, text: str) -> None:
 
 
 def _preset(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--preset", metavar="NAME", help=f"a table of presets in the case's config.toml, such as smoke or full; {default}")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"a table of presets in the case's config.toml, such as smoke or full; {default}",
+    )
 
 
 def _seed_and_resolution(parser: argparse.ArgumentParser) -> None:
@@ -131,9 +155,15 @@ def _seed_and_resolution(parser: argparse.ArgumentParser) -> None:
 def _add_store_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None:
     info = add("info", "describe a data set")
     info.add_argument("data", type=Path, metavar="DIR", help="data set")
-    info.add_argument("--hash", action="store_true", help="print a hash of the contents, whatever ranks wrote them in whatever order")
-    info.add_argument("--statistics", action="store_true", help="add mean and variance of every field; reads all samples")
-    add("verify", "find every damaged or missing sample").add_argument("data", type=Path, metavar="DIR", help="data set")
+    info.add_argument(
+        "--hash", action="store_true", help="print a hash of the contents, whatever ranks wrote them in whatever order"
+    )
+    info.add_argument(
+        "--statistics", action="store_true", help="add mean and variance of every field; reads all samples"
+    )
+    add("verify", "find every damaged or missing sample").add_argument(
+        "data", type=Path, metavar="DIR", help="data set"
+    )
     export = add("export", "write samples for ParaView")
     export.add_argument("data", type=Path, metavar="DIR", help="data set")
     export.add_argument("--index", type=int, nargs="+", default=[0], metavar="I", help="indices of the samples")
@@ -144,28 +174,62 @@ def _add_solve(parser: argparse.ArgumentParser) -> None:
     _case(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
     parser.add_argument("--strategy", metavar="NAME", help="classical start strategy, instead of a model")
-    parser.add_argument("--mode", choices=("solve", "surrogate"), default="solve", help="to the case's tolerance; or an answer to the accuracy asked for")
-    parser.add_argument("--accept", type=float, metavar="A", help="relative accuracy of --mode surrogate, 1e-12 to 1; 1e-2 by default")
+    parser.add_argument(
+        "--mode",
+        choices=("solve", "surrogate"),
+        default="solve",
+        help="to the case's tolerance; or an answer to the accuracy asked for",
+    )
+    parser.add_argument(
+        "--accept", type=float, metavar="A", help="relative accuracy of --mode surrogate, 1e-12 to 1; 1e-2 by default"
+    )
     parser.add_argument("--index", type=int, default=0, help="index of the sample")
     _seed_and_resolution(parser)
-    parser.add_argument("--parameters", type=Path, metavar="FILE", help="JSON file of parameters that replace those of the sample")
+    parser.add_argument(
+        "--parameters", type=Path, metavar="FILE", help="JSON file of parameters that replace those of the sample"
+    )
     _out(parser, "folder of the results")
     _preset(parser, "none by default")
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     _case(parser)
-    kinds = ("starts", "gate", "surrogate", "transient", "generate", "preconditioners", "modes", "operators", "ablations", "refinement", "steps")
+    kinds = (
+        "starts",
+        "gate",
+        "surrogate",
+        "transient",
+        "generate",
+        "preconditioners",
+        "modes",
+        "operators",
+        "ablations",
+        "refinement",
+        "steps",
+    )
     text = "start strategies; bad guesses behind the gate; answers with a certificate; starts of time steps; data generation; preconditioners; eigensolvers; LRSA and its rivals; LRSA less a part; refined points; training in fp32 and bf16"
     parser.add_argument("--what", choices=kinds, default="starts", help=text)
     parser.add_argument("--samples", type=int, help="number of samples")
     _seed_and_resolution(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="training data: for operators, or to add the nearest training sample as a rival")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="training data: for operators, or to add the nearest training sample as a rival",
+    )
     parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the trained models, for operators and ablations"
+    )
     _preset(parser, "none by default")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="some of the strategies, operators, ablations or preconditioners")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="some of the strategies, operators, ablations or preconditioners",
+    )
     text = "models that predict a basis or a correction, for preconditioners; models trained on another distribution, for gate"
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the ledger")
@@ -174,11 +238,27 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_bench_operator(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU when there is one")
-    parser.add_argument("--points", type=int, nargs="+", metavar="N", help="numbers of points; 4096 to 1048576 by default")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"], help="one or both")
-    parser.add_argument("--only", choices=("lrsa", "transolver", "flare", "full"), nargs="+", help="operators; LRSA and Transolver by default")
-    parser.add_argument("--chunk", type=int, metavar="N", help="points LRSA works on at a time where there are more; guess.chunk_size by default")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU when there is one"
+    )
+    parser.add_argument(
+        "--points", type=int, nargs="+", metavar="N", help="numbers of points; 4096 to 1048576 by default"
+    )
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), nargs="+", default=["fp32", "bf16"], help="one or both"
+    )
+    parser.add_argument(
+        "--only",
+        choices=("lrsa", "transolver", "flare", "full"),
+        nargs="+",
+        help="operators; LRSA and Transolver by default",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="points LRSA works on at a time where there are more; guess.chunk_size by default",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table")
 
 
@@ -186,7 +266,7 @@ def _run(given: list[str]) -> int:
     place = given.index("--") if "--" in given else len(given)
     args = make_parser().parse_args(given[:place])
     logs.setup(-1 if args.quiet else args.verbose)
-    verbs = importlib.import_module("lrsa_coupled.verbs")
+    verbs = importlib.import_module("lrsa_coupled.cli.verbs")
     return verbs.VERBS[args.verb](args, given[place + 1 :])
 
 

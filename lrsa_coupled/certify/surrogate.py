@@ -1,4 +1,4 @@
-"""The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``coupling/certify.py``).
+"""The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``certify/certify.py``).
 
 When no estimate of the error comes about, or none small enough, the classical strategy delivers, as after any learned guess that has failed; its field
 is then certified in the same way.
@@ -10,9 +10,9 @@ import dataclasses
 import logging
 from typing import final
 
-from lrsa_coupled.coupling.certify import Certified, certify, check_accept
-from lrsa_coupled.coupling.fallback import solve_classically
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.certify.certify import Certified, certify, check_accept
+from lrsa_coupled.guess.fallback import solve_classically
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.interfaces import Case, Problem
 
@@ -51,7 +51,9 @@ class Surrogate:
         prediction = self.guess.start(self.case, self.problem)
         result = Certified(certified=False, accept=self.accept, reason=prediction.reason)
         if prediction.accepted:
-            result = certify(self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations)
+            result = certify(
+                self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations
+            )
         seconds = {**prediction.seconds, **result.seconds}
         if result.certified:
             return dataclasses.replace(result, seconds=seconds)
@@ -65,10 +67,23 @@ class Surrogate:
     def _certified_anyway(self, failed: Certified) -> Certified:
         """Certify what the classical strategy has delivered; the field stays as it is where that fails. Collective."""
         field = self.problem.solution.x.array.copy()
-        result = certify(self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations)
-        seconds = {stage: failed.seconds.get(stage, 0.0) + result.seconds.get(stage, 0.0) for stage in {**failed.seconds, **result.seconds}}
+        result = certify(
+            self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations
+        )
+        seconds = {
+            stage: failed.seconds.get(stage, 0.0) + result.seconds.get(stage, 0.0)
+            for stage in {**failed.seconds, **result.seconds}
+        }
         work = {name: getattr(failed, name) + getattr(result, name) for name in ("linearisations", "iterations")}
         if not result.certified:
             self.problem.solution.x.array[:] = field
             result = failed
-        return dataclasses.replace(result, prediction=None, reason=failed.reason, advice=ADVICE, fallback=failed.fallback, seconds=seconds, **work)
+        return dataclasses.replace(
+            result,
+            prediction=None,
+            reason=failed.reason,
+            advice=ADVICE,
+            fallback=failed.fallback,
+            seconds=seconds,
+            **work,
+        )

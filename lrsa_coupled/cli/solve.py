@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled import catalog, mpi
-from lrsa_coupled.parameters import read_parameters
-from lrsa_coupled.startup import check_petsc, prepare, start
+from lrsa_coupled.cli.parameters import read_parameters
+from lrsa_coupled.cli.startup import check_petsc, prepare, start
 
 if TYPE_CHECKING:
-    from lrsa_coupled.coupling.certify import Certified
+    from lrsa_coupled.certify.certify import Certified
     from lrsa_coupled.interfaces import SolveResult
 
 ACCEPT = 1e-2
@@ -24,10 +24,10 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
     if args.accept is not None and args.mode != "surrogate":
         raise ValueError("--accept is the accuracy of --mode surrogate; --mode solve goes to the case's own tolerance")
     case, config, comm = start(args, petsc, section="bench", flags=("seed", "resolution"))
-    from lrsa_coupled.coupling.certify import check_accept
-    from lrsa_coupled.coupling.plan import sample_parameters
-    from lrsa_coupled.coupling.solve import solve as solve_problem
-    from lrsa_coupled.coupling.solve import solve_certified
+    from lrsa_coupled.certify.certify import check_accept
+    from lrsa_coupled.generation.plan import sample_parameters
+    from lrsa_coupled.cli.solution import solve as solve_problem
+    from lrsa_coupled.cli.solution import solve_certified
 
     model = _model(args)
     accept = ACCEPT if args.accept is None else args.accept
@@ -41,7 +41,9 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
         result = solve_certified(case, config, comm, parameters=parameters, model=model, accept=accept, folder=args.out)
         text, success = describe_certified(result), result.delivered
     else:
-        result = solve_problem(case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out)
+        result = solve_problem(
+            case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out
+        )
         text, success = describe(result), result.converged
     mpi.say(text)
     check_petsc(comm, petsc)
@@ -51,7 +53,9 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
 def describe(result: SolveResult) -> str:
     """Say how a solve went."""
     state = "converged" if result.converged else "FAILED"
-    lines = [f"{state} ({result.reason}): {result.iterations} iterations, residual {result.residual:.3e}; {_seconds(result.seconds)}"]
+    lines = [
+        f"{state} ({result.reason}): {result.iterations} iterations, residual {result.residual:.3e}; {_seconds(result.seconds)}"
+    ]
     if result.used_fallback:
         lines.append("the learned guess was given up for the classical strategy")
     return "\n".join([*lines, result.advice] if result.advice else lines)
@@ -63,7 +67,11 @@ def describe_certified(result: Certified) -> str:
         work = f"{result.linearisations} Jacobian{'s' * (result.linearisations != 1)}, {result.iterations} cycles or solves"
         where = "" if result.prediction is None else f", that of the prediction {result.prediction:.1e}"
         text = f"certified: relative error {result.error:.1e} in the {result.norm} (estimate; {result.accept:g} asked for){where}\ncorrected with {work}; {_seconds(result.seconds)}"
-        return text if result.fallback is None else f"{text}\nno certificate for the prediction: {result.reason}; {result.advice}\n{describe(result.fallback)}"
+        return (
+            text
+            if result.fallback is None
+            else f"{text}\nno certificate for the prediction: {result.reason}; {result.advice}\n{describe(result.fallback)}"
+        )
     lines = [f"NOT CERTIFIED: {result.reason}; {_seconds(result.seconds)}", *filter(None, [result.advice])]
     return "\n".join([*lines, *([describe(result.fallback)] if result.fallback is not None else [])])
 

@@ -14,10 +14,10 @@ from typing import final
 import numpy as np
 from mpi4py import MPI
 
-from lrsa_coupled.coupling.fallback import solve_classically
-from lrsa_coupled.coupling.gate import CLASSICAL, Decision, Gate
-from lrsa_coupled.coupling.guess import LearnedGuess, Prediction
-from lrsa_coupled.coupling.judge import Verdict, judge
+from lrsa_coupled.guess.fallback import solve_classically
+from lrsa_coupled.guess.gate import CLASSICAL, Decision, Gate
+from lrsa_coupled.guess.learned import LearnedGuess, Prediction
+from lrsa_coupled.guess.acceptance import Verdict, judge
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, Signature, Solver, SolveResult, Unknown
 
@@ -47,8 +47,12 @@ def learned_start(case: Signature, guess: LearnedGuess, max_distance: float, nod
         if distance <= max_distance:
             found = time.perf_counter() - started
             prediction = guess.start(case, problem, nodes, features=features)
-            return dataclasses.replace(prediction, seconds={**prediction.seconds, "transfer": prediction.seconds["transfer"] + found})
-        reason = f"the problem is {distance:.1f} standard deviations from those of the training, {max_distance:g} allowed"
+            return dataclasses.replace(
+                prediction, seconds={**prediction.seconds, "transfer": prediction.seconds["transfer"] + found}
+            )
+        reason = (
+            f"the problem is {distance:.1f} standard deviations from those of the training, {max_distance:g} allowed"
+        )
         seconds = {"transfer": time.perf_counter() - started, "inference": 0.0}
         return guess.refuse(Prediction(np.zeros((0, 0)), seconds, False, reason))
 
@@ -82,7 +86,9 @@ class Watch:
         reason: Why the solve was ended, empty when it was not.
     """
 
-    def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float, stalled: float = STALLED) -> None:
+    def __init__(
+        self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float, stalled: float = STALLED
+    ) -> None:
         self.comm, self.atol, self.stalled = comm, atol, stalled
         self.started, self.budget, self.expected = started, budget, expected
         self.reason = ""
@@ -107,7 +113,11 @@ class Watch:
         """Return the iterations from here to the tolerance."""
         before = self._norms[-3:]
         gained = math.log(before[0] / before[-1]) / (len(before) - 1) if before[-1] < before[0] else 0.0
-        return math.inf if gained <= -math.log(self.stalled) else math.log2(1.0 + math.log(before[-1] / self.atol) / (2.0 * gained))
+        return (
+            math.inf
+            if gained <= -math.log(self.stalled)
+            else math.log2(1.0 + math.log(before[-1] / self.atol) / (2.0 * gained))
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +139,9 @@ class Ways:
     minimises: bool
 
 
-def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Prediction]], *, ways: Ways, comm: MPI.Comm) -> SolveResult:
+def solve_through(
+    gate: Gate, kind: str, starts: Mapping[str, Callable[[], Prediction]], *, ways: Ways, comm: MPI.Comm
+) -> SolveResult:
     """Choose a start, solve, and note what it cost. Collective.
 
     Args:
@@ -152,7 +164,11 @@ def solve_through(gate: Gate, kind: str, starts: Mapping[str, Callable[[], Predi
         result, outcome = _try(prediction, gate, ways, started=started, expected=gate.expected(kind), comm=comm)
         risk = _risk(time.perf_counter() - started, result)
         seconds = {**prediction.seconds, "solve": 0.0 if result is None else sum(result.seconds.values())}
-        dropped = sum(prediction.seconds.values()) if result is not None and result.converged else time.perf_counter() - started
+        dropped = (
+            sum(prediction.seconds.values())
+            if result is not None and result.converged
+            else time.perf_counter() - started
+        )
         wasted = 0.0 if outcome == "converged" else slowest(comm, dropped)
         if wasted:
             logger.warning("the %s start is given up, %s; the classical strategy takes over", choice, outcome)
@@ -180,7 +196,9 @@ def _risk(spent: float, result: SolveResult | None) -> float:
     return spent if result is None else spent - sum(result.seconds.values()) * (1.0 - 1.0 / max(result.iterations, 1))
 
 
-def _try(prediction: Prediction, gate: Gate, ways: Ways, *, started: float, expected: float, comm: MPI.Comm) -> tuple[SolveResult | None, str]:
+def _try(
+    prediction: Prediction, gate: Gate, ways: Ways, *, started: float, expected: float, comm: MPI.Comm
+) -> tuple[SolveResult | None, str]:
     """Solve from a prediction if it passes; return the result, None without a solve, and the outcome."""
     verdict = ways.judge() if prediction.accepted else Verdict(False, prediction.reason)
     if not verdict.accepted:
@@ -234,4 +252,6 @@ class GatedSolver(Solver):
         return self._plain.solve()
 
     def _classically(self) -> SolveResult:
-        return dataclasses.replace(solve_classically(self.case, self.problem, self.atol, iterations=0, seconds={}), used_fallback=False)
+        return dataclasses.replace(
+            solve_classically(self.case, self.problem, self.atol, iterations=0, seconds={}), used_fallback=False
+        )

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
 
-def solve_classically(case: Case, problem: Problem, atol: float, *, iterations: int, seconds: Mapping[str, float]) -> SolveResult:
+def solve_classically(
+    case: Case, problem: Problem, atol: float, *, iterations: int, seconds: Mapping[str, float]
+) -> SolveResult:
     """Solve by the case's first classical strategy, from zero. Collective.
 
     Args:
@@ -25,4 +27,6 @@ def solve_classically(case: Case, problem: Problem, atol: float, *, iterations: 
     result = solver.solve()
     solver.destroy()
     solve = seconds.get("solve", 0.0) + time.perf_counter() - started
-    return dataclasses.replace(result, iterations=iterations + result.iterations, seconds={**seconds, "solve": solve}, used_fallback=True)
+    return dataclasses.replace(
+        result, iterations=iterations + result.iterations, seconds={**seconds, "solve": solve}, used_fallback=True
+    )

@@ -8,15 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrsa_coupled import bench_verbs, catalog, mpi, solving
+from lrsa_coupled import catalog, mpi
+from lrsa_coupled.cli import solve as solving
+from lrsa_coupled.cli import bench as bench_verbs
 from lrsa_coupled.config import Config
-from lrsa_coupled.data import verbs as on_data
-from lrsa_coupled.startup import check_petsc, no_petsc, one_process, prepare, resolve, start, start_petsc, stored_config
+from lrsa_coupled.cli import data as on_data
+from lrsa_coupled.cli.startup import (
+    check_petsc,
+    no_petsc,
+    one_process,
+    prepare,
+    resolve,
+    start,
+    start_petsc,
+    stored_config,
+)
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-    from lrsa_coupled.coupling.generate import GenerateSummary
+    from lrsa_coupled.generation.generate import GenerateSummary
     from lrsa_coupled.interfaces import Case, Field
     from lrsa_coupled.training.team import Team
 
@@ -32,7 +43,9 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
     for name in catalog.case_names():
         case = catalog.load_case(name)
         mpi.say(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
-        mpi.say(f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}")
+        mpi.say(
+            f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}"
+        )
         if dataclasses.fields(case.options):
             mpi.say(f"{'':12s} options: {', '.join(f'{name} = {value}' for name, value in vars(case.options).items())}")
     check_petsc(comm, petsc)
@@ -41,7 +54,9 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
 
 def generate(args: Namespace, petsc: Sequence[str]) -> int:
     """Make a data set."""
-    case, config, comm = start(args, petsc, section="generate", flags=("samples", "seed", "resolution", "ranks_per_sample"))
+    case, config, comm = start(
+        args, petsc, section="generate", flags=("samples", "seed", "resolution", "ranks_per_sample")
+    )
     prepare(comm, args.out)
     return _generate(case, config, args.out, comm=comm, petsc=petsc)
 
@@ -80,8 +95,6 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
     return 0
 
 
-
-
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Generate, train and bench, into ``data``, ``model`` and ``bench`` of the output folder."""
     case, config, comm = start(args, petsc, section="generate", flags=())
@@ -93,7 +106,19 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if code:
         return code
     _print_summary(_train_together(data, model, config, comm=comm))
-    bench_verbs.bench_starts(case, config, comm, args=Namespace(model=model, data=data, only=[], json=results / "ledger.json", html=results / "report.html", pictures=results))
+    bench_verbs.bench_starts(
+        case,
+        config,
+        comm,
+        args=Namespace(
+            model=model,
+            data=data,
+            only=[],
+            json=results / "ledger.json",
+            html=results / "report.html",
+            pictures=results,
+        ),
+    )
     check_petsc(comm, petsc)
     return 0
 
@@ -113,7 +138,7 @@ def _team(comm: MPI.Comm) -> Team:
 
 
 def _generate(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> int:
-    from lrsa_coupled.coupling.generate import generate as generate_data
+    from lrsa_coupled.generation.generate import generate as generate_data
 
     summary: GenerateSummary = generate_data(case, config, folder, comm)
     mpi.say(f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s, "
@@ -138,8 +163,6 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
     summary = train_operator(data, out, config, team=_team(part)) if trains else {}
     part.Free()
     return comm.bcast(summary)
-
-
 
 
 def _print_summary(summary: Mapping[str, Any], indent: str = "") -> None:

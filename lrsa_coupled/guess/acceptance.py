@@ -67,7 +67,10 @@ def compare_norms(own: float, cold: float, max_residual: float) -> Verdict:
     """Judge a start by its residual norm and that of the cold start."""
     ratio = own / cold if cold > 0.0 else math.inf if own > 0.0 else 0.0
     accepted = ratio <= max_residual  # also False when the ratio is not a number
-    return Verdict(accepted, f"residual norm {ratio:.2g} times that of the cold start" + ("" if accepted else f", {max_residual:g} allowed"))
+    return Verdict(
+        accepted,
+        f"residual norm {ratio:.2g} times that of the cold start" + ("" if accepted else f", {max_residual:g} allowed"),
+    )
 
 
 def energy(problem: Problem) -> float:
@@ -99,7 +102,9 @@ def _by_energy(problem: Problem, start: npt.NDArray[np.float64]) -> Verdict:
         own = energy(problem)
     if not own < cold:
         what = "not defined" if own == math.inf else f"{own:.4g}"
-        return Verdict(False, f"the energy is {what}, that of the cold start {cold:.4g}, at {SHORTER[-1]:g} of the way too")
+        return Verdict(
+            False, f"the energy is {what}, that of the cold start {cold:.4g}, at {SHORTER[-1]:g} of the way too"
+        )
     drawn = "" if share == 1.0 else f", drawn back to {share:g} of itself"
     curvature = math.inf if problem.is_linear else _curvature(problem)
     if not curvature > 0.0:

@@ -6,8 +6,8 @@ import dataclasses
 import logging
 from typing import final
 
-from lrsa_coupled.coupling.fallback import solve_classically
-from lrsa_coupled.coupling.guess import LearnedGuess
+from lrsa_coupled.guess.fallback import solve_classically
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,9 @@ class GuessSolver(Solver):
             if result.converged:
                 return dataclasses.replace(result, seconds=seconds)
             self.guess.counts.fallbacks += 1
-            logger.warning("Newton from the learned guess failed (%s); the classical strategy takes over", result.reason)
+            logger.warning(
+                "Newton from the learned guess failed (%s); the classical strategy takes over", result.reason
+            )
         iterations = 0 if result is None else result.iterations
         return solve_classically(self.case, self.problem, self.atol, iterations=iterations, seconds=seconds)
 

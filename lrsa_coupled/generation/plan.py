@@ -61,7 +61,9 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
         ends = [0, FIRST_GENERATION]
         while ends[-1] < settings.samples:
             ends.append(2 * ends[-1])
-        return [g for g in (Generation(a, _single(missing, a, b)) for a, b in zip(ends, ends[1:], strict=False)) if g.chains]
+        return [
+            g for g in (Generation(a, _single(missing, a, b)) for a, b in zip(ends, ends[1:], strict=False)) if g.chains
+        ]
     if not is_chained(case, settings):
         return [Generation(0, _single(missing, 0, settings.samples))] if missing else []
     chains = []
@@ -71,7 +73,11 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
         window = range(first, min(first + length, settings.samples))
         if missing.isdisjoint(window):
             continue
-        ordered = in_order([sample_parameters(case, settings.seed, index) for index in window]) if settings.sort else range(len(window))
+        ordered = (
+            in_order([sample_parameters(case, settings.seed, index) for index in window])
+            if settings.sort
+            else range(len(window))
+        )
         indices = [first + int(place) for place in ordered]
         chains += [_chain(indices[start : start + size], missing) for start in range(0, len(indices), size)]
     return [Generation(0, tuple(chain for chain in chains if chain.missing))]

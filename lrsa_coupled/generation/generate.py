@@ -16,12 +16,12 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.coupling.corrections import CorrectionCase
-from lrsa_coupled.coupling.guess import LearnedGuess
-from lrsa_coupled.coupling.guess_solver import GuessSolver
-from lrsa_coupled.coupling.nearest import NearestSample, NearestSolver
-from lrsa_coupled.coupling.plan import Chain, Generation, is_chained, plan, sample_parameters
-from lrsa_coupled.coupling.sample_solver import SampleSolver
+from lrsa_coupled.generation.corrections import CorrectionCase
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.guess_solver import GuessSolver
+from lrsa_coupled.guess.nearest import NearestSample, NearestSolver
+from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
+from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.data import store
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
@@ -135,7 +135,9 @@ class _Worker:
         self.solver.begin()
         self.group.Free()
 
-    def _take(self, chains: tuple[Chain, ...], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals) -> None:
+    def _take(
+        self, chains: tuple[Chain, ...], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals
+    ) -> None:
         before = list(itertools.accumulate((len(chain.missing) for chain in chains), initial=0))
         with progress(description="samples", total=before[-1]) as bar:
             place = self._next(counter)
@@ -193,29 +195,47 @@ class _Worker:
 
 def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
     if settings.samples < 1 or settings.samples_per_shard < 1:
-        raise ValueError(f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}")
+        raise ValueError(
+            f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}"
+        )
     if (settings.start == "learned") != bool(settings.model):
-        raise ValueError(f"generate.start=learned and generate.model belong together, got start={settings.start} and model='{settings.model}'")
+        raise ValueError(
+            f"generate.start=learned and generate.model belong together, got start={settings.start} and model='{settings.model}'"
+        )
     if settings.ranks_per_sample < 1 or num_ranks % settings.ranks_per_sample:
-        raise ValueError(f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}")
+        raise ValueError(
+            f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}"
+        )
     if settings.strategy and settings.strategy not in case.strategies():
-        raise ValueError(f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.strategies()))}")
+        raise ValueError(
+            f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.strategies()))}"
+        )
     _check_chains(case, settings)
 
 
 def _check_chains(case: Case, settings: GenerateConfig) -> None:
     if settings.samples_per_chain < 1 or settings.recycle < 0:
-        raise ValueError(f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}")
+        raise ValueError(
+            f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}"
+        )
     if is_chained(case, settings) and not isinstance(case, FixedMeshCase):
-        raise ValueError(f"keep and start=previous need a case on one mesh (FixedMeshCase); '{case.name}' makes one for each sample")
+        raise ValueError(
+            f"keep and start=previous need a case on one mesh (FixedMeshCase); '{case.name}' makes one for each sample"
+        )
     if settings.recycle and settings.keep == "nothing":
         raise ValueError("generate.recycle needs generate.keep=setup or keep=preconditioner, got keep=nothing")
     if isinstance(case, TransientCase) and (settings.sort or settings.start in ("previous", "nearest")):
-        raise ValueError(f"the steps of a trajectory follow one another in time: generate.sort and start={settings.start} do not go with '{case.name}'")
+        raise ValueError(
+            f"the steps of a trajectory follow one another in time: generate.sort and start={settings.start} do not go with '{case.name}'"
+        )
     if settings.sort and not is_chained(case, settings):
-        raise ValueError("generate.sort orders samples of which one follows from another: it needs generate.keep or generate.start=previous")
+        raise ValueError(
+            "generate.sort orders samples of which one follows from another: it needs generate.keep or generate.start=previous"
+        )
     if settings.keep != "nothing" and settings.start in ("nearest", "learned"):
-        raise ValueError(f"generate.start={settings.start} makes a solver for each sample and does not go with keep={settings.keep}")
+        raise ValueError(
+            f"generate.start={settings.start} makes a solver for each sample and does not go with keep={settings.keep}"
+        )
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
@@ -253,25 +273,38 @@ def _meta(case: Case, config: Config) -> dict[str, Any]:
         "scalars": list(case.scalars),
         "outputs": [_entry(f) for f in case.outputs],
         "symmetries": [dataclasses.asdict(s) for s in case.symmetries],
-        "versions": {"lrsa-coupled": _version("lrsa-coupled"), "fenics-basix": _version("fenics-basix"), "gmsh": _version("gmsh")},
+        "versions": {
+            "lrsa-coupled": _version("lrsa-coupled"),
+            "fenics-basix": _version("fenics-basix"),
+            "gmsh": _version("gmsh"),
+        },
     }
 
 
 def _entry(field: Field) -> dict[str, Any]:
     """Return a field as a dictionary; ``span`` and ``relative_to`` are there only when set, as data sets made before they existed have none."""
-    return {name: value for name, value in dataclasses.asdict(field).items() if name not in ("span", "relative_to") or value}
+    return {
+        name: value for name, value in dataclasses.asdict(field).items() if name not in ("span", "relative_to") or value
+    }
 
 
 def _start_name(settings: GenerateConfig) -> str:
     """Name the start, with the digest of the model if there is one: the arrays depend on it within the tolerance of the solves."""
-    return f"{settings.start} {digest([(Path(settings.model) / CARD).read_bytes()])}" if settings.model else settings.start
+    return (
+        f"{settings.start} {digest([(Path(settings.model) / CARD).read_bytes()])}" if settings.model else settings.start
+    )
 
 
 def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
     """Name what else the arrays depend on, as far as it differs from the defaults; what is kept changes them within the tolerance."""
     entries = {"options": dataclasses.asdict(case.options), "strategy": settings.strategy}
     if is_chained(case, settings):
-        entries["chains"] = [case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain, settings.keep, settings.recycle, settings.sort]
+        entries["chains"] = [
+            case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain,
+            settings.keep,
+            settings.recycle,
+            settings.sort,
+        ]
     return {name: value for name, value in entries.items() if value}
 
 

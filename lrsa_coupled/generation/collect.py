@@ -16,7 +16,7 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.sample_arrays import SampleGatherer
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
@@ -78,7 +78,9 @@ class Collector:
                 linear = isinstance(self.solver, PETSc.KSP)
                 residual = self.solver.getResidualNorm() if linear else self.solver.getFunctionNorm()
                 status, text = "ok" if reason > 0 else "failed", f"{'KSP' if linear else 'SNES'} reason {reason}"
-                record = SampleRecord(self._next, status, text, "{}", self.solver.getIterationNumber(), residual, now - self._last, arrays)
+                record = SampleRecord(
+                    self._next, status, text, "{}", self.solver.getIterationNumber(), residual, now - self._last, arrays
+                )
                 self._writer.add(record)
                 self._next += 1
         self._last = time.perf_counter()
@@ -93,7 +95,9 @@ class Collector:
     def __enter__(self) -> Collector:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if error is None:  # after an error on one rank the others may not come here; the samples are on disk
             self.close()
 
@@ -109,12 +113,19 @@ def _fields(u: Function, outputs: Mapping[str, Sequence[int]] | None) -> tuple[F
 def _components(source: Input, u: Function) -> int:
     if isinstance(source, ufl.core.expr.Expr):
         return int(np.prod(source.ufl_shape))
-    points = np.zeros((3, 2)) + u.function_space.mesh.geometry.x[:1].T if len(u.function_space.mesh.geometry.x) else np.zeros((3, 2))
+    points = (
+        np.zeros((3, 2)) + u.function_space.mesh.geometry.x[:1].T
+        if len(u.function_space.mesh.geometry.x)
+        else np.zeros((3, 2))
+    )
     return np.asarray(source(points)).reshape(-1, 2).shape[0]
 
 
 def _meta(script: Script) -> dict[str, object]:
-    fields = {"inputs": script.inputs, "outputs": script.outputs}  # of which none is relative to another, so that data sets made before that was possible go on
+    fields = {
+        "inputs": script.inputs,
+        "outputs": script.outputs,
+    }  # of which none is relative to another, so that data sets made before that was possible go on
     return {"case": script.name, "dim": script.dim, "seed": 0, "resolution": 0, "parameters": {}, "scalars": list(script.scalars),
             "versions": {}} | {key: [_entry(field) for field in values] for key, values in fields.items()}  # fmt: skip
 

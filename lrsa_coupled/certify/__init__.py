@@ -1,0 +1,1 @@
+"""A surrogate with a certificate."""

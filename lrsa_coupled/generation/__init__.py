@@ -1,0 +1,1 @@
+"""Data sets by groups of ranks, collection from a script."""

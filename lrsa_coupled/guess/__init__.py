@@ -1,0 +1,1 @@
+"""Initial guesses, and the solver that uses them."""
