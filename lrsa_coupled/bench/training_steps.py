@@ -28,7 +28,7 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
 from lrsa_coupled.training.run import Run, prepare
 from lrsa_coupled.training.step import take_step
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 
 PRECISIONS = ("fp32", "bf16")
 WARM_UP, STEPS = 10, 20
@@ -46,7 +46,10 @@ def bench_steps(config: Config, data: Path) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {name: [] for name in PRECISIONS}
     losses = {}
     with TemporaryDirectory() as folder:
-        runs = {name: prepare(dataset, _with_precision(config, name), Path(folder), team=Team()) for name in PRECISIONS}
+        runs = {
+            name: prepare(dataset, _with_precision(config, name), Path(folder), group=ProcessGroup())
+            for name in PRECISIONS
+        }
         batches = {name: _batches(run) for name, run in runs.items()}
         for number in progress(range(WARM_UP + STEPS), description="steps"):
             for name, run in runs.items():

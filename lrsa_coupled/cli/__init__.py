@@ -87,9 +87,6 @@ def make_parser() -> Parser:
     _out(train, "folder of the model; a run that exists is resumed")
     train.add_argument("--no-resume", action="store_true", help="start anew")
     _preset(train, "none by default")
-    train.add_argument(
-        "--lr-range", action="store_true", help="learning-rate range test instead: a short run with growing rates"
-    )
     evaluate = add("evaluate", "errors of a model on a data set (one process, no MPI)")
     evaluate.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     evaluate.add_argument("data", type=Path, metavar="DIR", help="data set")

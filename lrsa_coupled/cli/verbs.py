@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lrsa_coupled.generation.generate import GenerateSummary
     from lrsa_coupled.interfaces import Case, Field
-    from lrsa_coupled.training.team import Team
+    from lrsa_coupled.training.group import ProcessGroup
 
 
 STOPPED = 3
@@ -62,20 +62,16 @@ def generate(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 def train(args: Namespace, petsc: Sequence[str]) -> int:
-    """Train an operator on one or several ranks, or test learning rates on one; no PETSc, and no MPI on one rank."""
+    """Train an operator on one or several ranks; no PETSc, and no MPI on one rank."""
     no_petsc("train", petsc)
-    if args.lr_range:
-        one_process("train --lr-range")
-        from lrsa_coupled.training.range_test import range_test
-
-        _print_summary(range_test(args.data, args.out, stored_config(args, args.data)))
-        return 0
+    from lrsa_coupled.training.group import ProcessGroup, torchrun_group
     from lrsa_coupled.training.loop import train as train_operator
-    from lrsa_coupled.training.team import Team, torchrun_team
 
-    team = torchrun_team() or (_team(mpi.world()) if mpi.size() > 1 else Team())
-    summary = train_operator(args.data, args.out, stored_config(args, args.data), resume=not args.no_resume, team=team)
-    if team.rank == 0:
+    group = torchrun_group() or (_group(mpi.world()) if mpi.size() > 1 else ProcessGroup())
+    summary = train_operator(
+        args.data, args.out, stored_config(args, args.data), resume=not args.no_resume, group=group
+    )
+    if group.rank == 0:
         _print_summary(summary)
     return 0
 
@@ -130,11 +126,11 @@ VERBS: Mapping[str, Callable[[Namespace, Sequence[str]], int]] = {
 }  # fmt: skip
 
 
-def _team(comm: MPI.Comm) -> Team:
+def _group(comm: MPI.Comm) -> ProcessGroup:
     from lrsa_coupled.coupling.reducer import MPIReducer
-    from lrsa_coupled.training.team import Team
+    from lrsa_coupled.training.group import ProcessGroup
 
-    return Team(comm.rank, comm.size, MPIReducer(comm)) if comm.size > 1 else Team()
+    return ProcessGroup(comm.rank, comm.size, MPIReducer(comm)) if comm.size > 1 else ProcessGroup()
 
 
 def _generate(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> int:
@@ -160,7 +156,7 @@ def _train_together(data: Path, out: Path, config: Config, *, comm: MPI.Comm) ->
     trains = comm.rank < config.training.batch_size
     part = comm.Split(0 if trains else 1)
     # An error of one rank alone is left to the command line, which ends the others: they wait for it in the middle of a step.
-    summary = train_operator(data, out, config, team=_team(part)) if trains else {}
+    summary = train_operator(data, out, config, group=_group(part)) if trains else {}
     part.Free()
     return comm.bcast(summary)
 

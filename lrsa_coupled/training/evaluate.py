@@ -24,7 +24,7 @@ from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
 from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 
 VALIDATION_POINTS = 2048
 
@@ -39,9 +39,9 @@ def predict(forward: Forward, batch: Batch, *, precision: str) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: tuple[FieldColumns, ...], training: TrainingConfig, team: Team
+    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: tuple[FieldColumns, ...], training: TrainingConfig, group: ProcessGroup
 ) -> Tensor:  # fmt: skip
-    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share. Collective over ``team``.
+    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share. Collective over ``group``.
 
     At a random subset of the points of each sample, at all of them when the model is trained so.
     """
@@ -50,11 +50,11 @@ def validate(
     errors_SP = torch.zeros(len(samples), len(fields), device=device)
     num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points > 0 else (0, 1)
     for number, places in enumerate(torch.arange(len(samples)).split(size)):
-        own = slice((team.rank - number) % team.size, None, team.size)
+        own = slice((group.rank - number) % group.size, None, group.size)
         draw = dataset.draw(samples[places], num_points, generator=generator).part(own)
         for batch in dataset.gather(draw) if len(draw.samples_B) > 0 else ():
             errors_SP[places[own]] = _errors(model, batch.to(device), fields=fields, precision=training.precision)
-    return team.sum(errors_SP).cpu()
+    return group.sum(errors_SP).cpu()
 
 
 @dataclass(frozen=True)

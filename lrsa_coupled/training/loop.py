@@ -32,15 +32,17 @@ from lrsa_coupled.training.optimiser import learning_rate, set_learning_rate
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, check_settings, identity, prepare
 from lrsa_coupled.training.step import take_step
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 
 LOGGER = logging.getLogger(__name__)
 
 
-def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: Team | None = None) -> dict[str, Any]:
+def train(
+    data: Path, out: Path, config: Config, *, resume: bool = True, group: ProcessGroup | None = None
+) -> dict[str, Any]:
     """Train an operator.
 
-    The number of threads is left to the environment. Collective: over the ranks of ``team``; the first one writes. With the same
+    The number of threads is left to the environment. Collective: over the ranks of ``group``; the first one writes. With the same
     ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was interrupted, at any moment, goes
     on from its last state and on a CPU ends bit for bit as if it had not been, with the same ranks and threads.
 
@@ -49,7 +51,7 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: T
         out: Folder of the results.
         config: Configuration; ``operator`` and ``training`` are read, and ``case`` when not empty.
         resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start anew.
-        team: The ranks that train together, None for this process alone.
+        group: The ranks that train together, None for this process alone.
     Returns:
         Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``, ``best_error``, ``errors``
         (relative L2 on the validation samples by output, of the best epoch), ``seconds``.
@@ -59,18 +61,18 @@ def train(data: Path, out: Path, config: Config, *, resume: bool = True, team: T
         FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
     check_settings(config.training)
-    team = team or Team()
+    group = group or ProcessGroup()
     store = DataStore(data)
     about = describe(store.meta)
     if config.case and config.case != about.case:
         raise ValueError(f"{data} holds samples of case '{about.case}', not of '{config.case}'")
     identified = identity(config, about, solved=store.solved)
-    if not resume and team.rank == 0:
+    if not resume and group.rank == 0:
         clear(out / "last")
     progress = read_progress(out / "last", identified) if resume else None
     if progress is None or not progress.ended:
-        run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, team=team)
-        if team.rank == 0:
+        run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, group=group)
+        if group.rank == 0:
             run = dataclasses.replace(run, data_seconds=store.seconds())
         if progress is None:
             progress = Progress()
@@ -91,7 +93,7 @@ class _Loop:
         self.config = run.config.training
         self.job = run
         self.identified = identified
-        self.writes = run.team.rank == 0
+        self.writes = run.group.rank == 0
         self.total_steps = self.config.epochs * run.steps_per_epoch
         self.saved = self.started = time.perf_counter()
 
@@ -165,7 +167,7 @@ class _Loop:
         run.model.eval()
         as_trained = dataclasses.replace(training, precision=run.precision(progress.epoch * run.steps_per_epoch - 1))
         errors_SP = validate(
-            run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, team=run.team
+            run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, group=run.group
         )
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):

@@ -27,7 +27,7 @@ from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward
 from lrsa_coupled.training.losses import FieldColumns, field_columns
 from lrsa_coupled.training.optimiser import make_optimisers
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 
 LOGGER = logging.getLogger(__name__)
 FIRST_WEIGHTS = ("weight_std", "score_gain")
@@ -44,7 +44,7 @@ class Run:
 
     config: Config
     out: Path
-    team: Team
+    group: ProcessGroup
     dataset: PointDataset
     train_samples: Tensor
     valid_samples: Tensor
@@ -89,11 +89,11 @@ class Run:
         """How an epoch is cut into steps and shares."""
         training = self.config.training
         cells = training.gradient_weight > 0.0
-        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.team.rank, self.team.size,
+        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.group.rank, self.group.size,
                          self.symmetries)  # fmt: skip
 
 
-def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> Run:
+def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessGroup) -> Run:
     """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
 
     Raises:
@@ -101,7 +101,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
             of this case and these sizes.
     """
     training = config.training
-    device = team.device(choose_device(training.device))
+    device = group.device(choose_device(training.device))
     if device.type == "cpu" and not cpu_has_bf16():
         if training.precision == "bf16":
             LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
@@ -120,9 +120,9 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
             memory,
         )
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
-    if min(training.batch_size, len(train_samples)) < team.size:
+    if min(training.batch_size, len(train_samples)) < group.size:
         raise ValueError(
-            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {team.size} ranks"
+            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {group.size} ranks"
         )
     symmetries = SymmetryGroup(dataset.description) if training.augment else None
     with torch.random.fork_rng(devices=[]):
@@ -130,7 +130,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
         model = checkpoint.make_model(config.operator, dataset.description)
     initial_seconds = 0.0
     if training.initial:
-        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description) / team.size
+        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description) / group.size
     else:
         points, inputs, scalars, outputs = dataset.moments(train_samples)
         model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
@@ -139,7 +139,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, team: Team) -> 
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
     forward = torch.compile(model) if training.compile else model
     optimisers = make_optimisers(model, training)
-    return Run(config, out, team, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device,
+    return Run(config, out, group, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device,
                initial_seconds=initial_seconds, symmetries=symmetries)  # fmt: skip
 
 
@@ -178,7 +178,7 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
         data=DataInfo(samples=len(run.train_samples), seed=about.seed, seconds=round(run.data_seconds, 3)),
         errors=errors,
         seconds=round(run.initial_seconds + seconds, 3),
-        ranks=run.team.size,
+        ranks=run.group.size,
     )
 
 

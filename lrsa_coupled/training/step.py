@@ -41,7 +41,7 @@ def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
 def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
     """Take an optimiser step with this rank's micro-batches; return the loss over all ranks, NaN when a gradient is not finite.
 
-    Collective: over the ranks of ``run.team``.
+    Collective: over the ranks of ``run.group``.
 
     Args:
         run: The run.
@@ -55,7 +55,7 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
         loss = objective(run, batch.to(run.device), number=number) * (len(batch.points_BNd) / run.batch_size)
         loss.backward()
         losses.append(loss.detach())
-    total = run.team.sum_gradients(run.model.parameters(), torch.stack(losses).sum())
+    total = run.group.sum_gradients(run.model.parameters(), torch.stack(losses).sum())
     limit = run.config.training.gradient_clip if run.config.training.gradient_clip > 0.0 else math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
     for optimiser in run.optimisers:

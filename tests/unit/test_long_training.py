@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import random
 import shutil
@@ -19,7 +18,6 @@ from lrsa_coupled.data.description import describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.loop import train
-from lrsa_coupled.training.range_test import range_test
 from lrsa_coupled.training.run import identity
 from tests.helpers import ROOT, plain_environment
 from tests.unit.test_training import CONFIG, NUM_SAMPLES, last_weights, metrics, with_training, write
@@ -27,10 +25,11 @@ from tests.unit.test_training import CONFIG, NUM_SAMPLES, last_weights, metrics,
 TRAIN = """
 import json, pathlib, sys, torch
 from lrsa_coupled.training.loop import train
-from lrsa_coupled.training.team import torchrun_team
+from lrsa_coupled.training.group import torchrun_group
 from tests.unit.test_training import with_training
 torch.set_num_threads(1)
-train(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), with_training(**json.loads(sys.argv[3])), team=torchrun_team())
+data, out, changes = sys.argv[1:]
+train(pathlib.Path(data), pathlib.Path(out), with_training(**json.loads(changes)), group=torchrun_group())
 """
 
 
@@ -84,13 +83,13 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
         str(tmp_path / "train.py"),
     ]
     subprocess.run(
-        [*launcher, str(data), str(tmp_path / "team"), json.dumps(changes)],
+        [*launcher, str(data), str(tmp_path / "group"), json.dumps(changes)],
         cwd=ROOT,
         env=environment(),
         check=True,
         capture_output=True,
     )
-    one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("alone", "team"))
+    one, two = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("alone", "group"))
     assert len(one) == 4 and np.allclose(one, two, rtol=1e-4, atol=0.0)
 
 
@@ -211,15 +210,6 @@ def test_a_run_goes_on_with_data_made_again_in_another_time(data, tmp_path, monk
     slower = write(tmp_path / "data", seconds=7.0)
     monkeypatch.setattr(loop, "prepare", None)
     assert train(slower, tmp_path / "out", with_training(epochs=4))["epochs"] == 4
-
-
-def test_the_range_test_finds_where_training_diverges(data, tmp_path):
-    result = range_test(data, tmp_path, CONFIG)
-    curves = json.loads((tmp_path / "learning_rates.json").read_text(encoding="utf-8"))
-    assert 1e-6 <= result["steepest"] <= result["lowest_loss"] < 1.0
-    assert len(curves["loss"]) == result["steps"] and math.isclose(curves["learning_rate"][0], 1e-6)
-    assert curves["smoothed"][0] == curves["loss"][0] and min(curves["smoothed"]) < 0.8 * curves["smoothed"][0]
-    assert (tmp_path / "learning_rates.png").stat().st_size > 1000
 
 
 def test_tensorboard_gets_the_metrics(data, tmp_path):

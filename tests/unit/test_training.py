@@ -21,7 +21,7 @@ from lrsa_coupled.training.optimiser import learning_rate
 from lrsa_coupled.training.resume import read_progress
 from lrsa_coupled.training.run import prepare
 from lrsa_coupled.training.step import objective
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 
 NUM_SAMPLES = 20
 CONFIG = Config(
@@ -151,7 +151,7 @@ def test_outputs_fixed_by_dirichlet_conditions_count_in_the_loss_when_asked(data
     batch = dataset.whole(0)
     losses = []
     for fit in (False, True):
-        run = prepare(dataset, with_training(fit_constrained=fit), tmp_path, team=Team())
+        run = prepare(dataset, with_training(fit_constrained=fit), tmp_path, group=ProcessGroup())
         losses.append(
             [
                 objective(run, item, number=0).item()

@@ -8,11 +8,11 @@ from mpi4py import MPI
 from lrsa_coupled.coupling.reducer import MPIReducer
 
 from lrsa_coupled.training.loop import train
-from lrsa_coupled.training.team import Team
+from lrsa_coupled.training.group import ProcessGroup
 from tests.unit.test_training import metrics, with_training, write
 
 COMM = MPI.COMM_WORLD
-TEAM = Team(COMM.rank, COMM.size, MPIReducer(COMM))
+GROUP = ProcessGroup(COMM.rank, COMM.size, MPIReducer(COMM))
 ROUNDING = 1e-4
 
 
@@ -25,11 +25,11 @@ def test_ranks_have_the_loss_curve_of_one(shared_path, changes):
         write(shared_path / "data")
         alone = train(shared_path / "data", shared_path / "alone", config)
     COMM.barrier()
-    summary = train(shared_path / "data", shared_path / "team", config, team=TEAM)
+    summary = train(shared_path / "data", shared_path / "group", config, group=GROUP)
     assert COMM.allgather(summary["best_error"]) == [summary["best_error"]] * COMM.size
     if COMM.rank == 0:
         assert summary["best_error"] == pytest.approx(alone["best_error"], rel=ROUNDING)
-        one, many = (metrics(shared_path / name) for name in ("alone", "team"))
+        one, many = (metrics(shared_path / name) for name in ("alone", "group"))
         for name in ("loss", "valid_error"):
             curves = [[line[name] for line in lines if name in line] for lines in (one, many)]
             assert np.allclose(*curves, rtol=ROUNDING, atol=0.0) and len(curves[0]) > 1
@@ -44,4 +44,4 @@ def test_a_batch_must_have_a_sample_for_every_rank(shared_path):
     with pytest.raises(
         ValueError, match=rf"training.batch_size = 1 of \d+ training samples leave none for some of {COMM.size} ranks"
     ):
-        train(shared_path / "data", shared_path / "out", with_training(batch_size=1), team=TEAM)
+        train(shared_path / "data", shared_path / "out", with_training(batch_size=1), group=GROUP)

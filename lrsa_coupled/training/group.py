@@ -14,7 +14,7 @@ from lrsa_coupled.operators.reducer import Reducer, TorchReducer
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This rank's place; ``reducer`` adds up over the ranks, None when there is one."""
 
     rank: int = 0
@@ -42,10 +42,10 @@ class Team:
         return total[0]
 
 
-def torchrun_team() -> Team | None:
+def torchrun_group() -> ProcessGroup | None:
     """Join the processes that ``torchrun`` started, NCCL on GPUs, Gloo on CPUs; None when it started none. Collective."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Team(dist.get_rank(), dist.get_world_size(), TorchReducer())
+    return ProcessGroup(dist.get_rank(), dist.get_world_size(), TorchReducer())
