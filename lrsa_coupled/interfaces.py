@@ -146,6 +146,38 @@ class Problem(Unknown):
     relaxation: Continuation | None = None
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pencil(Unknown):
+    """``stiffness x = lambda mass x``, symmetric positive definite, on the free degrees of freedom; bilinear forms on a scalar space."""
+
+    parameters: Any
+    stiffness: Form
+    mass: Form
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Lowest eigenpairs of a pencil.
+
+    Args:
+        values: Eigenvalues ``(m,)``, ascending, the same on all ranks.
+        vectors: Owned rows of the eigenvectors ``(num_owned, m)``, orthonormal in the mass matrix.
+        converged: Whether all that were asked for met the tolerance; fewer are returned otherwise.
+        reason: Name of the converged or diverged reason of the eigensolver.
+        iterations: Outer iterations.
+        residual: Largest norm of the residual relative to that of lambda x.
+        seconds: Wall time, set-up included [s].
+    """
+
+    values: npt.NDArray[np.float64]
+    vectors: npt.NDArray[np.float64]
+    converged: bool
+    reason: str
+    iterations: int
+    residual: float
+    seconds: float
+
+
 @dataclass(frozen=True)
 class SolveResult:
     """Outcome of a solve; a failed solve is a value, to be tested by the caller.
@@ -182,11 +214,14 @@ class Solver(ABC):
     def destroy(self) -> None:
         """Free the PETSc objects. Collective."""
 
-    def watch(self, check: Callable[[int, float], bool]) -> None:
-        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks, and end, unconverged, where it is True; here: run on."""
+    def monitor(self, check: Callable[[int, float], bool]) -> None:
+        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks.
+
+        A solve ends, unconverged, where it returns True. Here: it is never called.
+        """
 
 
-SolverFactory = Callable[[Problem, float], Solver]
+SolverFactory = Callable[[Any, float], Solver]
 """Makes a solver of a problem for an absolute residual tolerance."""
 
 
@@ -205,7 +240,7 @@ class SequenceSolver(Solver):
     """Solves problems on one mesh one after the other."""
 
     @abstractmethod
-    def renew(self, problem: Problem, atol: float) -> None:
+    def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem: the same mesh, spaces and Dirichlet degrees of freedom, other values. Collective."""
 
 
@@ -236,16 +271,72 @@ class Signature(ABC):
         """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective, as some need an assembly."""
 
 
-class Case(Signature):
-    """A family of problems.
+@dataclass(frozen=True)
+class FixedMesh[P: Unknown]:
+    """Of a case with one mesh for all parameters: data generation need not set up each problem from nothing.
 
-    Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below.
+    Args:
+        update: Gives a problem other parameters, in place: mesh, spaces, forms and matrices stay; the solution holds zeros. Collective.
+        sequence: ``(problem, atol, *, method, reuse)`` to the solver of a sequence that begins with ``problem``, by a method. Collective.
+    """
+
+    update: Callable[[P, Any], P]
+    sequence: Callable[..., SequenceSolver]
+
+
+@dataclass(frozen=True)
+class Trajectory[P: Unknown]:
+    """Of a case on one mesh whose samples are the time steps of trajectories.
+
+    Sample ``index`` is step ``index % num_steps`` of trajectory ``index // num_steps``; ``Case.sample`` draws a trajectory, at its
+    first step. The parameters of a step determine its problem, states before it included: ``Case.problem`` solves the steps before
+    it, ``FixedMesh.update`` does unless it is the next one. ``Case.solver`` makes a ``SequenceSolver``, for the following steps.
+
+    Args:
+        num_steps: Steps of a trajectory.
+        at_step: ``(parameters, step)`` to the parameters of that step of the same trajectory.
+        advance: Takes the solution for the state after the step and returns the problem of the next, its solution zeros. Collective.
+        extrapolate: ``(problem, name)`` puts one of ``extrapolations``, Dirichlet values included, into the solution.
+        extrapolations: Those of ``Case.methods()`` that differ in the initial guess alone.
+    """
+
+    num_steps: int
+    at_step: Callable[[Any, int], Any]
+    advance: Callable[[P], P]
+    extrapolate: Callable[[P, str], None]
+    extrapolations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Of a case of linear problems A = P - s B, s >= 0 a number, with a symmetric positive definite pencil (P, B).
+
+    Args:
+        pencil: Returns the pencil of a problem, with the same unknown. Collective.
+        modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition holds; ``eigensolver``
+            is "krylov-schur" or "lobpcg", ``initial`` are vectors to begin with. Collective.
+        prolongation: From the free degrees of freedom of a coarse mesh, which resolves the lowest modes, to those of a problem. Collective.
+        is_definite: Whether s is 0, A is P.
+    """
+
+    pencil: Callable[[Any], Pencil]
+    modes: Callable[..., Modes]
+    prolongation: Callable[[Any], PETSc.Mat]
+    is_definite: bool = False
+
+
+class Case[P: Unknown](Signature):
+    """A family of problems, of type ``P``.
+
+    Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below. What only some cases can do
+    is a value, None unless overridden: ``fixed_mesh``, ``trajectory``, ``spectrum``, ``interpolation``.
 
     Attributes:
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
         fields: All fields of the solution, for files and pictures; ``outputs`` are some of them.
-        rtol: Tolerance of the solves, relative to the residual norm of the zero start.
+        rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
         symmetries: Generators of the group of reflections and turns that the family has; training may apply them to samples.
+        default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
         default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
         options: Those of this instance.
 
@@ -257,6 +348,7 @@ class Case(Signature):
     fields: tuple[Field, ...]
     rtol: float
     symmetries: tuple[Symmetry, ...] = ()
+    default_method: str
     default_options: Any = NoOptions()
 
     def __init__(self, options: Any = None) -> None:
@@ -271,31 +363,37 @@ class Case(Signature):
         """Make the mesh, distributed over ``comm``. Collective."""
 
     @abstractmethod
-    def problem(self, mesh: Mesh, parameters: Any) -> Problem:
+    def problem(self, mesh: Mesh, parameters: Any) -> P:
         """Set up forms, spaces and boundary conditions; the solution holds zeros. Collective."""
 
     @abstractmethod
-    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the plain solver that starts from ``problem.solution`` as it is, ``max_iterations`` None for its own limit. Collective."""
+    def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """Make the solver that starts from ``problem.solution`` as it is, ``max_iterations`` None for its own limit. Collective."""
 
     @abstractmethod
-    def strategies(self) -> Mapping[str, SolverFactory]:
-        """Classical start strategies by name; each starts cold. The first is the one used for data generation and as fall-back."""
+    def methods(self) -> Mapping[str, SolverFactory]:
+        """Solvers by name that need no guess: what is in ``problem.solution`` does not matter to whether they converge."""
 
-    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
-        """Make the matrix from values at the nodes of a problem to those at the nodes of the same one on a finer mesh, for nested iteration. Collective."""
-        raise ValueError(
-            f"nested iteration needs {type(self).__name__}.node_interpolation, the case has none: leave bench.coarser at 0"
-        )
+    def default_solver(self, problem: P, atol: float) -> Solver:
+        """Make the solver of ``default_method``. Collective."""
+        return self.methods()[self.default_method](problem, atol)
 
+    @property
+    def fixed_mesh(self) -> FixedMesh[P] | None:
+        """How to go from problem to problem on one mesh, when it does not depend on the parameters."""
+        return None
 
-class FixedMeshCase(Case):
-    """A family of problems on one mesh, which does not depend on the parameters: data generation need not set up each from nothing."""
+    @property
+    def trajectory(self) -> Trajectory[P] | None:
+        """How to go from step to step, when samples are time steps."""
+        return None
 
-    @abstractmethod
-    def update(self, problem: Problem, parameters: Any) -> Problem:
-        """Give a problem other parameters in place: mesh, spaces, compiled forms and matrices stay; the solution holds zeros. Collective."""
+    @property
+    def spectrum(self) -> Spectrum | None:
+        """The pencil of a linear case and its lowest modes, which preconditioners use."""
+        return None
 
-    @abstractmethod
-    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
-        """Make the solver of a sequence that begins with ``problem``, by one of ``strategies()``. Collective."""
+    @property
+    def interpolation(self) -> Callable[[P, P], PETSc.Mat] | None:
+        """Makes the matrix from values at the nodes of a problem to those of the same one on a finer mesh, for nested iteration. Collective."""
+        return None

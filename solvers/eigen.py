@@ -9,15 +9,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import Form
 from dolfinx.fem.petsc import assemble_matrix
-from lrsa_coupled.interfaces import Solver, SolveResult, Unknown
-from lrsa_coupled.spectral import Eigensolver, Modes, Pencil
+from lrsa_coupled.interfaces import Modes, Pencil, Solver, SolveResult, Unknown
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
@@ -39,6 +38,7 @@ quickest for 8, 16 and 32 modes of a wave problem in a random medium from a rand
 DEPENDENT = 1e-12
 """Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
 
+Eigensolver = Literal["krylov-schur", "lobpcg"]
 EIGENSOLVERS: Mapping[Eigensolver, Mapping[str, str]] = {"krylov-schur": KRYLOV_SCHUR, "lobpcg": LOBPCG}
 
 

@@ -58,7 +58,7 @@ class LinearSolver(SequenceSolver):
                 False
             )  # GAMG computes residuals with the system's matrix otherwise: indefinite when that has changed
 
-    def renew(self, problem: Problem, atol: float) -> None:
+    def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence. Collective.
 
         Raises:

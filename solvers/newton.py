@@ -70,7 +70,7 @@ class NewtonSolver(SequenceSolver):
             self.snes.setFromOptions()
             self.snes.getKSP().setFromOptions()
 
-    def renew(self, problem: Problem, atol: float) -> None:
+    def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence, given by other values in the same forms; matrices and symbolic factorisations stay. Collective: no.
 
         Raises:
@@ -120,14 +120,14 @@ class NewtonSolver(SequenceSolver):
             seconds={"solve": time.perf_counter() - started},
         )
 
-    def watch(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.watch``."""
+    def monitor(self, check: Callable[[int, float], bool]) -> None:
+        """End a solve where ``check`` says so, see ``Solver.monitor``."""
 
-        def monitor(snes: PETSc.SNES, iteration: int, norm: float) -> None:
+        def call(snes: PETSc.SNES, iteration: int, norm: float) -> None:
             if not snes.getConvergedReason() and check(iteration, norm):
                 snes.setConvergedReason(PETSc.SNES.ConvergedReason.DIVERGED_LOCAL_MIN)
 
-        self.snes.setMonitor(monitor)
+        self.snes.setMonitor(call)
 
     def set_near_nullspace(self, modes: Callable[[Function], PETSc.NullSpace]) -> None:
         """Attach to the matrix, at the start of every solve, the near-null space that ``modes`` makes of the solution. Collective: no."""

@@ -74,14 +74,14 @@ class RelaxedSolver(Solver):
             result = dataclasses.replace(result, converged=False)
         return dataclasses.replace(result, iterations=iterations, seconds={"solve": time.perf_counter() - started})
 
-    def watch(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.watch``; iterations and residual norms are those of a stage."""
+    def monitor(self, check: Callable[[int, float], bool]) -> None:
+        """End a solve where ``check`` says so, see ``Solver.monitor``; iterations and residual norms are those of a stage."""
 
         def noted(iteration: int, norm: float) -> bool:
             self._stopped = check(iteration, norm)
             return self._stopped
 
-        self.newton.watch(noted)
+        self.newton.monitor(noted)
 
     def destroy(self) -> None:
         """Free the Newton solver. Collective."""

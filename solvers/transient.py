@@ -222,10 +222,10 @@ class StartedSolver(SequenceSolver):
         self.put, self.newton = put, newton
         self.problem = newton.problem
 
-    def renew(self, problem: Problem, atol: float) -> None:
+    def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence. Collective."""
         self.problem = problem
-        self.newton.renew(problem, atol)
+        self.newton.update(problem, atol)
 
     def solve(self) -> SolveResult:
         """Start and solve. Collective."""
@@ -234,9 +234,9 @@ class StartedSolver(SequenceSolver):
         result = self.newton.solve()
         return dataclasses.replace(result, seconds={"solve": time.perf_counter() - started})
 
-    def watch(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.watch``."""
-        self.newton.watch(check)
+    def monitor(self, check: Callable[[int, float], bool]) -> None:
+        """End a solve where ``check`` says so, see ``Solver.monitor``."""
+        self.newton.monitor(check)
 
     def destroy(self) -> None:
         """Free the Newton solver. Collective."""

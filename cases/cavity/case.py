@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import final
@@ -68,7 +68,7 @@ def lid_speed(parameters: CavityParameters, x: Coordinates) -> Coordinates:
 
 
 @final
-class CavityCase(Case):
+class CavityCase(Case[Problem]):
     """Steady Navier-Stokes in a lid-driven cavity with a random elliptic obstacle, random lid profile."""
 
     name = "cavity"
@@ -91,6 +91,7 @@ class CavityCase(Case):
         :1
     ]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
     rtol = 1e-8
+    default_method = "continuation-loose"
     default_options = CavityOptions()
 
     def __init__(self, options: CavityOptions | None = None) -> None:
@@ -170,14 +171,15 @@ class CavityCase(Case):
         """Newton with MUMPS."""
         return NewtonSolver(problem, atol, max_iterations=max_iterations or 30, options=ORDERING, keep_below=0.1)
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
         return {"continuation-loose": partial(_continued, LOOSE, 0.5), "continuation-tight": partial(_continued, TIGHT, 0.0),
                 "zero": partial(NewtonSolver, options=ORDERING)}  # fmt: skip
 
-    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
-        """Interpolate; the polygon of a coarser mesh leaves out some of the nodes around the obstacle. Collective."""
-        return interpolation_matrix(source.node_space, target.node_space, reach=OUTSIDE_POLYGON)
+    @property
+    def interpolation(self) -> Callable[[Problem, Problem], PETSc.Mat]:
+        """The polygon of a coarser mesh leaves out some of the nodes around the obstacle: it is continued to them."""
+        return lambda source, target: interpolation_matrix(source.node_space, target.node_space, reach=OUTSIDE_POLYGON)
 
 
 TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)

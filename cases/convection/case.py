@@ -14,8 +14,18 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from dolfinx.mesh import Mesh, create_unit_square
-from lrsa_coupled.interfaces import Features, Field, Problem, Reuse, SequenceSolver, SolverFactory, Symmetry
-from lrsa_coupled.transient import TransientCase
+from lrsa_coupled.interfaces import (
+    Case,
+    Features,
+    Field,
+    FixedMesh,
+    Problem,
+    Reuse,
+    SequenceSolver,
+    SolverFactory,
+    Symmetry,
+    Trajectory,
+)
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
@@ -62,7 +72,7 @@ MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0,
 
 
 @final
-class ConvectionCase(TransientCase):
+class ConvectionCase(Case[ConvectionProblem]):
     """du/dt + w . grad u - div(k(u) grad u) = q in the unit square, u = 0 on its boundary, flow and sources random and moving."""
 
     name = "convection"
@@ -74,6 +84,7 @@ class ConvectionCase(TransientCase):
     rtol = 1e-8
     symmetries = (TURN, MIRROR)
     default_options = ConvectionOptions()
+    default_method = "linear"
     extrapolations = ("linear", "previous", "quadratic")
 
     def __init__(self, options: ConvectionOptions | None = None) -> None:
@@ -83,14 +94,13 @@ class ConvectionCase(TransientCase):
             raise ValueError(
                 f"convection needs at least one step, two model_cells, time_step >= 0 and 0 <= slowest <= fastest, got {o}"
             )
-        self.num_steps = o.steps
 
     def sample(self, rng: np.random.Generator) -> ConvectionParameters:
         """Draw a trajectory."""
         o, time_step = self.options, float(np.exp(rng.uniform(np.log(0.03), np.log(0.3))))
         return draw_trajectory(rng, o.time_step or time_step, (o.slowest, o.fastest))
 
-    def at_step(self, parameters: ConvectionParameters, step: int) -> ConvectionParameters:
+    def _at_step(self, parameters: ConvectionParameters, step: int) -> ConvectionParameters:
         """Return the parameters of a step of the same trajectory."""
         return dataclasses.replace(parameters, step=step)
 
@@ -115,25 +125,33 @@ class ConvectionCase(TransientCase):
         )  # fmt: skip
         return self._replay(problem, parameters)
 
-    def update(self, problem: Problem, parameters: ConvectionParameters) -> ConvectionProblem:
+    def _update(self, problem: ConvectionProblem, parameters: ConvectionParameters) -> ConvectionProblem:
         """Go on to the next step of the same trajectory when the solution is the state before it, else solve all steps before. Collective."""
         last = problem.flow.parameters
-        if parameters == self.at_step(last, last.step + 1) and self._settled(problem):
-            problem = self.advance(problem)
+        if parameters == self._at_step(last, last.step + 1) and self._settled(problem):
+            problem = self._advance(problem)
             problem.defect.find(problem.flow.parameters)
             return problem
         return self._replay(problem, parameters)
 
-    def advance(self, problem: Problem) -> ConvectionProblem:
+    def _advance(self, problem: ConvectionProblem) -> ConvectionProblem:
         """Take the solution for the state after the step and return the problem of the next. Collective."""
-        problem.flow.parameters = self.at_step(problem.flow.parameters, problem.flow.parameters.step + 1)
+        problem.flow.parameters = self._at_step(problem.flow.parameters, problem.flow.parameters.step + 1)
         problem.stepper.advance()
         problem.defect.forget()
         return dataclasses.replace(problem, parameters=problem.flow.parameters)
 
-    def extrapolate(self, problem: Problem, name: str) -> None:
-        """Put an extrapolation of the states before into the solution. Collective: no."""
-        problem.stepper.put(name)
+    @property
+    def fixed_mesh(self) -> FixedMesh[ConvectionProblem]:
+        """The mesh is the same for all flows."""
+        return FixedMesh(self._update, self._sequence)
+
+    @property
+    def trajectory(self) -> Trajectory[ConvectionProblem]:
+        """Samples are time steps."""
+        return Trajectory(
+            self.options.steps, self._at_step, self._advance, lambda p, name: p.stepper.put(name), self.extrapolations
+        )
 
     def features(self, problem: Problem) -> Features:
         """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and of the scale of defect and correction. Collective."""
@@ -150,13 +168,13 @@ class ConvectionCase(TransientCase):
             problem, atol, prefix="convection_", max_iterations=max_iterations or 30, options=KRYLOV, keep_below=KEEP
         )
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """Extrapolations, and the first of them with PETSc's guesses for the linear systems."""
         return {name: partial(self._started, name) for name in (*self.extrapolations, *KSP_GUESSES)}
 
-    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: Problem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
         """The solver of a strategy with its matrices; factors are kept near the solution alone, and no subspace is recycled."""
-        return self._started(strategy, problem, atol)
+        return self._started(method, problem, atol)
 
     def _started(self, name: str, problem: Problem, atol: float) -> StartedSolver:
         if name in self.extrapolations:
@@ -177,7 +195,7 @@ class ConvectionCase(TransientCase):
 
     def _replay(self, problem: ConvectionProblem, parameters: ConvectionParameters) -> ConvectionProblem:
         """Solve a trajectory up to a step. RuntimeError when one before it cannot be solved. Collective."""
-        problem.flow.parameters = self.at_step(parameters, 0)
+        problem.flow.parameters = self._at_step(parameters, 0)
         problem = dataclasses.replace(problem, parameters=problem.flow.parameters)
         problem.stepper.begin(np.zeros_like(problem.solution.x.array), parameters.time_step)
         problem.defect.forget()
@@ -185,11 +203,11 @@ class ConvectionCase(TransientCase):
         for step in range(parameters.step):
             atol = self.rtol * _residual_norm(problem)
             solver = solver or self._started(self.extrapolations[0], problem, atol)
-            solver.renew(problem, atol)
+            solver.update(problem, atol)
             result = solver.solve()
             if not result.converged:
                 raise RuntimeError(f"step {step} of the trajectory failed: {result.reason}")
-            problem = self.advance(problem)
+            problem = self._advance(problem)
         if solver is not None:
             solver.destroy()
         problem.defect.find(problem.flow.parameters)

@@ -15,17 +15,20 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import (
+    Case,
     Features,
     Field,
+    FixedMesh,
+    Pencil,
     Problem,
     Reuse,
     SequenceSolver,
     Solver,
     SolverFactory,
+    Spectrum,
     Symmetry,
     Unknown,
 )
-from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
@@ -51,7 +54,7 @@ CENTRE = (0.5, 0.5)
 SWAP, TURN = Symmetry(((0, 1), (1, 0)), CENTRE), Symmetry(((-1, 0), (0, -1)), CENTRE)
 """Those of the square that the diagonals of the mesh have, too, so that they take discrete solutions to discrete solutions."""
 
-STRATEGIES: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
+METHODS: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def _waves(cells: int) -> Array:
 
 
 @final
-class DarcyCase(SpectralCase):
+class DarcyCase(Case[DarcyProblem]):
     """-div(a grad u) = 1 in the unit square, u = 0 on its boundary, a random medium a."""
 
     name = "darcy"
@@ -151,8 +154,7 @@ class DarcyCase(SpectralCase):
     symmetries = (SWAP, TURN)
     fields = outputs = (Field("pressure"),)
     rtol = 1e-10
-    is_definite = True
-    modes = staticmethod(pencil_modes)
+    default_method = "gamg-cg"
     default_options = DarcyOptions()
 
     def __init__(self, options: DarcyOptions | None = None) -> None:
@@ -204,16 +206,16 @@ class DarcyCase(SpectralCase):
             vertices=vertices,
             nodes=Places.of(node_space),
         )
-        return self.update(problem, parameters)
+        return self._update(problem, parameters)
 
-    def update(self, problem: Problem, parameters: DarcyParameters) -> DarcyProblem:
+    def _update(self, problem: DarcyProblem, parameters: DarcyParameters) -> DarcyProblem:
         """Set the coefficient: on a cell, from the mean of the Gaussian field over its vertices. Collective: no."""
         in_cells = problem.vertices.field(parameters)[problem.solution.function_space.dofmap.list].mean(axis=1)
         problem.coefficient.x.array[:] = self._coefficient(parameters, in_cells)
         problem.solution.x.array[:] = 0.0
         return dataclasses.replace(problem, parameters=parameters)
 
-    def features(self, problem: Problem) -> Features:
+    def features(self, problem: DarcyProblem) -> Features:
         """The logarithm of the coefficient at the nodes."""
         values = problem.nodes.field(problem.parameters)[: problem.node_space.dofmap.index_map.size_local]
         return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
@@ -222,24 +224,24 @@ class DarcyCase(SpectralCase):
         """CG with GAMG; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
         return LinearSolver(problem, atol, options=GAMG_CG)
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """CG with algebraic multigrid, and a sparse direct solver."""
-        return {name: partial(LinearSolver, options=options) for name, options in STRATEGIES.items()}
+        return {name: partial(LinearSolver, options=options) for name, options in METHODS.items()}
 
-    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: DarcyProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
         """Multigrid keeps its interpolation; recycling replaces CG by GCRO-DR, a kept factorisation preconditions CG."""
-        options = dict(STRATEGIES[strategy])
-        if strategy == "gamg-cg":
+        options = dict(METHODS[method])
+        if method == "gamg-cg":
             options["pc_gamg_reuse_interpolation"] = "true"
         if reuse.preconditioner:
             options |= {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
         if reuse.recycle:
             options |= recycling(reuse.recycle)
         return LinearSolver(
-            problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None
+            problem, atol, options=options, setup_cost=SETUP_COST[method] if reuse.preconditioner else None
         )
 
-    def pencil(self, problem: Unknown) -> Pencil:
+    def _pencil(self, problem: DarcyProblem) -> Pencil:
         """The matrix of the problem itself, and the mass matrix. Collective."""
         space = problem.solution.function_space
         trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
@@ -250,11 +252,21 @@ class DarcyCase(SpectralCase):
         given = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
         return Pencil(**given, parameters=problem.parameters, stiffness=stiffness, mass=mass)
 
-    def prolongation(self, problem: Unknown) -> PETSc.Mat:
+    def _prolongation(self, problem: DarcyProblem) -> PETSc.Mat:
         """From a mesh with ``COARSE_CELLS`` cells a side, at most half as many as the fine one, see ``solvers/interpolation.py``. Collective."""
         fine, cells = problem.solution.function_space, min(COARSE_CELLS, problem.vertices.cells // 2)
         coarse = fem.functionspace(create_unit_square(fine.mesh.comm, cells, cells), ("P", 1))
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
+
+    @property
+    def fixed_mesh(self) -> FixedMesh[DarcyProblem]:
+        """The mesh is the same for all media."""
+        return FixedMesh(self._update, self._sequence)
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The matrix of the problem itself, and the mass matrix."""
+        return Spectrum(self._pencil, pencil_modes, self._prolongation, is_definite=True)
 
     def _coefficient(self, parameters: DarcyParameters, values: Array) -> Array:
         if self.options.medium == "log-normal":

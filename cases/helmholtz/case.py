@@ -16,17 +16,20 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from lrsa_coupled.interfaces import (
+    Case,
     Features,
     Field,
+    FixedMesh,
+    Pencil,
     Problem,
     Reuse,
     SequenceSolver,
     Solver,
     SolverFactory,
+    Spectrum,
     Symmetry,
     Unknown,
 )
-from lrsa_coupled.spectral import Pencil, SpectralCase
 from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import ModesSolver, pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
@@ -47,7 +50,7 @@ SOURCE_WIDTH = 0.1
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
 GAMG = GMRES | {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor",
                 "pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu", "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
-STRATEGIES: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": GAMG, "two-grid": GMRES}
+METHODS: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": GAMG, "two-grid": GMRES}
 SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
 """Cost of a new preconditioner in iterations with it, measured at the resolutions below."""
 
@@ -108,7 +111,7 @@ class Grid:
 
 
 @final
-class HelmholtzCase(SpectralCase):
+class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
     """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
 
     name = "helmholtz"
@@ -118,7 +121,7 @@ class HelmholtzCase(SpectralCase):
     scalars = ()
     fields = outputs = (Field("pressure"),)
     rtol = 1e-8
-    modes = staticmethod(pencil_modes)
+    default_method = "mumps"
     default_options = HelmholtzOptions()
 
     def __init__(self, options: HelmholtzOptions | None = None) -> None:
@@ -134,7 +137,7 @@ class HelmholtzCase(SpectralCase):
         self.symmetries = _symmetries(self.dim)
         self.num_modes = self.options.modes
         if self.num_modes:
-            self.inputs = self.inputs[:1]
+            self.inputs, self.default_method = self.inputs[:1], "krylov-schur"
             self.fields = self.outputs = (Field("modes", self.num_modes, span=True),)
 
     def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
@@ -160,7 +163,7 @@ class HelmholtzCase(SpectralCase):
         slowness, source = fem.Function(fem.functionspace(mesh, ("DG", 0))), fem.Function(space)
         grid = Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim])
         if self.num_modes:
-            return self.update(self._modes_problem(space, slowness, grid, parameters), parameters)
+            return self._update(self._modes_problem(space, slowness, grid, parameters), parameters)
         solution = fem.Function(space, name="pressure")
         residual = helmholtz(solution, self.wave_number**2 * slowness, source)
         bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
@@ -177,9 +180,9 @@ class HelmholtzCase(SpectralCase):
             source=source,
             grid=grid,
         )
-        return self.update(problem, parameters)
+        return self._update(problem, parameters)
 
-    def update[P: HelmholtzProblem | HelmholtzPencil](self, problem: P, parameters: HelmholtzParameters) -> P:
+    def _update[P: HelmholtzProblem | HelmholtzPencil](self, problem: P, parameters: HelmholtzParameters) -> P:
         """Set medium and source; the medium of a cell is the mean over its vertices. Collective: no."""
         at_nodes = np.exp(problem.grid.sum(parameters.medium))
         problem.slowness.x.array[:] = at_nodes[problem.node_space.dofmap.list].mean(axis=1)
@@ -200,38 +203,48 @@ class HelmholtzCase(SpectralCase):
         """MUMPS; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
         return ModesSolver(problem, atol) if self.num_modes else LinearSolver(problem, atol)
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids.
 
         For modes there is one, an eigensolver.
         """
         if self.num_modes:
             return {"krylov-schur": ModesSolver}
-        return {name: partial(self._make, name) for name in STRATEGIES}
+        return {name: partial(self._make, name) for name in METHODS}
 
-    def sequence(self, problem: Problem, atol: float, *, strategy: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: Problem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
         """Multigrid keeps its interpolation; a kept factorisation preconditions GMRES; recycling replaces GMRES by GCRO-DR."""
         if self.num_modes:
             raise ValueError("modes are found for each medium anew, got generate.keep other than nothing")
-        options = {"pc_gamg_reuse_interpolation": "true"} if strategy == "gamg" else {}
+        options = {"pc_gamg_reuse_interpolation": "true"} if method == "gamg" else {}
         if reuse.preconditioner:
             options |= GMRES
         if reuse.recycle:
             options |= recycling(reuse.recycle)
         return self._make(
-            strategy, problem, atol, options=options, setup_cost=SETUP_COST[strategy] if reuse.preconditioner else None
+            method, problem, atol, options=options, setup_cost=SETUP_COST[method] if reuse.preconditioner else None
         )
 
-    def _make(self, strategy: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
+    def _make(self, method: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
               setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
-        solver = LinearSolver(problem, atol, options={**STRATEGIES[strategy], **(options or {})}, setup_cost=setup_cost)
-        if strategy == "two-grid":
-            set_two_grid(solver.ksp.getPC(), self.prolongation(problem))
+        solver = LinearSolver(problem, atol, options={**METHODS[method], **(options or {})}, setup_cost=setup_cost)
+        if method == "two-grid":
+            set_two_grid(solver.ksp.getPC(), self._prolongation(problem))
         return solver
 
-    def pencil(self, problem: Unknown) -> HelmholtzPencil:
+    def _pencil(self, problem: HelmholtzProblem) -> HelmholtzPencil:
         """The stiffness matrix, and the mass matrix weighted by the squared slowness. Collective."""
         return _pencil(problem, problem.parameters, slowness=problem.slowness, grid=problem.grid)
+
+    @property
+    def fixed_mesh(self) -> FixedMesh[HelmholtzProblem | HelmholtzPencil]:
+        """The mesh is the same for all media."""
+        return FixedMesh(self._update, self._sequence)
+
+    @property
+    def spectrum(self) -> Spectrum:
+        """The stiffness matrix, and the mass matrix weighted by the squared slowness."""
+        return Spectrum(self._pencil, pencil_modes, self._prolongation)
 
     def _modes_problem(
         self, node_space: fem.FunctionSpace, slowness: fem.Function, grid: Grid, parameters: HelmholtzParameters
@@ -241,7 +254,7 @@ class HelmholtzCase(SpectralCase):
         unknown = Unknown(mesh=space.mesh, solution=fem.Function(space, name="modes"), bcs=bcs, node_space=node_space)
         return _pencil(unknown, parameters, slowness=slowness, grid=grid)
 
-    def prolongation(self, problem: Unknown) -> PETSc.Mat:
+    def _prolongation(self, problem: HelmholtzProblem | HelmholtzPencil) -> PETSc.Mat:
         """From a coarse mesh with ``COARSE_CELLS`` cells a wavelength, see ``solvers/interpolation.py``. Collective."""
         fine = problem.solution.function_space
         cells = round(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType
@@ -101,7 +101,7 @@ class HyperelasticParameters:
 
 
 @final
-class HyperelasticCase(Case):
+class HyperelasticCase(Case[Problem]):
     """A clamped neo-Hookean block of random stiffness, bent, twisted and stretched by dead loads at its end."""
 
     name = "hyperelastic"
@@ -111,6 +111,7 @@ class HyperelasticCase(Case):
     scalars = ("traction_x", "traction_y", "traction_z", "torsion")
     fields = outputs = (Field("displacement", 3, "b", relative_to="coarse_displacement"),)
     rtol = 1e-8
+    default_method = "coarse-model"
     symmetries = (MIRROR, SWAP)
     default_options = HyperelasticOptions()
 
@@ -216,7 +217,7 @@ class HyperelasticCase(Case):
             newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES
         )
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """Newton from the displacement of the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
         loose, tight = partial(_stepped, LOOSE), partial(_stepped, TIGHT)
         return {
@@ -226,9 +227,10 @@ class HyperelasticCase(Case):
             "zero": newton,
         }
 
-    def node_interpolation(self, source: Problem, target: Problem) -> PETSc.Mat:
-        """Interpolate. Collective."""
-        return interpolation_matrix(source.node_space, target.node_space)
+    @property
+    def interpolation(self) -> Callable[[Problem, Problem], PETSc.Mat]:
+        """Interpolate."""
+        return lambda source, target: interpolation_matrix(source.node_space, target.node_space)
 
 
 def potential(

@@ -20,9 +20,8 @@ from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config, GenerateConfig
 from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.interfaces import Case, FixedMeshCase
+from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
-from lrsa_coupled.transient import TransientCase
 
 RECYCLE = 20
 """Dimension of the recycled subspace where the case does not set one."""
@@ -66,11 +65,11 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
 
 def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, dict[str, Any]]:
     """Return the ways to generate by name: what differs from the naive loop with the first strategy; that of the settings is one of them."""
-    if not isinstance(case, FixedMeshCase):
-        found = {name: {"strategy": name} for name in case.strategies()} | {"nearest": {"start": "nearest"}}
+    if case.fixed_mesh is None:
+        found = {name: {"strategy": name} for name in case.methods()} | {"nearest": {"start": "nearest"}}
         return found | ({"learned": {"start": "learned", "model": str(model)}} if model else {})
-    found = {name: {"strategy": name} for name in case.strategies()}
-    strategy = settings.strategy or next(iter(found))
+    found = {name: {"strategy": name} for name in case.methods()}
+    strategy = settings.strategy or case.default_method
     recycle = settings.recycle or RECYCLE
     single = {
         "setup": {"keep": "setup"},
@@ -79,7 +78,7 @@ def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, 
         "recycling": {"keep": "setup", "recycle": recycle},
         "all": {"keep": "preconditioner", "recycle": recycle, "start": "previous", "sort": True},
     }
-    if isinstance(case, TransientCase):  # a step starts from the states before it, whatever else is kept
+    if case.trajectory is not None:  # a step starts from the states before it, whatever else is kept
         single = {"setup": single["setup"]}
     found |= {f"{strategy} + {name}": {"strategy": strategy, **changes} for name, changes in single.items()}
     chosen = {"strategy": strategy} | {key: value for key in KEEPS if (value := vars(settings)[key]) != NAIVE[key]}

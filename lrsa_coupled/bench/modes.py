@@ -33,12 +33,11 @@ from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case
+from lrsa_coupled.interfaces import Case, Pencil, Spectrum
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.petsc.bases import GridColumns
 from lrsa_coupled.petsc.blocks import Block, smoothed
-from lrsa_coupled.spectral import Pencil, SpectralCase
 
 REFERENCE_RTOL = 1e-10
 RTOL = 1.5e-6
@@ -65,13 +64,14 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
         ValueError: If the case is no variant of modes, the seed one that was trained on, or the model of another case; on all ranks.
     """
     with collective_errors(comm):
-        if not isinstance(case, SpectralCase) or not case.num_modes:
+        spectrum = case.spectrum
+        if spectrum is None or not case.outputs[0].span:
             raise ValueError(
-                f"bench --what modes is for the modes of a SpectralCase, such as helmholtz with --set options.modes=64; got '{case.name}'"
+                f"bench --what modes is for the modes of a case with a spectrum, such as helmholtz with --set options.modes=64; got '{case.name}'"
             )
         guess = load_guess(case, config, model)
     settings, unknowns = config.bench, 0
-    counts = sorted({max(case.num_modes // share, 1) for share in SHARES})
+    counts = sorted({max(case.outputs[0].components // share, 1) for share in SHARES})
     samples: dict[tuple[str, int], list[dict[str, Any]]] = {
         (name, count): [] for count in counts for name in (KRYLOV_SCHUR, COLD, LEARNED)
     }
@@ -80,9 +80,9 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
         parameters = sample_parameters(case, settings.seed, max(index, 0))
         pencil = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
         unknowns = pencil.node_space.dofmap.index_map.size_global
-        values = case.modes(pencil, counts[-1], rtol=REFERENCE_RTOL).values
+        values = spectrum.modes(pencil, counts[-1], rtol=REFERENCE_RTOL).values
         for (name, count), entries in samples.items():
-            entry = _solve(case, pencil, name, guess=guess, values=values[:count])
+            entry = _solve(case, spectrum, pencil, name=name, guess=guess, values=values[:count])
             if index >= 0:  # the first is not counted: it compiles the forms and wakes torch
                 entries.append({"index": index} | entry)
     entries = [{"name": name, "count": count, "samples": found} for (name, count), found in samples.items()]
@@ -127,7 +127,7 @@ def _median(samples: Sequence[Mapping[str, Any]], key: str) -> float:
 
 
 def _solve(
-    case: SpectralCase, pencil: Pencil, name: str, *, guess: LearnedGuess, values: npt.NDArray[np.float64]
+    case: Case, spectrum: Spectrum, pencil: Pencil, *, name: str, guess: LearnedGuess, values: npt.NDArray[np.float64]
 ) -> dict[str, Any]:
     comm, initial = pencil.mesh.comm, None
     comm.Barrier()
@@ -135,7 +135,7 @@ def _solve(
     if name == LEARNED:
         initial = _predicted(case, pencil, guess)
     predicted = time.perf_counter()
-    modes = case.modes(
+    modes = spectrum.modes(
         pencil,
         len(values),
         rtol=RTOL,
@@ -153,7 +153,7 @@ def _solve(
     }
 
 
-def _predicted(case: SpectralCase, pencil: Pencil, guess: LearnedGuess) -> Block:
+def _predicted(case: Case, pencil: Pencil, guess: LearnedGuess) -> Block:
     nodes, comm = NodeSet(pencil, case.outputs), pencil.mesh.comm
     fixed = nodes.constrained.any(axis=1)
     grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)

@@ -165,7 +165,7 @@ class _Another:
 
 def _measure(case: Case, problem: Problem, atol: float, *, gate: Gate, start: Start) -> tuple[float, float, bool]:
     """Return the time of a classical solve, that of a gated one, and whether the latter has met the tolerance. Collective."""
-    classical = next(iter(case.strategies().values()))
+    classical = case.default_solver
     around = []
     for turn in ("before", "gated", "after"):
         problem.solution.x.array[:] = 0.0

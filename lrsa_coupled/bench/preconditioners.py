@@ -48,7 +48,7 @@ def bench_preconditioners(
     """Measure the ways on ``config.bench.samples`` samples never trained on. Collective.
 
     Args:
-        case: A ``SpectralCase`` that is its linear problem.
+        case: A linear case with a ``spectrum``.
         config: Settings.
         comm: Ranks.
         models: Folders of operators that predict a basis or a correction.
@@ -74,7 +74,14 @@ def bench_preconditioners(
         right = residual_vector(problem)
         right.scale(-1.0)
         system = System(
-            case, problem, jacobian(problem), right, case.pencil(problem), reference=right.norm(), rtol=rtol
+            case,
+            case.spectrum,
+            problem,
+            jacobian(problem),
+            right,
+            case.spectrum.pencil(problem),
+            reference=right.norm(),
+            rtol=rtol,
         )
         for way in ways:
             if index < 0:  # not counted: compiles the forms, wakes torch

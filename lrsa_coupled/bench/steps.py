@@ -16,8 +16,7 @@ from lrsa_coupled.guess.gated import Watch, Ways, kind_of, learned_start, solve_
 from lrsa_coupled.guess.learned import LearnedGuess, Prediction
 from lrsa_coupled.guess.acceptance import Verdict, judge
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
-from lrsa_coupled.transient import TransientCase
+from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, SolveResult
 
 
 class Step(ABC):
@@ -27,7 +26,7 @@ class Step(ABC):
     def __call__(self, problem: Problem, solver: SequenceSolver, atol: float) -> SolveResult:
         """Solve to an absolute tolerance. Collective."""
 
-    def watch(self, iteration: int, norm: float) -> bool:
+    def monitor(self, iteration: int, norm: float) -> bool:
         """Tell, after each iteration, whether to give up."""
         return False
 
@@ -45,17 +44,17 @@ class ClassicalStep(Step):
 class LearnedStep(Step):
     """A step from the operator, or from the first extrapolation when its prediction is refused or fails."""
 
-    def __init__(self, case: TransientCase, guess: LearnedGuess, nodes: NodeSet) -> None:
+    def __init__(self, case: Case, guess: LearnedGuess, nodes: NodeSet) -> None:
         self.case, self.guess, self.nodes = case, guess, nodes
 
     def __call__(self, problem: Problem, solver: SequenceSolver, atol: float) -> SolveResult:
         """Predict and solve. Collective."""
         if not self.guess.start(self.case, problem, self.nodes).accepted:
-            self.case.extrapolate(problem, self.case.extrapolations[0])
+            self.case.trajectory.extrapolate(problem, self.case.trajectory.extrapolations[0])
         result = solver.solve()
         if result.converged:
             return result
-        self.case.extrapolate(problem, self.case.extrapolations[0])
+        self.case.trajectory.extrapolate(problem, self.case.trajectory.extrapolations[0])
         again = solver.solve()
         return dataclasses.replace(again, iterations=result.iterations + again.iterations, used_fallback=True)
 
@@ -64,7 +63,7 @@ class LearnedStep(Step):
 class GatedStep(Step):
     """A step from what the gate chooses among the operator and the extrapolations, the first of which is its classical choice."""
 
-    def __init__(self, case: TransientCase, gate: Gate, guess: LearnedGuess, nodes: NodeSet) -> None:
+    def __init__(self, case: Case, gate: Gate, guess: LearnedGuess, nodes: NodeSet) -> None:
         self.case, self.gate = case, gate
         self._learned = learned_start(case, guess, gate.settings.max_distance, nodes)
         self._judged = False
@@ -73,7 +72,7 @@ class GatedStep(Step):
     def __call__(self, problem: Problem, solver: SequenceSolver, atol: float) -> SolveResult:
         """Choose, solve and note. Collective."""
         starts = {gated.LEARNED: partial(self._predict, problem)}
-        starts |= {name: partial(self._extrapolate, problem, name) for name in self.case.extrapolations[1:]}
+        starts |= {name: partial(self._extrapolate, problem, name) for name in self.case.trajectory.extrapolations[1:]}
         ways = Ways(
             tolerance=lambda: atol,
             judge=lambda: judge(problem, self.gate.settings.max_residual) if self._judged else Verdict(True, ""),
@@ -83,7 +82,7 @@ class GatedStep(Step):
         )
         return solve_through(self.gate, kind_of(problem), starts, ways=ways, comm=problem.mesh.comm)
 
-    def watch(self, iteration: int, norm: float) -> bool:
+    def monitor(self, iteration: int, norm: float) -> bool:
         """Pass on what the solver says to the watch of the present solve."""
         return self._current is not None and self._current(iteration, norm)
 
@@ -94,7 +93,7 @@ class GatedStep(Step):
     def _extrapolate(self, problem: Problem, name: str) -> Prediction:
         self._judged = False
         started = time.perf_counter()
-        self.case.extrapolate(problem, name)
+        self.case.trajectory.extrapolate(problem, name)
         return Prediction(np.zeros((0, 0)), {"transfer": time.perf_counter() - started, "inference": 0.0}, True, "")
 
     def _solve(self, solver: SequenceSolver, watch: Watch) -> SolveResult:
@@ -104,5 +103,5 @@ class GatedStep(Step):
         return result
 
     def _classically(self, problem: Problem, solver: SequenceSolver) -> SolveResult:
-        self.case.extrapolate(problem, self.case.extrapolations[0])
+        self.case.trajectory.extrapolate(problem, self.case.trajectory.extrapolations[0])
         return solver.solve()

@@ -41,7 +41,7 @@ def rivals(case: Case, config: Config) -> list[Strategy]:
 
     A solve from an interpolated solution is granted twice the iterations of a learned start. Collective: no.
     """
-    found = [Strategy(name, factory) for name, factory in case.strategies().items()]
+    found = [Strategy(name, factory) for name, factory in case.methods().items()]
     resolution = config.bench.resolution or case.resolution
     counts = [count for count in range(1, config.bench.coarser + 1) if resolution // 2**count >= COARSEST]
     at_hand: list[Problem] = []

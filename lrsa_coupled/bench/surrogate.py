@@ -115,7 +115,7 @@ def true_solution(case: Case, problem: Problem) -> PETSc.Vec | None:
 
     Collective; leaves the result in ``problem.solution``, too.
     """
-    solver = next(iter(case.strategies().values()))(problem, case.rtol * reference_norm(problem))
+    solver = case.default_solver(problem, case.rtol * reference_norm(problem))
     result = solver.solve()
     solver.destroy()
     if not result.converged:
@@ -156,7 +156,7 @@ def _classical(
             _, seconds = _timed(problem, lambda: certify(case, problem, accept=accept, max_linearisations=1), repeats)  # noqa: B023
             yield {"error": error(), "seconds": seconds}
         return
-    make, reference = next(iter(case.strategies().values())), reference_norm(problem)
+    make, reference = case.default_solver, reference_norm(problem)
 
     def solve(tolerance: float) -> bool:
         solver = make(problem, tolerance * reference)

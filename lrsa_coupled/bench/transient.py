@@ -42,9 +42,8 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Problem, Reuse, SequenceSolver, SolveResult
+from lrsa_coupled.interfaces import Case, Problem, Reuse, SequenceSolver, SolveResult
 from lrsa_coupled.logs import progress
-from lrsa_coupled.transient import TransientCase
 
 TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)
 
@@ -61,7 +60,7 @@ class _Way:
         step: Takes a step.
     """
 
-    def __init__(self, case: TransientCase, name: str, problem: Problem, *, strategy: str | None, step: Step) -> None:
+    def __init__(self, case: Case, name: str, problem: Problem, *, strategy: str | None, step: Step) -> None:
         self.case, self.name, self.problem = case, name, problem
         self.steps: list[dict[str, Any]] = []
         self._strategy, self._step = strategy, step
@@ -72,7 +71,7 @@ class _Way:
     def begin(self, seed: int, index: int) -> None:
         """Go to the first step of a trajectory. Collective."""
         self.end()
-        self.problem = self.case.update(self.problem, sample_parameters(self.case, seed, index))
+        self.problem = self.case.fixed_mesh.update(self.problem, sample_parameters(self.case, seed, index))
         self._lost = False
 
     def take(self, tolerance: float, place: tuple[int, int]) -> None:
@@ -81,14 +80,14 @@ class _Way:
         if self._lost:
             self.steps.append(_record(place, None, False, seconds=0.0, start=math.nan))
             return
-        case.extrapolate(problem, "previous")
+        case.trajectory.extrapolate(problem, "previous")
         scale = residual_norm(problem)
         atol = tolerance * scale
         problem.solution.x.array[:] = 0.0
         self._first_norm = math.nan
         comm.Barrier()
         started = time.perf_counter()
-        self._renew(atol)
+        self._update(atol)
         result = self._step(problem, self._solver, atol)
         seconds = slowest(comm, time.perf_counter() - started)
         solved = result.converged and residual_norm(problem) <= (1.0 + SLACK) * atol
@@ -96,7 +95,7 @@ class _Way:
             self.steps.append(_record(place, result, solved, seconds=seconds, start=self._first_norm / scale))
         self._lost = not (solved or self._rescue(atol))
         if not self._lost:
-            self.problem = case.advance(problem)
+            self.problem = case.trajectory.advance(problem)
 
     def end(self) -> None:
         """Free the solver. Collective."""
@@ -104,46 +103,44 @@ class _Way:
             self._solver.destroy()
         self._solver = None
 
-    def _renew(self, atol: float) -> None:
+    def _update(self, atol: float) -> None:
         if self._solver is not None:
-            self._solver.renew(self.problem, atol)
+            self._solver.update(self.problem, atol)
             return
         if self._strategy is None:
             self._solver = self.case.solver(self.problem, atol)
         else:
-            self._solver = self.case.sequence(self.problem, atol, strategy=self._strategy, reuse=Reuse())
-        self._solver.watch(self._watch)
+            self._solver = self.case.fixed_mesh.sequence(self.problem, atol, method=self._strategy, reuse=Reuse())
+        self._solver.monitor(self._monitor)
 
-    def _watch(self, iteration: int, norm: float) -> bool:
+    def _monitor(self, iteration: int, norm: float) -> bool:
         if iteration == 0:
             self._first_norm = norm
-        return self._step.watch(iteration, norm)
+        return self._step.monitor(iteration, norm)
 
     def _rescue(self, atol: float) -> bool:
         """Solve a step that was not, without counting the time, so that the next one has a state to go on from. Collective."""
         self.end()
-        solver = next(iter(self.case.strategies().values()))(self.problem, atol)
+        solver = self.case.default_solver(self.problem, atol)
         result = solver.solve()
         solver.destroy()
         return result.converged
 
 
-def bench_transient(
-    case: TransientCase, config: Config, comm: MPI.Comm, *, model: Path | None = None
-) -> dict[str, Any]:
+def bench_transient(case: Case, config: Config, comm: MPI.Comm, *, model: Path | None = None) -> dict[str, Any]:
     """Integrate ``config.bench.samples`` unseen trajectories in every way at every tolerance. Collective.
 
     Raises:
         ValueError: If the case has no trajectories, none is asked for, or the model belongs to another case or has seen them.
     """
     settings = config.bench
-    if not isinstance(case, TransientCase):
-        raise ValueError(f"bench --what transient needs a case of time steps (TransientCase), '{case.name}' is none")
+    if case.trajectory is None:
+        raise ValueError(f"bench --what transient needs a case of time steps (trajectory), '{case.name}' has none")
     guess = load_guess(case, config, model) if model is not None else None
     first = sample_parameters(case, settings.seed, 0)
     mesh = case.mesh(comm, first, settings.resolution or case.resolution)
-    problems = [case.problem(mesh, first) for _ in range(len(case.strategies()) + (2 if guess else 0))]
-    starts = [gated.LEARNED, *case.extrapolations[1:]]
+    problems = [case.problem(mesh, first) for _ in range(len(case.methods()) + (2 if guess else 0))]
+    starts = [gated.LEARNED, *case.trajectory.extrapolations[1:]]
     policy = dataclasses.replace(config.gate, record="")
     warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
     _integrate(
@@ -154,12 +151,12 @@ def bench_transient(
         gate = Gate(policy, starts)
         ways = _ways(case, problems, guess=guess, gate=gate)
         for trajectory in progress(range(settings.samples), description=f"transient {case.name}, {tolerance:g}"):
-            _integrate(ways, settings.seed, trajectory, tolerance=tolerance, steps=case.num_steps)
+            _integrate(ways, settings.seed, trajectory, tolerance=tolerance, steps=case.trajectory.num_steps)
         strategies = [{"name": way.name, "steps": way.steps} for way in ways]
         entries.append({"tolerance": tolerance, "gate": gate.summary() if guess else "", "strategies": strategies})
     about = {key: value for key, value in measured_on(case, config, comm).items() if key != "tolerance"}
     return about | {
-        "num_steps": case.num_steps,
+        "num_steps": case.trajectory.num_steps,
         "trajectories": settings.samples,
         "cost": cost_of(guess.card) if guess else None,
         "tolerances": entries,
@@ -213,8 +210,8 @@ def _break_even(ledger: Mapping[str, Any]) -> list[str]:
     return [f"{align(rows_of(found))}\n{note_of(ledger['cost'])}"]
 
 
-def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
-    names = list(case.strategies())
+def _ways(case: Case, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
+    names = list(case.methods())
     ways = [
         _Way(case, name, problem, strategy=name, step=ClassicalStep())
         for name, problem in zip(names, problems, strict=guess is None)
@@ -232,7 +229,7 @@ def _ways(case: TransientCase, problems: Sequence[Problem], *, guess: LearnedGue
 
 def _integrate(ways: Sequence[_Way], seed: int, trajectory: int, *, tolerance: float, steps: int) -> None:
     for way in ways:
-        way.begin(seed, trajectory * way.case.num_steps)
+        way.begin(seed, trajectory * way.case.trajectory.num_steps)
     for step in range(steps):
         for way in ways:
             way.take(tolerance, (trajectory, step))

@@ -24,9 +24,8 @@ from lrsa_coupled.generation.corrections import CORRECTION
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import set_solution
 from lrsa_coupled.coupling.residual import residual_norm
-from lrsa_coupled.interfaces import Case, Problem, SolverFactory
+from lrsa_coupled.interfaces import Case, Pencil, Problem, SolverFactory, Spectrum
 from lrsa_coupled.petsc.description import describe
-from lrsa_coupled.spectral import Pencil, SpectralCase
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,8 @@ NEURAL = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.neural.Neur
 class System:
     """A sample to solve: A x = b, and what the ways may ask for."""
 
-    case: SpectralCase
+    case: Case
+    spectrum: Spectrum
     problem: Problem
     matrix: PETSc.Mat
     right: PETSc.Vec
@@ -80,7 +80,7 @@ class System:
 
     def stiffness(self, shift: float = 0.0) -> PETSc.Mat:
         """Assemble P + shift s B, which is A for a definite case. Collective."""
-        if self.case.is_definite:
+        if self.spectrum.is_definite:
             return self.matrix
         matrix = assemble_matrix(self.pencil.stiffness, bcs=list(self.problem.bcs))
         matrix.assemble()
@@ -100,7 +100,7 @@ class System:
             functions[item.name].x.scatter_forward()
             start += item.components
         scalars = dict(zip(self.case.scalars, map(float, features.scalars), strict=True))
-        prolongation = self.case.prolongation(problem) if coarse else None
+        prolongation = self.spectrum.prolongation(problem) if coarse else None
         describe(
             matrix,
             problem.solution.function_space,
@@ -217,24 +217,24 @@ def _record(system: System, iterations: int, *, setup: float, solve: float) -> d
 
 def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
     """Return the ways of a case and of the operators in the folders ``models``; ValueError when one does not fit. Collective: no."""
-    if not isinstance(case, SpectralCase) or case.num_modes:
+    if case.spectrum is None or any(field.span for field in case.outputs):
         raise ValueError(
-            f"bench --what preconditioners is for linear cases with a spectrum (SpectralCase), '{case.name}' as given is none"
+            f"bench --what preconditioners is for linear cases with a spectrum, '{case.name}' as given is none"
         )
-    krylov = CG if case.is_definite else GMRES
-    ways: list[Way] = [_Strategy(name, make) for name, make in case.strategies().items()]
+    krylov = CG if case.spectrum.is_definite else GMRES
+    ways: list[Way] = [_Strategy(name, make) for name, make in case.methods().items()]
     ways += [
         _Way("superlu_dist", SUPERLU),
         _Way("ilu", krylov | ILU),
         _Way("sor", krylov | {"pc_type": "sor"}),
         _Way("gamg of A", krylov | GAMG),
     ]
-    if not case.is_definite:
+    if not case.spectrum.is_definite:
         ways += [
             _Way("gamg of P", krylov | GAMG, _on_stiffness),
             _Way("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=SHIFT)),
         ]
-    space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if case.is_definite else "deflated"}
+    space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if case.spectrum.is_definite else "deflated"}
     coarse = space | {
         "pc_lrsa_basis": "coarse",
         "pc_lrsa_coarse_modes": str(COUNT),
@@ -254,7 +254,7 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
     return {f"pc_lrsa_inner_{name}": value for name, value in options.items()}
 
 
-def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
+def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
     card = LearnedGuess.load(folder).card
     if card.case != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
@@ -281,7 +281,7 @@ def _learned_ways(case: SpectralCase, config: Config, folder: Path, space: Mappi
         )
     inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
     ways: list[Way] = []
-    for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.is_definite else {})}.items():
+    for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if case.spectrum.is_definite else {})}.items():
         for name, inner in inside.items():
             described = partial(_described, on_stiffness=name == ", gamg")
             ways.append(
@@ -300,7 +300,7 @@ def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETS
 
 
 def _with_exact_modes(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
-    modes = system.case.modes(system.pencil, COUNT)
+    modes = system.spectrum.modes(system.pencil, COUNT)
     ksp.getPC().getPythonContext().set_basis(modes.vectors)
     return system.stiffness()
 

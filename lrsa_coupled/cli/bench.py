@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
-from lrsa_coupled.spectral import SpectralCase
 from lrsa_coupled.cli.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if args.what in ("operators", "ablations", "refinement", "steps"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
-    if isinstance(case, SpectralCase) and case.num_modes and args.what not in ("modes", "generate"):
+    if any(field.span for field in case.outputs) and args.what not in ("modes", "generate"):
         raise ValueError(
             f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes"
         )

@@ -43,7 +43,7 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
         ValueError: For an unknown strategy, or a model that is damaged or of another case; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
-    strategies = case.strategies()
+    strategies = case.methods()
     if strategy is not None and (model is not None or strategy not in strategies):
         raise ValueError(f"unknown strategy '{strategy}' without a model{nearest(strategy, list(strategies))}")
     with collective_errors(comm):
@@ -56,7 +56,7 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
     if guess is not None:
         solver = GuessSolver(case, guess, problem, atol)
     else:
-        solver = (strategies[strategy] if strategy else next(iter(strategies.values())))(problem, atol)
+        solver = strategies[strategy or case.default_method](problem, atol)
     result = solver.solve()
     solver.destroy()
     logger.info("residual %.2e, tolerance %.2e", result.residual, atol)

@@ -53,7 +53,7 @@ class CorrectionProblem(Unknown):
 
 
 @final
-class CorrectionCase(Case):
+class CorrectionCase(Case[CorrectionProblem]):
     """Corrections of the residuals of a linear case: its inputs and the residual to the error that has it.
 
     Args:
@@ -66,7 +66,7 @@ class CorrectionCase(Case):
         self.name, self.dim, self.scalars = case.name, case.dim, case.scalars
         self.inputs = (*case.inputs, RESIDUAL)
         self.fields = self.outputs = (CORRECTION,)
-        self.resolution, self.rtol = case.resolution, case.rtol
+        self.resolution, self.rtol, self.default_method = case.resolution, case.rtol, case.default_method
         if not any(item.inputs or item.scalars or item.outputs for item in case.symmetries):
             self.symmetries = case.symmetries  # of points only: they hold for residual and correction, too
 
@@ -101,12 +101,12 @@ class CorrectionCase(Case):
         )
 
     def solver(self, problem: CorrectionProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """A run and a solve by the case's first strategy."""
-        return next(iter(self.strategies().values()))(problem, atol)
+        """A run and a solve by the case's default method."""
+        return self.default_solver(problem, atol)
 
-    def strategies(self) -> Mapping[str, SolverFactory]:
+    def methods(self) -> Mapping[str, SolverFactory]:
         """A run, and a solve by each of the case's."""
-        return {name: partial(HarvestSolver, self.case, make) for name, make in self.case.strategies().items()}
+        return {name: partial(HarvestSolver, self.case, make) for name, make in self.case.methods().items()}
 
     def _given(self, parameters: CorrectionParameters) -> Any:
         return self.case.sample(np.random.default_rng(parameters.seed))

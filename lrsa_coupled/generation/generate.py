@@ -25,11 +25,10 @@ from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.data import store
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case, Field, FixedMeshCase, SolverFactory
+from lrsa_coupled.interfaces import Case, Field, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
-from lrsa_coupled.transient import TransientCase
 
 logger = logging.getLogger(__name__)
 
@@ -177,8 +176,7 @@ class _Worker:
     def _solver_factory(self, first: int) -> SolverFactory:
         """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
         case, settings = self.case, self.config.generate
-        strategies = case.strategies()
-        classical = strategies[settings.strategy or next(iter(strategies))]
+        classical = case.methods()[settings.strategy or case.default_method]
         if settings.start in ("classical", "previous") or (settings.start == "nearest" and not first):
             return classical
         if settings.start == "learned":
@@ -206,9 +204,9 @@ def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
         raise ValueError(
             f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}"
         )
-    if settings.strategy and settings.strategy not in case.strategies():
+    if settings.strategy and settings.strategy not in case.methods():
         raise ValueError(
-            f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.strategies()))}"
+            f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.methods()))}"
         )
     _check_chains(case, settings)
 
@@ -218,13 +216,13 @@ def _check_chains(case: Case, settings: GenerateConfig) -> None:
         raise ValueError(
             f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}"
         )
-    if is_chained(case, settings) and not isinstance(case, FixedMeshCase):
+    if is_chained(case, settings) and case.fixed_mesh is None:
         raise ValueError(
-            f"keep and start=previous need a case on one mesh (FixedMeshCase); '{case.name}' makes one for each sample"
+            f"keep and start=previous need a case on one mesh (fixed_mesh); '{case.name}' makes one for each sample"
         )
     if settings.recycle and settings.keep == "nothing":
         raise ValueError("generate.recycle needs generate.keep=setup or keep=preconditioner, got keep=nothing")
-    if isinstance(case, TransientCase) and (settings.sort or settings.start in ("previous", "nearest")):
+    if case.trajectory is not None and (settings.sort or settings.start in ("previous", "nearest")):
         raise ValueError(
             f"the steps of a trajectory follow one another in time: generate.sort and start={settings.start} do not go with '{case.name}'"
         )
@@ -300,7 +298,7 @@ def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
     entries = {"options": dataclasses.asdict(case.options), "strategy": settings.strategy}
     if is_chained(case, settings):
         entries["chains"] = [
-            case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain,
+            settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps,
             settings.keep,
             settings.recycle,
             settings.sort,

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.interfaces import Case
-from lrsa_coupled.transient import TransientCase
 
 FIRST_GENERATION = 64
 """Samples that start classically before the others start from the nearest sample."""
@@ -39,14 +38,14 @@ class Generation:
 
 def is_chained(case: Case, settings: GenerateConfig) -> bool:
     """Tell whether a sample depends on the one solved before it, or is the time step after it."""
-    return isinstance(case, TransientCase) or settings.keep != "nothing" or settings.start == "previous"
+    return case.trajectory is not None or settings.keep != "nothing" or settings.start == "previous"
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:
     """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample, but the steps of a trajectory share its draw."""
-    if isinstance(case, TransientCase):
-        trajectory, step = divmod(index, case.num_steps)
-        return case.at_step(case.sample(np.random.default_rng([seed, trajectory])), step)
+    if case.trajectory is not None:
+        trajectory, step = divmod(index, case.trajectory.num_steps)
+        return case.trajectory.at_step(case.sample(np.random.default_rng([seed, trajectory])), step)
     return case.sample(np.random.default_rng([seed, index]))
 
 
@@ -67,8 +66,8 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
     if not is_chained(case, settings):
         return [Generation(0, _single(missing, 0, settings.samples))] if missing else []
     chains = []
-    size = case.num_steps if isinstance(case, TransientCase) else settings.samples_per_chain
-    length = max(WINDOW // size, 1) * size if isinstance(case, TransientCase) else WINDOW
+    size = settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps
+    length = WINDOW if case.trajectory is None else max(WINDOW // size, 1) * size
     for first in range(0, settings.samples, length):
         window = range(first, min(first + length, settings.samples))
         if missing.isdisjoint(window):

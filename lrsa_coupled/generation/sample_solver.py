@@ -20,7 +20,6 @@ from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.interfaces import (
     Case,
-    FixedMeshCase,
     Problem,
     Reuse,
     SequenceSolver,
@@ -34,7 +33,7 @@ from lrsa_coupled.interfaces import (
 class SampleSolver:
     """Meshes, solves and gathers the samples of chains; ``keep``, ``recycle`` and ``start = "previous"`` of the settings act here.
 
-    A ``FixedMeshCase`` has its mesh, spaces and forms made once, whatever the settings. Collective: all methods, over ``comm``.
+    A case with a ``fixed_mesh`` has its mesh, spaces and forms made once, whatever the settings. Collective: all methods, over ``comm``.
 
     Args:
         case: The case.
@@ -87,11 +86,11 @@ class SampleSolver:
 
     def _set_up(self, parameters: object) -> Problem:
         if self._problem is not None:
-            return self.case.update(self._problem, parameters)
+            return self.case.fixed_mesh.update(self._problem, parameters)
         problem = self.case.problem(
             self.case.mesh(self.comm, parameters, self.settings.resolution or self.case.resolution), parameters
         )
-        self._problem = problem if isinstance(self.case, FixedMeshCase) else None
+        self._problem = None if self.case.fixed_mesh is None else problem
         return problem
 
     def _solve(self, problem: Problem, make_solver: SolverFactory) -> SolveResult:
@@ -111,14 +110,14 @@ class SampleSolver:
         return result
 
     def _make(self, problem: Problem, atol: float, make_solver: Callable[[Problem, float], Solver]) -> Solver:
-        if self.settings.keep == "nothing" or not isinstance(self.case, FixedMeshCase):
+        if self.settings.keep == "nothing" or self.case.fixed_mesh is None:
             return make_solver(problem, atol)
         if self._solver is None:
             reuse = Reuse(self.settings.keep == "preconditioner", self.settings.recycle)
-            strategy = self.settings.strategy or next(iter(self.case.strategies()))
-            self._solver = self.case.sequence(problem, atol, strategy=strategy, reuse=reuse)
+            method = self.settings.strategy or self.case.default_method
+            self._solver = self.case.fixed_mesh.sequence(problem, atol, method=method, reuse=reuse)
         else:
-            self._solver.renew(problem, atol)
+            self._solver.update(problem, atol)
         return self._solver
 
     def _gatherer_of(self, problem: Problem) -> SampleGatherer:

@@ -34,7 +34,7 @@ class NestedSolver(Solver):
     Every mesh but the last is solved to ``LOOSER`` times the case's tolerance. Where a solve fails, the first strategy takes over on the last.
 
     Args:
-        case: A case with ``node_interpolation``.
+        case: A case with an ``interpolation``.
         coarser: The problem on coarser meshes, from the coarsest one.
         problem: Problem to solve.
         atol: Absolute tolerance of the residual norm.
@@ -61,7 +61,7 @@ class NestedSolver(Solver):
         started = time.perf_counter()
         first, *others = self.problems
         tolerances = [*(LOOSER * self.case.rtol * reference_norm(problem) for problem in self.problems[:-1]), self.atol]
-        solver = next(iter(self.case.strategies().values()))(first, tolerances[0])
+        solver = self.case.default_solver(first, tolerances[0])
         result = solver.solve()
         solver.destroy()
         source = first
@@ -90,7 +90,11 @@ class NestedSolver(Solver):
 def interpolate(case: Case, source: Problem, target: Problem) -> None:
     """Put the solution on one mesh, and the Dirichlet values, into that on another mesh of the same domain. Collective."""
     nodes, wanted = NodeSet(source, case.fields), NodeSet(target, case.fields)
-    matrix = case.node_interpolation(source, target)
+    if case.interpolation is None:
+        raise ValueError(
+            f"nested iteration needs an interpolation, the case '{case.name}' has none: leave bench.coarser at 0"
+        )
+    matrix = case.interpolation(source, target)
     given, found = matrix.createVecs()
     columns = []
     for values in nodes.gather(source.solution).T:

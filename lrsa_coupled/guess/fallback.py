@@ -23,7 +23,7 @@ def solve_classically(
     """
     started = time.perf_counter()
     problem.solution.x.array[:] = 0.0
-    solver = next(iter(case.strategies().values()))(problem, atol)
+    solver = case.default_solver(problem, atol)
     result = solver.solve()
     solver.destroy()
     solve = seconds.get("solve", 0.0) + time.perf_counter() - started

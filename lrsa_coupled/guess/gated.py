@@ -248,7 +248,7 @@ class GatedSolver(Solver):
 
     def _from_start(self, watch: Watch) -> SolveResult:
         self._plain = self.case.solver(self.problem, self.atol)
-        self._plain.watch(watch)
+        self._plain.monitor(watch)
         return self._plain.solve()
 
     def _classically(self) -> SolveResult:

@@ -85,7 +85,7 @@ def test_ghia(reynolds: int) -> None:
     case = CavityCase()
     parameters = CavityParameters(reynolds=float(reynolds), corner_gap=0.4 / 64)  # one cell
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 64), parameters)
-    solver = next(iter(case.strategies().values()))(problem, case.rtol * reference_norm(problem))
+    solver = case.default_solver(problem, case.rtol * reference_norm(problem))
     assert solver.solve().converged
     solver.destroy()
     velocity = problem.solution.sub(0).collapse()
@@ -145,7 +145,7 @@ def test_strategies_reach_the_same_solution() -> None:
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 16), parameters)
     atol = case.rtol * reference_norm(problem)
     solutions = []
-    for make in case.strategies().values():
+    for make in case.methods().values():
         problem.solution.x.array[:] = 0.0
         solver = make(problem, atol)
         result = solver.solve()

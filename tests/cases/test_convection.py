@@ -102,12 +102,12 @@ def test_a_step_is_the_same_whether_followed_or_found_from_its_parameters() -> N
     problem = problem_at(0)
     for index in range(1, 4):
         solve(problem)
-        problem = CASE.update(problem, sample_parameters(CASE, 1, index))
+        problem = CASE.fixed_mesh.update(problem, sample_parameters(CASE, 1, index))
         alone = problem_at(index)
         ours, theirs = CASE.features(problem), CASE.features(alone)
         assert np.allclose(ours.nodal, theirs.nodal, rtol=1e-5, atol=1e-5)
         assert np.allclose(ours.scalars, theirs.scalars, atol=1e-6)
-    problem = CASE.update(
+    problem = CASE.fixed_mesh.update(
         problem, sample_parameters(CASE, 1, 4)
     )  # the solution holds zeros: the step before is not solved
     assert np.allclose(CASE.features(problem).nodal, CASE.features(problem_at(4)).nodal, rtol=1e-5, atol=1e-5)
@@ -125,7 +125,7 @@ def test_correction_is_of_order_one_and_like_the_defect() -> None:
 def test_all_strategies_find_the_same_state() -> None:
     problem, states = problem_at(3), []
     atol = 1e-9 * reference_norm(problem)
-    for make in CASE.strategies().values():
+    for make in CASE.methods().values():
         problem.solution.x.array[:] = 1.0  # dropped
         solver = make(problem, atol)
         assert solver.solve().converged
@@ -153,16 +153,16 @@ def test_ledger_of_time_stepping(tmp_path: Path) -> None:
     ledger = bench_transient(CASE, config, COMM, model=tmp_path / "model")
     assert [entry["tolerance"] for entry in ledger["tolerances"]] == list(TOLERANCES)
     for entry in ledger["tolerances"]:
-        assert [s["name"] for s in entry["strategies"]] == [*CASE.strategies(), GATED, LEARNED]
+        assert [s["name"] for s in entry["strategies"]] == [*CASE.methods(), GATED, LEARNED]
         assert all(len(s["steps"]) == 4 and all(step["solved"] for step in s["steps"]) for s in entry["strategies"])
         assert [step["start"] for step in entry["strategies"][1]["steps"]] == pytest.approx([1.0] * 4)
     table = transient_table(json.loads(json.dumps(ledger, allow_nan=False)))
     assert table.count("against") > 1 and table.count(", in steps") == len(TOLERANCES)
     assert len(bench_transient(CASE, dataclasses.replace(config), COMM)["tolerances"][0]["strategies"]) == len(
-        CASE.strategies()
+        CASE.methods()
     )
 
 
 def test_the_ledger_needs_a_case_of_time_steps() -> None:
-    with pytest.raises(ValueError, match="TransientCase"):
+    with pytest.raises(ValueError, match="trajectory"):
         bench_transient(DarcyCase(), Config(), COMM)

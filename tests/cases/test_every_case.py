@@ -55,7 +55,7 @@ def test_contracts(name: str) -> None:
     assert np.isfinite(features.nodal).all() and np.isfinite(features.scalars).all()
     assert set(case.outputs) <= set(case.fields)
     atol = case.rtol * reference_norm(problem)
-    solver = next(iter(case.strategies().values()))(problem, atol)
+    solver = case.default_solver(problem, atol)
     assert solver.solve().converged
     solver.destroy()
     assert residual_norm(problem) <= atol * (1 + 1e-6)
@@ -75,7 +75,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     names = [strategy["name"] for strategy in run.ledger["strategies"]]
     nested = [name for name in names if name.startswith("nested")]
     assert len(nested) == settings.bench.coarser
-    assert names == [*case.strategies(), *nested, NEAREST, GATED, LEARNED]
+    assert names == [*case.methods(), *nested, NEAREST, GATED, LEARNED]
     rival = names[-4]  # the last one that needs no data
     few = bench(
         case,
@@ -102,7 +102,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert DataStore(tmp_path / "data").meta["case"] == name
     settings = config.load(settings, assignments=["bench.samples=3", "generate.samples_per_chain=2"])
     ledger = bench_generation(case, settings, MPI.COMM_SELF, model=tmp_path / "model")
-    assert {strategy["name"] for strategy in ledger["strategies"]} > set(case.strategies())
+    assert {strategy["name"] for strategy in ledger["strategies"]} > set(case.methods())
     assert all(sample["solved"] for strategy in ledger["strategies"] for sample in strategy["samples"])
     assert "samples per hour" in generation_table(ledger)
 
@@ -115,7 +115,7 @@ def test_shipped_model(name: str) -> None:
     settings = config.load(
         config.Config(case=name), assignments=["bench.samples=2", f"bench.resolution={case.resolution}", "bench.seed=9"]
     )
-    cold = "zero" if "zero" in case.strategies() else next(iter(case.strategies()))
+    cold = "zero" if "zero" in case.methods() else case.default_method
     run = bench(case, settings, MPI.COMM_SELF, model=folder, only=[cold])
     learned = run.ledger["strategies"][-1]["samples"]
     first = run.ledger["strategies"][0]["samples"]

@@ -57,7 +57,7 @@ def test_strategies_find_the_same_field(dim: int, resolution: int, wave_number: 
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)
     atol = 1e-10 * reference_norm(problem)
     found = {}
-    for name, make in case.strategies().items():
+    for name, make in case.methods().items():
         problem.solution.x.array[:] = 0.0
         solver = make(problem, atol)
         assert solver.solve().converged
@@ -85,12 +85,12 @@ def test_sequences_reach_the_tolerance(strategy: str, reuse: Reuse) -> None:
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 14), parameters)
     iterations = []
     for index in range(4):
-        problem = case.update(problem, sample_parameters(case, 2, index))
+        problem = case.fixed_mesh.update(problem, sample_parameters(case, 2, index))
         atol = case.rtol * reference_norm(problem)
         if solver is None:
-            solver = case.sequence(problem, atol, strategy=strategy, reuse=reuse)
+            solver = case.fixed_mesh.sequence(problem, atol, method=strategy, reuse=reuse)
         else:
-            solver.renew(problem, atol)
+            solver.update(problem, atol)
         result = solver.solve()
         assert result.converged
         assert residual_norm(problem) <= 1.01 * atol
@@ -105,7 +105,9 @@ def test_the_medium_has_its_heterogeneity(dim: int) -> None:
     case = HelmholtzCase(HelmholtzOptions(dim=dim, heterogeneity=0.3))
     parameters = sample_parameters(case, 0, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
-    values = [case.features(case.update(problem, sample_parameters(case, 0, i))).nodal[:, 0] for i in range(200)]
+    values = [
+        case.features(case.fixed_mesh.update(problem, sample_parameters(case, 0, i))).nodal[:, 0] for i in range(200)
+    ]
     assert np.std(values) == pytest.approx(0.3, rel=0.15)
     assert np.exp(np.mean(values)) == pytest.approx(1.0, abs=0.05)
 
@@ -127,8 +129,8 @@ def test_modes_are_those_of_the_medium() -> None:
     solver = variant.solver(pencil, 1e-9)
     assert reference_norm(pencil) == 1.0 and solver.solve().converged
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 10), parameters)
-    of_problem = case.pencil(problem)
-    exact = case.modes(of_problem, count)
+    of_problem = case.spectrum.pencil(problem)
+    exact = case.spectrum.modes(of_problem, count)
     vectors = pencil.solution.x.array.reshape(-1, count)
     stiffness, mass = (assemble_matrix(form) for form in (of_problem.stiffness, of_problem.mass))
     free = np.setdiff1d(np.arange(len(vectors)), boundary_dofs(problem.solution.function_space))
@@ -157,7 +159,7 @@ def test_modes_keep_nothing() -> None:
     parameters = sample_parameters(case, 2, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
     with pytest.raises(ValueError, match="keep"):
-        case.sequence(problem, 1.0, strategy="krylov-schur", reuse=Reuse())
+        case.fixed_mesh.sequence(problem, 1.0, method="krylov-schur", reuse=Reuse())
 
 
 def test_the_shipped_basis_deflates() -> None:

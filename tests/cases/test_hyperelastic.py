@@ -141,12 +141,12 @@ def test_the_energy_is_undefined_where_an_element_is_turned_inside_out() -> None
 def test_all_strategies_solve_all_samples() -> None:
     """Newton's method from zero meets an indefinite tangent in three of the four."""
     case = HyperelasticCase()
-    solved = dict.fromkeys(case.strategies(), 0)
+    solved = dict.fromkeys(case.methods(), 0)
     for index in (0, 3, 4, 8):
         problem = block(index=index)
         atol = case.rtol * reference_norm(problem)
         fields = []
-        for name, make in case.strategies().items():
+        for name, make in case.methods().items():
             problem.solution.x.array[:] = 0.0
             solver = make(problem, atol)
             if solver.solve().converged:
@@ -178,7 +178,7 @@ def test_the_coarse_model_is_near_the_solution() -> None:
     for index in (0, 3):
         problem = block(index=index, degree=2, resolution=3)
         coarse = HyperelasticCase().coarse_displacement(problem)
-        solver = HyperelasticCase().strategies()["load-steps-loose"](problem, 1e-6 * reference_norm(problem))
+        solver = HyperelasticCase().methods()["load-steps-loose"](problem, 1e-6 * reference_norm(problem))
         assert solver.solve().converged
         solver.destroy()
         exact = problem.solution.x.array.reshape(-1, 3)
@@ -232,7 +232,7 @@ def test_symmetries_take_solutions_to_solutions(which: int) -> None:
         if solved:
             mesh.geometry.x[:] = mesh.geometry.x @ points.T
         problem = case.problem(mesh, parameters)
-        solver = case.strategies()["load-steps-loose"](problem, 1e-10 * reference_norm(problem))
+        solver = case.methods()["load-steps-loose"](problem, 1e-10 * reference_norm(problem))
         assert solver.solve().converged
         solver.destroy()
         solved.append((case.features(problem), problem.solution.x.array.reshape(-1, 3)))

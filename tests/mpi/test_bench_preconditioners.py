@@ -74,15 +74,15 @@ def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
     )
     field = operator(shared_path / "field", Field("pressure"), inputs=("log_coefficient",), case="darcy")
     for name, options, models, only, message in (
-        ("cavity", {}, [], [], "SpectralCase"),
-        ("helmholtz", {"modes": 4}, [], [], "SpectralCase"),
+        ("cavity", {}, [], [], "spectrum"),
+        ("helmholtz", {"modes": 4}, [], [], "spectrum"),
         ("darcy", {}, [basis], [], "expected an operator of 'darcy'"),
         ("darcy", {}, [field], [], "a basis or a correction"),
         ("darcy", {}, [], ["gamg-gc"], "did you mean 'gamg-cg'"),
     ):
         with pytest.raises(ValueError, match=message):
             bench_preconditioners(load_case(name, options), CONFIG, COMM, models=models, only=only)
-    with pytest.raises(ValueError, match="variant|modes of a SpectralCase"):
+    with pytest.raises(ValueError, match="variant|modes of a case with a spectrum"):
         bench_modes(load_case("helmholtz", {}), CONFIG, COMM, model=basis)
 
 

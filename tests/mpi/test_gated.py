@@ -43,7 +43,7 @@ def solved(name: str) -> tuple[Case, Problem, float, np.ndarray]:
     parameters = sample_parameters(case, 0, 1)
     problem = case.problem(case.mesh(COMM, parameters, resolution), parameters)
     atol = case.rtol * reference_norm(problem)
-    solver = next(iter(case.strategies().values()))(problem, atol)
+    solver = case.default_solver(problem, atol)
     assert solver.solve().converged
     solver.destroy()
     return case, problem, atol, problem.solution.x.array.copy()
@@ -125,7 +125,7 @@ def test_a_watched_newton_ends_when_it_is_told_to() -> None:
     put(problem, 0.9 * truth)
     seen = []
     solver = case.solver(problem, atol)
-    solver.watch(lambda iteration, norm: seen.append((iteration, norm)) or iteration == 1)
+    solver.monitor(lambda iteration, norm: seen.append((iteration, norm)) or iteration == 1)
     result = solver.solve()
     solver.destroy()
     assert not result.converged

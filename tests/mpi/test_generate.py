@@ -61,7 +61,7 @@ class FailingCavity(Case):
 
     name, dim, resolution = CavityCase.name, CavityCase.dim, CavityCase.resolution
     inputs, scalars, fields, outputs = CavityCase.inputs, CavityCase.scalars, CavityCase.fields, CavityCase.outputs
-    rtol = CavityCase.rtol
+    rtol, default_method = CavityCase.rtol, "zero"
     real = CavityCase()
 
     def sample(self, rng: np.random.Generator) -> CavityParameters:
@@ -82,12 +82,14 @@ class FailingCavity(Case):
     def solver(self, problem, atol, *, max_iterations=None):  # noqa: ANN001, ANN201
         return self.real.solver(problem, atol, max_iterations=max_iterations)
 
-    def strategies(self):  # noqa: ANN201
-        return {"zero": self.real.strategies()["zero"]}
+    def methods(self):  # noqa: ANN201
+        return {"zero": self.real.methods()["zero"]}
 
 
 class SignalledCavity(FailingCavity):
     """The cavity; this process gets a signal while it makes its first sample."""
+
+    default_method = CavityCase.default_method
 
     def sample(self, rng: np.random.Generator) -> CavityParameters:
         return self.real.sample(rng)
@@ -96,8 +98,8 @@ class SignalledCavity(FailingCavity):
         os.kill(os.getpid(), signal.SIGUSR1)
         return self.real.mesh(comm, parameters, resolution)
 
-    def strategies(self):  # noqa: ANN201
-        return self.real.strategies()
+    def methods(self):  # noqa: ANN201
+        return self.real.methods()
 
 
 def test_failures_are_recorded_with_their_reason(shared_path: Path) -> None:

@@ -88,7 +88,7 @@ def iterations_at(phases: list[float]) -> list[int]:
         if solver is None:
             solver = LinearSolver(problem, atol, options=options, setup_cost=6.0)
         else:
-            solver.renew(problem, atol)
+            solver.update(problem, atol)
         result = solver.solve()
         assert result.converged
         assert residual_norm(problem) <= 1.01 * atol
@@ -114,7 +114,7 @@ def test_a_sequence_has_one_space() -> None:
     problem = poisson()
     solver = LinearSolver(problem, 1e-8)
     with pytest.raises(ValueError, match="one function space"):
-        solver.renew(poisson(), 1e-8)
+        solver.update(poisson(), 1e-8)
     solver.destroy()
 
 

@@ -51,7 +51,7 @@ def test_each_rank_has_the_coarse_model_to_itself() -> None:
     case, energies, iterations = HyperelasticCase(), [], []
     for comm in (COMM, MPI.COMM_SELF):
         problem = block(comm)
-        solver = case.strategies()["coarse-model"](problem, 1e-8 * reference_norm(problem))
+        solver = case.methods()["coarse-model"](problem, 1e-8 * reference_norm(problem))
         result = solver.solve()
         solver.destroy()
         assert result.converged and not result.used_fallback
@@ -63,7 +63,7 @@ def test_each_rank_has_the_coarse_model_to_itself() -> None:
 
 def folded(problem: Problem) -> None:
     """Put the solution, with a corner of the loaded end pushed through its elements, into the problem."""
-    solver = HyperelasticCase().strategies()["load-steps-loose"](problem, 1e-8 * reference_norm(problem))
+    solver = HyperelasticCase().methods()["load-steps-loose"](problem, 1e-8 * reference_norm(problem))
     assert solver.solve().converged
     solver.destroy()
     points = problem.node_space.tabulate_dof_coordinates()
@@ -99,7 +99,7 @@ def test_a_solution_with_compressed_elements_is_left_where_it_is() -> None:
     parameters = sample_parameters(case, 3, 7)
     problem = case.problem(case.mesh(COMM, parameters, 6), parameters)
     atol = 1e-8 * reference_norm(problem)
-    solver = case.strategies()["load-steps-loose"](problem, atol)
+    solver = case.methods()["load-steps-loose"](problem, atol)
     assert solver.solve().converged
     solver.destroy()
     own = energy(problem)
@@ -119,7 +119,7 @@ def test_a_watch_ends_the_stages_of_a_relaxed_solve() -> None:
     problem = block(COMM)
     solver = HyperelasticCase().solver(problem, 1e-8 * reference_norm(problem))
     folded(problem)
-    solver.watch(lambda iteration, norm: iteration == 1)
+    solver.monitor(lambda iteration, norm: iteration == 1)
     result = solver.solve()
     solver.destroy()
     assert not result.converged and result.iterations == 1

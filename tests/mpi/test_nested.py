@@ -25,7 +25,7 @@ def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
     parameters = sample_parameters(case, 3, index)
     problem = case.problem(case.mesh(COMM, parameters, FINE[case.name]), parameters)
     atol = case.rtol * reference_norm(problem)
-    solver = list(case.strategies().values())[COLD[case.name]](problem, atol)
+    solver = list(case.methods().values())[COLD[case.name]](problem, atol)
     result = solver.solve()
     solver.destroy()
     assert result.converged

@@ -38,7 +38,7 @@ def test_chains_are_trajectories() -> None:
     assert [chain.indices for chain in plan(CASE, settings, [4])[0].chains] == [(3, 4)]
     first, second, other = (sample_parameters(CASE, 3, index) for index in (3, 5, 6))
     assert (first.step, second.step, other.step) == (0, 2, 0)
-    assert CASE.at_step(first, 2) == second
+    assert CASE.trajectory.at_step(first, 2) == second
     assert first != other
 
 

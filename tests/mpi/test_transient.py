@@ -72,7 +72,7 @@ class Manufactured:
         newton = NewtonSolver(stepper.problem, 1e-11, options=options)
         solver = StartedSolver(lambda problem: stepper.put(start), newton)
         for _ in range(steps):
-            solver.renew(stepper.problem, 1e-11)
+            solver.update(stepper.problem, 1e-11)
             result = solver.solve()
             assert result.converged, result.reason
             iterations += result.iterations
@@ -140,4 +140,4 @@ def test_what_cannot_be_is_refused() -> None:
         case.stepper.begin(case.exact(0.0), 0.0)
     with pytest.raises(ValueError, match="the same forms"):
         newton = NewtonSolver(case.stepper.problem, 1e-8)
-        newton.renew(Manufactured(BDF2, corrections=False).stepper.problem, 1e-8)
+        newton.update(Manufactured(BDF2, corrections=False).stepper.problem, 1e-8)

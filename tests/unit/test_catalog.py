@@ -8,7 +8,7 @@ import pytest
 from lrsa_coupled import catalog
 from lrsa_coupled.interfaces import Case
 
-METHODS = ("sample", "mesh", "problem", "features", "solver", "strategies")
+METHODS = ("sample", "mesh", "problem", "features", "solver", "methods")
 OWN = "from lrsa_coupled.interfaces import Case\n\n" + "".join(
     f"class {name}(Case):\n    name = 'own'\n" + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS)
     for name in ("Own",)
