@@ -1,1 +1,59 @@
-"""Learned low-rank operators inside classical finite element solvers."""
+"""Learned low-rank operators inside classical finite element solvers.
+
+The public names are loaded at their first use: importing the package loads no torch, no DOLFINx and no MPI library.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.2.0.dev0"
+
+_MODULES = {
+    "Case": "interfaces",
+    "Collector": "generation.collect",
+    "Continuation": "interfaces",
+    "Features": "interfaces",
+    "Field": "interfaces",
+    "Gate": "guess.gate",
+    "LearnedGuess": "guess.learned",
+    "Problem": "interfaces",
+    "SolveResult": "interfaces",
+    "Solver": "interfaces",
+    "Surrogate": "certify.surrogate",
+    "Symmetry": "interfaces",
+    "attach": "guess.attach",
+    "load_case": "catalog",
+}
+
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from lrsa_coupled.catalog import load_case as load_case
+    from lrsa_coupled.certify.surrogate import Surrogate as Surrogate
+    from lrsa_coupled.generation.collect import Collector as Collector
+    from lrsa_coupled.guess.attach import attach as attach
+    from lrsa_coupled.guess.gate import Gate as Gate
+    from lrsa_coupled.guess.learned import LearnedGuess as LearnedGuess
+    from lrsa_coupled.interfaces import (
+        Case as Case,
+        Continuation as Continuation,
+        Features as Features,
+        Field as Field,
+        Problem as Problem,
+        Solver as Solver,
+        SolveResult as SolveResult,
+        Symmetry as Symmetry,
+    )
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _MODULES:
+            raise AttributeError(f"module 'lrsa_coupled' has no attribute '{name}'")
+        from importlib import import_module
+
+        return getattr(import_module(f"lrsa_coupled.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES})
