@@ -1,74 +1,106 @@
-"""Configuration: dataclasses <- TOML file <- ``--set key=value``; strict in names and types.
+"""Settings: dataclasses <- the case's ``config.toml`` <- ``--config FILE`` <- ``--set key=value``; strict in names, types and ranges.
 
-The defaults below hold for any case; ``cases/<name>/config.toml`` overrides them for a case, ``--config`` and ``--set`` for a run.
+``lrsa-coupled settings [CASE]`` prints every key with its type, default and meaning. None is "not set"; a file and ``--set`` write it ``none``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import tomllib
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from lrsa_coupled.files import read_toml, write_text_atomically
 
 Precision = Literal["fp32", "bf16"]
+Device = Literal["auto", "cpu", "cuda"]
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
+Share = Annotated[float, Meta(gt=0, lt=1)]
+NonNegativeFloat = Annotated[float, Meta(ge=0)]
+
+TRAINING_SEED, TEST_SEED = 0, 3
+VERSION = 2
+"""Version of ``config.json``; the one before has none."""
+
+
+def setting(default: Any, doc: str) -> Any:
+    """Return a field with its one line of documentation."""
+    return field(default=default, metadata={"doc": doc})
+
+
+class Section:
+    """Base of the groups of settings: values are checked whenever one is made."""
+
+    def __post_init__(self) -> None:
+        for name, hint in hints(type(self)).items():
+            converted(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
 
 
 @dataclass(frozen=True)
-class GenerateConfig:
-    """Data generation: number and seed of the samples, resolution (0: the case's own), samples of a full shard, ranks that share a sample.
+class ProblemConfig(Section):
+    """The problems of ``generate``, ``solve``, ``bench`` and experiments."""
 
-    ``strategy`` names the classical strategy, the case's first when empty. ``start``: ``classical`` solves by it from its own start;
-    ``previous`` starts from the sample made before in the chain; ``nearest`` starts from the nearest sample made before and falls back on the
-    case's first strategy when that fails; ``learned`` does the same from the prediction of the operator in ``model``.
+    seed: Natural | None = setting(None, "seed of the samples; 0 for generate, 3 for all that uses unseen samples")
+    resolution: Positive | None = setting(None, "resolution of the meshes; the case's own")
+    rtol: Share | None = setting(None, "residual norm at the end relative to that of the zero guess; the case's own")
 
-    Cases on one mesh make it and its forms once. Their samples are solved in chains of ``samples_per_chain`` as soon as one follows from
-    another: ``keep=setup`` keeps solver, matrices and symbolic factorisations, ``keep=preconditioner`` also the preconditioner or
-    factorisation while it pays, ``recycle`` a Krylov subspace of that dimension (0: none). ``sort`` orders samples such that neighbours in
-    a chain are near each other. ``target=correction`` makes residuals of Krylov runs and the errors that belong to them, for ``NeuralPC``.
-    """
+    @property
+    def training_seed(self) -> int:
+        """The seed, that of ``generate`` where none is set."""
+        return TRAINING_SEED if self.seed is None else self.seed
 
-    samples: int = 100
-    seed: int = 0
-    resolution: int = 0
-    samples_per_shard: int = 16
-    ranks_per_sample: int = 1
-    strategy: str = ""
-    start: Literal["classical", "previous", "nearest", "learned"] = "classical"
-    model: str = ""
-    samples_per_chain: int = 32
-    keep: Literal["nothing", "setup", "preconditioner"] = "nothing"
-    recycle: int = 0
-    sort: bool = False
-    target: Literal["solution", "correction"] = "solution"
+    @property
+    def test_seed(self) -> int:
+        """The seed, that of unseen samples where none is set."""
+        return TEST_SEED if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Reading of data sets: memory for samples, of each rank [GiB]; of a larger set samples are read when they are needed."""
+class GenerateConfig(Section):
+    """Data generation."""
 
-    memory_gib: float = 4.0
+    samples: Positive = setting(100, "number of samples")
+    samples_per_shard: Positive = setting(16, "samples of a full file")
+    ranks_per_sample: Positive = setting(1, "ranks that share the mesh of a sample")
+    method: str | None = setting(None, "method of the case; its default one")
+    guess: Literal["none", "previous", "nearest", "learned"] = setting(
+        "none", "initial guess: the method's own, the sample before in the chain, the nearest one made, or the model's"
+    )
+    model: str | None = setting(None, "folder of the model of guess=learned")
+    samples_per_chain: Positive = setting(32, "samples solved one after the other when one follows from another")
+    reuse: Literal["nothing", "setup", "preconditioner"] = setting(
+        "nothing",
+        "reused along a chain on one mesh: solver, matrices and orderings; also the preconditioner while it pays",
+    )
+    recycle: Positive | None = setting(None, "dimension of the Krylov subspace that is recycled along a chain")
+    sort: bool = setting(False, "order the samples such that neighbours in a chain are near each other")
+    target: Literal["solution", "correction"] = setting("solution", "solutions, or residuals of Krylov runs and errors")
 
 
 @dataclass(frozen=True)
-class OperatorConfig:
-    """Operator: ``lrsa`` (``operators/lrsa.py`` has the symbols) or one of its rivals, which read the sizes that they have.
+class DataConfig(Section):
+    """Reading of data sets."""
 
-    ``num_modes`` is for ``fno``. ``grid_convolution`` puts a 3 x 3 convolution before the network at the points of every attention block, for points
-    of a uniform grid in two dimensions, all on one rank; ``grid_skip`` adds its result to the features, too, as FLARE does anyway. ``mass_weighted``
-    makes the down attention of LRSA a quadrature over the domain, so that a prediction hardly moves when some of the mesh is refined. ``weight_std``
-    is the deviation of the initial weights of linear layers, 0 for one over the root of their width: with the 0.02 of the LRSA paper, whose widths
-    are 128 and more, little gets through narrow blocks at first. ``score_gain`` is the initial gain, learned later, of the normalised queries and
-    keys between points and tokens of LRSA: a larger one is a sharper attention. The last three take a part out of LRSA, for ablations: ``tied`` uses
-    the scores of the down attention for the up attention too, ``latent_attention=false`` puts a feed-forward network in its place, ``qk_norm=false``
-    leaves out that norm.
-    """
+    memory_gib: NonNegativeFloat = setting(
+        4.0, "memory of a rank for samples [GiB]; those of a larger set are read when needed"
+    )
+
+
+@dataclass(frozen=True)
+class OperatorConfig(Section):
+    """The operator, see ``operators/lrsa.py`` for the symbols."""
 
     kind: Literal["lrsa", "flare", "transolver", "full", "fno"] = "lrsa"
     width: int = 64
@@ -81,7 +113,7 @@ class OperatorConfig:
     num_modes: int = 12
     grid_convolution: bool = False
     grid_skip: bool = False
-    weight_std: float = 0.02
+    weight_std: float | None = 0.02
     score_gain: float = 1.0
     tied: bool = False
     latent_attention: bool = True
@@ -99,113 +131,93 @@ class OperatorConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
-    """Training; ``num_points`` is the size of the random point subset of a sample, 0 for all points of every sample.
+class TrainingConfig(Section):
+    """Training."""
 
-    ``batch_size`` counts the samples of an optimiser step over all ranks; a rank works on ``micro_batch_size`` of its share at a time (0:
-    on all) and adds up the gradients. With ``num_points=0`` samples of different sizes are worked on one after the other, without padding.
-    ``valid_fraction`` is the share of the samples kept for validation; the run ends early after ``patience`` validations without a better
-    error (0: never). ``gradient_weight`` weighs the relative H1 seminorm of the error in the loss. ``fit_constrained`` counts the outputs
-    that Dirichlet conditions fix in the loss too; errors never count them, as their exact values replace the prediction. ``augment`` applies
-    a reflection or turn of the case, drawn for each step, to its samples.
-    ``optimizer=muon`` uses Muon (Jordan et al., 2024) for the matrices of the blocks and AdamW for the rest. ``ema`` is the decay a step
-    of an average of the weights, which is then what is validated and kept (0: none). ``compile`` needs a C++ compiler on a CPU. The last
-    ``fp32_epochs`` run in float32 whatever ``precision`` is: at errors below 1 % the rounding of bfloat16 is seen. ``initial``: folder of a model of
-    the same case and sizes with whose weights and units to begin. ``save_every``: time between states to resume from [s].
-    """
-
-    epochs: int = 100
-    batch_size: int = 8
-    micro_batch_size: int = 0
-    num_points: int = 768
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-5
-    schedule: Literal["one-cycle", "cosine"] = "one-cycle"
-    gradient_clip: float = 1.0
-    gradient_weight: float = 0.0
-    fit_constrained: bool = False
-    initial: str = ""
-    augment: bool = False
-    ema: float = 0.0
-    precision: Precision = "fp32"
-    fp32_epochs: int = 0
-    compile: bool = False
-    valid_fraction: float = 0.05
-    validate_every: int = 5
-    patience: int = 0
-    save_every: float = 20.0
-    seed: int = 0
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    tensorboard: bool = False
+    epochs: Positive = setting(100, "passes through the training samples")
+    batch_size: Positive = setting(8, "samples of an optimiser step, over all ranks")
+    micro_batch_size: Positive | None = setting(
+        None, "samples a rank works on at a time, gradients are added up; all of its share"
+    )
+    num_points: Positive | None = setting(768, "points of a sample, drawn again for each step; none: all")
+    optimizer: Literal["adamw", "muon"] = setting(
+        "adamw", "muon: Muon for the matrices of the blocks, AdamW for the rest"
+    )
+    learning_rate: PositiveFloat = setting(1e-3, "largest learning rate")
+    weight_decay: NonNegativeFloat = setting(1e-5, "decoupled weight decay")
+    schedule: Literal["one-cycle", "cosine"] = setting(
+        "one-cycle", "learning rate: rises for 30 or for 5 % of the steps"
+    )
+    gradient_clip: PositiveFloat | None = setting(1.0, "largest norm of the gradient")
+    gradient_weight: NonNegativeFloat = setting(0.0, "weight of the relative H1 seminorm of the error in the loss")
+    fit_constrained: bool = setting(
+        False, "fit the outputs that Dirichlet conditions fix, too; errors never count them"
+    )
+    initial: str | None = setting(None, "folder of a model of the same case and sizes with whose weights to begin")
+    augment: bool = setting(False, "apply a random symmetry of the case to the samples of each step")
+    ema: Share | None = setting(None, "decay per step of an average of the weights, which is validated and kept")
+    precision: Precision = setting("fp32", "precision of the blocks")
+    fp32_epochs: Natural = setting(0, "last epochs that run in float32 whatever the precision is")
+    compile: bool = setting(False, "compile the operator by torch; needs a C++ compiler on a CPU")
+    valid_fraction: Share = setting(0.05, "share of the samples kept for validation")
+    validate_every: Positive = setting(5, "epochs between validations")
+    patience: Positive | None = setting(None, "validations without a better error after which the run ends; never")
+    save_every: NonNegativeFloat = setting(20.0, "time between states to resume from [s]")
+    seed: Natural = setting(0, "seed of the weights, the batches and the split")
+    device: Device = setting("auto", "auto takes a GPU when there is one")
+    tensorboard: bool = setting(False, "write the losses for TensorBoard, too")
 
 
 @dataclass(frozen=True)
-class GuessConfig:
-    """Use of the operator as initial guess.
+class GuessConfig(Section):
+    """Use of the operator as an initial guess, and the safeguard of solves from guesses."""
 
-    ``evaluate_at``: ``vertices`` evaluates at the mesh vertices and prolongs to the node set, then evaluates anew the nodes where the
-    quadratic part of the prolongation is above ``refine_above`` times the standard deviation of the outputs in training; ``nodes``
-    evaluates at every node, as is done too where cells are no simplices, and by operators that need all points at once, on the first rank.
-    ``max_ratio``: a prediction beyond this multiple of the training range is rejected. ``max_iterations``: Newton iterations granted to the
-    guess before the classical strategy takes over. ``device``: ``auto`` takes a GPU when there is one, shared out over the ranks. A rank
-    with more points than ``chunk_size`` works on as many at a time, which bounds the memory.
-    """
-
-    evaluate_at: Literal["vertices", "nodes"] = "vertices"
-    refine_above: float = 0.05
-    precision: Precision = "fp32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    max_ratio: float = 4.0
-    max_iterations: int = 8
-    chunk_size: int = 65536
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """Which start a solve takes, see ``guess/gate.py``.
-
-    ``budget`` is the share of the classical time that starts gone wrong may cost: of a solve where an iteration is cheaper, else of the run. A start
-    is not used when a scalar of the problem, or the root mean square of a nodal input, is further than ``max_distance`` standard deviations from its
-    mean in training, nor when its residual norm exceeds ``max_residual`` times that of the cold start (with an energy: when it does not lower it). A
-    choice that failed ``patience`` times in a row, or that the record shows to be slower, is switched off, the former for ``rest`` solves.
-    ``record`` names a JSON file in which the costs outlive the run.
-    """
-
-    budget: float = 0.15
-    max_distance: float = 4.0
-    max_residual: float = 0.9
-    patience: int = 3
-    rest: int = 50
-    record: str = ""
+    policy: Literal["always", "adaptive"] | None = setting(
+        None, "use the guess always, or where the record expects a gain; always for generate, adaptive for the rest"
+    )
+    evaluate_at: Literal["vertices", "nodes"] = setting(
+        "vertices", "vertices: there, prolonged, and again at the nodes where that is inaccurate; nodes: at every node"
+    )
+    refine_above: NonNegativeFloat = setting(
+        0.05,
+        "quadratic part of the prolongation, in standard deviations of the outputs, above which a node is evaluated",
+    )
+    precision: Precision = setting("fp32", "precision of the blocks")
+    device: Device = setting("auto", "auto takes a GPU when there is one, shared out over the ranks")
+    max_ratio: NonNegativeFloat = setting(4.0, "a prediction beyond this multiple of the training range is rejected")
+    max_iterations: Positive = setting(8, "nonlinear iterations from a guess before the default method takes over")
+    chunk_size: Positive = setting(65536, "points that a rank with more works on at a time; bounds the memory")
+    budget: PositiveFloat = setting(0.15, "share of the time of the default method that failed guesses may cost")
+    max_distance: PositiveFloat = setting(
+        4.0, "largest distance of the inputs from their mean in training, in standard deviations"
+    )
+    max_residual: PositiveFloat = setting(0.9, "largest residual norm of a guess relative to that of the zero guess")
+    patience: Positive = setting(3, "failures in a row after which a guess is switched off")
+    rest: Positive = setting(50, "solves for which a guess that failed is switched off")
+    record: str | None = setting(None, "JSON file in which the measured costs outlive the run")
 
 
 @dataclass(frozen=True)
-class BenchConfig:
-    """Benchmark: unseen samples, their seed, resolution (0: the case's own), tolerance ``rtol`` of the residual norm relative to that of the zero start
-    (0: the case's own), repeats of each timing (the median counts), number of coarser meshes for nested iteration, each half as fine as the next.
-    """
+class BenchConfig(Section):
+    """Comparison of initial guesses."""
 
-    samples: int = 10
-    seed: int = 1
-    resolution: int = 0
-    rtol: float = 0.0
-    repeats: int = 1
-    coarser: int = 0
+    samples: Positive = setting(10, "number of unseen samples")
+    repeats: Positive = setting(1, "repeats of each timing, the median counts")
+    coarse_meshes: Positive | None = setting(None, "coarser meshes of nested iteration, each half as fine as the next")
 
 
 @dataclass(frozen=True)
 class Config:
-    """Everything a run depends on; written as ``config.json`` beside every output. ``options`` are the case's own."""
+    """Everything a run depends on; written as ``config.json`` beside every output."""
 
-    case: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
+    case: str = setting("", "name of the case")
+    options: dict[str, Any] = field(default_factory=dict, metadata={"doc": "options of the case"})
+    problem: ProblemConfig = field(default_factory=ProblemConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     data: DataConfig = field(default_factory=DataConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     guess: GuessConfig = field(default_factory=GuessConfig)
-    gate: GateConfig = field(default_factory=GateConfig)
     bench: BenchConfig = field(default_factory=BenchConfig)
 
 
@@ -213,7 +225,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
     """Override ``base`` by TOML files, then by ``key=value`` assignments such as ``training.precision=bf16``.
 
     Raises:
-        ValueError: For an unknown key (the nearest valid one is named), a value of the wrong type, or a file that is not TOML.
+        ValueError: For an unknown key (the nearest valid one is named), a value of the wrong type or range, or a file that is not TOML.
     """
     config = base
     for path in files:
@@ -222,26 +234,61 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
         key, separator, text = assignment.partition("=")
         if not separator:
             raise ValueError(f"--set expects key=value, got '{assignment}'")
-        config = update(config, _nested(key.strip(), _parse(text.strip())), where="--set")
+        config = update(config, _nested(key.strip(), parse(text.strip())), where="--set")
     return config
 
 
 def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str = "") -> T:
     """Return the dataclass ``config`` with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
-    hints = typing.get_type_hints(type(config))
-    changes = {}
+    changes: dict[str, Any] = {}
+    types_by_name = hints(type(config))
     for key, value in values.items():
-        if key not in hints:
-            raise ValueError(f"{where}: unknown key '{prefix}{key}'{nearest(prefix + key, all_keys(config, prefix))}")
+        name = prefix + key
+        if key not in types_by_name:
+            raise ValueError(f"{where}: unknown key '{name}'{nearest(name, all_keys(config, prefix))}")
         current = getattr(config, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
-                raise ValueError(f"{where}: '{prefix}{key}' is a table of keys, got {value!r}")
-            changes[key] = update(current, value, where=where, prefix=f"{prefix}{key}.")
+                raise ValueError(f"{where}: '{name}' is a table of keys, got {value!r}")
+            changes[key] = update(current, value, where=where, prefix=f"{name}.")
         else:
-            value = _checked(value, hints[key], f"{where}: '{prefix}{key}'")
+            value = converted(value, types_by_name[key], f"{where}: '{name}'")
             changes[key] = {**current, **value} if isinstance(current, dict) else value
-    return dataclasses.replace(config, **changes)
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
+@functools.cache
+def hints(kind: type) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass by name."""
+    found = typing.get_type_hints(kind, include_extras=True)
+    return {f.name: found[f.name] for f in dataclasses.fields(kind)}
+
+
+def converted(value: Any, hint: Any, what: str) -> Any:
+    """Return a value as the type ``hint``; ``none`` is None where that is allowed. ValueError says what was expected and what came."""
+    optional = types.NoneType in typing.get_args(hint)
+    try:
+        return msgspec.convert(None if optional and value == "none" else value, hint)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{what}: expected {type_text(hint)}, got {value!r}") from error
+
+
+def type_text(hint: Any) -> str:
+    """Return a type as a user reads it, such as ``int >= 1 or none``."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(type_text(part) for part in typing.get_args(hint))
+    if hint is types.NoneType:
+        return "none"
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(hint)))
+    if typing.get_origin(hint) is Annotated:
+        kind, meta = typing.get_args(hint)
+        signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+        bounds = [f"{sign} {bound}" for name, sign in signs.items() if (bound := getattr(meta, name)) is not None]
+        return f"{type_text(kind)} {' and '.join(bounds)}"
+    if typing.get_origin(hint) is dict:
+        return "a table of keys"
+    return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -251,7 +298,58 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def save(config: Config, folder: Path) -> None:
     """Write ``config.json`` into ``folder`` by atomic rename. Call on one rank."""
-    write_text_atomically(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
+    write_text_atomically(folder / "config.json", json.dumps({"version": VERSION} | to_dict(config), indent=1) + "\n")
+
+
+def read(path: Path) -> Config:
+    """Read a ``config.json``; ValueError when it holds anything else. One of before is converted."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    if content.pop("version", 1) == 1:
+        content = _from_version_1(content)
+    return update(Config(), content, where=str(path))
+
+
+def operator_from_card(values: Mapping[str, Any], *, version: int, where: str) -> OperatorConfig:
+    """Return the operator of a model card; cards before version 2 hold the settings of all kinds, and 0 for one that is not set."""
+    if version == 1:
+        values = _not_set(values, "weight_std")
+    return update(OperatorConfig(), values, where=where)
+
+
+def training_from_card(values: Mapping[str, Any], *, version: int, where: str) -> TrainingConfig:
+    """Return the settings of training of a model card; those before version 2 hold 0 or an empty text for what is not set."""
+    if version == 1:
+        values = _not_set(values, *TRAINING_SENTINELS)
+    return update(TrainingConfig(), values, where=where)
+
+
+TRAINING_SENTINELS = ("micro_batch_size", "num_points", "gradient_clip", "initial", "ema", "patience")
+"""Settings of training that 0 or an empty text leaves unset in files of version 1."""
+
+
+def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert a ``config.json`` of version 1."""
+    content = {name: dict(values) if isinstance(values, Mapping) else values for name, values in content.items()}
+    generate, bench, gate = (content.get(name, {}) for name in ("generate", "bench", "gate"))
+    content.pop("gate", None)
+    renamed = {"strategy": "method", "start": "guess", "keep": "reuse"}
+    problem = _not_set({key: generate.pop(key) for key in ("seed", "resolution") if key in generate}, "resolution")
+    generate = _not_set({renamed.get(key, key): value for key, value in generate.items()}, "method", "model", "recycle")
+    if generate.get("guess") == "classical":
+        generate["guess"] = "none"
+    bench = {"coarse_meshes" if key == "coarser" else key: value for key, value in bench.items()}
+    bench = {key: value for key, value in bench.items() if key not in ("seed", "resolution", "rtol")}
+    content |= {"problem": problem, "generate": generate, "bench": _not_set(bench, "coarse_meshes")}
+    content["guess"] = content.get("guess", {}) | _not_set(gate, "record")
+    content["training"] = _not_set(content.get("training", {}), *TRAINING_SENTINELS)
+    content["operator"] = _not_set(content.get("operator", {}), "weight_std")
+    return content
+
+
+def _not_set(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: None if key in names and not value else value for key, value in values.items()}
 
 
 def all_keys(config: Any, prefix: str = "") -> list[str]:
@@ -275,25 +373,9 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _parse(text: str) -> Any:
+def parse(text: str) -> Any:
+    """Return a value written as in TOML, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
-
-
-def _checked(value: Any, hint: Any, what: str) -> Any:
-    if typing.get_origin(hint) is dict:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{what} is a table of keys, got {value!r}")
-        return dict(value)
-    if typing.get_origin(hint) is Literal:
-        choices = typing.get_args(hint)
-        if value not in choices:
-            raise ValueError(f"{what} must be one of {', '.join(choices)}, got {value!r}")
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ValueError(f"{what} must be of type {hint.__name__}, got {value!r}")
-    return value

@@ -26,10 +26,10 @@ from lrsa_coupled.mpi import share
 RECYCLE = 20
 """Dimension of the recycled subspace where the case does not set one."""
 
-KEEPS = ("keep", "recycle", "start", "sort", "model")
+KEEPS = ("reuse", "recycle", "guess", "sort", "model")
 """Settings that say what is kept."""
 
-NAIVE = {"start": "classical", "keep": "nothing", "recycle": 0, "sort": False, "model": "", "strategy": ""}
+NAIVE = {"guess": "none", "reuse": "nothing", "recycle": None, "sort": False, "model": None, "method": None}
 
 
 def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path | None) -> dict[str, Any]:
@@ -42,11 +42,12 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
     Returns:
         A ledger as described above.
     """
-    if config.bench.rtol:
+    if config.problem.rtol:
         raise ValueError(
-            f"bench --what generate makes samples to the tolerance of the case, got bench.rtol = {config.bench.rtol}"
+            f"bench --what generate makes samples to the tolerance of the case, got problem.rtol = {config.problem.rtol}"
         )
-    settings = dataclasses.replace(config.generate, seed=config.bench.seed, resolution=config.bench.resolution)
+    config = dataclasses.replace(config, problem=dataclasses.replace(config.problem, seed=config.problem.test_seed))
+    settings = config.generate
     generate_into_nowhere(
         case, config, dataclasses.replace(settings, **NAIVE, samples=2 * comm.size), comm
     )  # not counted: compiles forms
@@ -66,22 +67,22 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
 def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, dict[str, Any]]:
     """Return the ways to generate by name: what differs from the naive loop with the first strategy; that of the settings is one of them."""
     if case.fixed_mesh is None:
-        found = {name: {"strategy": name} for name in case.methods()} | {"nearest": {"start": "nearest"}}
-        return found | ({"learned": {"start": "learned", "model": str(model)}} if model else {})
-    found = {name: {"strategy": name} for name in case.methods()}
-    strategy = settings.strategy or case.default_method
+        found = {name: {"method": name} for name in case.methods()} | {"nearest": {"guess": "nearest"}}
+        return found | ({"learned": {"guess": "learned", "model": str(model)}} if model else {})
+    found = {name: {"method": name} for name in case.methods()}
+    strategy = settings.method or case.default_method
     recycle = settings.recycle or RECYCLE
     single = {
-        "setup": {"keep": "setup"},
-        "sorted guess": {"start": "previous", "sort": True},
-        "preconditioner": {"keep": "preconditioner"},
-        "recycling": {"keep": "setup", "recycle": recycle},
-        "all": {"keep": "preconditioner", "recycle": recycle, "start": "previous", "sort": True},
+        "setup": {"reuse": "setup"},
+        "sorted guess": {"guess": "previous", "sort": True},
+        "preconditioner": {"reuse": "preconditioner"},
+        "recycling": {"reuse": "setup", "recycle": recycle},
+        "all": {"reuse": "preconditioner", "recycle": recycle, "guess": "previous", "sort": True},
     }
     if case.trajectory is not None:  # a step starts from the states before it, whatever else is kept
         single = {"setup": single["setup"]}
-    found |= {f"{strategy} + {name}": {"strategy": strategy, **changes} for name, changes in single.items()}
-    chosen = {"strategy": strategy} | {key: value for key in KEEPS if (value := vars(settings)[key]) != NAIVE[key]}
+    found |= {f"{strategy} + {name}": {"method": strategy, **changes} for name, changes in single.items()}
+    chosen = {"method": strategy} | {key: value for key in KEEPS if (value := vars(settings)[key]) != NAIVE[key]}
     return found if chosen in found.values() else found | {"chosen by the settings": chosen}
 
 
@@ -118,7 +119,7 @@ def generation_table(ledger: dict[str, Any]) -> str:
 
 
 def _is_naive(way: dict[str, Any]) -> bool:
-    return set(way["settings"]) == {"strategy"}
+    return set(way["settings"]) == {"method"}
 
 
 def _serial(settings: GenerateConfig) -> GenerateConfig:

@@ -47,7 +47,7 @@ from lrsa_coupled.bench.strategies import (
     nearest_strategy,
     rivals,
 )
-from lrsa_coupled.config import BenchConfig, Config
+from lrsa_coupled.config import Config, ProblemConfig
 from lrsa_coupled.guess import gated
 from lrsa_coupled.guess.gate import Gate
 from lrsa_coupled.generation.plan import sample_parameters
@@ -97,18 +97,14 @@ def bench(
         ValueError: If no sample is asked for, a name in ``only`` is unknown, the seed is one that was trained on, or the model or the data belong to another case.
     """
     settings = config.bench
-    if settings.samples < 1 or settings.repeats < 1 or not 0.0 <= settings.rtol < 1.0 or settings.coarser < 0:
-        raise ValueError(
-            f"bench needs at least one sample and one repeat, a tolerance below 1 and no negative numbers, got {settings}"
-        )
     strategies = chosen(rivals(case, config), only, what="strategy")
     with collective_errors(comm):
-        strategies += [nearest_strategy(case, settings.seed, data)] if data else []
+        strategies += [nearest_strategy(case, config.problem.test_seed, data)] if data else []
         guess = load_guess(case, config, model)
-        gate = Gate(config.gate, [gated.LEARNED])
-        warming = Gate(dataclasses.replace(config.gate, record=""), [gated.LEARNED])
+        gate = Gate(config.guess, [gated.LEARNED])
+        warming = Gate(dataclasses.replace(config.guess, record=None), [gated.LEARNED])
     strategies.append(learned_strategy(case, guess))
-    measure = partial(_measure_sample, case, comm=comm, settings=settings)
+    measure = partial(_measure_sample, case, comm=comm, settings=config.problem)
     measure(
         [*strategies, gated_strategy(case, warming, guess)], settings.samples, repeats=1
     )  # compiles the forms, wakes MUMPS and torch
@@ -127,10 +123,10 @@ def bench(
 
 
 def _measure_sample(
-    case: Case, strategies: Sequence[Strategy], index: int, *, comm: MPI.Comm, settings: BenchConfig, repeats: int
+    case: Case, strategies: Sequence[Strategy], index: int, *, comm: MPI.Comm, settings: ProblemConfig, repeats: int
 ) -> _Sample:
     gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-    parameters = sample_parameters(case, settings.seed, index)
+    parameters = sample_parameters(case, settings.test_seed, index)
     problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
     nodes = NodeSet(problem, case.outputs)
     atol = (settings.rtol or case.rtol) * reference_norm(problem)
@@ -244,10 +240,10 @@ def measured_on(case: Case, config: Config, comm: MPI.Comm) -> dict[str, Any]:
     """Return the entries of a ledger that say what was measured, with which versions, on which machine. Collective: no."""
     return {
         "case": case.name,
-        "resolution": config.bench.resolution or case.resolution,
-        "seed": config.bench.seed,
+        "resolution": config.problem.resolution or case.resolution,
+        "seed": config.problem.test_seed,
         "ranks": comm.size,
-        "tolerance": config.bench.rtol or case.rtol,
+        "tolerance": config.problem.rtol or case.rtol,
         "versions": {
             "python": platform.python_version(),
             "dolfinx": dolfinx.__version__,

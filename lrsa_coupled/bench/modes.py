@@ -77,8 +77,8 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
     }
     for index in progress(range(-1, settings.samples), description=f"modes of {case.name}"):
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-        parameters = sample_parameters(case, settings.seed, max(index, 0))
-        pencil = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
+        parameters = sample_parameters(case, config.problem.test_seed, max(index, 0))
+        pencil = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
         unknowns = pencil.node_space.dofmap.index_map.size_global
         values = spectrum.modes(pencil, counts[-1], rtol=REFERENCE_RTOL).values
         for (name, count), entries in samples.items():

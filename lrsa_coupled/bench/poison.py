@@ -86,17 +86,17 @@ def bench_gate(
         )
     starts = _starts(case, guess, config)
     for path, stranger in zip(others, strangers, strict=True):
-        starts[f"{DISTRIBUTION}: {path}"] = learned_start(case, stranger, config.gate.max_distance)
-    policy = dataclasses.replace(config.gate, record="")  # each way has a record of its own
+        starts[f"{DISTRIBUTION}: {path}"] = learned_start(case, stranger, config.guess.max_distance)
+    policy = dataclasses.replace(config.guess, record=None)  # each way has a record of its own
     gates = {name: Gate(policy, [LEARNED]) for name in starts}
     seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
     for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):
         number = (
             index if index >= 0 else settings.samples
         )  # one sample more, first, to compile the forms and wake MUMPS and torch
-        parameters = sample_parameters(case, settings.seed, number)
-        problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
-        atol = (settings.rtol or case.rtol) * reference_norm(problem)
+        parameters = sample_parameters(case, config.problem.test_seed, number)
+        problem = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
+        atol = (config.problem.rtol or case.rtol) * reference_norm(problem)
         starts[ANOTHER].set_up(problem)
         for name, start in starts.items():
             gate = gates[name] if index >= 0 else Gate(policy, [LEARNED])
@@ -104,7 +104,7 @@ def bench_gate(
             if index >= 0:
                 seconds[name].append(found)
     rows = [_row(name, gates[name], seconds[name]) for name in starts]
-    return measured_on(case, config, comm) | {"budget": config.gate.budget, "poisons": rows}
+    return measured_on(case, config, comm) | {"budget": config.guess.budget, "poisons": rows}
 
 
 def gate_table(ledger: Mapping[str, Any]) -> str:
@@ -130,14 +130,14 @@ def gate_table(ledger: Mapping[str, Any]) -> str:
 
 
 def _starts(case: Case, guess: LearnedGuess, config: Config) -> dict[str, Start]:
-    far = config.gate.max_distance
+    far = config.guess.max_distance
     starts = {name: learned_start(case, _changed(guess, change), far) for name, change in CHANGES.items()}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.bench.seed)
+        torch.manual_seed(config.problem.test_seed)
         fresh = checkpoint.make_model(guess.card.operator, guess.card)
     fresh.normaliser.load_state_dict(guess.model.normaliser.state_dict())
     starts[RANDOM] = learned_start(case, LearnedGuess(fresh.eval(), guess.card, guess.settings), far)
-    return starts | {ANOTHER: _Another(case, guess, config.bench.seed)}
+    return starts | {ANOTHER: _Another(case, guess, config.problem.test_seed)}
 
 
 def _changed(guess: LearnedGuess, change: Callable[[Tensor], Tensor]) -> LearnedGuess:

@@ -65,11 +65,11 @@ def bench_preconditioners(
         ways = chosen(all_ways(case, config, models), only, what="preconditioner")
     samples: dict[str, list[dict[str, Any]]] = {way.name: [] for way in ways}
     memory: dict[str, int | None] = {}
-    rtol, unknowns = settings.rtol or case.rtol, 0
+    rtol, unknowns = config.problem.rtol or case.rtol, 0
     for index in progress(range(-1, settings.samples), description=f"preconditioners of {case.name}"):
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-        parameters = sample_parameters(case, settings.seed, max(index, 0))
-        problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
+        parameters = sample_parameters(case, config.problem.test_seed, max(index, 0))
+        problem = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
         unknowns = problem.solution.function_space.dofmap.index_map.size_global
         right = residual_vector(problem)
         right.scale(-1.0)

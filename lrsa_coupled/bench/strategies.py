@@ -42,8 +42,8 @@ def rivals(case: Case, config: Config) -> list[Strategy]:
     A solve from an interpolated solution is granted twice the iterations of a learned start. Collective: no.
     """
     found = [Strategy(name, factory) for name, factory in case.methods().items()]
-    resolution = config.bench.resolution or case.resolution
-    counts = [count for count in range(1, config.bench.coarser + 1) if resolution // 2**count >= COARSEST]
+    resolution = config.problem.resolution or case.resolution
+    counts = [count for count in range(1, (config.bench.coarse_meshes or 0) + 1) if resolution // 2**count >= COARSEST]
     at_hand: list[Problem] = []
     coarser: list[Problem] = []  # than the one at hand, from the coarsest one
 
@@ -82,7 +82,7 @@ def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
     """Load a model of a case; ValueError when it is of another one, or has seen the samples of the bench. Collective: no."""
     guess = LearnedGuess.load(model, config.guess)
     guess.check(case)
-    refuse_seen(config.bench.seed, guess.card.data.seed, f"the data behind the model {model}")
+    refuse_seen(config.problem.test_seed, guess.card.data.seed, f"the data behind the model {model}")
     return guess
 
 

@@ -59,11 +59,11 @@ def bench_surrogate(case: Case, config: Config, comm: MPI.Comm, *, model: Path) 
     settings = config.bench
     with collective_errors(comm):
         guess = load_guess(case, config, model)
-    resolution = settings.resolution or case.resolution
+    resolution = config.problem.resolution or case.resolution
 
     def measure(index: int, repeats: int, targets: Sequence[float] = TARGETS) -> dict[str, Any] | None:
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-        parameters = sample_parameters(case, settings.seed, index)
+        parameters = sample_parameters(case, config.problem.test_seed, index)
         problem = case.problem(case.mesh(comm, parameters, resolution), parameters)
         sample = _measure(case, guess, problem, repeats=repeats, targets=targets)
         return None if sample is None else {"index": index, **sample}

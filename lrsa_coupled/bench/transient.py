@@ -137,21 +137,21 @@ def bench_transient(case: Case, config: Config, comm: MPI.Comm, *, model: Path |
     if case.trajectory is None:
         raise ValueError(f"bench --what transient needs a case of time steps (trajectory), '{case.name}' has none")
     guess = load_guess(case, config, model) if model is not None else None
-    first = sample_parameters(case, settings.seed, 0)
-    mesh = case.mesh(comm, first, settings.resolution or case.resolution)
+    first = sample_parameters(case, config.problem.test_seed, 0)
+    mesh = case.mesh(comm, first, config.problem.resolution or case.resolution)
     problems = [case.problem(mesh, first) for _ in range(len(case.methods()) + (2 if guess else 0))]
     starts = [gated.LEARNED, *case.trajectory.extrapolations[1:]]
-    policy = dataclasses.replace(config.gate, record="")
+    policy = dataclasses.replace(config.guess, record=None)
     warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
     _integrate(
-        warming, settings.seed, settings.samples, tolerance=TOLERANCES[0], steps=3
+        warming, config.problem.test_seed, settings.samples, tolerance=TOLERANCES[0], steps=3
     )  # one more, not counted: wakes MUMPS and torch
     entries = []
     for tolerance in TOLERANCES:
         gate = Gate(policy, starts)
         ways = _ways(case, problems, guess=guess, gate=gate)
         for trajectory in progress(range(settings.samples), description=f"transient {case.name}, {tolerance:g}"):
-            _integrate(ways, settings.seed, trajectory, tolerance=tolerance, steps=case.trajectory.num_steps)
+            _integrate(ways, config.problem.test_seed, trajectory, tolerance=tolerance, steps=case.trajectory.num_steps)
         strategies = [{"name": way.name, "steps": way.steps} for way in ways]
         entries.append({"tolerance": tolerance, "gate": gate.summary() if guess else "", "strategies": strategies})
     about = {key: value for key, value in measured_on(case, config, comm).items() if key != "tolerance"}

@@ -258,7 +258,7 @@ def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, 
     card = LearnedGuess.load(folder).card
     if card.case != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
-    refuse_seen(config.bench.seed, card.data.seed, f"the data behind the model {folder}")
+    refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
     if any(item.span for item in card.outputs):
         grid, smooth = (

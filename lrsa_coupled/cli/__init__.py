@@ -170,7 +170,7 @@ def _add_store_verbs(add: Callable[[str, str], argparse.ArgumentParser]) -> None
 def _add_solve(parser: argparse.ArgumentParser) -> None:
     _case(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
-    parser.add_argument("--strategy", metavar="NAME", help="classical start strategy, instead of a model")
+    parser.add_argument("--method", metavar="NAME", help="classical start strategy, instead of a model")
     parser.add_argument(
         "--mode",
         choices=("solve", "surrogate"),

@@ -32,7 +32,7 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
 
     Args:
         case: The case.
-        config: Resolution in ``config.bench.resolution`` (0: the case's own), use of the operator in ``config.guess``.
+        config: Resolution in ``config.problem.resolution`` (None: the case's own), use of the operator in ``config.guess``.
         comm: Communicator of the mesh.
         parameters: Parameters of the case.
         model: Folder of the model for a learned guess, None for a classical solve.
@@ -50,8 +50,8 @@ def solve(case: Case, config: Config, comm: MPI.Comm, *, parameters: Any, model:
         guess = None if model is None else LearnedGuess.load(model, config.guess)
         if comm.rank == 0:
             configuration.save(config, folder)
-    problem = case.problem(case.mesh(comm, parameters, config.bench.resolution or case.resolution), parameters)
-    atol = case.rtol * reference_norm(problem)
+    problem = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
+    atol = (config.problem.rtol or case.rtol) * reference_norm(problem)
     solver: Solver
     if guess is not None:
         solver = GuessSolver(case, guess, problem, atol)
@@ -76,7 +76,7 @@ def solve_certified(
         guess = LearnedGuess.load(model, config.guess)
         if comm.rank == 0:
             configuration.save(config, folder)
-    problem = case.problem(case.mesh(comm, parameters, config.bench.resolution or case.resolution), parameters)
+    problem = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
     result = Surrogate(case, guess, problem, accept=accept).solve()
     _write(case, problem, result, folder)
     return result

@@ -32,7 +32,7 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
     model = _model(args)
     accept = ACCEPT if args.accept is None else args.accept
     check_accept(accept)
-    parameters: Any = sample_parameters(case, config.bench.seed, args.index)
+    parameters: Any = sample_parameters(case, config.problem.test_seed, args.index)
     if args.parameters is not None:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
     prepare(comm, args.out)
@@ -42,7 +42,7 @@ def solve(args: Namespace, petsc: Sequence[str]) -> int:
         text, success = describe_certified(result), result.delivered
     else:
         result = solve_problem(
-            case, config, comm, parameters=parameters, model=model, strategy=args.strategy, folder=args.out
+            case, config, comm, parameters=parameters, model=model, strategy=args.method, folder=args.out
         )
         text, success = describe(result), result.converged
     mpi.say(text)
@@ -80,9 +80,9 @@ def _model(args: Namespace) -> Path | None:
     """Return the model to use, None for a classical solve."""
     if args.index < 0:
         raise ValueError(f"--index counts from 0, got {args.index}")
-    if args.strategy and (args.model or args.mode == "surrogate"):
-        raise ValueError("--strategy names a classical start and --model a learned one; give one of them")
-    model = args.model if args.strategy or args.model else catalog.shipped_model(catalog.case_folder(args.case))
+    if args.method and (args.model or args.mode == "surrogate"):
+        raise ValueError("--method names a classical start and --model a learned one; give one of them")
+    model = args.model if args.method or args.model else catalog.shipped_model(catalog.case_folder(args.case))
     if model is None and args.mode == "surrogate":
         raise ValueError(f"--mode surrogate needs a model, '{args.case}' ships none; name one with --model")
     return model

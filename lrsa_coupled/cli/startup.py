@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,20 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 
+PROBLEM_FLAGS = ("seed", "resolution")
+"""Flags of the section ``problem``, which the verbs share."""
+
+
 def start(
     args: Namespace, petsc: Sequence[str], *, section: str, flags: Sequence[str]
 ) -> tuple[Case, Config, MPI.Comm]:
     """Resolve the configuration, then load MPI, PETSc and the case; what is cheap to refuse is refused first."""
     folder = catalog.case_folder(args.case)
-    given = {flag: vars(args)[flag] for flag in flags if vars(args)[flag] is not None}
-    config = case_config(args, Config(), folder, {section: given})
+    given: dict[str, dict[str, Any]] = {}
+    for flag in flags:
+        if vars(args)[flag] is not None:
+            given.setdefault("problem" if flag in PROBLEM_FLAGS else section, {})[flag] = vars(args)[flag]
+    config = case_config(args, Config(), folder, given)
     comm = start_petsc(petsc)
     with mpi.collective_errors(comm):
         case = catalog.load_case(args.case, config.options)
@@ -44,8 +50,7 @@ def stored_config(args: Namespace, data: Path) -> Config:
         raise ValueError(f"--preset is for the cases of this package, {data} is of '{case}'")
     else:
         path = data / "config.json"
-        made_with = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        config = resolve(args, configuration.update(Config(), made_with, where=str(path)), {})
+        config = resolve(args, configuration.read(path) if path.is_file() else Config(), {})
     return dataclasses.replace(config, case=case)
 
 
@@ -65,17 +70,9 @@ def case_config(args: Namespace, base: Config, folder: Path, flags: Mapping[str,
 
 
 def resolve(args: Namespace, base: Config, flags: Mapping[str, Any]) -> Config:
-    """Override ``base`` by ``--config``, ``--set`` and flags; ValueError for numbers that cannot be."""
+    """Override ``base`` by ``--config``, ``--set`` and flags."""
     config = configuration.load(base, files=args.config, assignments=args.set)
-    config = configuration.update(config, flags, where="command line")
-    for name, part in (("generate", config.generate), ("bench", config.bench)):
-        if part.samples < 1:
-            raise ValueError(f"{name}.samples must be at least 1, got {part.samples}")
-        if part.resolution < 0 or part.seed < 0:
-            raise ValueError(
-                f"{name}.resolution and {name}.seed must not be negative, got {part.resolution} and {part.seed}"
-            )
-    return config
+    return configuration.update(config, flags, where="command line")
 
 
 def start_petsc(petsc: Sequence[str]) -> MPI.Comm:

@@ -94,8 +94,10 @@ def evaluate(args: Namespace, petsc: Sequence[str]) -> int:
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Generate, train and bench, into ``data``, ``model`` and ``bench`` of the output folder."""
     case, config, comm = start(args, petsc, section="generate", flags=())
-    if config.bench.seed == config.generate.seed:
-        raise ValueError(f"bench.seed must differ from generate.seed, both are {config.generate.seed}")
+    if config.problem.seed is not None:
+        raise ValueError(
+            f"run measures at samples of another seed than it trains on: leave problem.seed unset, got {config.problem.seed}"
+        )
     prepare(comm, args.out)
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
     code = _generate(case, config, data, comm=comm, petsc=petsc)

@@ -33,9 +33,9 @@ class BatchPlan:
     of which an element, drawn for each step, is applied to its samples."""
 
     batch_size: int
-    num_points: int
+    num_points: int | None
     with_cells: bool
-    micro_batch_size: int = 0
+    micro_batch_size: int | None = None
     rank: int = 0
     num_ranks: int = 1
     symmetries: SymmetryGroup | None = None

@@ -165,7 +165,9 @@ class PointDataset:
         points = torch.cat([sample.geometry.table[:, : self.description.dim] for sample in samples])
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
-    def draw(self, samples_B: Tensor, num_points: int, *, generator: torch.Generator, with_cells: bool = False) -> Draw:
+    def draw(
+        self, samples_B: Tensor, num_points: int | None, *, generator: torch.Generator, with_cells: bool = False
+    ) -> Draw:
         """Draw a subset of the points of each sample; reads the first one at most.
 
         One point is drawn from each of equal runs of a sample's numbering, so every node is equally likely and few are drawn twice.
@@ -173,11 +175,11 @@ class PointDataset:
 
         Args:
             samples_B: Positions of the samples in the data set.
-            num_points: Points of a sample, at most as many as the smallest of these samples has; 0 for all points of every sample.
+            num_points: Points of a sample, at most as many as the smallest of these samples has; None for all points of every sample.
             generator: Source of the draws.
             with_cells: Whether to draw cells, for losses that see gradients.
         """
-        if num_points == 0:
+        if num_points is None:
             return Draw(samples_B, None, None, with_cells)
         sizes_B, cells_BE = self.sizes_S[samples_B], None
         count = min(num_points, int(sizes_B.min()))

@@ -68,9 +68,9 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on a mesh distributed
     over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run after the current ones.
 
-    With ``start = "nearest"`` samples are made in generations, each as large as all before it, and start from the nearest sample of the
+    With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and start from the nearest sample of the
     generations before: what a sample starts from depends on its index alone, not on ranks, order or restarts. Where a sample follows from
-    the one before (``keep``, ``start = "previous"``) groups take chains; one that was not finished is solved again from its beginning, and
+    the one before (``reuse``, ``guess = "previous"``) groups take chains; one that was not finished is solved again from its beginning, and
     what is missing of it is written.
 
     Raises:
@@ -84,7 +84,12 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     with collective_errors(comm):
         damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
     damages = [damage for part in comm.allgather(damages) for damage in part]
-    generations = share(comm, lambda: plan(case, config.generate, _put_in_order(folder, damages, config.generate)))
+    generations = share(
+        comm,
+        lambda: plan(
+            case, config.generate, _put_in_order(folder, damages, config.generate), seed=config.problem.training_seed
+        ),
+    )
     worker = _Worker(case, config, folder, comm)
     longest, stopped = 0.0, ""
     with StopSignals() as stop:
@@ -176,10 +181,10 @@ class _Worker:
     def _solver_factory(self, first: int) -> SolverFactory:
         """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
         case, settings = self.case, self.config.generate
-        classical = case.methods()[settings.strategy or case.default_method]
-        if settings.start in ("classical", "previous") or (settings.start == "nearest" and not first):
+        classical = case.methods()[settings.method or case.default_method]
+        if settings.guess in ("none", "previous") or (settings.guess == "nearest" and not first):
             return classical
-        if settings.start == "learned":
+        if settings.guess == "learned" and settings.model:
             guess = LearnedGuess.load(Path(settings.model), self.config.guess)
             guess.check(case)
             return lambda problem, atol: GuessSolver(case, guess, problem, atol)
@@ -192,47 +197,38 @@ class _Worker:
 
 
 def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
-    if settings.samples < 1 or settings.samples_per_shard < 1:
+    if (settings.guess == "learned") != (settings.model is not None):
         raise ValueError(
-            f"generate needs at least one sample and one sample a shard, got {settings.samples} and {settings.samples_per_shard}"
+            f"generate.guess=learned and generate.model belong together, got {settings.guess} and {settings.model}"
         )
-    if (settings.start == "learned") != bool(settings.model):
-        raise ValueError(
-            f"generate.start=learned and generate.model belong together, got start={settings.start} and model='{settings.model}'"
-        )
-    if settings.ranks_per_sample < 1 or num_ranks % settings.ranks_per_sample:
+    if num_ranks % settings.ranks_per_sample:
         raise ValueError(
             f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}"
         )
-    if settings.strategy and settings.strategy not in case.methods():
-        raise ValueError(
-            f"unknown generate.strategy '{settings.strategy}'{configuration.nearest(settings.strategy, list(case.methods()))}"
-        )
+    if settings.method is not None and settings.method not in case.methods():
+        near = configuration.nearest(settings.method, list(case.methods()))
+        raise ValueError(f"unknown generate.method '{settings.method}'{near}")
     _check_chains(case, settings)
 
 
 def _check_chains(case: Case, settings: GenerateConfig) -> None:
-    if settings.samples_per_chain < 1 or settings.recycle < 0:
-        raise ValueError(
-            f"a chain has at least one sample and recycle is not negative, got {settings.samples_per_chain} and {settings.recycle}"
-        )
     if is_chained(case, settings) and case.fixed_mesh is None:
         raise ValueError(
-            f"keep and start=previous need a case on one mesh (fixed_mesh); '{case.name}' makes one for each sample"
+            f"generate.reuse and generate.guess=previous need a case on one mesh (fixed_mesh); '{case.name}' makes one for each sample"
         )
-    if settings.recycle and settings.keep == "nothing":
-        raise ValueError("generate.recycle needs generate.keep=setup or keep=preconditioner, got keep=nothing")
-    if case.trajectory is not None and (settings.sort or settings.start in ("previous", "nearest")):
+    if settings.recycle and settings.reuse == "nothing":
+        raise ValueError("generate.recycle needs generate.reuse=setup or reuse=preconditioner, got reuse=nothing")
+    if case.trajectory is not None and (settings.sort or settings.guess in ("previous", "nearest")):
         raise ValueError(
-            f"the steps of a trajectory follow one another in time: generate.sort and start={settings.start} do not go with '{case.name}'"
+            f"the steps of a trajectory follow one another in time: generate.sort and guess={settings.guess} do not go with '{case.name}'"
         )
     if settings.sort and not is_chained(case, settings):
         raise ValueError(
-            "generate.sort orders samples of which one follows from another: it needs generate.keep or generate.start=previous"
+            "generate.sort orders samples of which one follows from another: it needs generate.reuse or generate.guess=previous"
         )
-    if settings.keep != "nothing" and settings.start in ("nearest", "learned"):
+    if settings.reuse != "nothing" and settings.guess in ("nearest", "learned"):
         raise ValueError(
-            f"generate.start={settings.start} makes a solver for each sample and does not go with keep={settings.keep}"
+            f"generate.guess={settings.guess} makes a solver for each sample and does not go with reuse={settings.reuse}"
         )
 
 
@@ -257,13 +253,13 @@ def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, i
 
 
 def _meta(case: Case, config: Config) -> dict[str, Any]:
-    parameters = sample_parameters(case, config.generate.seed, 0)
+    parameters = sample_parameters(case, config.problem.training_seed, 0)
     return {
         "case": case.name,
         "dim": case.dim,
-        "seed": config.generate.seed,
-        "resolution": config.generate.resolution or case.resolution,
-        "rtol": case.rtol,
+        "seed": config.problem.training_seed,
+        "resolution": config.problem.resolution or case.resolution,
+        "rtol": config.problem.rtol or case.rtol,
         "start": _start_name(config.generate),
         **_variant(case, config.generate),
         "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
@@ -288,19 +284,19 @@ def _entry(field: Field) -> dict[str, Any]:
 
 def _start_name(settings: GenerateConfig) -> str:
     """Name the start, with the digest of the model if there is one: the arrays depend on it within the tolerance of the solves."""
-    return (
-        f"{settings.start} {digest([(Path(settings.model) / CARD).read_bytes()])}" if settings.model else settings.start
-    )
+    if settings.model is not None:
+        return f"{settings.guess} {digest([(Path(settings.model) / CARD).read_bytes()])}"
+    return "classical" if settings.guess == "none" else settings.guess
 
 
 def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
     """Name what else the arrays depend on, as far as it differs from the defaults; what is kept changes them within the tolerance."""
-    entries = {"options": dataclasses.asdict(case.options), "strategy": settings.strategy}
+    entries = {"options": dataclasses.asdict(case.options), "strategy": settings.method}
     if is_chained(case, settings):
         entries["chains"] = [
             settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps,
-            settings.keep,
-            settings.recycle,
+            settings.reuse,
+            settings.recycle or 0,
             settings.sort,
         ]
     return {name: value for name, value in entries.items() if value}

@@ -38,7 +38,7 @@ class Generation:
 
 def is_chained(case: Case, settings: GenerateConfig) -> bool:
     """Tell whether a sample depends on the one solved before it, or is the time step after it."""
-    return case.trajectory is not None or settings.keep != "nothing" or settings.start == "previous"
+    return case.trajectory is not None or settings.reuse != "nothing" or settings.guess == "previous"
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:
@@ -49,14 +49,14 @@ def sample_parameters(case: Case, seed: int, index: int) -> Any:
     return case.sample(np.random.default_rng([seed, index]))
 
 
-def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[Generation]:
+def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: int) -> list[Generation]:
     """Arrange the missing samples.
 
-    With ``start = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one. A chain in which
+    With ``guess = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one. A chain in which
     samples are missing is solved anew from its beginning to the last of them. A chain of time steps is a trajectory.
     """
     missing = frozenset(missing)
-    if settings.start == "nearest":
+    if settings.guess == "nearest":
         ends = [0, FIRST_GENERATION]
         while ends[-1] < settings.samples:
             ends.append(2 * ends[-1])
@@ -73,7 +73,7 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int]) -> list[G
         if missing.isdisjoint(window):
             continue
         ordered = (
-            in_order([sample_parameters(case, settings.seed, index) for index in window])
+            in_order([sample_parameters(case, seed, index) for index in window])
             if settings.sort
             else range(len(window))
         )

@@ -31,7 +31,7 @@ from lrsa_coupled.interfaces import (
 
 @final
 class SampleSolver:
-    """Meshes, solves and gathers the samples of chains; ``keep``, ``recycle`` and ``start = "previous"`` of the settings act here.
+    """Meshes, solves and gathers the samples of chains; ``reuse``, ``recycle`` and ``guess = "previous"`` of the settings act here.
 
     A case with a ``fixed_mesh`` has its mesh, spaces and forms made once, whatever the settings. Collective: all methods, over ``comm``.
 
@@ -43,6 +43,8 @@ class SampleSolver:
 
     def __init__(self, case: Case, config: Config, comm: MPI.Comm) -> None:
         self.case, self.settings, self.comm = case, config.generate, comm
+        self._seed, self._resolution = config.problem.training_seed, config.problem.resolution or case.resolution
+        self._rtol = config.problem.rtol or case.rtol
         self._problem: Problem | None = None
         self._gatherer: SampleGatherer | None = None
         self._solver: SequenceSolver | None = None
@@ -65,7 +67,7 @@ class SampleSolver:
             The sample, None above rank 0.
         """
         started = time.perf_counter()
-        parameters = sample_parameters(self.case, self.settings.seed, index)
+        parameters = sample_parameters(self.case, self._seed, index)
         text = json.dumps(asdict(parameters))
         try:
             problem = self._set_up(parameters)
@@ -87,14 +89,12 @@ class SampleSolver:
     def _set_up(self, parameters: object) -> Problem:
         if self._problem is not None:
             return self.case.fixed_mesh.update(self._problem, parameters)
-        problem = self.case.problem(
-            self.case.mesh(self.comm, parameters, self.settings.resolution or self.case.resolution), parameters
-        )
+        problem = self.case.problem(self.case.mesh(self.comm, parameters, self._resolution), parameters)
         self._problem = None if self.case.fixed_mesh is None else problem
         return problem
 
     def _solve(self, problem: Problem, make_solver: SolverFactory) -> SolveResult:
-        atol = self.case.rtol * reference_norm(problem)
+        atol = self._rtol * reference_norm(problem)
         if self._previous is not None:
             problem.solution.x.array[:] = self._previous
             set_dirichlet(problem)
@@ -105,16 +105,16 @@ class SampleSolver:
         elif not result.converged:
             self.begin()  # what failed is not built upon
             result = solve_classically(self.case, problem, atol, iterations=result.iterations, seconds=result.seconds)
-        if self.settings.start == "previous" and result.converged:
+        if self.settings.guess == "previous" and result.converged:
             self._previous = problem.solution.x.array.copy()
         return result
 
     def _make(self, problem: Problem, atol: float, make_solver: Callable[[Problem, float], Solver]) -> Solver:
-        if self.settings.keep == "nothing" or self.case.fixed_mesh is None:
+        if self.settings.reuse == "nothing" or self.case.fixed_mesh is None:
             return make_solver(problem, atol)
         if self._solver is None:
-            reuse = Reuse(self.settings.keep == "preconditioner", self.settings.recycle)
-            method = self.settings.strategy or self.case.default_method
+            reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
+            method = self.settings.method or self.case.default_method
             self._solver = self.case.fixed_mesh.sequence(problem, atol, method=method, reuse=reuse)
         else:
             self._solver.update(problem, atol)

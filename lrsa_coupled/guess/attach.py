@@ -8,7 +8,6 @@ guess: a relative one of a SNES refers to the residual of the script's own start
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import final
@@ -18,7 +17,8 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
 from petsc4py import PETSc
 
-from lrsa_coupled.config import GateConfig
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.guess.gate import Gate
 from lrsa_coupled.guess.gated import LEARNED, Ways, kind_of, learned_start, solve_through
 from lrsa_coupled.guess.learned import LearnedGuess
@@ -49,7 +49,7 @@ def attach(
         scalars: Its scalars by name.
         u: The unknown of a bare SNES or KSP; a problem knows its own.
         bcs: Dirichlet conditions of a bare SNES or KSP.
-        gate: Shared with other solves; None makes one from the options ``-<prefix>lrsa_gate_<setting>``, see ``GateConfig``.
+        gate: Shared with other solves; None makes one from the options ``-<prefix>lrsa_gate_<setting>``, see ``GuessConfig``.
 
     Returns:
         What is attached, None without a guess.
@@ -137,14 +137,12 @@ class AttachedGuess:
         way.destroy()
 
 
-def _settings(options: PETSc.Options) -> GateConfig:
+def _settings(options: PETSc.Options) -> GuessConfig:
     """Read the settings of the gate from PETSc's options."""
-    readers = {float: options.getReal, int: options.getInt, str: options.getString}
-    defaults = GateConfig()
-    names = [f.name for f in dataclasses.fields(defaults)]
+    names = ("budget", "max_distance", "max_residual", "patience", "rest", "record")
     given = {
-        name: readers[type(getattr(defaults, name))](f"lrsa_gate_{name}")
+        name: configuration.parse(options.getString(f"lrsa_gate_{name}"))
         for name in names
         if options.hasName(f"lrsa_gate_{name}")
     }
-    return dataclasses.replace(defaults, **given)
+    return configuration.update(GuessConfig(), given, where="PETSc options", prefix="lrsa_gate_")

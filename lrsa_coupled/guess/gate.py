@@ -27,7 +27,7 @@ from typing import Any, final
 
 import numpy as np
 
-from lrsa_coupled.config import GateConfig
+from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.files import write_text_atomically
 
 logger = logging.getLogger(__name__)
@@ -127,12 +127,12 @@ class Gate:
         decisions: All decisions so far.
 
     Raises:
-        ValueError: If a setting is out of range, a name is doubled or that of the classical start, or the file of the record holds
+        ValueError: If a name is doubled or that of the classical start, or the file of the record holds
             something else.
     """
 
-    def __init__(self, settings: GateConfig, starts: Sequence[str]) -> None:
-        _check(settings, starts)
+    def __init__(self, settings: GuessConfig, starts: Sequence[str]) -> None:
+        _check(starts)
         self.settings = settings
         self.starts = tuple(starts)
         self.decisions: list[Decision] = []
@@ -220,13 +220,7 @@ def _times(record: _Record, name: str) -> str:
     return f"{name} {math.exp(record.mean(name)):.3g} s over {len(record.logs[name])}"
 
 
-def _check(settings: GateConfig, starts: Sequence[str]) -> None:
-    for name in ("budget", "max_distance", "max_residual"):
-        if not getattr(settings, name) > 0.0:
-            raise ValueError(f"gate.{name} must be positive, got {getattr(settings, name)}")
-    for name in ("patience", "rest"):
-        if getattr(settings, name) < 1:
-            raise ValueError(f"gate.{name} must be at least 1, got {getattr(settings, name)}")
+def _check(starts: Sequence[str]) -> None:
     if len({*starts, CLASSICAL}) != len(starts) + 1:
         raise ValueError(f"starts must have names of their own, none of them '{CLASSICAL}', got {', '.join(starts)}")
 

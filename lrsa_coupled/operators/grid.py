@@ -60,6 +60,6 @@ def find_grid(points_BNd: Tensor) -> Grid:
     order_N = torch.argsort(key_N)
     if not torch.equal(key_N[order_N], torch.arange(math.prod(shape), device=key_N.device)):
         raise ValueError(
-            f"{len(key_N)} points do not fill a grid of {' x '.join(map(str, shape))}: train with training.num_points=0"
+            f"{len(key_N)} points do not fill a grid of {' x '.join(map(str, shape))}: train with training.num_points=none"
         )
     return Grid(tuple(shape), order_N)

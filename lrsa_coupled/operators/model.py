@@ -219,8 +219,8 @@ def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: in
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
-    if min(config.num_frequencies, num_inputs, num_scalars, config.weight_std) < 0:
-        raise ValueError("operator: numbers of frequencies, inputs and scalars, and weight_std, cannot be negative")
+    if min(config.num_frequencies, num_inputs, num_scalars) < 0:
+        raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
     if config.score_gain <= 0.0:
         raise ValueError(f"operator: score_gain must be positive, got {config.score_gain}")
     if config.grid_skip and not config.grid_convolution:

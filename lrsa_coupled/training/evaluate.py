@@ -48,7 +48,7 @@ def validate(
     device = model.head.weight.device
     generator = epoch_generator(training.seed, 0)
     errors_SP = torch.zeros(len(samples), len(fields), device=device)
-    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points > 0 else (0, 1)
+    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points else (None, 1)
     for number, places in enumerate(torch.arange(len(samples)).split(size)):
         own = slice((group.rank - number) % group.size, None, group.size)
         draw = dataset.draw(samples[places], num_points, generator=generator).part(own)

@@ -30,7 +30,7 @@ from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
 from lrsa_coupled.training.optimiser import learning_rate, set_learning_rate
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
-from lrsa_coupled.training.run import Run, card, check_settings, identity, prepare
+from lrsa_coupled.training.run import Run, card, identity, prepare
 from lrsa_coupled.training.step import take_step
 from lrsa_coupled.training.group import ProcessGroup
 
@@ -60,7 +60,6 @@ def train(
             other settings or data.
         FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
-    check_settings(config.training)
     group = group or ProcessGroup()
     store = DataStore(data)
     about = describe(store.meta)
@@ -177,7 +176,9 @@ class _Loop:
             progress = dataclasses.replace(progress, best_epoch=progress.epoch, best_error=error, best_errors=errors)
             if self.writes:
                 checkpoint.save(run.out, run.kept, card(run, errors, seconds=progress.seconds))
-        elif 0 < training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every:
+        elif (
+            training.patience and training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every
+        ):
             LOGGER.info(
                 "ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch
             )

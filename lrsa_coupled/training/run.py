@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lrsa_coupled import config as configuration
-from lrsa_coupled.config import Config, Precision, TrainingConfig
+from lrsa_coupled.config import Config, Precision
 from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.description import Description
@@ -136,7 +136,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
         model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
     fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
     model.to(device)
-    average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema > 0.0 else None
+    average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema is not None else None
     forward = torch.compile(model) if training.compile else model
     optimisers = make_optimisers(model, training)
     return Run(config, out, group, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device,
@@ -197,17 +197,3 @@ def identity(config: Config, about: Description, *, solved: list[int]) -> dict[s
         "training": configuration.to_dict(config.training),
         "data": data,
     }
-
-
-def check_settings(training: TrainingConfig) -> None:
-    """Raise ValueError for a setting out of its range; the message names it."""
-    for name in ("epochs", "batch_size", "validate_every"):
-        if getattr(training, name) < 1:
-            raise ValueError(f"training.{name} must be at least 1, got {getattr(training, name)}")
-    for name in ("num_points", "gradient_weight", "seed", "micro_batch_size", "patience", "fp32_epochs", "save_every"):
-        if getattr(training, name) < 0:
-            raise ValueError(f"training.{name} cannot be negative, got {getattr(training, name)}")
-    if not training.learning_rate > 0.0:
-        raise ValueError(f"training.learning_rate must be positive, got {training.learning_rate}")
-    if not 0.0 <= training.ema < 1.0:
-        raise ValueError(f"training.ema is a decay in [0, 1), got {training.ema}")

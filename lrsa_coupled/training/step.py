@@ -56,7 +56,7 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
         loss.backward()
         losses.append(loss.detach())
     total = run.group.sum_gradients(run.model.parameters(), torch.stack(losses).sum())
-    limit = run.config.training.gradient_clip if run.config.training.gradient_clip > 0.0 else math.inf
+    limit = run.config.training.gradient_clip or math.inf
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), limit)
     for optimiser in run.optimisers:
         optimiser.step()
@@ -68,5 +68,5 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
 @torch.no_grad()
 def update_average(run: Run, number: int) -> None:
     """Move the average of the weights towards them."""
-    decay = min(run.config.training.ema, (1 + number) / (WARM_UP + number))
+    decay = min(run.config.training.ema or 0.0, (1 + number) / (WARM_UP + number))
     torch._foreach_lerp_(list(run.kept.parameters()), list(run.model.parameters()), 1.0 - decay)

@@ -14,7 +14,13 @@ from lrsa_coupled.bench.poison import bench_gate, gate_table
 def test_bad_guesses_end_right_and_are_switched_off() -> None:
     settings = config.load(
         config.Config(case="cavity"),
-        assignments=["bench.samples=4", "bench.resolution=8", "bench.seed=3", "gate.patience=2", "gate.budget=100"],
+        assignments=[
+            "bench.samples=4",
+            "problem.resolution=8",
+            "problem.seed=3",
+            "guess.patience=2",
+            "guess.budget=100",
+        ],
     )
     case, folder = catalog.load_case("cavity"), catalog.case_folder("cavity")
     ledger = bench_gate(case, settings, MPI.COMM_SELF, model=folder, others=[folder / "high"])
@@ -29,7 +35,7 @@ def test_bad_guesses_end_right_and_are_switched_off() -> None:
 
 
 def test_at_least_two_samples_are_needed() -> None:
-    settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=1", "bench.seed=3"])
+    settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=1", "problem.seed=3"])
     with pytest.raises(ValueError, match="needs at least two samples"):
         bench_gate(
             catalog.load_case("cavity"),

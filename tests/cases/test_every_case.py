@@ -46,7 +46,7 @@ def test_contracts(name: str) -> None:
     assert first != second
     assert all("unit" in f.metadata for f in dataclasses.fields(first))
     assert type(first)(**{k: _tuples(v) for k, v in json.loads(json.dumps(dataclasses.asdict(first))).items()}) == first
-    problem = case.problem(case.mesh(MPI.COMM_SELF, first, smoke_config(name).bench.resolution), first)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, first, smoke_config(name).problem.resolution), first)
     assert not problem.solution.x.array.any()
     nodes = NodeSet(problem, case.fields)
     features = case.features(problem)
@@ -74,7 +74,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     run = bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", data=tmp_path / "data")
     names = [strategy["name"] for strategy in run.ledger["strategies"]]
     nested = [name for name in names if name.startswith("nested")]
-    assert len(nested) == settings.bench.coarser
+    assert len(nested) == (settings.bench.coarse_meshes or 0)
     assert names == [*case.methods(), *nested, NEAREST, GATED, LEARNED]
     rival = names[-4]  # the last one that needs no data
     few = bench(
@@ -90,8 +90,8 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     learned = run.ledger["strategies"][-1]["samples"][0]
     assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
     assert learned["relative_error"] > 0
-    parameters = sample_parameters(case, settings.bench.seed, 0)
-    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.bench.resolution), parameters)
+    parameters = sample_parameters(case, settings.problem.test_seed, 0)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.problem.resolution), parameters)
     assert {s["unknowns"] for strategy in run.ledger["strategies"] for s in strategy["samples"]} == {
         problem.solution.x.petsc_vec.getSize()
     }
@@ -113,7 +113,8 @@ def test_shipped_model(name: str) -> None:
     case, folder = catalog.load_case(name), catalog.case_folder(name)
     assert (folder / "model.safetensors").stat().st_size <= 4 * 2**20
     settings = config.load(
-        config.Config(case=name), assignments=["bench.samples=2", f"bench.resolution={case.resolution}", "bench.seed=9"]
+        config.Config(case=name),
+        assignments=["bench.samples=2", f"problem.resolution={case.resolution}", "problem.seed=9"],
     )
     cold = "zero" if "zero" in case.methods() else case.default_method
     run = bench(case, settings, MPI.COMM_SELF, model=folder, only=[cold])

@@ -16,7 +16,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from lrsa_coupled import catalog
 from lrsa_coupled.bench.preconditioners import bench_preconditioners
-from lrsa_coupled.config import BenchConfig, Config
+from lrsa_coupled.config import BenchConfig, Config, ProblemConfig
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Reuse
@@ -166,7 +166,7 @@ def test_the_shipped_basis_deflates() -> None:
     """Unseen media, coarser than the resolution of the shipped numbers: at most half the iterations of the same multigrid without a basis."""
     (folder,) = catalog.shipped_operators(catalog.case_folder("helmholtz"))
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
-    config = Config(bench=BenchConfig(samples=1, seed=3, resolution=16))
+    config = Config(problem=ProblemConfig(seed=3, resolution=16), bench=BenchConfig(samples=1))
     ledger = bench_preconditioners(
         HelmholtzCase(), config, MPI.COMM_SELF, models=[folder], only=["gamg of P", "learned basis"]
     )

@@ -16,7 +16,7 @@ pytest.importorskip("dolfinx", reason="the attachment needs DOLFINx")
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, assemble_vector, create_vector
 from dolfinx.mesh import CellType, create_unit_square, exterior_facet_indices
-from lrsa_coupled.config import GateConfig, GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
 from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.gate import CLASSICAL, Gate
 from lrsa_coupled.guess.learned import LearnedGuess
@@ -250,7 +250,7 @@ def test_the_record_of_costs_is_on_disk_after_each_solve(tmp_path_factory: pytes
     problem = script.linear()
     truth = solution(script, problem)
     path = COMM.bcast(str(tmp_path_factory.mktemp("record") / "costs.json") if COMM.rank == 0 else None)
-    gate = Gate(GateConfig(record=path), ["learned"])
+    gate = Gate(GuessConfig(record=path), ["learned"])
     attach(problem, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, gate=gate)
     for expected in ({CLASSICAL}, {CLASSICAL, "learned"}):
         problem.solve()

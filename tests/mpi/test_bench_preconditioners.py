@@ -13,12 +13,14 @@ from lrsa_coupled.bench.modes import bench_modes, modes_table
 from lrsa_coupled.bench.preconditioners import bench_preconditioners, preconditioners_table
 from lrsa_coupled.bench.ways import all_ways
 from lrsa_coupled.catalog import load_case
-from lrsa_coupled.config import BenchConfig, Config, GuessConfig
+from lrsa_coupled.config import BenchConfig, Config, GuessConfig, ProblemConfig
 from lrsa_coupled.interfaces import Field
 
 from tests.learned import COMM, operator
 
-CONFIG = Config(bench=BenchConfig(samples=1, seed=7, resolution=10), guess=GuessConfig(max_ratio=1e9))
+CONFIG = Config(
+    problem=ProblemConfig(seed=7, resolution=10), bench=BenchConfig(samples=1), guess=GuessConfig(max_ratio=1e9)
+)
 
 
 def test_every_way_of_helmholtz_is_measured(shared_path: Path) -> None:

@@ -13,7 +13,7 @@ pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.cases.darcy.case import DarcyCase, DarcyOptions
-from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
 from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.store import DataStore
@@ -21,12 +21,14 @@ from lrsa_coupled.data.shard import write_shard
 
 COMM = MPI.COMM_WORLD
 CASE = DarcyCase(DarcyOptions(model_cells=10))
-EVERYTHING = {"keep": "preconditioner", "recycle": 5, "start": "previous", "sort": True}
+EVERYTHING = {"reuse": "preconditioner", "recycle": 5, "guess": "previous", "sort": True}
 
 
 def make(folder: Path, comm: MPI.Comm, **changes: object) -> GenerateSummary:
-    settings = GenerateConfig(samples=9, seed=3, resolution=20, samples_per_chain=3, **changes)
-    return generate(CASE, Config(case="darcy", generate=settings), folder, comm)
+    settings = GenerateConfig(samples=9, samples_per_chain=3, **changes)
+    return generate(
+        CASE, Config(case="darcy", problem=ProblemConfig(seed=3, resolution=20), generate=settings), folder, comm
+    )
 
 
 def fields(folder: Path) -> dict[int, np.ndarray]:
@@ -44,8 +46,8 @@ def relative_difference(one: dict[int, np.ndarray], two: dict[int, np.ndarray]) 
     return max(np.abs(one[i] - two[i]).max() / np.abs(one[i]).max() for i in one)
 
 
-@pytest.mark.parametrize("changes", [{"keep": "setup"}, {"start": "previous", "sort": True}, {"keep": "preconditioner"},
-                                     {"keep": "setup", "recycle": 5}, EVERYTHING, {"strategy": "mumps", "keep": "preconditioner"}],
+@pytest.mark.parametrize("changes", [{"reuse": "setup"}, {"guess": "previous", "sort": True}, {"reuse": "preconditioner"},
+                                     {"reuse": "setup", "recycle": 5}, EVERYTHING, {"method": "mumps", "reuse": "preconditioner"}],
                          ids=["setup", "guess", "preconditioner", "recycling", "everything", "factorisation"])  # fmt: skip
 def test_what_is_kept_changes_nothing_but_rounding(shared_path: Path, changes: dict[str, object]) -> None:
     assert make(shared_path / "kept", COMM, **changes).solved == 9
@@ -83,16 +85,15 @@ def test_ranks_that_share_a_sample_find_the_same_fields(shared_path: Path, chang
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"recycle": 5}, "recycle needs generate.keep"),
+    ({"recycle": 5}, "recycle needs generate.reuse"),
     ({"sort": True}, "sort orders samples"),
-    ({"keep": "setup", "start": "nearest"}, "does not go with keep=setup"),
-    ({"samples_per_chain": 0}, "at least one sample"),
-    ({"strategy": "gamg"}, "did you mean 'gamg-cg'"),
+    ({"reuse": "setup", "guess": "nearest"}, "does not go with reuse=setup"),
+    ({"method": "gamg"}, "did you mean 'gamg-cg'"),
 ])  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(
     shared_path: Path, changes: dict[str, object], message: str
 ) -> None:
-    settings = dataclasses.replace(GenerateConfig(samples=2, resolution=20), **changes)
+    settings = dataclasses.replace(GenerateConfig(samples=2), **changes)
     with pytest.raises(ValueError, match=message):
         generate(CASE, Config(case="darcy", generate=settings), shared_path / "none", COMM)
     assert not (shared_path / "none").exists()
@@ -100,4 +101,4 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_meshes_that_differ_cannot_be_kept(shared_path: Path) -> None:
     with pytest.raises(ValueError, match="case on one mesh"):
-        generate(CavityCase(), Config(generate=GenerateConfig(keep="setup")), shared_path / "none", COMM)
+        generate(CavityCase(), Config(generate=GenerateConfig(reuse="setup")), shared_path / "none", COMM)

@@ -12,7 +12,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
-from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
 from lrsa_coupled.generation.corrections import CorrectionCase, CorrectionParameters
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
@@ -47,7 +47,9 @@ def test_the_correction_has_the_residual(
 
 def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
     case = load_case("darcy", {})
-    config = Config(case="darcy", generate=GenerateConfig(samples=6, resolution=12, target="correction"))
+    config = Config(
+        case="darcy", problem=ProblemConfig(resolution=12), generate=GenerateConfig(samples=6, target="correction")
+    )
     summary = generate(case, config, shared_path, COMM)
     assert summary.solved == 6
     data = DataStore(shared_path)

@@ -14,7 +14,7 @@ pytest.importorskip("dolfinx", reason="the gate needs DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.cases.hyperelastic.case import HyperelasticCase
-from lrsa_coupled.config import GateConfig
+from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.guess.gate import CLASSICAL, Gate
 from lrsa_coupled.guess.gated import GatedSolver, Watch, kind_of
 from lrsa_coupled.guess.learned import Prediction
@@ -66,7 +66,7 @@ def start_of(change: str, truth: np.ndarray) -> Callable[[Problem], Prediction]:
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_answer_is_right_whatever_the_start(name: str, change: str) -> None:
     case, problem, atol, truth = solved(name)
-    gate = Gate(GateConfig(), ["learned"])
+    gate = Gate(GuessConfig(), ["learned"])
     outcomes = []
     for _ in range(3):
         problem.solution.x.array[:] = 0.0

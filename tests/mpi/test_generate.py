@@ -16,7 +16,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase, CavityParameters
-from lrsa_coupled.config import Config, GenerateConfig
+from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
@@ -24,7 +24,9 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import SharedCounter
 
 COMM = MPI.COMM_WORLD
-CONFIG = Config(case="cavity", generate=GenerateConfig(samples=5, seed=3, resolution=8, samples_per_shard=2))
+CONFIG = Config(
+    case="cavity", problem=ProblemConfig(seed=3, resolution=8), generate=GenerateConfig(samples=5, samples_per_shard=2)
+)
 
 
 def assert_same_arrays(one: Path, two: Path) -> None:
@@ -113,15 +115,9 @@ def test_failures_are_recorded_with_their_reason(shared_path: Path) -> None:
 
 def test_another_seed_in_the_same_folder_is_refused(shared_path: Path) -> None:
     generate(CavityCase(), CONFIG, shared_path / "data", COMM)
-    other = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, seed=4))
+    other = dataclasses.replace(CONFIG, problem=dataclasses.replace(CONFIG.problem, seed=4))
     with pytest.raises(ValueError, match="seed = 3, asked for 4"):
         generate(CavityCase(), other, shared_path / "data", COMM)
-
-
-def test_zero_samples_are_refused(shared_path: Path) -> None:
-    none = dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, samples=0))
-    with pytest.raises(ValueError, match="at least one sample"):
-        generate(CavityCase(), none, shared_path / "data", COMM)
 
 
 def test_more_ranks_than_samples(shared_path: Path) -> None:
@@ -176,7 +172,7 @@ def sorted_by_place(arrays: SampleArrays) -> dict:
 
 def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrsa_coupled.generation.plan.FIRST_GENERATION", 2)
-    settings = dataclasses.replace(CONFIG.generate, samples=6, start="nearest")
+    settings = dataclasses.replace(CONFIG.generate, samples=6, guess="nearest")
     config = dataclasses.replace(CONFIG, generate=settings)
     assert generate(CavityCase(), config, shared_path / "all", COMM).solved == 6
     generate(
@@ -190,7 +186,7 @@ def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch
         generate(CavityCase(), config, shared_path / "one", MPI.COMM_SELF)
         assert_same_arrays(shared_path / "all", shared_path / "one")
         assert_same_arrays(shared_path / "all", shared_path / "parts")
-        cold = dataclasses.replace(config, generate=dataclasses.replace(settings, start="classical"))
+        cold = dataclasses.replace(config, generate=dataclasses.replace(settings, guess="none"))
         generate(CavityCase(), cold, shared_path / "cold", MPI.COMM_SELF)
         one, two = DataStore(shared_path / "all"), DataStore(shared_path / "cold")
         for index in range(6):

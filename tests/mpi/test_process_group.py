@@ -17,7 +17,7 @@ ROUNDING = 1e-4
 
 
 @pytest.mark.parametrize(
-    "changes", [{"gradient_weight": 0.5, "ema": 0.9}, {"num_points": 0, "micro_batch_size": 2, "optimizer": "muon"}]
+    "changes", [{"gradient_weight": 0.5, "ema": 0.9}, {"num_points": None, "micro_batch_size": 2, "optimizer": "muon"}]
 )
 def test_ranks_have_the_loss_curve_of_one(shared_path, changes):
     config = with_training(**changes)

@@ -29,7 +29,7 @@ def test_data(tmp_path_factory):
 
 
 def config():
-    return dataclasses.replace(with_training(num_points=0, epochs=2), operator=SMALL)
+    return dataclasses.replace(with_training(num_points=None, epochs=2), operator=SMALL)
 
 
 def test_rivals_have_the_size_of_lrsa():

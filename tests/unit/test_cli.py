@@ -22,17 +22,17 @@ BAD = [
     (("generate", "cavity"), "--out"),
     (("generate", "cavty", *OUT), "unknown case 'cavty' (did you mean 'cavity'?)"),
     (("generate", "{tmp}", *OUT), "has no case.py"),
-    (("generate", "cavity", "--samples", "0", *OUT), "generate.samples must be at least 1, got 0"),
-    (("generate", "cavity", "--samples", "-3", *OUT), "generate.samples must be at least 1, got -3"),
+    (("generate", "cavity", "--samples", "0", *OUT), "'generate.samples': expected int >= 1, got 0"),
+    (("generate", "cavity", "--samples", "-3", *OUT), "'generate.samples': expected int >= 1, got -3"),
     (("generate", "cavity", "--samples", "few", *OUT), "invalid int value: 'few'"),
-    (("generate", "cavity", "--seed", "-1", *OUT), "must not be negative"),
+    (("generate", "cavity", "--seed", "-1", *OUT), "'problem.seed': expected int >= 0"),
     (("generate", "cavity", "--set", "generate.sample=3", *OUT), "did you mean 'generate.samples'?"),
-    (("generate", "cavity", "--set", "training.epochs=x", *OUT), "must be of type int, got 'x'"),
+    (("generate", "cavity", "--set", "training.epochs=x", *OUT), "expected int >= 1, got 'x'"),
     (("generate", "cavity", "--config", "{tmp}/none.toml", *OUT), "cannot read the configuration file"),
     (("train", "{tmp}/none", *OUT), "is not a data set"),
     (("train", "{tmp}/none", *OUT, "--", "-ksp_type", "cg"), "does not use PETSc"),
     (("evaluate", "{tmp}/none", "{tmp}/none"), "is not a data set"),
-    (("bench", "cavity", "--samples", "0"), "bench.samples must be at least 1"),
+    (("bench", "cavity", "--samples", "0"), "'bench.samples': expected int >= 1, got 0"),
     (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
     (
         ("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"),
@@ -46,10 +46,10 @@ BAD = [
 
 BAD_WITH_DOLFINX = [
     (("solve", "cavity", "--index", "-1", *OUT), "--index counts from 0"),
-    (("solve", "cavity", "--strategy", "zeroo", "--resolution", "4", *OUT), "unknown strategy 'zeroo'"),
+    (("solve", "cavity", "--method", "zeroo", "--resolution", "4", *OUT), "unknown strategy 'zeroo'"),
     (("solve", "cavity", "--parameters", "{tmp}/none.json", *OUT), "No such file or directory"),
-    (("solve", "cavity", "--strategy", "zero", "--model", "{tmp}", *OUT), "give one of them"),
-    (("solve", "cavity", "--strategy", "zero", "--mode", "surrogate", *OUT), "give one of them"),
+    (("solve", "cavity", "--method", "zero", "--model", "{tmp}", *OUT), "give one of them"),
+    (("solve", "cavity", "--method", "zero", "--mode", "surrogate", *OUT), "give one of them"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "2", *OUT), "between 1e-12 and 1, got 2"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "nan", *OUT), "between 1e-12 and 1, got nan"),
     (
@@ -89,7 +89,7 @@ def test_bad_input_with_dolfinx(
 
 @needs_dolfinx
 def test_unknown_petsc_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    verb = ("solve", "cavity", "--strategy", "zero", "--resolution", "4", "--quiet")
+    verb = ("solve", "cavity", "--method", "zero", "--resolution", "4", "--quiet")
     refuse((*verb, *OUT, "--", "-snes_tpye", "newtonls"), "unknown PETSc option: -snes_tpye", tmp_path, capsys)
 
 

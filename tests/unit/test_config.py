@@ -27,15 +27,15 @@ def test_file_then_assignments(tmp_path: Path) -> None:
     [
         ("training.epoch=3", "did you mean 'training.epochs'"),
         ("trainin.epochs=3", "did you mean 'training"),
-        ("training.epochs=2.5", "'training.epochs' must be of type int, got 2.5"),
-        ("training.epochs=true", "'training.epochs' must be of type int, got True"),
-        ("training.epochs=many", "must be of type int, got 'many'"),
-        ("training.precision=fp16", "must be one of fp32, bf16, got 'fp16'"),
+        ("training.epochs=2.5", "'training.epochs': expected int >= 1, got 2.5"),
+        ("training.epochs=true", "'training.epochs': expected int >= 1, got True"),
+        ("training.epochs=many", "expected int >= 1, got 'many'"),
+        ("training.precision=fp16", "expected one of fp32, bf16, got 'fp16'"),
         ("training=3", "'training' is a table of keys"),
         ("training.epochs", "--set expects key=value"),
-        ("training.epochs.more=1", "must be of type int"),
+        ("training.epochs.more=1", "expected int >= 1, got {'more': 1}"),
         ("=1", "unknown key"),
-        ("operator.mass_weighted=1", "must be of type bool"),
+        ("operator.mass_weighted=1", "expected bool, got 1"),
     ],
 )
 def test_bad_assignment(assignment: str, message: str) -> None:
@@ -56,7 +56,7 @@ def test_bad_files(tmp_path: Path) -> None:
 
 
 def test_round_trip(tmp_path: Path) -> None:
-    config = load(Config(case="cavity"), assignments=["guess.max_ratio=3", "generate.seed=4"])
+    config = load(Config(case="cavity"), assignments=["guess.max_ratio=3", "problem.seed=4"])
     assert update(Config(), to_dict(config), where="test") == config
     configuration.save(config, tmp_path)
     assert load(Config(), files=[]) == Config()

@@ -51,7 +51,7 @@ def test_batches_depend_on_seed_and_epoch_alone(data):
     assert not torch.equal(draw[0], draw[2]) and not torch.equal(draw[0], draw[3])
 
 
-@pytest.mark.parametrize("num_points", [30, 0])
+@pytest.mark.parametrize("num_points", [30, None])
 def test_the_shares_of_ranks_and_micro_batches_make_up_the_batch(data, num_points):
     dataset = PointDataset(DataStore(data))
 
@@ -75,7 +75,7 @@ def test_the_shares_of_ranks_and_micro_batches_make_up_the_batch(data, num_point
 
 def test_samples_of_different_sizes_are_whole_and_without_padding(data):
     dataset = PointDataset(DataStore(data))
-    draw = dataset.draw(torch.tensor([0, 1, 2, 3]), 0, generator=epoch_generator(0, 1), with_cells=True)
+    draw = dataset.draw(torch.tensor([0, 1, 2, 3]), None, generator=epoch_generator(0, 1), with_cells=True)
     batches = dataset.gather(draw)
     assert sorted(tuple(batch.points_BNd.shape) for batch in batches) == [(1, 81, 2), (3, 64, 2)]
     for batch in batches:

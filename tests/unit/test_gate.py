@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("mpi4py", reason="the coupling needs MPI")
 
-from lrsa_coupled.config import GateConfig
+from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.guess.gate import CLASSICAL, Decision, Gate
 
 KIND = "1 ranks, about 1e+04 unknowns"
@@ -40,27 +40,27 @@ def chosen(gate: Gate, name: str) -> int:
 @pytest.mark.parametrize("spread", [0.02, 0.2, 0.6])
 @pytest.mark.parametrize("learned", [0.33, 0.8, 0.95, 1.05, 1.2, 3.0])
 def test_ends_near_the_best_choice(learned: float, spread: float) -> None:
-    gate = Gate(GateConfig(), ["learned"])
+    gate = Gate(GuessConfig(), ["learned"])
     assert run(gate, {"learned": learned, CLASSICAL: 1.0}, 200, spread=spread) < 1.1
     worse = CLASSICAL if learned < 1.0 else "learned"
     assert chosen(gate, worse) < 100 or abs(learned - 1.0) < 0.1
 
 
 def test_a_clear_case_is_decided_after_one_solve_each() -> None:
-    gate = Gate(GateConfig(), ["learned"])
+    gate = Gate(GuessConfig(), ["learned"])
     run(gate, {"learned": 1.0, CLASSICAL: 3.0}, 40, spread=0.1)
     assert chosen(gate, CLASSICAL) == 1
     assert [decision.choice for decision in gate.decisions[:3]] == [CLASSICAL, "learned", "learned"]
 
 
 def test_the_best_of_several_starts_is_found() -> None:
-    gate = Gate(GateConfig(), ["learned", "previous"])
+    gate = Gate(GuessConfig(), ["learned", "previous"])
     assert run(gate, {"learned": 1.0, "previous": 0.6, CLASSICAL: 2.0}, 200) < 1.1
     assert chosen(gate, "previous") > 150
 
 
 def test_a_start_that_fails_rests_and_is_tried_again() -> None:
-    gate = Gate(GateConfig(patience=3, rest=20), ["learned"])
+    gate = Gate(GuessConfig(patience=3, rest=20), ["learned"])
     ratio = run(gate, {"learned": 0.5, CLASSICAL: 1.0}, 60, fails="learned", wasted=0.1)
     tries = [decision.number for decision in gate.decisions if decision.choice == "learned"]
     assert len(tries) <= 6
@@ -70,7 +70,7 @@ def test_a_start_that_fails_rests_and_is_tried_again() -> None:
 
 
 def test_a_start_of_which_the_first_goes_wrong_is_not_given_up() -> None:
-    gate = Gate(GateConfig(), ["learned"])
+    gate = Gate(GuessConfig(), ["learned"])
     for number in range(1, 61):
         choice, why = gate.choose(KIND)
         wasted = 0.4 if choice == "learned" and chosen(gate, "learned") == 0 else 0.0
@@ -82,7 +82,7 @@ def test_a_start_of_which_the_first_goes_wrong_is_not_given_up() -> None:
 @pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
 def test_bad_starts_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
     """Every third start goes wrong, so that none rests, and the geometric mean of the times is below that of the classical ones."""
-    gate = Gate(GateConfig(patience=2), ["learned"])
+    gate = Gate(GuessConfig(patience=2), ["learned"])
     tries, total = 0, 0.0
     for number in range(1, 201):
         choice, why = gate.choose(KIND)
@@ -101,7 +101,7 @@ def test_bad_starts_stay_within_the_budget_though_the_good_ones_make_up_for_them
 
 
 def test_a_start_whose_risk_is_not_covered_waits_and_says_so() -> None:
-    gate, chosen_now = Gate(GateConfig(), ["learned"]), []
+    gate, chosen_now = Gate(GuessConfig(), ["learned"]), []
     for number in range(1, 5):
         choice, why = gate.choose(KIND)
         chosen_now.append((choice, "not yet within the budget" in why))
@@ -110,7 +110,7 @@ def test_a_start_whose_risk_is_not_covered_waits_and_says_so() -> None:
 
 
 def test_problems_of_another_kind_have_a_record_of_their_own() -> None:
-    gate = Gate(GateConfig(), ["learned"])
+    gate = Gate(GuessConfig(), ["learned"])
     run(gate, {"learned": 1.0, CLASSICAL: 3.0}, 10)
     assert gate.expected(KIND) == pytest.approx(3.0, rel=0.5)
     assert gate.choose("8 ranks, about 1e+06 unknowns") == (CLASSICAL, "not yet measured")
@@ -118,34 +118,34 @@ def test_problems_of_another_kind_have_a_record_of_their_own() -> None:
 
 def test_the_record_outlives_the_run(tmp_path) -> None:
     path = tmp_path / "record.json"
-    first = Gate(GateConfig(record=str(path)), ["learned"])
+    first = Gate(GuessConfig(record=str(path)), ["learned"])
     run(first, {"learned": 3.0, CLASSICAL: 1.0}, 10, spread=0.05)
     first.save()
-    second = Gate(GateConfig(record=str(path)), ["learned"])
+    second = Gate(GuessConfig(record=str(path)), ["learned"])
     assert second.choose(KIND)[0] == CLASSICAL
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="is not a record of costs"):
-        Gate(GateConfig(record=str(path)), ["learned"])
+        Gate(GuessConfig(record=str(path)), ["learned"])
 
 
 @pytest.mark.parametrize(
     "changes", [{"budget": 0.0}, {"max_distance": -1.0}, {"max_residual": float("nan")}, {"patience": 0}, {"rest": 0}]
 )
 def test_settings_out_of_range_are_named(changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"gate.{next(iter(changes))} must be"):
-        Gate(GateConfig(**changes), ["learned"])
+    with pytest.raises(ValueError, match=f"'{next(iter(changes))}': expected"):
+        Gate(GuessConfig(**changes), ["learned"])
 
 
 def test_names_must_differ() -> None:
     with pytest.raises(ValueError, match="names of their own"):
-        Gate(GateConfig(), [CLASSICAL])
+        Gate(GuessConfig(), [CLASSICAL])
 
 
 def test_the_summary_says_what_was_chosen_and_lost() -> None:
-    gate = Gate(GateConfig(), ["learned", "previous"])
+    gate = Gate(GuessConfig(), ["learned", "previous"])
     run(gate, {"learned": 0.5, "previous": 0.4, CLASSICAL: 1.0}, 20, fails="learned", wasted=0.1)
     learned, previous, classical = gate.summary().splitlines()
     assert "rejected" in learned and "lost on bad starts" in learned
     assert previous.startswith("gate: previous: chosen") and "converged" in previous
     assert classical.startswith("gate: classical: chosen")
-    assert "never chosen" in Gate(GateConfig(), ["learned"]).summary()
+    assert "never chosen" in Gate(GuessConfig(), ["learned"]).summary()

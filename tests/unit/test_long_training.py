@@ -93,10 +93,10 @@ def test_processes_of_torchrun_have_the_loss_curve_of_one(data, tmp_path):
     assert len(one) == 4 and np.allclose(one, two, rtol=1e-4, atol=0.0)
 
 
-@pytest.mark.parametrize("num_points", [40, 0])
+@pytest.mark.parametrize("num_points", [40, None])
 def test_micro_batches_add_up_to_the_batch(data, tmp_path, num_points):
     curves = []
-    for size in (0, 1, 4):
+    for size in (None, 1, 4):
         train(
             data, tmp_path / str(size), with_training(micro_batch_size=size, num_points=num_points, gradient_weight=0.5)
         )

@@ -133,7 +133,7 @@ def test_a_grid_is_found_in_any_order():
 
 def test_points_that_are_no_grid_are_refused():
     points = grid_points()
-    with pytest.raises(ValueError, match="do not fill a grid of 7 x 5: train with training.num_points=0"):
+    with pytest.raises(ValueError, match="do not fill a grid of 7 x 5: train with training.num_points=none"):
         find_grid(points[:, :-1])
     with pytest.raises(ValueError, match="no uniform grid"):
         find_grid(points**3)

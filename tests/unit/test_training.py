@@ -285,12 +285,10 @@ def test_data_sets_that_cannot_be_used_are_refused(data, tmp_path):
         train(write(tmp_path / "mixed", **cells), tmp_path / "out2", CONFIG)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"epochs": 0}, {"batch_size": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"valid_fraction": 1.0}]
-)
-def test_impossible_settings_are_refused(data, tmp_path, changes):
-    with pytest.raises(ValueError, match=f"training.*{next(iter(changes))}"):
-        train(data, tmp_path, with_training(**changes))
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"seed": -1}, {"learning_rate": 0.0}, {"valid_fraction": 1.0}])
+def test_impossible_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=f"TrainingConfig.{next(iter(changes))}': expected"):
+        with_training(**changes)
 
 
 def test_training_begins_with_another_model_when_asked(data, tmp_path):
