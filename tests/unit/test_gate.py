@@ -132,7 +132,7 @@ def test_the_record_outlives_the_run(tmp_path) -> None:
     "changes", [{"budget": 0.0}, {"max_distance": -1.0}, {"max_residual": float("nan")}, {"patience": 0}, {"rest": 0}]
 )
 def test_settings_out_of_range_are_named(changes: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"'{next(iter(changes))}': expected"):
+    with pytest.raises(ValueError, match=f"GuessConfig.{next(iter(changes))}': expected"):
         Gate(GuessConfig(**changes), ["learned"])
 
 

@@ -22,6 +22,7 @@ class Parameters:
 class Line:
     """What ``plan`` needs of a case: samples at shuffled places on a line."""
 
+    trajectory = None
     places = np.random.default_rng(1).permutation(40).astype(float)
 
     def sample(self, rng: np.random.Generator) -> Parameters:
