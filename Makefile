@@ -9,16 +9,25 @@ STAMP  := $(VENV)/installed
 export OMP_NUM_THREADS ?= 1
 MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 
-.PHONY: help demo test clean
+.PHONY: help demo lint test clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   ledger of start strategies on 6 unseen cavity flows, 2 ranks (runs/demo/)"
+	@echo "make lint   ruff and mypy"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make clean  remove runs/, caches and build products (keeps .venv)"
 
 demo: $(STAMP)
 	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/ledger.json --pictures runs/demo
+
+# mypy sees the tree as it is installed.
+lint: $(STAMP)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	rm -rf build/typed && mkdir -p build/typed/lrsa_coupled
+	ln -s $(CURDIR)/lrsa_coupled/* $(CURDIR)/solvers $(CURDIR)/cases build/typed/lrsa_coupled/
+	cd build/typed && $(CURDIR)/$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../mypy
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases
