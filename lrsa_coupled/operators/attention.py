@@ -1,7 +1,7 @@
 """Softmax attention between points and latent tokens: on one process, over chunks of points, over a partitioned point set.
 
 The softmax over the points is a ratio of sums over the points. A chunk, or a rank, contributes its largest scores, its sum of exponentials
-and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge`` and ``pooled`` add these up exactly.
+and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge`` adds these up exactly.
 
 Queries and keys of every attention are normalised head by head (QK norm); as only their product enters the scores, one learned gain a
 head channel stands for the gains of both and is applied on the side of the latent tokens, the smaller one.
@@ -23,10 +23,10 @@ from lrsa_coupled.operators.precision import by_products, for_attention, in_full
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
-MOST_SCORE = 60.0
-"""Where ``by_exponentials`` cuts scores off, beyond those of normalised queries and keys (43 at most in a trained model whose gains reach 7.7), so that sums of exponentials stay finite."""
+LARGEST_SCORE = 60.0
+"""Where ``by_exponentials`` clips the scores, so that sums of exponentials stay finite; normalised queries and keys stay below it."""
 PADDING = 8
-"""Products of matrices in bfloat16 are quickest when their sizes are multiples of this."""
+"""Products of matrices in bfloat16 are fastest when their sizes are multiples of this."""
 
 
 def normalise(tensor: Tensor) -> Tensor:
@@ -35,17 +35,25 @@ def normalise(tensor: Tensor) -> Tensor:
 
 
 def softmax_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, *, scale: float | None = None, bias: Tensor | None = None, bounded: bool = False
-) -> Tensor:  # fmt: skip
-    """Return ``softmax(scale queries keys' + bias) values``, by torch's fused attention or, in training in bfloat16 on a CPU, by products.
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    bounded: bool = False,
+) -> Tensor:
+    """Return ``softmax(scale queries keys' + bias) values``.
+
+    Torch's fused attention computes it or, in training in bfloat16 on a CPU, products of matrices.
 
     Args:
         queries: ``(B, H, rows, D)``.
         keys: ``(B, H, columns, D)``.
-        values: ``(B, H, columns, D)``, whose type is that of the result or, see ``precision.py``, float32 takes its place.
+        values: ``(B, H, columns, D)``; the result has their type or, see ``precision.py``, float32.
         scale: Of the scores, ``1 / sqrt(D)`` when None.
-        bias: Added to the scores, ``(B, 1, 1, columns)``.
-        bounded: The scores without bias are small numbers, those of normalised queries and keys: no largest one needs to be subtracted.
+        bias: Added to the scores, ``(B, 1, 1, columns)``; a constant added to all columns changes nothing.
+        bounded: Queries and keys are normalised, so the scores without bias are small and no largest one needs to be subtracted.
     """
     with in_full_precision(values.device):
         if by_products(queries, keys, values):
@@ -116,7 +124,7 @@ class _Gather(Function):
 
 
 def _exponentials(rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.exp(torch.matmul(rows, columns.transpose(-1, -2)).clamp(-MOST_SCORE, MOST_SCORE))
+    return torch.exp(torch.matmul(rows, columns.transpose(-1, -2)).clamp(-LARGEST_SCORE, LARGEST_SCORE))
 
 
 def _over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -124,35 +132,18 @@ def _over_rows(left: Tensor, right: Tensor) -> Tensor:
     return torch.matmul(right.transpose(-1, -2).contiguous(), left).transpose(-1, -2)
 
 
-def attend(queries_BHMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bounded: bool) -> Tensor:
-    """Softmax attention, scale ``1 / sqrt(D)``; rows of the two sides may differ in number. ``bounded``: queries and keys are normalised."""
-    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bounded=bounded)
-
-
-def pool(
-    queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None, bounded: bool
+def pool_partially(
+    queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None
 ) -> Tensor:
-    """Attend from learned queries to the points, all of them on this process.
+    """Return what these points, N >= 0, contribute to the attention from learned queries to all; at least in float32.
+
+    Memory: ``O(B H M N)``.
 
     Args:
         queries_HMD: Queries, shared by the batch.
         keys_BHND: Keys of the points.
         values_BHND: Values of the points.
-        bias_BN: Added to the scores of a point; a constant added to all points changes nothing.
-        bounded: Queries and keys are normalised.
-    Returns:
-        Pooled values ``(B, H, M, D)``.
-    """
-    queries_BHMD = queries_HMD.expand(keys_BHND.shape[0], -1, -1, -1)
-    bias = None if bias_BN is None else bias_BN[:, None, None, :]
-    return softmax_attention(queries_BHMD, keys_BHND, values_BHND, bias=bias, bounded=bounded)
-
-
-def pool_partially(
-    queries_HMD: Tensor, keys_BHND: Tensor, *, values_BHND: Tensor, bias_BN: Tensor | None = None
-) -> Tensor:
-    """Return what these points, N >= 0, contribute to ``pool`` over all; at least in float32. Memory: ``O(B H M N)``.
-
+        bias_BN: Added to the scores of a point.
     Returns:
         Sums of ``exp(score - peak)`` times (values, 1), and the peak, the largest score: ``(B, 1, H, M, D + 2)``.
     """
@@ -172,7 +163,7 @@ def pool_partially(
 
 
 def merge(parts_BPHMX: Tensor, reducer: Reducer | None = None) -> Tensor:
-    """Return ``pool`` over all points from the contributions of this rank's chunks, the same on all ranks.
+    """Return the attention to all points from the contributions of this rank's chunks, the same on all ranks.
 
     The peaks carry no gradient: the result does not depend on them. Under a reducer the gradients are those of the sum of the ranks'
     losses. Collective: over the ranks of ``reducer``, if any, forward and backward; two all-reduces forward, one backward.

@@ -5,15 +5,36 @@ Shapes: B batch, N = X Y points of a grid, N points without one, C width, H head
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrsa_coupled.operators.attention import attend, normalise
+from lrsa_coupled.operators.attention import normalise, softmax_attention
+
+
+class PointBlock(nn.Module, ABC):
+    """A block of an operator."""
+
+    @abstractmethod
+    def forward(
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Map the features of all points to such features ``(B, N, C)``.
+
+        Args:
+            features_BNC: Features.
+            bias_BN: Logarithms of the masses of the points, None where they do not count.
+            shape: Shape of the grid that the points lie on, in its order; None without a grid.
+        """
+
+    def initialise(self) -> None:
+        """Draw the weights that are neither of linear layers nor queries; there are none by default."""
 
 
 def normed_linear(features: Tensor, norm: nn.RMSNorm, linear: nn.Linear, rows: slice = slice(None)) -> Tensor:
-    """Return ``linear(norm(features))``, or some of its outputs; the gain of the norm is applied to the matrix, which is the smaller one."""
+    """Return ``linear(norm(features))``, or some of its outputs; the gain of the norm multiplies the matrix, the smaller one."""
     bias = None if linear.bias is None else linear.bias[rows]
     return F.linear(normalise(features), linear.weight[rows] * norm.weight, bias)
 
@@ -44,7 +65,7 @@ class GridConvolution(nn.Module):
 class FeedForward(nn.Module):
     """Norm, linear, GELU, linear, added to the argument; with ``convolve`` a convolution over the grid after the norm.
 
-    With ``skip`` what the convolution gives is added, too, and so reaches the next block by a linear way.
+    With ``skip`` the result of the convolution is added, too.
     """
 
     def __init__(self, width: int, ratio: int, *, convolve: bool = False, skip: bool = False) -> None:
@@ -67,10 +88,9 @@ class FeedForward(nn.Module):
 class SelfAttention(nn.Module):
     """Self-attention, added to the argument."""
 
-    def __init__(self, width: int, num_heads: int, *, qk_norm: bool = True) -> None:
+    def __init__(self, width: int, num_heads: int, *, qk_norm: bool) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.qk_norm = qk_norm
+        self.num_heads, self.qk_norm = num_heads, qk_norm
         self.norm = nn.RMSNorm(width)
         self.projection = nn.Linear(width, 3 * width, bias=False)
         self.gain_D = nn.Parameter(torch.ones(width // num_heads))
@@ -80,7 +100,7 @@ class SelfAttention(nn.Module):
         """Map ``(B, N, C)`` to ``(B, N, C)``."""
         projected = normed_linear(features_BNC, self.norm, self.projection)
         queries, keys, values = split_heads(projected, 3, num_heads=self.num_heads, normalised=2 if self.qk_norm else 0)
-        mixed_BHND = attend(queries * self.gain_D, keys, values_BHND=values, bounded=self.qk_norm)
+        mixed_BHND = softmax_attention(queries * self.gain_D, keys, values, bounded=self.qk_norm)
         return features_BNC + self.output(merge_heads(mixed_BHND))
 
 

@@ -13,9 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.attention import attend, merge, normalise, pool, pool_partially
+from lrsa_coupled.operators.attention import merge, normalise, pool_partially, softmax_attention
 from lrsa_coupled.operators.chunks import over_chunks
-from lrsa_coupled.operators.layers import FeedForward, SelfAttention, merge_heads, normed_linear, split_heads
+from lrsa_coupled.operators.layers import (
+    FeedForward,
+    PointBlock,
+    SelfAttention,
+    merge_heads,
+    normed_linear,
+    split_heads,
+)
 from lrsa_coupled.operators.reducer import Reducer
 
 Tokens = tuple[Tensor, Tensor]
@@ -23,7 +30,7 @@ Tokens = tuple[Tensor, Tensor]
 
 
 @final
-class LRSABlock(nn.Module):
+class LRSABlock(PointBlock):
     """One LRSA block; attribute names follow the steps compress (down), process (latent), reconstruct (up).
 
     The keys and values of the down attention and the queries of the up attention are projections of the same normalised features; their
@@ -42,12 +49,11 @@ class LRSABlock(nn.Module):
         self.down_output = nn.Linear(width, width)
         self.first_ffn = FeedForward(width, config.ffn_ratio)
         # The network in place of the attention has as many weights.
-        mixing = (
+        self.latent_attention = (
             SelfAttention(width, num_heads, qk_norm=config.qk_norm)
             if config.latent_attention
             else FeedForward(width, 2)
         )
-        self.latent_attention = mixing
         self.second_ffn = FeedForward(width, config.ffn_ratio)
         self.up_norm = nn.RMSNorm(width)
         self.up_projection = nn.Linear(width, (1 if config.tied else 2) * width, bias=False)
@@ -56,8 +62,14 @@ class LRSABlock(nn.Module):
         self.point_ffn = FeedForward(width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)
 
     def forward(
-        self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None, chunk_size: int
-    ) -> tuple[Tensor, Tokens]:  # fmt: skip
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Map the features of all points, with one projection; ``shape`` is for the convolution."""
+        return self._whole(features_BNC, bias_BN, shape)[0]
+
+    def encode(
+        self, features_BNC: Tensor, bias_BN: Tensor | None, *, reducer: Reducer | None, chunk_size: int | None
+    ) -> tuple[Tensor, Tokens]:
         """Map features ``(B, N, C)`` to such features and the tokens they went through.
 
         Collective: over the ranks of ``reducer``, if any.
@@ -66,32 +78,29 @@ class LRSABlock(nn.Module):
             features_BNC: Features of the points of this rank; N may be 0 with a reducer.
             bias_BN: Added to the scores of the points in the down attention.
             reducer: Combines the ranks.
-            chunk_size: Points worked on at a time, 0 for all; with chunks the backward pass computes again what is between.
+            chunk_size: Points of a chunk, None for all; with chunks the backward pass computes again what is between.
         """
         if reducer is None and not chunk_size:
-            return self.forward_whole(features_BNC, bias_BN)
-        tensors, weights = [features_BNC, *([] if bias_BN is None else [bias_BN])], list(self.parameters())
-        pooled_BHMD = merge(over_chunks(self._pool_partially, tensors, size=chunk_size, weights=weights), reducer)
+            return self._whole(features_BNC, bias_BN)
+        tensors = [features_BNC] if bias_BN is None else [features_BNC, bias_BN]
+        pooled_BHMD = merge(over_chunks(self._pool_partially, tensors, size=chunk_size), reducer)
         tokens = self._mix(pooled_BHMD.to(features_BNC.dtype))
-        return over_chunks(self._expand, [features_BNC], size=chunk_size, shared=tokens, weights=weights), tokens
+        return over_chunks(self.decode, [features_BNC], size=chunk_size, shared=tokens), tokens
 
-    def decode(self, features_BNC: Tensor, tokens: Tokens) -> Tensor:
+    def decode(self, features_BNC: Tensor, *tokens: Tensor) -> Tensor:
         """Map the features of points with tokens that are known already."""
-        return self._expand(features_BNC, *tokens)
-
-    def _expand(self, features_BNC: Tensor, *tokens: Tensor) -> Tensor:
         projected = self._projected(features_BNC, "keys" if self.tied else "queries")
         return self._reconstruct(features_BNC, self._split(projected, 1, scored=1)[0], tokens)
 
-    def forward_whole(
-        self, features_BNC: Tensor, bias_BN: Tensor | None, *, shape: tuple[int, ...] | None = None
-    ) -> tuple[Tensor, Tokens]:  # fmt: skip
-        """Map all features at once, with one projection; ``shape`` is that of the grid they lie on, for the convolution."""
+    def _whole(
+        self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None = None
+    ) -> tuple[Tensor, Tokens]:
         projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
         *scored, values_BHND = self._split(projected, len(self.parts), scored=len(self.parts) - 1)
-        tokens = self._mix(
-            pool(self._queries(), scored[0], values_BHND=values_BHND, bias_BN=bias_BN, bounded=self.qk_norm)
-        )
+        queries_BHMD = self._queries().expand(len(features_BNC), -1, -1, -1)
+        bias = None if bias_BN is None else bias_BN[:, None, None, :]
+        pooled_BHMD = softmax_attention(queries_BHMD, scored[0], values_BHND, bias=bias, bounded=self.qk_norm)
+        tokens = self._mix(pooled_BHMD)
         return self._reconstruct(features_BNC, scored[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
@@ -134,5 +143,5 @@ class LRSABlock(nn.Module):
         shape: tuple[int, ...] | None = None,
     ) -> Tensor:
         keys_BHMD, values_BHMD = tokens
-        spread_BHND = attend(queries_BHND, keys_BHMD, values_BHND=values_BHMD, bounded=self.qk_norm)
+        spread_BHND = softmax_attention(queries_BHND, keys_BHMD, values_BHMD, bounded=self.qk_norm)
         return self.point_ffn(features_BNC + self.up_output(merge_heads(spread_BHND)), shape)

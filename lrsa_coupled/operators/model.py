@@ -2,12 +2,12 @@
 
 Points may be any, of any number, in chunks and partitioned over ranks.
 
-Shapes: B batch, N points on this rank, C width, H heads, M latent tokens, D = C / H, d dimension of space, F nodal inputs, G scalars,
-K outputs.
+Shapes: B batch, N points on this rank, C width, d dimension of space, F nodal inputs, G scalars, K outputs.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import final
 
@@ -17,24 +17,19 @@ from torch import Tensor, nn
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.chunks import over_chunks
 from lrsa_coupled.operators.embedding import Lift
-from lrsa_coupled.operators.flare import FLAREBlock
-from lrsa_coupled.operators.fno import FNOBlock
-from lrsa_coupled.operators.full import FullAttentionBlock
 from lrsa_coupled.operators.grid import find_grid
-from lrsa_coupled.operators.layers import normed_linear
+from lrsa_coupled.operators.layers import PointBlock, normed_linear
 from lrsa_coupled.operators.lrsa import LRSABlock, Tokens
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
-from lrsa_coupled.operators.transolver import TransolverBlock
 
-BLOCKS = {
-    "lrsa": LRSABlock,
-    "flare": FLAREBlock,
-    "transolver": TransolverBlock,
-    "full": FullAttentionBlock,
-    "fno": FNOBlock,
-}
+BASELINES = "lrsa_coupled.bench.baselines"
+
+
+def block_class(kind: str) -> type[PointBlock]:
+    """Return the block of a kind of operator: that of LRSA, or ``Block`` of the file of this name among the baselines."""
+    return LRSABlock if kind == "lrsa" else importlib.import_module(f"{BASELINES}.{kind}").Block
 
 
 @final
@@ -52,25 +47,34 @@ class Operator(nn.Module):
         ValueError: If a size is not positive or the heads do not divide the width.
     """
 
-    def __init__(self, config: OperatorConfig, dim: int, num_inputs: int, num_scalars: int, num_outputs: int, *,
-                 relative_to: Sequence[int] = ()) -> None:  # fmt: skip
+    def __init__(
+        self,
+        config: OperatorConfig,
+        dim: int,
+        num_inputs: int,
+        num_scalars: int,
+        num_outputs: int,
+        *,
+        relative_to: Sequence[int] = (),
+    ) -> None:
         super().__init__()
-        _check(config, dim, num_inputs=num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
+        _check(config, dim, num_outputs=num_outputs)
         self.config = config
         self.dim, self.num_inputs, self.num_scalars, self.num_outputs = dim, num_inputs, num_scalars, num_outputs
         self.relative_to = list(relative_to)
         self.normaliser = Normaliser(dim, num_inputs, num_scalars=num_scalars, num_outputs=num_outputs)
         self.lift = Lift(
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
-        )  # fmt: skip
-        self.blocks = nn.ModuleList(BLOCKS[config.kind](config) for _ in range(config.num_blocks))
+        )
+        block = block_class(config.kind)
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_blocks))
         self.head_norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
         self.initialise()
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the weights from torch's generator: normal, of ``config.weight_std``, zero biases, orthogonal queries (nothing on ``meta``)."""
+        """Draw the weights from torch's generator: normal linear layers, zero biases, orthogonal queries (nothing on ``meta``)."""
         if self.head.weight.is_meta:
             return
         for module in self.modules():
@@ -78,29 +82,37 @@ class Operator(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=self.config.weight_std or module.in_features**-0.5)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, FNOBlock):
+            elif isinstance(module, PointBlock):
                 module.initialise()
         for name, weight in self.named_parameters():
             if name.endswith("queries_HMD"):
                 for queries_MD in weight:
                     nn.init.orthogonal_(queries_MD)
 
-    def forward(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
-                reducer: Reducer | None = None, chunk_size: int = 0) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        points_BNd: Tensor,
+        inputs_BNF: Tensor,
+        scalars_BG: Tensor,
+        mass_BN: Tensor | None = None,
+        *,
+        reducer: Reducer | None = None,
+        chunk_size: int | None = None,
+    ) -> Tensor:
         """Predict the outputs at the points.
 
         The blocks run in the precision of the caller's autocast; normalisation, lift and head in that of the weights (float32).
-        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the ranks' losses, each
-        rank holds its own part of those of the weights.
+        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the ranks'
+        losses, each rank holds its own part of those of the weights.
 
         Args:
             points_BNd: Coordinates of the points of this rank; N may be 0 with a reducer.
             inputs_BNF: Nodal inputs.
             scalars_BG: Scalars of the problems.
-            mass_BN: Lumped mass of the points, any unit; read by ``lrsa`` when ``config.mass_weighted``.
+            mass_BN: Lumped mass of the points, any unit; read when the operator is mass-weighted.
             reducer: All-reduce over the ranks that share the point set.
-            chunk_size: Points worked on at a time, 0 for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk; with
-                gradients to ``(L + 3) B N C`` for L blocks, at the cost of a second forward pass.
+            chunk_size: Points of a chunk, None for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk; with
+                gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
         Returns:
             Outputs ``(B, N, K)`` in physical units.
         Raises:
@@ -108,26 +120,31 @@ class Operator(nn.Module):
         """
         return self.encode(points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=chunk_size)[0]
 
-    def encode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None, *,
-               reducer: Reducer | None = None, chunk_size: int = 0) -> tuple[Tensor, list[Tokens]]:  # fmt: skip
-        """Predict as ``forward`` does, and return the tokens of every block too, for ``decode``; operators that need all points at once have none."""
-        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN, alone=reducer is None)
+    def encode(
+        self,
+        points_BNd: Tensor,
+        inputs_BNF: Tensor,
+        scalars_BG: Tensor,
+        mass_BN: Tensor | None = None,
+        *,
+        reducer: Reducer | None = None,
+        chunk_size: int | None = None,
+    ) -> tuple[Tensor, list[Tokens]]:
+        """Predict as ``forward`` does, and return the tokens of every block for ``decode``; none where it is not supported."""
+        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
         if not self.config.takes_parts:
-            if reducer is not None or chunk_size > 0:
-                raise ValueError(
-                    f"operator: {self._name} needs all points on one rank, in one piece; lrsa on any points does not"
-                )
+            if reducer is not None or chunk_size:
+                raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
             return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN), []
-        ends = [*self.lift.parameters(), *self.head_norm.parameters(), *self.head.parameters()]
-        features_BNC = over_chunks(
-            self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG], weights=ends
-        )
+        if reducer is None and points_BNd.shape[1] == 0:
+            raise ValueError("the operator needs at least one point")
+        features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
         bias_BN = self._log_mass(mass_BN, reducer)
         all_tokens = []
         for block in self.blocks:
-            features_BNC, tokens = block(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
+            features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
             all_tokens.append(tokens)
-        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size, weights=ends), all_tokens
+        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), all_tokens
 
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
@@ -146,11 +163,11 @@ class Operator(nn.Module):
             raise ValueError(f"operator: {self._name} has no tokens to decode from; evaluate it at all points")
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block, known in zip(self.blocks, tokens, strict=True):
-            features_BNC = block.decode(features_BNC, known)
+            features_BNC = block.decode(features_BNC, *known)
         return self._outputs(features_BNC, inputs_BNF)
 
     def base(self, inputs_BNF: Tensor) -> Tensor | None:
-        """Return the inputs that the outputs correct ``(B, N, K)``, zero where there is none; None when all of the outputs are predicted."""
+        """Return the inputs that the outputs correct ``(B, N, K)``, zero for an output that corrects none; None when all do so."""
         return nn.functional.pad(inputs_BNF, (0, 1))[..., self.relative_to] if self.relative_to else None
 
     @property
@@ -166,10 +183,7 @@ class Operator(nn.Module):
         shape, bias_BN = None if grid is None else grid.shape, self._log_mass(mass_BN, None)
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block in self.blocks:
-            if isinstance(block, LRSABlock):
-                features_BNC, _ = block.forward_whole(features_BNC, bias_BN, shape=shape)
-            else:
-                features_BNC = block(features_BNC, shape)
+            features_BNC = block(features_BNC, bias_BN, shape)
         outputs_BNK = self._outputs(features_BNC, inputs_BNF)
         return outputs_BNK if grid is None else grid.back(outputs_BNK)
 
@@ -193,40 +207,34 @@ class Operator(nn.Module):
             bias_BN = bias_BN - bias_BN.mean(dim=1, keepdim=True)
         return bias_BN.to(self.head.weight.dtype)
 
-    def _check_arguments(
-        self, points: Tensor, inputs: Tensor, *, scalars: Tensor, mass: Tensor | None, alone: bool
-    ) -> None:  # fmt: skip
+    def _check_arguments(self, points: Tensor, inputs: Tensor, *, scalars: Tensor, mass: Tensor | None) -> None:
         batch, num_points = points.shape[:2]
-        expected = ((batch, num_points, self.dim), (batch, num_points, self.num_inputs), (batch, self.num_scalars))
-        for name, tensor, shape in zip(
-            ("points", "inputs", "scalars"), (points, inputs, scalars), expected, strict=True
-        ):
+        checks = [
+            ("points", points, (batch, num_points, self.dim)),
+            ("inputs", inputs, (batch, num_points, self.num_inputs)),
+            ("scalars", scalars, (batch, self.num_scalars)),
+        ]
+        if mass is not None:
+            checks.append(("mass", mass, (batch, num_points)))
+        elif self.config.mass_weighted and self.config.kind == "lrsa":
+            raise ValueError("this model is mass-weighted: it needs the lumped mass of the points")
+        for name, tensor, shape in checks:
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-        if mass is None and self.config.mass_weighted and self.config.kind == "lrsa":
-            raise ValueError("this model is mass-weighted: it needs the lumped mass of the points")
-        if mass is not None and tuple(mass.shape) != (batch, num_points):
-            raise ValueError(f"mass: expected shape {(batch, num_points)}, got {tuple(mass.shape)}")
-        if num_points == 0 and alone:
-            raise ValueError("the operator needs at least one point")
 
 
-def _check(config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int) -> None:
-    positive = {
-        "width": config.width, "num_blocks": config.num_blocks, "num_heads": config.num_heads, "num_latents": config.num_latents,
-        "ffn_ratio": config.ffn_ratio, "num_modes": config.num_modes, "the dimension of space": dim, "the number of outputs": num_outputs,
-    }  # fmt: skip
+def _check(config: OperatorConfig, dim: int, *, num_outputs: int) -> None:
+    sizes = ("width", "num_blocks", "num_heads", "num_latents", "ffn_ratio", "num_modes")
+    positive = {name: getattr(config, name) for name in sizes} | {"dim": dim, "the number of outputs": num_outputs}
     for name, value in positive.items():
         if value < 1:
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
-    if min(config.num_frequencies, num_inputs, num_scalars) < 0:
-        raise ValueError("operator: numbers of frequencies, inputs and scalars cannot be negative")
+    if config.num_frequencies < 0:
+        raise ValueError(f"operator: num_frequencies cannot be negative, got {config.num_frequencies}")
     if config.score_gain <= 0.0:
         raise ValueError(f"operator: score_gain must be positive, got {config.score_gain}")
     if config.grid_skip and not config.grid_convolution:
-        raise ValueError(
-            "operator: grid_skip is the way around the network after the convolution of grid_convolution, which is off"
-        )
+        raise ValueError("operator: grid_skip adds the result of grid_convolution, which is off")
     if config.grid_convolution and dim != 2:
         raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
     if config.width % config.num_heads != 0:

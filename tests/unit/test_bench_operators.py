@@ -10,8 +10,8 @@ from lrsa_coupled.bench import operators, speed, training_steps
 from lrsa_coupled.bench.cost import Cost, Work, measure
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.data.description import describe
-from lrsa_coupled.operators.counts import flop_count
 from lrsa_coupled.training.checkpoint import parameter_count
+from tests.operators import lrsa_flop_count
 from tests.unit.test_training import META, sample, with_training, write
 
 ABOUT = describe(META)
@@ -104,7 +104,7 @@ def test_flags_that_are_not_read_are_refused(capsys):
 def test_operations_follow_from_few_points():
     sizes = {"num_inputs": 1, "num_scalars": 0, "num_outputs": 1}
     cost = measure(Work(SMALL, 5000, sizes=(2, 1, 0, 1), repeats=1))
-    assert cost.flops == flop_count(SMALL, 5000, dim=2, **sizes)
+    assert cost.flops == lrsa_flop_count(SMALL, 5000, dim=2, **sizes)
     full = measure(
         Work(dataclasses.replace(SMALL, kind="full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True)
     )

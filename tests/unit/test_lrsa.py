@@ -7,11 +7,20 @@ import torch
 
 from lrsa_coupled.bench.cost import flop_counter
 from lrsa_coupled.operators.attention import by_exponentials, softmax_attention
-from lrsa_coupled.operators.counts import flop_count, parameter_count
-from lrsa_coupled.operators.model import BLOCKS, Operator
+from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import MOST_TOKENS, autocast, by_products, choose_device, cpu_has_bf16
-from tests.operators import CONFIG, SIZES, VARIANTS, arguments, make_operator, relative
+from tests.operators import (
+    BASELINES,
+    CONFIG,
+    SIZES,
+    VARIANTS,
+    arguments,
+    lrsa_flop_count,
+    lrsa_parameter_count,
+    make_operator,
+    relative,
+)
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -36,7 +45,7 @@ def test_every_weight_gets_a_gradient(config):
         assert weight.grad is not None and weight.grad.abs().max() > 0, name
 
 
-@pytest.mark.parametrize("kind", BLOCKS)
+@pytest.mark.parametrize("kind", ["lrsa", *BASELINES])
 @pytest.mark.parametrize("gradient", [False, True])
 def test_bf16_agrees_with_fp32(kind, gradient):
     model = make_operator(dataclasses.replace(CONFIG, kind=kind, mass_weighted=kind == "lrsa", num_modes=2))
@@ -128,7 +137,7 @@ def test_no_type_keeps_torch_from_its_fused_kernels(recwarn):
 @pytest.mark.parametrize("config", VARIANTS)
 def test_parameter_count_is_exact(config):
     model = make_operator(config, dim=3)
-    assert parameter_count(config, 3, **SIZES) == sum(weight.numel() for weight in model.parameters())
+    assert lrsa_parameter_count(config, 3, **SIZES) == sum(weight.numel() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -136,7 +145,7 @@ def test_flop_count_is_exact(config):
     model, batch, points = make_operator(config), 2, 40
     with torch.inference_mode(), flop_counter() as counter:
         model(*arguments(batch, points))
-    assert batch * flop_count(config, points, dim=2, **SIZES) == counter.get_total_flops()
+    assert batch * lrsa_flop_count(config, points, dim=2, **SIZES) == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("weight_std", [0.02, None])

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.layers import GridConvolution, merge_heads, split_heads
+from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
 
 TEMPERATURE = 0.5
 SMALL = 1e-5
 
 
 @final
-class TransolverBlock(nn.Module):
+class Block(PointBlock):
     """One Transolver block: ``x + PhysicsAttention(norm x)``, then ``x + MLP(norm x)``; the heads share the weights of the slices."""
 
     def __init__(self, config: OperatorConfig) -> None:
@@ -41,8 +41,10 @@ class TransolverBlock(nn.Module):
         self.first = nn.Linear(width, config.ffn_ratio * width)
         self.second = nn.Linear(config.ffn_ratio * width, width)
 
-    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
+    def forward(
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Map features to features; the masses of the points do not count."""
         to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
         # of the tensors of M numbers a point and head as few as possible: the temperature divides before the slices, one product sums all
         scores_BHNM = (

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.layers import FeedForward, SelfAttention
+from lrsa_coupled.operators.layers import FeedForward, PointBlock, SelfAttention
 
 
 @final
-class FullAttentionBlock(nn.Module):
+class Block(PointBlock):
     """Self-attention, then a feed-forward network."""
 
     def __init__(self, config: OperatorConfig) -> None:
@@ -24,6 +24,8 @@ class FullAttentionBlock(nn.Module):
         self.attention = SelfAttention(config.width, config.num_heads, qk_norm=config.qk_norm)
         self.ffn = FeedForward(config.width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)
 
-    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
+    def forward(
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Map features to features; the masses of the points do not count."""
         return self.ffn(self.attention(features_BNC), shape)

@@ -1,4 +1,4 @@
-"""The rivals of LRSA against their formulas written out, and what they refuse."""
+"""The baselines of LRSA against their formulas written out, and what they refuse."""
 
 import dataclasses
 
@@ -6,22 +6,26 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lrsa_coupled.bench.baselines import fno
 from lrsa_coupled.bench.cost import flop_counter
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.operators.counts import flop_count, parameter_count
-from lrsa_coupled.operators.fno import PADDING, FNOBlock
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.operators.layers import GridConvolution
-from lrsa_coupled.operators.model import BLOCKS
 from lrsa_coupled.operators.reducer import TorchReducer
-from tests.operators import SIZES, arguments, make_operator, relative
+from tests.operators import (
+    BASELINES,
+    SIZES,
+    arguments,
+    lrsa_flop_count,
+    lrsa_parameter_count,
+    make_operator,
+    relative,
+)
 
 SMALL = OperatorConfig(width=12, num_blocks=2, num_heads=3, num_latents=5, num_modes=2)
-RIVALS = [kind for kind in BLOCKS if kind != "lrsa"]
 CONVOLVED = [
     f"{kind} with {parts}"
-    for kind in BLOCKS
-    if kind != "fno"
+    for kind in ("lrsa", "flare", "transolver", "full")
     for parts in ("grid_convolution", "grid_convolution and grid_skip")
 ]
 EXACT = 1e-12
@@ -51,7 +55,7 @@ def heads(tensor):
     return tensor.unflatten(-1, (SMALL.num_heads, -1)).transpose(1, 2)
 
 
-@pytest.mark.parametrize("name", RIVALS + CONVOLVED)
+@pytest.mark.parametrize("name", [*BASELINES, *CONVOLVED])
 def test_a_permutation_of_the_points_permutes_the_outputs(name):
     model, points = make_operator(config(name), dtype=torch.float64), grid_points()
     _, inputs, scalars, mass = arguments(points=points.shape[1], dtype=torch.float64)
@@ -95,11 +99,11 @@ def test_flare_is_a_product_of_two_stochastic_matrices():
 
 
 def test_fno_keeps_the_low_modes_of_a_transform_written_out():
-    block, (nx, ny), low = FNOBlock(config("fno")).double(), (7, 5), SMALL.num_modes
+    block, (nx, ny), low = fno.Block(config("fno")).double(), (7, 5), SMALL.num_modes
     block.initialise()
     features = torch.randn(1, nx * ny, SMALL.width, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     px, py = nx + 1, ny + 1
-    assert px >= nx * (1 + PADDING) and py >= ny * (1 + PADDING)
+    assert px >= nx * (1 + fno.PADDING) and py >= ny * (1 + fno.PADDING)
     waves = {
         n: torch.exp(-2j * torch.pi * torch.outer(torch.arange(n), torch.arange(n)).double() / n) for n in (px, py)
     }
@@ -119,7 +123,7 @@ def test_fno_keeps_the_low_modes_of_a_transform_written_out():
         )  # as the inverse of real fields does
         field = torch.einsum("kx,ly,kli->xyi", waves[px].conj(), waves[py].conj(), result).real / (px * py)
         expected = F.gelu(block.pointwise(features) + field[:nx, :ny].reshape(1, nx * ny, -1))
-        assert relative(block(features, (nx, ny)), expected) < 1e-10
+        assert relative(block(features, shape=(nx, ny)), expected) < 1e-10
 
 
 def test_a_grid_is_found_in_any_order():
@@ -176,12 +180,12 @@ def test_size_and_products_of_convolved_operators_are_counted(name):
         sum(added) - sum(w.numel() for w in make_operator(plain).parameters()) == plain.num_blocks * (9 * 12 + 3) * 12
     )
     if name.startswith("lrsa"):
-        assert parameter_count(model.config, 2, **SIZES) == sum(added)
-        assert 2 * flop_count(model.config, 24, dim=2, **SIZES) == counter.get_total_flops()
+        assert lrsa_parameter_count(model.config, 2, **SIZES) == sum(added)
+        assert 2 * lrsa_flop_count(model.config, 24, dim=2, **SIZES) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("name", RIVALS + CONVOLVED)
-def test_rivals_refuse_what_only_lrsa_does(name):
+@pytest.mark.parametrize("name", [*BASELINES, *CONVOLVED])
+def test_baselines_refuse_what_only_lrsa_does(name):
     model, (points, inputs, scalars, mass) = make_operator(config(name)), arguments()
     name = name.removesuffix(" and grid_skip")
     for options in ({"reducer": TorchReducer()}, {"chunk_size": 10}):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.operators.layers import PointBlock
 from lrsa_coupled.operators.precision import in_full_precision
 
 PADDING = 0.1
@@ -22,8 +23,8 @@ PADDING = 0.1
 
 
 @final
-class FNOBlock(nn.Module):
-    """One Fourier layer: ``gelu(W x + inverse FFT(R FFT(x)))``; R keeps the lowest modes of both signs along the first axis."""
+class Block(PointBlock):
+    """One Fourier layer ``gelu(W x + inverse FFT(R FFT(x)))``; R has the lowest modes, of both signs along the first axis."""
 
     def __init__(self, config: OperatorConfig) -> None:
         super().__init__()
@@ -37,7 +38,9 @@ class FNOBlock(nn.Module):
         """Draw the spectral weights uniformly from [0, 1 / C^2), as the source does."""
         nn.init.uniform_(self.spectral_2CCmm2, 0.0, 1.0 / self.pointwise.in_features**2)
 
-    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
+    def forward(
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
         """Map features to features ``(B, N, C)`` of a grid of ``shape``.
 
         Raises:
@@ -46,9 +49,8 @@ class FNOBlock(nn.Module):
         if shape is None or len(shape) != 2 or min(shape) < 2 * self.modes:
             raise ValueError(f"operator: fno needs a grid of two axes of at least {2 * self.modes} points, got {shape}")
         with in_full_precision(features_BNC.device):
-            spectral_BNC = self._convolve(
-                features_BNC.float() if features_BNC.dtype != torch.float64 else features_BNC, shape
-            )
+            dtype = torch.promote_types(features_BNC.dtype, torch.float32)
+            spectral_BNC = self._convolve(features_BNC.to(dtype), shape)
         return F.gelu(self.pointwise(features_BNC) + spectral_BNC)
 
     def _convolve(self, features_BNC: Tensor, shape: tuple[int, ...]) -> Tensor:

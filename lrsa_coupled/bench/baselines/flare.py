@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.attention import softmax_attention
-from lrsa_coupled.operators.layers import GridConvolution, merge_heads, split_heads
+from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
 
 DEPTH = 3
 """Residual layers of the networks for keys, for values and at the points, as in the source."""
@@ -39,7 +39,7 @@ class ResidualMLP(nn.Module):
 
 
 @final
-class FLAREBlock(nn.Module):
+class Block(PointBlock):
     """One FLARE block: ``x + FLARE(norm x)``, then ``x + MLP(norm x)``."""
 
     def __init__(self, config: OperatorConfig) -> None:
@@ -52,8 +52,10 @@ class FLAREBlock(nn.Module):
         self.ffn_norm, self.ffn = nn.LayerNorm(width), ResidualMLP(width)
         self.convolution = GridConvolution(width) if config.grid_convolution else None
 
-    def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None = None) -> Tensor:
-        """Map features to features ``(B, N, C)``; ``shape`` is that of the grid, if any."""
+    def forward(
+        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """Map features to features; the masses of the points do not count."""
         normalised_BNC = self.norm(features_BNC)
         (keys_BHND,) = split_heads(self.keys(normalised_BNC), 1, num_heads=self.num_heads)
         (values_BHND,) = split_heads(self.values(normalised_BNC), 1, num_heads=self.num_heads)
