@@ -214,7 +214,7 @@ def test_fit_of_the_normaliser_and_excess():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="numbers of frequencies"):
+    with pytest.raises(ValueError, match="num_frequencies cannot be negative"):
         make_operator(dataclasses.replace(CONFIG, num_frequencies=-1))
     with pytest.raises(ValueError, match="score_gain must be positive, got 0"):
         make_operator(dataclasses.replace(CONFIG, score_gain=0.0))
