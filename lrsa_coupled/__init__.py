@@ -14,14 +14,15 @@ _MODULES = {
     "Collector": "generation.collect",
     "Continuation": "interfaces",
     "Features": "interfaces",
-    "Field": "interfaces",
+    "Field": "schema",
     "Gate": "guess.gate",
     "LearnedGuess": "guess.learned",
     "Problem": "interfaces",
+    "Schema": "schema",
     "SolveResult": "interfaces",
     "Solver": "interfaces",
     "Surrogate": "certify.surrogate",
-    "Symmetry": "interfaces",
+    "Symmetry": "schema",
     "attach": "guess.attach",
     "load_case": "catalog",
 }
@@ -39,12 +40,11 @@ if TYPE_CHECKING:
         Case as Case,
         Continuation as Continuation,
         Features as Features,
-        Field as Field,
         Problem as Problem,
         Solver as Solver,
         SolveResult as SolveResult,
-        Symmetry as Symmetry,
     )
+    from lrsa_coupled.schema import Field as Field, Schema as Schema, Symmetry as Symmetry
 else:
 
     def __getattr__(name: str) -> object:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lrsa_coupled.schema import Field, Schema
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from dolfinx.fem import DirichletBC, Form, Function, FunctionSpace
@@ -22,62 +24,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Field:
-    """A named quantity given at the node set.
-
-    Args:
-        name: Name of the quantity, unique among the inputs or outputs of a case.
-        components: Number of values at a node.
-        unit: Unit as text; ``"1"`` is dimensionless.
-        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space; this and the rest are for outputs only.
-        loss_weight: Weight of the field in the training loss.
-        span: Whether the components are a basis of which the span counts, not each by itself.
-        relative_to: Name of the input, of as many components, that the operator corrects to get this field; empty: it predicts all of it.
-    """
-
-    name: str
-    components: int = 1
-    unit: str = "1"
-    subspace: tuple[int, ...] = ()
-    loss_weight: float = 1.0
-    span: bool = False
-    relative_to: str = ""
-
-    @property
-    def label(self) -> str:
-        """Name and unit for people."""
-        return self.name if self.unit == "1" else f"{self.name} [{self.unit}]"
-
-
-Matrix = tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True)
-class Symmetry:
-    """A reflection or quarter turn that takes problems of a family, with their solutions, to problems of the same family.
-
-    Matrices are rows of whole numbers, with one entry other than zero, 1 or -1, in each row and column; an empty one is the identity.
-
-    Args:
-        points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
-        centre: A point that stays where it is.
-        inputs: Matrix of the nodal inputs, those of all fields side by side; ``scalars`` and ``outputs`` likewise.
-    """
-
-    points: Matrix
-    centre: tuple[float, ...]
-    inputs: Matrix = ()
-    scalars: Matrix = ()
-    outputs: Matrix = ()
-
-
-@dataclass(frozen=True)
 class Features:
     """What the operator is told of a problem, on this rank.
 
     Args:
-        nodal: Values of the case's ``inputs`` at the owned nodes, ``(num_owned, sum of components)``, float64.
-        scalars: Values of the case's ``scalars``, the same on all ranks, ``(num_scalars,)``, float64.
+        nodal: Values of the inputs of the schema at the owned nodes, ``(num_owned, sum of components)``, float64.
+        scalars: Values of its scalars, the same on all ranks, ``(num_scalars,)``, float64.
     """
 
     nodal: npt.NDArray[np.float64]
@@ -249,22 +201,14 @@ class NoOptions:
     """Of a case without variants."""
 
 
-class Signature(ABC):
-    """What an operator is told of a problem and what it predicts of it.
+class Described(ABC):
+    """What has problems that an operator sees.
 
     Attributes:
-        name: Name of the family of problems.
-        dim: Dimension of space.
-        inputs: Nodal fields the operator sees besides the coordinates.
-        scalars: Names of the numbers the operator sees, one value a problem.
-        outputs: Fields of the solution that the operator predicts; the others start from zero.
+        schema: What the operator sees of a problem and predicts of it.
     """
 
-    name: str
-    dim: int
-    inputs: tuple[Field, ...]
-    scalars: tuple[str, ...]
-    outputs: tuple[Field, ...]
+    schema: Schema
 
     @abstractmethod
     def features(self, problem: Unknown) -> Features:
@@ -325,17 +269,17 @@ class Spectrum:
     is_definite: bool = False
 
 
-class Case[P: Unknown](Signature):
+class Case[P: Unknown](Described):
     """A family of problems, of type ``P``.
 
     Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below. What only some cases can do
     is a value, None unless overridden: ``fixed_mesh``, ``trajectory``, ``spectrum``, ``interpolation``.
 
     Attributes:
+        schema: What an operator sees and predicts, the name of the case and its dimension; set in ``__init__`` where options change it.
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
-        fields: All fields of the solution, for files and pictures; ``outputs`` are some of them.
+        fields: All fields of the solution, for files and pictures; the outputs of the schema are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
-        symmetries: Generators of the group of reflections and turns that the family has; training may apply them to samples.
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
         default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
         options: Those of this instance.
@@ -347,12 +291,21 @@ class Case[P: Unknown](Signature):
     resolution: int
     fields: tuple[Field, ...]
     rtol: float
-    symmetries: tuple[Symmetry, ...] = ()
     default_method: str
     default_options: Any = NoOptions()
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.default_options if options is None else options
+
+    @property
+    def name(self) -> str:
+        """Name of the case, that of its schema."""
+        return self.schema.name
+
+    @property
+    def dim(self) -> int:
+        """Dimension of space, that of its schema."""
+        return self.schema.dim
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Any:

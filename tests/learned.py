@@ -12,7 +12,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import create_unit_square
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
@@ -74,10 +74,9 @@ def operator(
             width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True
         )
         fields = tuple(Field(name) for name in inputs)
-        card = checkpoint.ModelCard(
-            case, dim, fields, (), (outputs,), 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {}
-        )
-        model = checkpoint.make_model(config, card)
+        schema = Schema(case, dim, fields, (), (outputs,))
+        card = checkpoint.ModelCard(schema, 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
+        model = checkpoint.make_model(config, schema)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.2 * torch.randn_like(weight))

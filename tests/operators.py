@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.reducer import Reducer
 from lrsa_coupled.training.losses import field_columns, relative_l2, weighted_mean

@@ -14,7 +14,8 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
-from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory
+from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
+from lrsa_coupled.schema import Field, Schema
 from petsc4py import PETSc
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
@@ -71,25 +72,17 @@ def lid_speed(parameters: CavityParameters, x: Coordinates) -> Coordinates:
 class CavityCase(Case[Problem]):
     """Steady Navier-Stokes in a lid-driven cavity with a random elliptic obstacle, random lid profile."""
 
-    name = "cavity"
-    dim = 2
     resolution = 32
-    inputs = (Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4))
-    scalars = (
-        "log_reynolds",
-        "centre_x",
-        "centre_y",
-        "area_axis",
-        "anisotropy_cos",
-        "anisotropy_sin",
-        "lid_1",
-        "lid_2",
-        "lid_3",
-    )
     fields = (Field("velocity", 2, "U", subspace=(0,)), Field("pressure", 1, "rho U^2", subspace=(1,)))
-    outputs = fields[
-        :1
-    ]  # Newton is linear in the pressure: its first iterate does not depend on where the pressure starts
+    schema = Schema(
+        name="cavity",
+        dim=2,
+        inputs=(Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4)),
+        scalars=(
+            "log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin", "lid_1", "lid_2", "lid_3",
+        ),
+        outputs=fields[:1],  # Newton is linear in the pressure: its first iterate does not depend on the guess of it
+    )  # fmt: skip
     rtol = 1e-8
     default_method = "continuation-loose"
     default_options = CavityOptions()

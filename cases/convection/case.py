@@ -17,15 +17,14 @@ from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import (
     Case,
     Features,
-    Field,
     FixedMesh,
     Problem,
     Reuse,
     SequenceSolver,
     SolverFactory,
-    Symmetry,
     Trajectory,
 )
+from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
@@ -75,14 +74,17 @@ MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0,
 class ConvectionCase(Case[ConvectionProblem]):
     """du/dt + w . grad u - div(k(u) grad u) = q in the unit square, u = 0 on its boundary, flow and sources random and moving."""
 
-    name = "convection"
-    dim = 2
     resolution = 24
-    inputs = (Field("defect"), Field("extrapolation", unit="T"), Field("velocity", 2, "U"))
-    scalars = ("log_step", "log_scale")
-    fields = outputs = (Field("correction"),)
+    fields = (Field("correction"),)
+    schema = Schema(
+        name="convection",
+        dim=2,
+        inputs=(Field("defect"), Field("extrapolation", unit="T"), Field("velocity", 2, "U")),
+        scalars=("log_step", "log_scale"),
+        outputs=fields,
+        symmetries=(TURN, MIRROR),
+    )
     rtol = 1e-8
-    symmetries = (TURN, MIRROR)
     default_options = ConvectionOptions()
     default_method = "linear"
     extrapolations = ("linear", "previous", "quadratic")

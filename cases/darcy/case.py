@@ -17,7 +17,6 @@ from dolfinx.mesh import Mesh, create_unit_square
 from lrsa_coupled.interfaces import (
     Case,
     Features,
-    Field,
     FixedMesh,
     Pencil,
     Problem,
@@ -26,9 +25,9 @@ from lrsa_coupled.interfaces import (
     Solver,
     SolverFactory,
     Spectrum,
-    Symmetry,
     Unknown,
 )
+from lrsa_coupled.schema import Field, Schema, Symmetry
 from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
@@ -146,13 +145,9 @@ def _waves(cells: int) -> Array:
 class DarcyCase(Case[DarcyProblem]):
     """-div(a grad u) = 1 in the unit square, u = 0 on its boundary, a random medium a."""
 
-    name = "darcy"
-    dim = 2
     resolution = 420
-    inputs = (Field("log_coefficient"),)
-    scalars = ()
-    symmetries = (SWAP, TURN)
-    fields = outputs = (Field("pressure"),)
+    fields = (Field("pressure"),)
+    schema = Schema("darcy", 2, (Field("log_coefficient"),), (), fields, symmetries=(SWAP, TURN))
     rtol = 1e-10
     default_method = "gamg-cg"
     default_options = DarcyOptions()

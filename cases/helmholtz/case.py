@@ -18,7 +18,6 @@ from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from lrsa_coupled.interfaces import (
     Case,
     Features,
-    Field,
     FixedMesh,
     Pencil,
     Problem,
@@ -27,9 +26,9 @@ from lrsa_coupled.interfaces import (
     Solver,
     SolverFactory,
     Spectrum,
-    Symmetry,
     Unknown,
 )
+from lrsa_coupled.schema import Field, Schema, Symmetry
 from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import ModesSolver, pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
@@ -114,12 +113,6 @@ class Grid:
 class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
     """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
 
-    name = "helmholtz"
-    dim = 3
-    resolution = 40
-    inputs = (Field("log_slowness"), Field("source"))
-    scalars = ()
-    fields = outputs = (Field("pressure"),)
     rtol = 1e-8
     default_method = "mumps"
     default_options = HelmholtzOptions()
@@ -131,14 +124,15 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
             raise ValueError(
                 f"options of helmholtz: dim is 2 or 3, wave_number, heterogeneity and modes are not negative, got {self.options}"
             )
-        self.dim = self.options.dim
-        self.resolution = 200 if self.dim == 2 else 40
-        self.wave_number = self.options.wave_number or (20.0 * np.pi if self.dim == 2 else 16.0)
-        self.symmetries = _symmetries(self.dim)
+        dim = self.options.dim
+        self.resolution = 200 if dim == 2 else 40
+        self.wave_number = self.options.wave_number or (20.0 * np.pi if dim == 2 else 16.0)
         self.num_modes = self.options.modes
+        inputs, self.fields = (Field("log_slowness"), Field("source")), (Field("pressure"),)
         if self.num_modes:
-            self.inputs, self.default_method = self.inputs[:1], "krylov-schur"
-            self.fields = self.outputs = (Field("modes", self.num_modes, span=True),)
+            inputs, self.fields = inputs[:1], (Field("modes", self.num_modes, span=True),)
+            self.default_method = "krylov-schur"
+        self.schema = Schema("helmholtz", dim, inputs, (), self.fields, symmetries=_symmetries(dim))
 
     def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
         """Draw amplitudes of covariance (-Laplace + 25)^-3, scaled to the heterogeneity and without mean, and a source inside."""

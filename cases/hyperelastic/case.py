@@ -15,7 +15,8 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
 from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.interfaces import Case, Continuation, Features, Field, Problem, Solver, SolverFactory, Symmetry
+from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
+from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.meshing import gmsh_mesh
 from petsc4py import PETSc
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
@@ -104,15 +105,18 @@ class HyperelasticParameters:
 class HyperelasticCase(Case[Problem]):
     """A clamped neo-Hookean block of random stiffness, bent, twisted and stretched by dead loads at its end."""
 
-    name = "hyperelastic"
-    dim = 3
     resolution = 9
-    inputs = (Field("log_stiffness"), Field("coarse_displacement", 3, "b"))
-    scalars = ("traction_x", "traction_y", "traction_z", "torsion")
-    fields = outputs = (Field("displacement", 3, "b", relative_to="coarse_displacement"),)
+    fields = (Field("displacement", 3, "b", relative_to="coarse_displacement"),)
+    schema = Schema(
+        name="hyperelastic",
+        dim=3,
+        inputs=(Field("log_stiffness"), Field("coarse_displacement", 3, "b")),
+        scalars=("traction_x", "traction_y", "traction_z", "torsion"),
+        outputs=fields,
+        symmetries=(MIRROR, SWAP),
+    )
     rtol = 1e-8
     default_method = "coarse-model"
-    symmetries = (MIRROR, SWAP)
     default_options = HyperelasticOptions()
 
     def __init__(self, options: HyperelasticOptions | None = None) -> None:

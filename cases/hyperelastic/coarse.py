@@ -92,7 +92,7 @@ class CoarseStart(Solver):
     def solve(self) -> SolveResult:
         """Solve; ``transfer`` is the time for the start. Collective."""
         started = time.perf_counter()
-        NodeSet(self.problem, self.case.outputs).scatter(self.displacement(self.problem), self.problem.solution)
+        NodeSet(self.problem, self.case.schema.outputs).scatter(self.displacement(self.problem), self.problem.solution)
         set_dirichlet(self.problem)
         reached = time.perf_counter() - started
         iterations = 0

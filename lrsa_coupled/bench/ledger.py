@@ -53,7 +53,8 @@ from lrsa_coupled.guess.gate import Gate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Field, Problem, SolveResult
+from lrsa_coupled.interfaces import Case, Problem, SolveResult
+from lrsa_coupled.schema import Field
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 
@@ -115,7 +116,7 @@ def bench(
         sample = measure(strategies, index, repeats=settings.repeats)
         samples.append(sample.records)
         if index == 0 and case.dim == 2:
-            example = _example(case.outputs[0], sample, comm)
+            example = _example(case.schema.outputs[0], sample, comm)
     gating = {"summary": gate.summary(), "decisions": [vars(decision) for decision in gate.decisions]}
     measured = {"cost": cost_of(guess.card), "gate": gating, "strategies": _by_strategy(strategies, samples)}
     ledger = measured_on(case, config, comm) | measured
@@ -128,7 +129,7 @@ def _measure_sample(
     gc.collect()  # meshes of earlier samples, whose communicators MPI counts
     parameters = sample_parameters(case, settings.test_seed, index)
     problem = case.problem(case.mesh(comm, parameters, settings.resolution or case.resolution), parameters)
-    nodes = NodeSet(problem, case.outputs)
+    nodes = NodeSet(problem, case.schema.outputs)
     atol = (settings.rtol or case.rtol) * reference_norm(problem)
     records, starts, truth = [], {}, None
     for strategy in strategies:

@@ -65,13 +65,13 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
     """
     with collective_errors(comm):
         spectrum = case.spectrum
-        if spectrum is None or not case.outputs[0].span:
+        if spectrum is None or not case.schema.outputs[0].span:
             raise ValueError(
                 f"bench --what modes is for the modes of a case with a spectrum, such as helmholtz with --set options.modes=64; got '{case.name}'"
             )
         guess = load_guess(case, config, model)
     settings, unknowns = config.bench, 0
-    counts = sorted({max(case.outputs[0].components // share, 1) for share in SHARES})
+    counts = sorted({max(case.schema.outputs[0].components // share, 1) for share in SHARES})
     samples: dict[tuple[str, int], list[dict[str, Any]]] = {
         (name, count): [] for count in counts for name in (KRYLOV_SCHUR, COLD, LEARNED)
     }
@@ -154,7 +154,7 @@ def _solve(
 
 
 def _predicted(case: Case, pencil: Pencil, guess: LearnedGuess) -> Block:
-    nodes, comm = NodeSet(pencil, case.outputs), pencil.mesh.comm
+    nodes, comm = NodeSet(pencil, case.schema.outputs), pencil.mesh.comm
     fixed = nodes.constrained.any(axis=1)
     grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)
     basis = GridColumns(guess, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))

@@ -21,9 +21,9 @@ from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config, OperatorConfig, nearest
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.operators.grid import find_grid
+from lrsa_coupled.schema import Schema
 from lrsa_coupled.training.checkpoint import parameter_count
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
@@ -33,7 +33,7 @@ RIVALS = ("lrsa", "flare", "transolver", "full", "fno")
 LATENTS = (16, 32, 64, 128, 256)
 
 
-def variants(what: str, operator: OperatorConfig, about: Description) -> dict[str, OperatorConfig]:
+def variants(what: str, operator: OperatorConfig, schema: Schema) -> dict[str, OperatorConfig]:
     """Return the operators to compare by name, ``operator`` first.
 
     ``operators``: the rivals, with the width at which they have as many parameters as ``operator``, to within a head. ``ablations``:
@@ -41,10 +41,10 @@ def variants(what: str, operator: OperatorConfig, about: Description) -> dict[st
     """
     lrsa = dataclasses.replace(operator, kind="lrsa")
     if what == "operators":
-        count = parameter_count(lrsa, about)
+        count = parameter_count(lrsa, schema)
         plain = dataclasses.replace(lrsa, mass_weighted=False, tied=False, latent_attention=True, qk_norm=True)
         return {
-            kind: lrsa if kind == "lrsa" else of_size(dataclasses.replace(plain, kind=kind), count, about)
+            kind: lrsa if kind == "lrsa" else of_size(dataclasses.replace(plain, kind=kind), count, schema)
             for kind in RIVALS
         }
     changes: dict[str, Mapping[str, Any]] = {
@@ -55,13 +55,13 @@ def variants(what: str, operator: OperatorConfig, about: Description) -> dict[st
     return {name: dataclasses.replace(lrsa, **change) for name, change in changes.items()}
 
 
-def of_size(operator: OperatorConfig, count: int, about: Description) -> OperatorConfig:
+def of_size(operator: OperatorConfig, count: int, schema: Schema) -> OperatorConfig:
     """Return the operator with the width, a multiple of its heads, whose number of parameters is nearest to ``count``."""
     heads = 1 if operator.kind == "fno" else operator.num_heads
     sizes = [dataclasses.replace(operator, num_heads=heads, width=heads)]
-    while parameter_count(sizes[-1], about) < count:
+    while parameter_count(sizes[-1], schema) < count:
         sizes.append(dataclasses.replace(sizes[-1], width=sizes[-1].width + heads))
-    return min(sizes[-2:], key=lambda size: abs(parameter_count(size, about) - count))
+    return min(sizes[-2:], key=lambda size: abs(parameter_count(size, schema) - count))
 
 
 def bench_operators(
@@ -82,12 +82,12 @@ def bench_operators(
         ValueError: For an unknown name, test samples that are training samples, or what ``train`` and ``evaluate`` refuse.
     """
     stores = {"data": DataStore(data), "test": DataStore(test)}
-    about, unseen = (describe(store.meta) for store in stores.values())
-    if (about.case, about.seed) == (unseen.case, unseen.seed):
+    about, unseen = (store.card for store in stores.values())
+    if (about.schema.name, about.seed) == (unseen.schema.name, unseen.seed):
         raise ValueError(
             f"{data} and {test} are both samples of seed {about.seed}: generate test samples of another seed"
         )
-    chosen = variants(what, config.operator, about)
+    chosen = variants(what, config.operator, about.schema)
     for name in only:
         if name not in chosen:
             raise ValueError(f"--only: no variant '{name}'{nearest(name, list(chosen))}")
@@ -101,13 +101,13 @@ def bench_operators(
     ]
     points = config.training.num_points or max(entry.num_nodes for entry in stores["data"].entries.values())
     for row, operator in zip(rows, chosen.values(), strict=True):
-        row["step"] = dataclasses.asdict(measure(_step(config, operator, about, points)))
+        row["step"] = dataclasses.asdict(measure(_step(config, operator, about.schema, points)))
     sets = {
-        name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.meta["seed"]}
+        name: {"folder": str(store.folder), "samples": len(store.solved), "seed": store.card.seed}
         for name, store in stores.items()
     }
     return {
-        "case": about.case,
+        "case": about.schema.name,
         **sets,
         "training": dataclasses.asdict(config.training),
         "machine": this_machine(),
@@ -189,12 +189,12 @@ def _trained(name: str, config: Config, data: Path, *, test: Path, out: Path) ->
     return row | {"l2": norms["l2"], "h1": norms.get("h1")}
 
 
-def _step(config: Config, operator: OperatorConfig, about: Description, points: int) -> Work:
+def _step(config: Config, operator: OperatorConfig, schema: Schema, points: int) -> Work:
     """Return the forward and backward pass of a batch; operators of a grid on the smallest square one with that many points."""
     training, side = config.training, 0
     if operator.needs_grid:
-        side = next(side for side in range(1, points + 1) if side**about.dim >= points)
-    sizes = (about.dim, about.num_inputs, len(about.scalars), about.num_outputs)
+        side = next(side for side in range(1, points + 1) if side**schema.dim >= points)
+    sizes = (schema.dim, schema.num_inputs, len(schema.scalars), schema.num_outputs)
     return Work(
         operator,
         points,

@@ -134,7 +134,7 @@ def _starts(case: Case, guess: LearnedGuess, config: Config) -> dict[str, Start]
     starts = {name: learned_start(case, _changed(guess, change), far) for name, change in CHANGES.items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.problem.test_seed)
-        fresh = checkpoint.make_model(guess.card.operator, guess.card)
+        fresh = checkpoint.make_model(guess.card.operator, guess.card.schema)
     fresh.normaliser.load_state_dict(guess.model.normaliser.state_dict())
     starts[RANDOM] = learned_start(case, LearnedGuess(fresh.eval(), guess.card, guess.settings), far)
     return starts | {ANOTHER: _Another(case, guess, config.problem.test_seed)}
@@ -158,7 +158,7 @@ class _Another:
     def __call__(self, problem: Problem) -> Prediction:
         prediction = self.guess.start(self.case, self.other)
         if prediction.accepted:
-            NodeSet(problem, self.case.outputs).scatter(prediction.values, problem.solution)
+            NodeSet(problem, self.case.schema.outputs).scatter(prediction.values, problem.solution)
             set_dirichlet(problem)
         return prediction
 

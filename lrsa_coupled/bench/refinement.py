@@ -62,9 +62,9 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
     operator, card = load(model)
     operator.to(device)
     dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
-    check_match(card, dataset.description)
+    check_match(card, dataset.schema)
     sets = node_sets(find_grid(dataset.whole(0).points_BNd))
-    columns = slice(0, card.outputs[0].components)
+    columns = slice(0, card.schema.outputs[0].components)
     errors, drifts = {name: [] for name in SETS}, {name: [] for name in SETS[1:]}
     for sample in progress(range(len(dataset)), description="refining", delay=2.0):
         batch = dataset.whole(sample)
@@ -82,7 +82,7 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
             drifts[name].append(_distance(fields[name], fields["coarse"]))
     points = {name: len(rows) for name, (rows, _) in sets.items()}
     result = {
-        "case": card.case,
+        "case": card.schema.name,
         "samples": len(dataset),
         "mass_weighted": card.operator.mass_weighted,
         "points": points,

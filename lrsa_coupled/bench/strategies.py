@@ -66,9 +66,9 @@ def rivals(case: Case, config: Config) -> list[Strategy]:
 def nearest_strategy(case: Case, seed: int, data: Path) -> Strategy:
     """Return the start from the nearest sample of a data set; ValueError when it is of another case or holds the samples of the bench. Collective: no."""
     store = DataStore(data)
-    if store.meta["case"] != case.name:
-        raise ValueError(f"{data} holds samples of the case '{store.meta['case']}', expected '{case.name}'")
-    refuse_seen(seed, store.meta["seed"], f"the data set {data}")
+    if (difference := store.card.schema.difference(case.schema)) is not None:
+        raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
+    refuse_seen(seed, store.card.seed, f"the data set {data}")
     nearest = NearestSample(store)
 
     def put_start(problem: Problem) -> bool:

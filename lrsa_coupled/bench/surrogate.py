@@ -82,7 +82,7 @@ def _measure(
     truth = true_solution(case, problem)
     if truth is None:
         return None
-    norm, zero = make_norm(problem, case.outputs), truth.duplicate()
+    norm, zero = make_norm(problem, case.schema.outputs), truth.duplicate()
     zero.set(0.0)
     scale = norm.of_solution(zero, 0.0)
 

@@ -63,7 +63,7 @@ def bench_steps(config: Config, data: Path) -> dict[str, Any]:
                 losses[name] = float(loss)
     steps = [{"precision": name, "seconds": seconds[name], "loss": losses[name]} for name in PRECISIONS]
     settings = {"operator": dataclasses.asdict(config.operator), "training": dataclasses.asdict(config.training)}
-    return {"case": dataset.description.case, "data": str(data), **settings, "machine": this_machine(), "steps": steps}
+    return {"case": dataset.schema.name, "data": str(data), **settings, "machine": this_machine(), "steps": steps}
 
 
 def steps_table(ledger: Mapping[str, Any]) -> str:

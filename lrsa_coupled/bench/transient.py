@@ -219,10 +219,10 @@ def _ways(case: Case, problems: Sequence[Problem], *, guess: LearnedGuess | None
     if guess is None:
         return ways
     behind_gate, always = problems[-2:]
-    gated_step = GatedStep(case, gate, guess, NodeSet(behind_gate, case.outputs))
+    gated_step = GatedStep(case, gate, guess, NodeSet(behind_gate, case.schema.outputs))
     ways.append(_Way(case, GATED, behind_gate, strategy=None, step=gated_step))
     ways.append(
-        _Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.outputs)))
+        _Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.schema.outputs)))
     )
     return ways
 

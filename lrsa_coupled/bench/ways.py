@@ -94,12 +94,12 @@ class System:
         problem = self.problem
         features = self.case.features(problem)
         functions, start = {}, 0
-        for item in self.case.inputs:
+        for item in self.case.schema.inputs:
             functions[item.name] = Function(problem.node_space)
             functions[item.name].x.array[: len(features.nodal)] = features.nodal[:, start]
             functions[item.name].x.scatter_forward()
             start += item.components
-        scalars = dict(zip(self.case.scalars, map(float, features.scalars), strict=True))
+        scalars = dict(zip(self.case.schema.scalars, map(float, features.scalars), strict=True))
         prolongation = self.spectrum.prolongation(problem) if coarse else None
         describe(
             matrix,
@@ -217,7 +217,7 @@ def _record(system: System, iterations: int, *, setup: float, solve: float) -> d
 
 def all_ways(case: Case, config: Config, models: Sequence[Path]) -> list[Way]:
     """Return the ways of a case and of the operators in the folders ``models``; ValueError when one does not fit. Collective: no."""
-    if case.spectrum is None or any(field.span for field in case.outputs):
+    if case.spectrum is None or any(field.span for field in case.schema.outputs):
         raise ValueError(
             f"bench --what preconditioners is for linear cases with a spectrum, '{case.name}' as given is none"
         )
@@ -256,11 +256,11 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
 
 def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
     card = LearnedGuess.load(folder).card
-    if card.case != case.name:
-        raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.case}'")
+    if card.schema.name != case.name:
+        raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.schema.name}'")
     refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
-    if any(item.span for item in card.outputs):
+    if any(item.span for item in card.schema.outputs):
         grid, smooth = (
             {"pc_lrsa_grid": str(card.resolution)},
             {"pc_lrsa_smoothing": str(SMOOTHING)},
@@ -275,9 +275,9 @@ def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, 
             _Way(f"{LEARNED} basis{of}{name}", space | checkpoint | options, _described, cost=cost)
             for name, options in variants
         ]
-    if [item.name for item in card.outputs] != [CORRECTION.name]:
+    if [item.name for item in card.schema.outputs] != [CORRECTION.name]:
         raise ValueError(
-            f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.outputs]}"
+            f"{folder}: expected an operator that predicts a basis or a correction, got one of {[f.name for f in card.schema.outputs]}"
         )
     inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
     ways: list[Way] = []

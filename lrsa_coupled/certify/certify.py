@@ -228,7 +228,7 @@ class _Run:
     @contextmanager
     def _linearised(self) -> Iterator[Linearisation]:
         self.linearisations += 1
-        tangent = Linearisation(self.problem, self.case.outputs)
+        tangent = Linearisation(self.problem, self.case.schema.outputs)
         try:
             yield tangent
         finally:

@@ -31,7 +31,8 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
 from lrsa_coupled.coupling.residual import residual_vector
-from lrsa_coupled.interfaces import Field, Problem
+from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.schema import Field
 
 PREFIX = "surrogate_"
 """Options prefix of the preconditioner or factorisation."""

@@ -38,7 +38,7 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
     if args.what in ("operators", "ablations", "refinement", "steps"):
         return _bench_operators(args, petsc)
     case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
-    if any(field.span for field in case.outputs) and args.what not in ("modes", "generate"):
+    if any(field.span for field in case.schema.outputs) and args.what not in ("modes", "generate"):
         raise ValueError(
             f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes"
         )

@@ -19,17 +19,17 @@ def info(args: Namespace, petsc: Sequence[str]) -> int:
     if args.hash:
         print(store.content_hash())
         return 0
-    entries, meta = list(store.entries.values()), store.meta
+    entries, card = list(store.entries.values()), store.card
     size = sum(path.stat().st_size for path in store.headers)
     nodes = [entry.num_nodes for entry in entries if entry.solved]
-    print(f"{args.data}: case {meta['case']}, seed {meta['seed']}, resolution {meta['resolution']}")
+    print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
     print(f"{len(entries)} samples, {len(nodes)} solved, {len(store.headers)} shards, {size / 2**20:.1f} MiB")
     if nodes:
         print(f"{min(nodes)} to {max(nodes)} nodes a sample, {sum(nodes)} in all")
-    for what in ("inputs", "outputs"):
-        print(f"{what}: " + ", ".join(f"{f['name']}[{f['components']}] ({f['unit']})" for f in meta[what]))
-    print(f"scalars: {', '.join(meta['scalars']) or 'none'}")
-    print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in meta["parameters"].items()))
+    for what, fields in (("inputs", card.schema.inputs), ("outputs", card.schema.outputs)):
+        print(f"{what}: " + ", ".join(f"{field.name}[{field.components}] ({field.unit})" for field in fields))
+    print(f"scalars: {', '.join(card.schema.scalars) or 'none'}")
+    print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in card.parameters.items()))
     for reason, count in sorted(store.failures().items()):
         print(f"{count} failed: {reason}")
     if args.statistics:
@@ -77,8 +77,8 @@ def export(args: Namespace, petsc: Sequence[str]) -> int:
         )
     args.out.mkdir(parents=True, exist_ok=True)
     for index in args.index:
-        path = args.out / f"{store.meta['case']}-{index:08d}.vtkhdf"
-        write_vtkhdf(path, store.arrays(index), inputs=store.meta["inputs"], outputs=store.meta["outputs"])
+        path = args.out / f"{store.card.schema.name}-{index:08d}.vtkhdf"
+        write_vtkhdf(path, store.arrays(index), store.card.schema)
         print(path)
     return 0
 

@@ -41,9 +41,9 @@ def start(
 
 def stored_config(args: Namespace, data: Path) -> Config:
     """Resolve the configuration for a data set: that of its case when it is one of ours, else the one the data were made with."""
-    from lrsa_coupled.data.store import DataStore
+    from lrsa_coupled.data.store import read_card
 
-    case = str(DataStore(data).meta["case"])
+    case = read_card(data).schema.name
     if case in catalog.case_names():
         config = case_config(args, Config(), catalog.case_folder(case), {})
     elif vars(args).get("preset") is not None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.generation.generate import GenerateSummary
-    from lrsa_coupled.interfaces import Case, Field
+    from lrsa_coupled.interfaces import Case
+    from lrsa_coupled.schema import Field
     from lrsa_coupled.training.group import ProcessGroup
 
 
@@ -44,7 +45,8 @@ def list_cases(args: Namespace, petsc: Sequence[str]) -> int:
         case = catalog.load_case(name)
         mpi.say(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
         mpi.say(
-            f"{'':12s} in: {_fields(case.inputs)}; scalars: {', '.join(case.scalars) or 'none'}; out: {_fields(case.outputs)}"
+            f"{'':12s} in: {_fields(case.schema.inputs)}; scalars: {', '.join(case.schema.scalars) or 'none'}; "
+            f"out: {_fields(case.schema.outputs)}"
         )
         if dataclasses.fields(case.options):
             mpi.say(f"{'':12s} options: {', '.join(f'{name} = {value}' for name, value in vars(case.options).items())}")

@@ -18,7 +18,8 @@ from dolfinx.fem import Function, assemble_scalar, form
 from dolfinx.fem.petsc import assemble_matrix, assign, create_vector
 from petsc4py import PETSc
 
-from lrsa_coupled.interfaces import Field, Problem
+from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.schema import Field
 
 
 class NoEstimate(Exception):  # noqa: N818 - nothing is wrong with the program

@@ -15,7 +15,8 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import nearest
 from lrsa_coupled.coupling.transfer import lagrange_degree
-from lrsa_coupled.interfaces import Features, Field, Signature, Unknown
+from lrsa_coupled.interfaces import Described, Features, Unknown
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training.checkpoint import ModelCard
 
 Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -25,8 +26,8 @@ Scalar = float | Constant | Callable[[], float]
 
 
 @final
-class Script(Signature):
-    """The signature of an operator whose inputs and scalars are objects of a script; their values at the moment of a solve count.
+class Script(Described):
+    """What an operator sees when its inputs and scalars are objects of a script; their values at the moment of a solve count.
 
     Args:
         name: Name of the family of problems.
@@ -41,14 +42,11 @@ class Script(Signature):
 
     def __init__(self, name: str, inputs: Mapping[Field, Input], scalars: Mapping[str, Scalar], *, outputs: Sequence[Field],
                  node_space: FunctionSpace) -> None:  # fmt: skip
-        self.name, self.dim = name, node_space.mesh.geometry.dim
-        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._num_owned: int = node_space.dofmap.index_map.size_local
         self._inputs = [_at_nodes(field, source, node_space) for field, source in inputs.items()]
         self._scalars = dict(scalars)
-        self.scalars = tuple(
-            names for name, source in scalars.items() for names in _names(name, _numbers(name, source))
-        )
+        names = tuple(each for name, source in scalars.items() for each in _names(name, _numbers(name, source)))
+        self.schema = Schema(name, node_space.mesh.geometry.dim, tuple(inputs), names, tuple(outputs))
 
     def features(self, problem: Unknown) -> Features:
         """Evaluate inputs and scalars as they are now. Collective: no."""
@@ -67,8 +65,11 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
         ValueError: If an input or scalar is missing, unknown or of the wrong size.
     """
     sources = dict(zip(fields, match("inputs", [f.name for f in fields], inputs), strict=True))
-    script = Script(card.case, sources, _grouped(card.scalars, scalars), outputs=card.outputs, node_space=node_space)
-    match("scalars", card.scalars, dict.fromkeys(script.scalars))
+    schema = card.schema
+    script = Script(
+        schema.name, sources, _grouped(schema.scalars, scalars), outputs=schema.outputs, node_space=node_space
+    )
+    match("scalars", schema.scalars, dict.fromkeys(script.schema.scalars))
     return script
 
 

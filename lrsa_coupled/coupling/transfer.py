@@ -22,7 +22,8 @@ from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, function
 from dolfinx.mesh import exterior_facet_indices
 from petsc4py import PETSc
 
-from lrsa_coupled.interfaces import Field, Unknown
+from lrsa_coupled.interfaces import Unknown
+from lrsa_coupled.schema import Field
 
 
 @dataclass(frozen=True)

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.data.cells import simplices
-from lrsa_coupled.data.description import Description, describe
-from lrsa_coupled.data.format import SampleArrays, array_digest
+from lrsa_coupled.data.format import DataCard, SampleArrays, array_digest
 from lrsa_coupled.data.shard import Entry
 from lrsa_coupled.data.store import Damage
 from lrsa_coupled.logs import progress
+from lrsa_coupled.schema import Schema
 
 
 class Store(Protocol):
     """What is read of ``data.store.DataStore``."""
 
-    meta: dict[str, Any]
+    card: DataCard
     solved: list[int]
     entries: dict[int, Entry]
 
@@ -126,11 +126,9 @@ class PointDataset:
 
     def __init__(self, store: Store, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
         self.indices = list(store.solved if indices is None else indices)
-        self.description = describe(store.meta)
+        self.card, self.schema = store.card, store.card.schema
         if not self.indices:
-            raise ValueError(
-                f"the data set of case '{self.description.case}' holds no solved sample: generate some first"
-            )
+            raise ValueError(f"the data set of case '{self.schema.name}' holds no solved sample: generate some first")
         self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
         self._store = store
         self._memory_bytes = memory_gib * 2**30
@@ -138,7 +136,7 @@ class PointDataset:
         self._kept_bytes = 0
         self._num_vertices = 0
         self._geometries: WeakValueDictionary[str, _Geometry] = WeakValueDictionary()
-        least = 4 * int(self.sizes_S.sum()) * (self.description.num_inputs + self.description.num_outputs)
+        least = 4 * int(self.sizes_S.sum()) * (self.schema.num_inputs + self.schema.num_outputs)
         self.fits = least <= self._memory_bytes and self._read_all()
         if not self.fits and (damages := store.verify()):
             raise ValueError(f"{damages[0]}; run generate again: it makes just those")
@@ -160,9 +158,9 @@ class PointDataset:
         chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
         samples = [self._sample(sample) for sample in chosen]
         inputs, outputs = torch.cat([s.table for s in samples]).split(
-            (self.description.num_inputs, self.description.num_outputs), dim=-1
+            (self.schema.num_inputs, self.schema.num_outputs), dim=-1
         )
-        points = torch.cat([sample.geometry.table[:, : self.description.dim] for sample in samples])
+        points = torch.cat([sample.geometry.table[:, : self.schema.dim] for sample in samples])
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
     def draw(
@@ -184,7 +182,7 @@ class PointDataset:
         sizes_B, cells_BE = self.sizes_S[samples_B], None
         count = min(num_points, int(sizes_B.min()))
         if with_cells:
-            vertices, num_cells_B = self.description.dim + 1, self._num_cells_S[samples_B]
+            vertices, num_cells_B = self.schema.dim + 1, self._num_cells_S[samples_B]
             cells_BE = _draw(
                 num_cells_B, max(1, min(count // 2 // vertices, int(num_cells_B.min()))), generator=generator
             )
@@ -198,7 +196,7 @@ class PointDataset:
             ValueError: If cells are asked for and they are not simplices.
         """
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
-        if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.description.dim + 1:
+        if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.schema.dim + 1:
             raise ValueError(
                 f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0"
             )
@@ -232,9 +230,9 @@ class PointDataset:
         )
 
     def _batch(self, samples: Sequence[_Sample], geometry: Tensor, *, values: Tensor, cells_EV: Tensor | None) -> Batch:
-        about = self.description
-        points, mass, free = geometry.split((about.dim, 1, about.num_outputs), dim=-1)
-        inputs, outputs = values.split((about.num_inputs, about.num_outputs), dim=-1)
+        schema = self.schema
+        points, mass, free = geometry.split((schema.dim, 1, schema.num_outputs), dim=-1)
+        inputs, outputs = values.split((schema.num_inputs, schema.num_outputs), dim=-1)
         return Batch(
             points,
             inputs,
@@ -260,7 +258,7 @@ class PointDataset:
             return self._kept[sample]
         index = self.indices[sample]
         arrays = self._store.arrays(index)
-        _check_sample(index, arrays, description=self.description)
+        _check_sample(index, arrays, schema=self.schema)
         geometry, added = self._geometry(index, arrays)
         table = _side_by_side(arrays.inputs, arrays.outputs)
         read = _Sample(
@@ -283,7 +281,7 @@ class PointDataset:
             raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
         table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
         geometry = _Geometry(
-            table, torch.from_numpy(np.array(simplices(arrays.cells, self.description.dim), dtype=np.int32))
+            table, torch.from_numpy(np.array(simplices(arrays.cells, self.schema.dim), dtype=np.int32))
         )
         self._geometries[name] = geometry
         return geometry, geometry.table.nbytes + geometry.cells.nbytes
@@ -300,20 +298,20 @@ def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([column.astype(np.float32) for column in columns], axis=1))
 
 
-def _check_sample(index: int, arrays: SampleArrays | None, *, description: Description) -> None:
+def _check_sample(index: int, arrays: SampleArrays | None, *, schema: Schema) -> None:
     if arrays is None:
         raise ValueError(
             f"sample {index} is listed as solved but holds no arrays: the data set is corrupt, generate it again"
         )
     num_points = len(arrays.points)
-    num_outputs = description.num_outputs
+    num_outputs = schema.num_outputs
     expected = {
-        "points": (arrays.points, (num_points, description.dim)),
+        "points": (arrays.points, (num_points, schema.dim)),
         "mass": (arrays.mass, (num_points,)),
-        "inputs": (arrays.inputs, (num_points, description.num_inputs)),
+        "inputs": (arrays.inputs, (num_points, schema.num_inputs)),
         "outputs": (arrays.outputs, (num_points, num_outputs)),
         "constrained": (arrays.constrained, (num_points, num_outputs)),
-        "scalars": (arrays.scalars, (len(description.scalars),)),
+        "scalars": (arrays.scalars, (len(schema.scalars),)),
     }
     for name, (values, shape) in expected.items():
         if values.shape != shape:

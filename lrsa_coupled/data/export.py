@@ -5,31 +5,26 @@ Source: the VTKHDF file format, VTK documentation, type UnstructuredGrid, versio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.files import atomic_path
+from lrsa_coupled.schema import Schema
 
 _CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
 """VTK's cell types by (dimension, vertices): line, triangle, pixel, tetrahedron, voxel; DOLFINx orders the last as VTK's pixel and voxel."""
 
 
-def write_vtkhdf(
-    path: Path, arrays: SampleArrays, *, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]
-) -> None:
+def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
     """Write the cells of a sample and its inputs and outputs at their vertices; other nodes are left out. Collective: no.
 
     Args:
         path: The file, written by atomic rename.
         arrays: Sample with N nodes in d dimensions.
-        inputs: ``name`` and ``components`` of the nodal inputs.
-        outputs: Those of the outputs.
-
+        schema: Its inputs and outputs.
     Raises:
         ValueError: For cells that are not simplices, quadrilaterals or hexahedra.
     """
@@ -51,11 +46,11 @@ def write_vtkhdf(
         root["Points"], root["Connectivity"] = points, connectivity.ravel().astype(np.int64)
         root["Offsets"] = width * np.arange(num_cells + 1, dtype=np.int64)
         root["Types"] = np.full(num_cells, kind, dtype=np.uint8)
-        for fields, values in ((inputs, arrays.inputs), (outputs, arrays.outputs)):
+        for fields, values in ((schema.inputs, arrays.inputs), (schema.outputs, arrays.outputs)):
             column = 0
             for item in fields:
-                root[f"PointData/{item['name']}"] = _padded(values[vertices, column : column + item["components"]])
-                column += item["components"]
+                root[f"PointData/{item.name}"] = _padded(values[vertices, column : column + item.components])
+                column += item.components
 
 
 def _padded(values: np.ndarray) -> np.ndarray:

@@ -1,14 +1,19 @@
-"""The on-disk format of a data set: this docstring is its specification (version 2).
+"""The on-disk format of a data set: this docstring is its specification (version 3).
 
 A data set is a folder::
 
-    dataset.json         what was asked for: format version, case, seed, resolution, fields, units of the parameters, versions; written first
+    dataset.json         what was asked for, written first
     config.json          resolved configuration of the last generate
     shards/*.h5          HDF5 files, each complete: they appear by atomic rename and never change
     index.json           headers of the shards by file name; made again when it is missing, damaged or out of date
 
 A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run that was killed may
 leave a sample in two shards, with the same contents; the larger shard counts.
+
+**dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``, ``parameters`` (unit by name),
+``settings`` (what else the samples depend on, as far as it is not the default: ``rtol``, ``guess``, ``method``, ``options``, ``chains``)
+and ``versions`` (of packages). Version 2, which is read too, has the entries of ``schema`` and ``settings`` beside the others, ``case``
+for ``name``, ``start`` for ``guess`` and ``strategy`` for ``method``.
 
 **Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the rest of the header,
 a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header, and ``samples``, a list of
@@ -42,18 +47,72 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 
-VERSION = 2
+from lrsa_coupled.schema import Schema
+
+VERSION = 3
 
 GEOMETRY = {"points": np.float64, "mass": np.float64, "boundary": np.uint8, "constrained": np.uint8, "cells": np.int32}
 VALUES = {"inputs": np.float32, "outputs": np.float64, "scalars": np.float64}
+SETTINGS_OF_2 = {"rtol": "rtol", "start": "guess", "strategy": "method", "options": "options", "chains": "chains"}
+"""Entries of ``dataset.json`` version 2, and what they are called among the settings."""
+
 ARRAYS = GEOMETRY | VALUES
 ATTRIBUTES = {"status": str, "reason": str, "parameters": str, "iterations": int, "residual": float, "seconds": float}
+
+
+@final
+@dataclass(frozen=True)
+class DataCard:
+    """Content of ``dataset.json``, see above."""
+
+    schema: Schema
+    seed: int
+    resolution: int
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as a JSON object."""
+        return {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
+        """Read a card of version 3 or 2.
+
+        Raises:
+            ValueError: If it is of another version, or an entry is missing or of the wrong kind.
+        """
+        version = content.get("format")
+        if version not in (2, VERSION):
+            raise ValueError(
+                f"{where} is not of format version 2 or {VERSION}: make the data set again with this release"
+            )
+        try:
+            if version == 2:
+                schema = Schema.from_flat(content, where=where)
+                settings = {new: content[old] for old, new in SETTINGS_OF_2.items() if old in content}
+                if settings.get("guess") == "classical":
+                    settings["guess"] = "none"
+                if "chains" in settings:
+                    length, reuse, recycle, sort = settings["chains"]
+                    settings["chains"] = [length, reuse, recycle or None, sort]
+            else:
+                schema, settings = Schema.from_json(content["schema"], where=where), dict(content.get("settings", {}))
+            numbers = int(content["seed"]), int(content["resolution"])
+            return cls(
+                schema, *numbers, dict(content.get("parameters", {})), settings, dict(content.get("versions", {}))
+            )
+        except KeyError as error:
+            raise ValueError(f"{where}: missing entry {error}") from error
+        except TypeError as error:
+            raise ValueError(f"{where}: an entry is of the wrong kind ({error})") from error
 
 
 @dataclass(frozen=True)

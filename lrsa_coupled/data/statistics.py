@@ -49,5 +49,5 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
 
 
 def _names(store: DataStore) -> list[str]:
-    fields = [*store.meta["inputs"], *store.meta["outputs"]]
-    return [f"{f['name']}[{c}]" if f["components"] > 1 else f["name"] for f in fields for c in range(f["components"])]
+    fields = [*store.card.schema.inputs, *store.card.schema.outputs]
+    return [f"{f.name}[{c}]" if f.components > 1 else f.name for f in fields for c in range(f.components)]

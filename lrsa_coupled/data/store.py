@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from typing import Any, final
 
 import h5py
 
-from lrsa_coupled.data.format import VERSION, SampleArrays, SampleRecord, digest, record_digest
+from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord, digest, record_digest
 from lrsa_coupled.data.shard import (
     Entry,
     Geometries,
@@ -57,17 +58,13 @@ class Damage:
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
-ASIDE = ("versions", "symmetries")
-"""Entries of ``dataset.json`` that say nothing of the samples themselves; the symmetries may be added to a set that has them not."""
-
-
 @final
 class DataStore:
     """A data set opened for reading. Memory: some 100 bytes a sample.
 
     Attributes:
         folder: Folder of the data set.
-        meta: Contents of ``dataset.json``.
+        card: Content of ``dataset.json``.
         entries: Header entry of each sample present, by index, in ascending order.
         damaged: Shards whose header is damaged.
         superfluous: Shards all of whose samples stand in larger ones too, left by a killed run.
@@ -78,7 +75,7 @@ class DataStore:
 
     def __init__(self, folder: Path, *, tolerant: bool = False) -> None:
         self.folder = folder
-        self.meta: dict[str, Any] = _read_meta(folder)
+        self.card = read_card(folder)
         self.damaged: list[Path] = []
         self.headers = self._read_headers(tolerant)
         self._shard: dict[int, Path] = {}
@@ -153,9 +150,10 @@ class DataStore:
 
     def content_hash(self) -> str:
         """Return the hash of the contents; it does not depend on ranks, order of writing or solver timings. Reads everything."""
-        meta = json.dumps({key: value for key, value in self.meta.items() if key not in ASIDE}, sort_keys=True)
+        schema = dataclasses.replace(self.card.schema, symmetries=())
+        card = json.dumps(dataclasses.replace(self.card, schema=schema, versions={}).to_json(), sort_keys=True)
         return digest(
-            [meta.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)]
+            [card.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)]
         )
 
     def write_index(self) -> None:
@@ -196,43 +194,54 @@ class DataStore:
         return Damage(path, lost, tuple(sorted(kept)))
 
 
-def create(folder: Path, meta: dict[str, Any], *, before: Mapping[str, Any] | None = None) -> None:
-    """Create a data set or check that an existing one was made with the same ``meta``. Call on one rank.
+def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] | None = None) -> None:
+    """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
+
+    Versions are not compared; what only training reads, symmetries and loss weights, is brought up to date.
 
     Args:
         folder: Where it is.
-        meta: Contents of ``dataset.json``.
-        before: Entries that a data set has which is older than they are.
+        card: Content of ``dataset.json``.
+        default_options: Options of the case that a data set has which is older than they are.
     Raises:
         ValueError: If the folder holds a data set made otherwise; the first differing entry is named.
         OSError: If the folder cannot be written.
     """
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    meta, before = json.loads(json.dumps([{"format": VERSION, **meta}, dict(before or {})]))
     if (folder / "dataset.json").exists():
-        present = before | _read_meta(folder)
-        for key, value in meta.items():
-            if key not in ASIDE and present.get(key) != value:
-                raise ValueError(
-                    f"{folder} holds a data set with {key} = {present.get(key)}, asked for {value}; choose another --out"
-                )
-        if "symmetries" not in meta or present.get("symmetries") == meta["symmetries"]:
+        present, asked = read_card(folder), json.loads(json.dumps(card.to_json()))
+        difference = present.schema.difference(card.schema) or _difference(present, asked, default_options or {})
+        if difference is not None:
+            raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
+        symmetries = card.schema.symmetries or present.schema.symmetries
+        card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
+        if card == present:
             return
-        meta = present | {"symmetries": meta["symmetries"]}
-    write_text_atomically(folder / "dataset.json", json.dumps(meta, indent=1) + "\n")
+    write_text_atomically(folder / "dataset.json", json.dumps(card.to_json(), indent=1) + "\n")
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
+def _difference(present: DataCard, asked: Mapping[str, Any], default_options: Mapping[str, Any]) -> str | None:
+    """Return the first entry, other than the schema, that differs from what is asked for, in words."""
+    options = json.loads(json.dumps(dict(default_options))) | present.settings.get("options", {})
+    entries = [(key, getattr(present, key), asked[key]) for key in ("seed", "resolution", "parameters")]
+    settings = {**present.settings, "options": options}
+    entries += [(key, settings.get(key), asked["settings"].get(key)) for key in sorted(settings | asked["settings"])]
+    for key, found, wanted in entries:
+        if found != wanted and (found or wanted):
+            return f"{key} {found} instead of {wanted}"
+    return None
+
+
+def read_card(folder: Path) -> DataCard:
+    """Read ``dataset.json``; ValueError when it is missing or damaged, or of another version."""
     path = folder / "dataset.json"
     if not path.exists():
         raise ValueError(f"{folder} is not a data set: it has no dataset.json; make one with 'lrsa-coupled generate'")
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != VERSION:
-        raise ValueError(f"{path} is not of format version {VERSION}: make the data set again with this release")
-    return meta
+    return DataCard.from_json(content if isinstance(content, dict) else {}, where=str(path))
 
 
 def _ranks_per_sample(folder: Path) -> int:

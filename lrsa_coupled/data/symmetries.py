@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.data.dataset import Batch
-from lrsa_coupled.data.description import Description
-from lrsa_coupled.interfaces import Matrix, Symmetry
+from lrsa_coupled.schema import Matrix, Schema, Symmetry
 
 Element = tuple[npt.NDArray[np.int64], ...]
 """Matrices of points, inputs, scalars and outputs."""
@@ -30,24 +29,24 @@ class SymmetryGroup:
     """The group that symmetries generate; element 0 is the identity.
 
     Args:
-        about: Sizes and generators.
+        schema: Sizes and generators.
     Raises:
         ValueError: If there are none, they have several centres, or a matrix has a wrong size or is no signed permutation.
     """
 
-    def __init__(self, about: Description) -> None:
-        centres = {symmetry.centre for symmetry in about.symmetries}
+    def __init__(self, schema: Schema) -> None:
+        centres = {symmetry.centre for symmetry in schema.symmetries}
         if len(centres) != 1:
             found = "none" if not centres else f"{len(centres)} centres"
             raise ValueError(
-                f"training.augment needs symmetries of case '{about.case}' about one centre, its data set lists {found}"
+                f"training.augment needs symmetries of case '{schema.name}' about one centre, its data set lists {found}"
             )
         (centre,) = centres
-        sizes = (about.dim, about.num_inputs, len(about.scalars), about.num_outputs)
+        sizes = (schema.dim, schema.num_inputs, len(schema.scalars), schema.num_outputs)
         self._centre_d = torch.tensor(centre, dtype=torch.float32)
         self._elements = [
             tuple(torch.from_numpy(matrix.astype(np.float32)) for matrix in element)
-            for element in _closure([_element(symmetry, sizes) for symmetry in about.symmetries], sizes)
+            for element in _closure([_element(symmetry, sizes) for symmetry in schema.symmetries], sizes)
         ]
 
     def __len__(self) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import final
@@ -20,10 +19,10 @@ from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.format import DataCard, SampleRecord
 from lrsa_coupled.data.writer import ShardWriter, tidy
-from lrsa_coupled.interfaces import Field
 from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.schema import Field
 
 SAMPLES_PER_SHARD = 16
 
@@ -64,7 +63,7 @@ class Collector:
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
         with collective_errors(self.comm):
             if self.comm.rank == 0:
-                store.create(self.folder, _meta(self.script))
+                store.create(self.folder, DataCard(self.script.schema, seed=0, resolution=0))
                 self._next = 1 + max(store.DataStore(self.folder).entries, default=-1)
         self._last = time.perf_counter()
 
@@ -119,16 +118,3 @@ def _components(source: Input, u: Function) -> int:
         else np.zeros((3, 2))
     )
     return np.asarray(source(points)).reshape(-1, 2).shape[0]
-
-
-def _meta(script: Script) -> dict[str, object]:
-    fields = {
-        "inputs": script.inputs,
-        "outputs": script.outputs,
-    }  # of which none is relative to another, so that data sets made before that was possible go on
-    return {"case": script.name, "dim": script.dim, "seed": 0, "resolution": 0, "parameters": {}, "scalars": list(script.scalars),
-            "versions": {}} | {key: [_entry(field) for field in values] for key, values in fields.items()}  # fmt: skip
-
-
-def _entry(field: Field) -> dict[str, object]:
-    return {name: value for name, value in asdict(field).items() if name != "relative_to"}

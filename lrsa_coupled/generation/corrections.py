@@ -17,7 +17,8 @@ from petsc4py import PETSc
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Features, Field, Problem, Solver, SolverFactory, SolveResult, Unknown
+from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolverFactory, SolveResult, Unknown
+from lrsa_coupled.schema import Field
 
 RESIDUAL, CORRECTION = Field("residual"), Field("correction")
 MOST_ITERATIONS = 30
@@ -63,12 +64,17 @@ class CorrectionCase(Case[CorrectionProblem]):
     def __init__(self, case: Case) -> None:
         super().__init__(case.options)
         self.case, self.default_options = case, case.default_options
-        self.name, self.dim, self.scalars = case.name, case.dim, case.scalars
-        self.inputs = (*case.inputs, RESIDUAL)
-        self.fields = self.outputs = (CORRECTION,)
+        schema = case.schema
+        of_points = not any(item.inputs or item.scalars or item.outputs for item in schema.symmetries)
+        self.schema = dataclasses.replace(
+            schema,
+            inputs=(*schema.inputs, RESIDUAL),
+            outputs=(CORRECTION,),
+            quantities=(),
+            symmetries=schema.symmetries if of_points else (),  # they hold for residual and correction, too
+        )
+        self.fields = (CORRECTION,)
         self.resolution, self.rtol, self.default_method = case.resolution, case.rtol, case.default_method
-        if not any(item.inputs or item.scalars or item.outputs for item in case.symmetries):
-            self.symmetries = case.symmetries  # of points only: they hold for residual and correction, too
 
     def sample(self, rng: np.random.Generator) -> CorrectionParameters:
         """Draw a problem of the case and the length of the run."""

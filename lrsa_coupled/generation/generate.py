@@ -23,9 +23,9 @@ from lrsa_coupled.guess.nearest import NearestSample, NearestSolver
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import digest
+from lrsa_coupled.data.format import DataCard, digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case, Field, SolverFactory
+from lrsa_coupled.interfaces import Case, SolverFactory
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
@@ -233,7 +233,7 @@ def _check_chains(case: Case, settings: GenerateConfig) -> None:
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
-    store.create(folder, _meta(case, config), before={"options": dataclasses.asdict(case.default_options)})
+    store.create(folder, _card(case, config), default_options=dataclasses.asdict(case.default_options))
     configuration.save(config, folder)
 
 
@@ -252,53 +252,32 @@ def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, i
     return len(data.entries), len(data.solved), data.failures()
 
 
-def _meta(case: Case, config: Config) -> dict[str, Any]:
+def _card(case: Case, config: Config) -> DataCard:
     parameters = sample_parameters(case, config.problem.training_seed, 0)
-    return {
-        "case": case.name,
-        "dim": case.dim,
-        "seed": config.problem.training_seed,
-        "resolution": config.problem.resolution or case.resolution,
-        "rtol": config.problem.rtol or case.rtol,
-        "start": _start_name(config.generate),
-        **_variant(case, config.generate),
-        "parameters": {f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
-        "inputs": [_entry(f) for f in case.inputs],
-        "scalars": list(case.scalars),
-        "outputs": [_entry(f) for f in case.outputs],
-        "symmetries": [dataclasses.asdict(s) for s in case.symmetries],
-        "versions": {
-            "lrsa-coupled": _version("lrsa-coupled"),
-            "fenics-basix": _version("fenics-basix"),
-            "gmsh": _version("gmsh"),
-        },
-    }
+    return DataCard(
+        schema=case.schema,
+        seed=config.problem.training_seed,
+        resolution=config.problem.resolution or case.resolution,
+        parameters={f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
+        settings=_settings(case, config),
+        versions={name: _version(name) for name in ("lrsa-coupled", "fenics-basix", "gmsh")},
+    )
 
 
-def _entry(field: Field) -> dict[str, Any]:
-    """Return a field as a dictionary; ``span`` and ``relative_to`` are there only when set, as data sets made before they existed have none."""
-    return {
-        name: value for name, value in dataclasses.asdict(field).items() if name not in ("span", "relative_to") or value
-    }
-
-
-def _start_name(settings: GenerateConfig) -> str:
-    """Name the start, with the digest of the model if there is one: the arrays depend on it within the tolerance of the solves."""
+def _settings(case: Case, config: Config) -> dict[str, Any]:
+    """Name what else the arrays depend on, within the tolerance of the solves, as far as it differs from the defaults."""
+    settings, guess = config.generate, config.generate.guess
     if settings.model is not None:
-        return f"{settings.guess} {digest([(Path(settings.model) / CARD).read_bytes()])}"
-    return "classical" if settings.guess == "none" else settings.guess
-
-
-def _variant(case: Case, settings: GenerateConfig) -> dict[str, Any]:
-    """Name what else the arrays depend on, as far as it differs from the defaults; what is kept changes them within the tolerance."""
-    entries = {"options": dataclasses.asdict(case.options), "strategy": settings.method}
+        guess += f" {digest([(Path(settings.model) / CARD).read_bytes()])}"
+    entries = {
+        "rtol": config.problem.rtol or case.rtol,
+        "guess": guess,
+        "method": settings.method,
+        "options": dataclasses.asdict(case.options),
+    }
     if is_chained(case, settings):
-        entries["chains"] = [
-            settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps,
-            settings.reuse,
-            settings.recycle or 0,
-            settings.sort,
-        ]
+        length = settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps
+        entries["chains"] = [length, settings.reuse, settings.recycle, settings.sort]
     return {name: value for name, value in entries.items() if value}
 
 

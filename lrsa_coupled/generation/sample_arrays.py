@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.format import GEOMETRY, SampleArrays
-from lrsa_coupled.interfaces import Signature, Unknown
+from lrsa_coupled.interfaces import Described, Unknown
 
 DIGITS = 10
 """Decimal places, in units of the mesh's extent, at which coordinates of nodes are compared."""
@@ -27,9 +27,9 @@ class SampleGatherer:
         problem: A problem on the mesh.
     """
 
-    def __init__(self, case: Signature, problem: Unknown) -> None:
+    def __init__(self, case: Described, problem: Unknown) -> None:
         self.case = case
-        self.nodes = NodeSet(problem, case.outputs)
+        self.nodes = NodeSet(problem, case.schema.outputs)
         self.comm = problem.mesh.comm
         self._order: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._geometry: dict[str, npt.NDArray[np.float64]] = {}

@@ -67,8 +67,8 @@ def attach(
             return None
         guess = LearnedGuess.load(folder)
     card = guess.card
-    what = unknown(u, bcs, card.outputs)
-    script = script_for(card, card.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
+    what = unknown(u, bcs, card.schema.outputs)
+    script = script_for(card, card.schema.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
     guess.check(script)
     attached = AttachedGuess(solver, what, guess=guess, script=script, gate=gate or Gate(_settings(options), [LEARNED]))
     if not isinstance(problem, Solver):
@@ -86,7 +86,7 @@ class AttachedGuess:
 
     def __init__(self, solver: Solver, what: Unknown, *, guess: LearnedGuess, script: Script, gate: Gate) -> None:
         self.solver, self.what, self.gate = solver, what, gate
-        start = learned_start(script, guess, gate.settings.max_distance, NodeSet(what, script.outputs))
+        start = learned_start(script, guess, gate.settings.max_distance, NodeSet(what, script.schema.outputs))
         self._start = lambda: start(what)
         self._hooks = Hooks(solver)
         self._problem: Callable[[], LinearProblem | NonlinearProblem | None] = lambda: None

@@ -19,7 +19,7 @@ from lrsa_coupled.guess.gate import CLASSICAL, Decision, Gate
 from lrsa_coupled.guess.learned import LearnedGuess, Prediction
 from lrsa_coupled.guess.acceptance import Verdict, judge
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem, Signature, Solver, SolveResult, Unknown
+from lrsa_coupled.interfaces import Case, Problem, Described, Solver, SolveResult, Unknown
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ Start = Callable[[Problem], Prediction]
 """Puts a start with exact Dirichlet values into ``problem.solution`` and returns what became of it. Collective."""
 
 
-def learned_start(case: Signature, guess: LearnedGuess, max_distance: float, nodes: NodeSet | None = None) -> Start:
+def learned_start(case: Described, guess: LearnedGuess, max_distance: float, nodes: NodeSet | None = None) -> Start:
     """Return the start from an operator, which is not evaluated where a problem is too far from those it was trained on.
 
     ``nodes`` are those of all problems to come, when they share one unknown.

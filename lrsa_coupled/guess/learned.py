@@ -21,7 +21,7 @@ from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Features, Signature, Unknown
+from lrsa_coupled.interfaces import Features, Described, Unknown
 from lrsa_coupled.mpi import raise_on_all_ranks
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
@@ -110,7 +110,7 @@ class LearnedGuess:
         return cls(model.eval(), card, settings or GuessConfig())
 
     def predict(
-        self, case: Signature, problem: Unknown, nodes: NodeSet, features: Features | None = None
+        self, case: Described, problem: Unknown, nodes: NodeSet, features: Features | None = None
     ) -> Prediction:
         """Evaluate the operator on a problem, each rank at its own nodes; ``features`` are those of the problem when they are at hand. Collective.
 
@@ -146,11 +146,11 @@ class LearnedGuess:
         return Prediction(values, clock.seconds, not reason, reason)
 
     def start(
-        self, case: Signature, problem: Unknown, nodes: NodeSet | None = None, *, features: Features | None = None
+        self, case: Described, problem: Unknown, nodes: NodeSet | None = None, *, features: Features | None = None
     ) -> Prediction:
         """Predict and, when accepted, put the fields and the Dirichlet values into ``problem.solution``. Collective."""
         started = time.perf_counter()
-        nodes = nodes or NodeSet(problem, case.outputs)
+        nodes = nodes or NodeSet(problem, case.schema.outputs)
         made = time.perf_counter() - started
         prediction = self.predict(case, problem, nodes, features)
         started = time.perf_counter()
@@ -181,24 +181,12 @@ class LearnedGuess:
         logger.warning("learned guess rejected: %s", prediction.reason)
         return prediction
 
-    def check(self, case: Signature) -> None:
+    def check(self, case: Described) -> None:
         """Raise ValueError when the model was trained for another case or other fields. Collective: no."""
-        card = self.card
-        expected = (
-            case.name,
-            case.dim,
-            [f.name for f in case.inputs],
-            list(case.scalars),
-            [f.name for f in case.outputs],
-        )
-        found = (card.case, card.dim, [f.name for f in card.inputs], list(card.scalars), [f.name for f in card.outputs])
-        for what, want, have in zip(
-            ("case", "dimension", "inputs", "scalars", "outputs"), expected, found, strict=True
-        ):
-            if want != have:
-                raise ValueError(
-                    f"the model was trained for {what} {have}, the problem has {want}; train one with 'lrsa-coupled train'"
-                )
+        if (difference := self.card.schema.difference(case.schema)) is not None:
+            raise ValueError(
+                f"the model does not fit the problem, it has {difference}; train one with 'lrsa-coupled train'"
+            )
 
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
         """Evaluate at points of this rank with nodal inputs and, for a mass-weighted operator, masses; the tokens are for further points. Collective."""
@@ -233,7 +221,7 @@ class LearnedGuess:
 
     def _decode(self, points: Points, features: Features, rows: Rows, *, tokens: list[Tokens]) -> Points:
         if not len(rows):
-            return np.zeros((0, sum(f.components for f in self.card.outputs)))
+            return np.zeros((0, self.card.schema.num_outputs))
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
             batch = (self._batch(points), self._batch(features.nodal[rows]), self._batch(features.scalars))
             return self.model.decode(*batch, tokens=tokens)[0].float().cpu().numpy()

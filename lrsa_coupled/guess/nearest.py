@@ -124,7 +124,7 @@ class NearestSolver(Solver):
 
 def nearest_start(case: Case, nearest: NearestSample, problem: Problem) -> None:
     """Put the nearest sample, with the problem's own Dirichlet values, into the solution. Collective."""
-    nodes = NodeSet(problem, case.outputs)
+    nodes = NodeSet(problem, case.schema.outputs)
     index = nearest.find(case.features(problem).scalars, dataclasses.asdict(problem.parameters))
     nodes.scatter(nearest.values(index, nodes.points), problem.solution)
     set_dirichlet(problem)

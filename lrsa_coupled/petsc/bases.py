@@ -28,9 +28,9 @@ def learned(pc: PETSc.PC, guess: LearnedGuess, *, cells: int = 0) -> Columns:
     Raises:
         ValueError: If the operator predicts no basis, or the matrix has no description, or another number of rows.
     """
-    if not any(item.span for item in guess.card.outputs):
+    if not any(item.span for item in guess.card.schema.outputs):
         raise ValueError(
-            f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.outputs]}"
+            f"-pc_lrsa_checkpoint: expected an operator that predicts a basis, got one of {[f.name for f in guess.card.schema.outputs]}"
         )
     description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(guess)

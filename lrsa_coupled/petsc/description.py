@@ -15,7 +15,8 @@ from lrsa_coupled.coupling.background import BackgroundGrid
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Features, Field, Unknown
+from lrsa_coupled.interfaces import Features, Unknown
+from lrsa_coupled.schema import Field
 
 KEY = "lrsa_description"
 
@@ -94,8 +95,8 @@ class Description:
         Raises:
             ValueError: If one is missing or of another size.
         """
-        fields = tuple(item for item in guess.card.inputs if item.name != without)
-        key = fields, guess.card.scalars
+        fields = tuple(item for item in guess.card.schema.inputs if item.name != without)
+        key = fields, guess.card.schema.scalars
         if key not in self._scripts:
             known = {item.name: self._inputs[item.name] for item in fields if item.name in self._inputs}
             self._scripts[key] = script_for(

@@ -71,7 +71,8 @@ class NeuralPC:
         if self._guess is None:
             self._guess = load_operator(pc, self.checkpoint, self.precision)
             given, found = (
-                [item.name for item in items] for items in (self._guess.card.inputs, self._guess.card.outputs)
+                [item.name for item in items]
+                for items in (self._guess.card.schema.inputs, self._guess.card.schema.outputs)
             )
             if given[-1:] != [RESIDUAL.name] or found != [CORRECTION.name]:
                 raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,11 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.data.description import Description, fields_from
 from lrsa_coupled.files import atomic_path, write_text_atomically
-from lrsa_coupled.interfaces import Field
 from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.schema import Schema
 
-VERSION = 1
+VERSION = 2
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
 REMEDY = "restore the file from its source or train again"
@@ -54,11 +53,7 @@ class ModelCard:
     A setting that the card does not hold is from after its release and has its default, which must leave such a model as it was.
     """
 
-    case: str
-    dim: int
-    inputs: tuple[Field, ...]
-    scalars: tuple[str, ...]
-    outputs: tuple[Field, ...]
+    schema: Schema
     resolution: int
     operator: OperatorConfig
     training: TrainingConfig
@@ -69,42 +64,16 @@ class ModelCard:
     version: int = VERSION
 
 
-def parameter_count(operator: OperatorConfig, description: Description | ModelCard) -> int:
+def parameter_count(operator: OperatorConfig, schema: Schema) -> int:
     """Return the number of trained values of an operator."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in make_model(operator, description).parameters())
+        return sum(weight.numel() for weight in make_model(operator, schema).parameters())
 
 
-def make_model(operator: OperatorConfig, description: Description | ModelCard) -> Operator:
-    """Make an operator for the fields of a data set or a card; ValueError when an output corrects an input that is not there."""
-    num_inputs, num_outputs = (
-        sum(item.components for item in fields) for fields in (description.inputs, description.outputs)
-    )
-    return Operator(
-        operator,
-        description.dim,
-        num_inputs,
-        len(description.scalars),
-        num_outputs,
-        relative_to=_corrected(description.inputs, description.outputs),
-    )
-
-
-def _corrected(inputs: Sequence[Field], outputs: Sequence[Field]) -> list[int]:
-    """Return the column of the inputs that each output corrects, their number for none; an empty list when none does."""
-    columns, total = {}, 0
-    for item in inputs:
-        columns[item.name] = range(total, total + item.components)
-        total += item.components
-    found: list[int] = []
-    for item in outputs:
-        corrected = columns.get(item.relative_to, range(0)) if item.relative_to else [total] * item.components
-        if len(corrected) != item.components:
-            raise ValueError(
-                f"output {item.name} is relative to '{item.relative_to}': expected an input of {item.components} components, got {list(columns)}"
-            )
-        found += corrected
-    return found if any(item.relative_to for item in outputs) else []
+def make_model(operator: OperatorConfig, schema: Schema) -> Operator:
+    """Make an operator for a schema."""
+    sizes = (schema.dim, schema.num_inputs, len(schema.scalars), schema.num_outputs)
+    return Operator(operator, *sizes, relative_to=schema.corrected_columns())
 
 
 def save(folder: Path, model: Operator, card: ModelCard) -> None:
@@ -115,7 +84,7 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = safetensors.torch.save({name: _stored(tensor) for name, tensor in model.state_dict().items()})
-    text = _card_text(asdict(card), weights)
+    text = _card_text(asdict(card) | {"schema": card.schema.to_json()}, weights)
     with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
         weights_path.write_bytes(weights)
         card_path.write_text(text, encoding="utf-8")
@@ -142,7 +111,7 @@ def load(folder: Path) -> tuple[Operator, ModelCard]:
     card = _parse_card(content, folder / CARD)
     tensors = read_tensors(weights, folder / WEIGHTS)
     with torch.device("meta"):
-        model = make_model(card.operator, card)
+        model = make_model(card.operator, card.schema)
     check_tensors(tensors, model.state_dict(), path=folder / WEIGHTS)
     # Assigned, as moving a model off the meta device imports sympy, half a second; cloned, as views into the file are not aligned.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
@@ -217,20 +186,19 @@ def _digest(card: Mapping[str, Any], weights: bytes) -> str:
 
 
 def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
-    if content.get("version") != VERSION:
+    version = content.get("version")
+    if version not in (1, VERSION):
         raise ValueError(
-            f"{path}: format version {content.get('version')!r}, this library reads {VERSION}: install the matching release"
+            f"{path}: format version {version!r}, this library reads 1 and {VERSION}: install the matching release"
         )
     try:
         return ModelCard(
-            case=str(content["case"]),
-            dim=int(content["dim"]),
-            inputs=fields_from(content["inputs"]),
-            scalars=tuple(str(name) for name in content["scalars"]),
-            outputs=fields_from(content["outputs"]),
+            schema=Schema.from_flat(content, where=str(path))
+            if version == 1
+            else Schema.from_json(content["schema"], where=str(path)),
             resolution=int(content["resolution"]),
-            operator=configuration.operator_from_card(content["operator"], version=VERSION, where=str(path)),
-            training=configuration.training_from_card(content["training"], version=VERSION, where=str(path)),
+            operator=configuration.operator_from_card(content["operator"], version=version, where=str(path)),
+            training=configuration.training_from_card(content["training"], version=version, where=str(path)),
             data=_data_info(content["data"]),
             errors={str(name): float(value) for name, value in content["errors"].items()},
             seconds=float(content.get("seconds", 0.0)),

@@ -15,9 +15,8 @@ from torch import Tensor
 from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.batches import epoch_generator
 from lrsa_coupled.data.dataset import Batch, PointDataset
-from lrsa_coupled.data.description import Description
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
@@ -89,9 +88,9 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     device = choose_device(config.training.device)
     operator, card = checkpoint.load(model)
     dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
-    check_match(card, dataset.description)
+    check_match(card, dataset.schema)
     operator.to(device)
-    fields = field_columns(card.outputs, operator.normaliser.outputs_std.tolist())
+    fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
     precision = config.guess.precision
     rows = []
     for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
@@ -101,7 +100,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         )
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
-    for column, (item, field) in enumerate(zip(fields, card.outputs, strict=True)):
+    for column, (item, field) in enumerate(zip(fields, card.schema.outputs, strict=True)):
         norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
@@ -114,7 +113,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
                 field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)
             )
         )
-    return {"case": card.case, "samples": len(dataset), "fields": summary}, worst
+    return {"case": card.schema.name, "samples": len(dataset), "fields": summary}, worst
 
 
 def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColumns, ...]) -> Tensor:
@@ -130,20 +129,10 @@ def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColu
     return torch.cat(errors)
 
 
-def check_match(card: ModelCard, description: Description) -> None:
-    """Raise ValueError unless a model and a data set are of the same case, with the same fields."""
-    pairs = (
-        ("case", card.case, description.case),
-        ("dimension", card.dim, description.dim),
-        ("inputs", _shapes(card.inputs), _shapes(description.inputs)),
-        ("scalars", list(card.scalars), list(description.scalars)),
-        ("outputs", _shapes(card.outputs), _shapes(description.outputs)),
-    )
-    for name, of_model, of_data in pairs:
-        if of_model != of_data:
-            raise ValueError(
-                f"the model's {name} is {of_model!r}, the data set's is {of_data!r}: they do not belong together"
-            )
+def check_match(card: ModelCard, schema: Schema) -> None:
+    """Raise ValueError unless a model is of the schema of a data set."""
+    if (difference := card.schema.difference(schema)) is not None:
+        raise ValueError(f"the model and the data set do not belong together: the model has {difference}")
 
 
 def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
@@ -155,10 +144,6 @@ def _comparable(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, .
     """Predict, and take from the span of a basis what is nearest to the exact one."""
     predicted_BNK = predict(forward, batch, precision=precision)
     return aligned(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
-
-
-def _shapes(fields: tuple[Field, ...]) -> list[tuple[str, int]]:
-    return [(item.name, item.components) for item in fields]
 
 
 def _statistics(errors_S: npt.NDArray[np.float64], indices: list[int]) -> dict[str, float | int]:

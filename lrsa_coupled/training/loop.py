@@ -21,9 +21,9 @@ from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress as progress_bar
+from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.evaluate import validate
 from lrsa_coupled.training.losses import weighted_mean
@@ -62,9 +62,9 @@ def train(
     """
     group = group or ProcessGroup()
     store = DataStore(data)
-    about = describe(store.meta)
-    if config.case and config.case != about.case:
-        raise ValueError(f"{data} holds samples of case '{about.case}', not of '{config.case}'")
+    about = store.card
+    if config.case and config.case != about.schema.name:
+        raise ValueError(f"{data} holds samples of case '{about.schema.name}', not of '{config.case}'")
     identified = identity(config, about, solved=store.solved)
     if not resume and group.rank == 0:
         clear(out / "last")
@@ -82,7 +82,7 @@ def train(
                 "going on after epoch %d of %d, step %d", progress.epoch, config.training.epochs, len(progress.losses)
             )
         progress = _Loop(run, identified).run(progress)
-    return _summary(config, about, progress=progress, num_samples=len(store.solved))
+    return _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
 
 
 class _Loop:
@@ -200,14 +200,14 @@ class _Loop:
         )
 
 
-def _summary(config: Config, about: Description, *, progress: Progress, num_samples: int) -> dict[str, Any]:
+def _summary(config: Config, schema: Schema, *, progress: Progress, num_samples: int) -> dict[str, Any]:
     train_samples, valid_samples = split_samples(num_samples, config.training.valid_fraction, seed=config.training.seed)
     return {
-        "case": about.case,
+        "case": schema.name,
         "epochs": progress.epoch,
         "train_samples": len(train_samples),
         "valid_samples": len(valid_samples),
-        "parameters": checkpoint.parameter_count(config.operator, about),
+        "parameters": checkpoint.parameter_count(config.operator, schema),
         "best_epoch": progress.best_epoch,
         "best_error": progress.best_error,
         "errors": progress.best_errors,

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 SMALL = 1e-3

@@ -18,10 +18,11 @@ from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, Precision
 from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.description import Description
+from lrsa_coupled.data.format import DataCard
 from lrsa_coupled.data.symmetries import SymmetryGroup
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16
+from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward
@@ -109,7 +110,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
             LOGGER.warning(
                 "this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer"
             )
-    if training.precision == "bf16" and any(item.span for item in dataset.description.outputs):
+    if training.precision == "bf16" and any(item.span for item in dataset.schema.outputs):
         LOGGER.warning(
             "a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with training.precision=fp32"
         )
@@ -124,17 +125,17 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
         raise ValueError(
             f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {group.size} ranks"
         )
-    symmetries = SymmetryGroup(dataset.description) if training.augment else None
+    symmetries = SymmetryGroup(dataset.schema) if training.augment else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        model = checkpoint.make_model(config.operator, dataset.description)
+        model = checkpoint.make_model(config.operator, dataset.schema)
     initial_seconds = 0.0
     if training.initial:
-        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.description) / group.size
+        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.schema) / group.size
     else:
         points, inputs, scalars, outputs = dataset.moments(train_samples)
         model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
-    fields = field_columns(dataset.description.outputs, model.normaliser.outputs_std.tolist())
+    fields = field_columns(dataset.schema.outputs, model.normaliser.outputs_std.tolist())
     model.to(device)
     average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema is not None else None
     forward = torch.compile(model) if training.compile else model
@@ -143,7 +144,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
                initial_seconds=initial_seconds, symmetries=symmetries)  # fmt: skip
 
 
-def _begin_with(folder: Path, model: Operator, config: Config, about: Description) -> float:
+def _begin_with(folder: Path, model: Operator, config: Config, schema: Schema) -> float:
     """Give the model the weights of another; return what they cost, wall time x ranks [s]. ValueError when that one is of another case or other sizes."""
     initial, card = checkpoint.load(folder)
     found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
@@ -152,10 +153,8 @@ def _begin_with(folder: Path, model: Operator, config: Config, about: Descriptio
         for key, value in expected.items()
         if found[key] != value and key not in FIRST_WEIGHTS
     ]
-    if (card.case, card.inputs, card.scalars, card.outputs) != (about.case, about.inputs, about.scalars, about.outputs):
-        raise ValueError(
-            f"training.initial: {folder} is a model of case '{card.case}' with other fields than the data of '{about.case}' have"
-        )
+    if (difference := card.schema.difference(schema)) is not None:
+        raise ValueError(f"training.initial: {folder} is not a model of these data: it has {difference}")
     if differing:
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
     model.load_state_dict(initial.state_dict())
@@ -165,13 +164,9 @@ def _begin_with(folder: Path, model: Operator, config: Config, about: Descriptio
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
     """Return the card of the model with its errors on the validation samples; ``seconds`` is the wall time of the run so far."""
-    about = run.dataset.description
+    about = run.dataset.card
     return ModelCard(
-        case=about.case,
-        dim=about.dim,
-        inputs=about.inputs,
-        scalars=about.scalars,
-        outputs=about.outputs,
+        schema=about.schema,
         resolution=about.resolution,
         operator=run.config.operator,
         training=run.config.training,
@@ -182,11 +177,11 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
     )
 
 
-def identity(config: Config, about: Description, *, solved: list[int]) -> dict[str, Any]:
+def identity(config: Config, about: DataCard, *, solved: list[int]) -> dict[str, Any]:
     """Return what must not change between the parts of a run; the samples are a function of what is listed under ``data``."""
     indices = hashlib.sha256(json.dumps(solved).encode()).hexdigest()
     data = {
-        "case": about.case,
+        "case": about.schema.name,
         "seed": about.seed,
         "resolution": about.resolution,
         "samples": len(solved),

@@ -178,8 +178,8 @@ def test_features_see_the_corner_of_the_lid() -> None:
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
     x, y = problem.node_space.tabulate_dof_coordinates()[:, :2].T
     features = case.features(problem)
-    assert features.nodal.shape == (len(x), sum(field.components for field in case.inputs))
-    assert features.scalars.shape == (len(case.scalars),)
+    assert features.nodal.shape == (len(x), sum(field.components for field in case.schema.inputs))
+    assert features.scalars.shape == (len(case.schema.scalars),)
     angle, distance = features.nodal[:, 7:9].T
     beyond = np.hypot(x, 1 - y) > 0
     assert np.allclose((np.exp(distance) - parameters.corner_gap) * np.cos(angle), x)

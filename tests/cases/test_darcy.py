@@ -34,7 +34,7 @@ def solved(case: DarcyCase, parameters: DarcyParameters, resolution: int) -> tup
     solver = case.solver(problem, case.rtol * reference_norm(problem))
     assert solver.solve().converged
     solver.destroy()
-    nodes = NodeSet(problem, case.outputs)
+    nodes = NodeSet(problem, case.schema.outputs)
     order = np.lexsort(np.round(nodes.points, 9).T)
     return nodes, np.exp(case.features(problem).nodal[order, 0]), nodes.gather(problem.solution)[order, 0]
 
@@ -66,7 +66,7 @@ def test_manufactured_orders() -> None:
 @pytest.mark.parametrize("which", range(len(DarcyCase.symmetries)))
 def test_symmetries_take_solutions_to_solutions(which: int) -> None:
     case = DarcyCase()
-    matrix, centre = np.array(case.symmetries[which].points), np.array(case.symmetries[which].centre)
+    matrix, centre = np.array(case.schema.symmetries[which].points), np.array(case.schema.symmetries[which].centre)
     parameters = sample_parameters(case, 0, 0)
     solutions = []
     for turn in (np.eye(2), matrix):

@@ -50,10 +50,10 @@ def test_contracts(name: str) -> None:
     assert not problem.solution.x.array.any()
     nodes = NodeSet(problem, case.fields)
     features = case.features(problem)
-    assert features.nodal.shape == (nodes.num_owned, sum(f.components for f in case.inputs))
-    assert features.scalars.shape == (len(case.scalars),)
+    assert features.nodal.shape == (nodes.num_owned, sum(f.components for f in case.schema.inputs))
+    assert features.scalars.shape == (len(case.schema.scalars),)
     assert np.isfinite(features.nodal).all() and np.isfinite(features.scalars).all()
-    assert set(case.outputs) <= set(case.fields)
+    assert set(case.schema.outputs) <= set(case.fields)
     atol = case.rtol * reference_norm(problem)
     solver = case.default_solver(problem, atol)
     assert solver.solve().converged
@@ -99,7 +99,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert LEARNED in table(run.ledger) and LEARNED in page([run.ledger])
     assert {item.text for item in break_even(run.ledger)}.isdisjoint({"unknown", "-"})
     assert all(path.stat().st_size > 10_000 for path in pictures(run, tmp_path))
-    assert DataStore(tmp_path / "data").meta["case"] == name
+    assert DataStore(tmp_path / "data").card.schema.name == name
     settings = config.load(settings, assignments=["bench.samples=3", "generate.samples_per_chain=2"])
     ledger = bench_generation(case, settings, MPI.COMM_SELF, model=tmp_path / "model")
     assert {strategy["name"] for strategy in ledger["strategies"]} > set(case.methods())

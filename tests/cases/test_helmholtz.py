@@ -150,7 +150,9 @@ def test_the_box_has_its_symmetries() -> None:
         elements, new = set(), {tuple(map(tuple, np.eye(dim, dtype=int)))}
         while new:
             elements |= new
-            new = {tuple(map(tuple, np.array(s.points) @ np.array(e))) for e in new for s in case.symmetries} - elements
+            new = {
+                tuple(map(tuple, np.array(s.points) @ np.array(e))) for e in new for s in case.schema.symmetries
+            } - elements
         assert len(elements) == size
 
 

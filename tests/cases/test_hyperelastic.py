@@ -224,7 +224,7 @@ def mapped(p: HyperelasticParameters, which: int) -> HyperelasticParameters:
 @pytest.mark.parametrize("which", [0, 1])
 def test_symmetries_take_solutions_to_solutions(which: int) -> None:
     case, p = HyperelasticCase(), sample_parameters(HyperelasticCase(), 0, 3)
-    symmetry = case.symmetries[which]
+    symmetry = case.schema.symmetries[which]
     points, scalars = np.array(symmetry.points), np.array(symmetry.scalars)
     solved = []
     for parameters in (p, mapped(p, which)):

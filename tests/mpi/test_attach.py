@@ -23,7 +23,7 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.script import Script as Signature
 from lrsa_coupled.coupling.script import unknown
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
@@ -88,9 +88,11 @@ def guess_of(values: np.ndarray) -> LearnedGuess:
 
 def untrained() -> LearnedGuess:
     operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
-    card = checkpoint.ModelCard("script", 2, (Field("source"),), ("load",), (Field("u"),), 12, operator, TrainingConfig(),
-                                checkpoint.DataInfo(10, 0), {})  # fmt: skip
-    model = checkpoint.make_model(operator, card)
+    card = checkpoint.ModelCard(
+        Schema("script", 2, (Field("source"),), ("load",), (Field("u"),)), 12, operator, TrainingConfig(),
+        checkpoint.DataInfo(10, 0), {},
+    )  # fmt: skip
+    model = checkpoint.make_model(operator, card.schema)
     ones = torch.ones(50, 1)
     model.normaliser.fit(
         torch.rand(50, 2),
@@ -146,12 +148,14 @@ def test_a_problem_solves_through_the_gate(kind: str, factor: float, outcome: st
 def test_on_quadrilaterals_every_node_is_evaluated() -> None:
     script, values = Script(CellType.quadrilateral), []
     problem, guess = script.nonlinear(), untrained()
-    what = unknown(script.u, [script.bc], guess.card.outputs)
-    sources = {field: script.inputs[field.name] for field in guess.card.inputs}
-    signature = Signature("script", sources, script.scalars, outputs=guess.card.outputs, node_space=what.node_space)
+    what = unknown(script.u, [script.bc], guess.card.schema.outputs)
+    sources = {field: script.inputs[field.name] for field in guess.card.schema.inputs}
+    signature = Signature(
+        "script", sources, script.scalars, outputs=guess.card.schema.outputs, node_space=what.node_space
+    )
     for evaluate_at in ("vertices", "nodes"):
         guess.settings = GuessConfig(evaluate_at=evaluate_at, max_ratio=1e9)
-        values.append(guess.predict(signature, what, NodeSet(what, guess.card.outputs)).values)
+        values.append(guess.predict(signature, what, NodeSet(what, guess.card.schema.outputs)).values)
     assert np.array_equal(*values) and COMM.allreduce(np.abs(values[0]).sum()) > 0.0
     attached = attach(problem, guess, inputs=script.inputs, scalars=script.scalars)
     solution(script, problem)
@@ -236,7 +240,7 @@ def test_the_options_database_names_the_checkpoint_and_the_gate(tmp_path_factory
     folder = Path(COMM.bcast(str(tmp_path_factory.mktemp("model")) if COMM.rank == 0 else None))
     torch.manual_seed(0)
     card = guess_of(np.zeros(1)).card
-    share(COMM, lambda: checkpoint.save(folder, checkpoint.make_model(card.operator, card), card))
+    share(COMM, lambda: checkpoint.save(folder, checkpoint.make_model(card.operator, card.schema), card))
     options = PETSc.Options("linear_script_")
     options["lrsa_checkpoint"], options["lrsa_gate_budget"], options["lrsa_gate_patience"] = str(folder), 0.25, 7
     attached = attach(problem, inputs=script.inputs, scalars=script.scalars)

@@ -73,11 +73,9 @@ def test_collected_samples_hold_what_the_script_solved(folder: Path) -> None:
     if COMM.rank == 0:
         store = DataStore(folder)
         assert store.solved == [0, 1, 2, 3, 4] and sorted(store.entries) == list(range(6)) and not store.verify()
-        assert [f["components"] for f in store.meta["inputs"]] == [1, 2] and store.meta["scalars"] == [
-            "flux_0",
-            "flux_1",
-        ]
-        assert store.meta["outputs"][0]["name"] == "temperature"
+        schema = store.card.schema
+        assert [field.components for field in schema.inputs] == [1, 2] and schema.scalars == ("flux_0", "flux_1")
+        assert schema.outputs[0].name == "temperature"
         arrays = store.read(4).arrays
         rng = np.random.default_rng(4)
         a, b = rng.uniform(5.0, 15.0), rng.uniform(0.3, 0.7)
@@ -91,7 +89,7 @@ def test_collected_samples_hold_what_the_script_solved(folder: Path) -> None:
 def test_another_data_set_is_not_added_to(folder: Path) -> None:
     script = Script()
     collect(script, folder, range(1))
-    with pytest.raises(ValueError, match="holds a data set with case = conduction, asked for other"):
+    with pytest.raises(ValueError, match="holds a data set with name 'conduction' instead of 'other'"):
         Collector(folder, script.problem, name="other", inputs=script.inputs, scalars=script.scalars)
     with pytest.raises(ValueError, match="'pressure' is part"):
         Collector(folder, script.problem, name="conduction", outputs={"pressure": (1,)})

@@ -34,7 +34,7 @@ def test_the_correction_has_the_residual(
     solver = case.solver(problem, case.rtol * reference_norm(problem))
     assert solver.solve().converged
     solver.destroy()
-    nodes = NodeSet(problem, case.outputs)
+    nodes = NodeSet(problem, case.schema.outputs)
     density = case.features(problem).nodal[:, -1]
     assert COMM.allreduce(float(nodes.mass @ density**2)) == pytest.approx(1.0)
     matrix, correction = jacobian(problem.problem), solution_vector(problem)
@@ -53,17 +53,17 @@ def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
     summary = generate(case, config, shared_path, COMM)
     assert summary.solved == 6
     data = DataStore(shared_path)
-    assert [item["name"] for item in data.meta["inputs"]] == ["log_coefficient", "residual"]
-    assert [item["name"] for item in data.meta["outputs"]] == ["correction"]
+    assert [item.name for item in data.card.schema.inputs] == ["log_coefficient", "residual"]
+    assert [item.name for item in data.card.schema.outputs] == ["correction"]
     lengths = {json.loads(data.read(index).parameters)["iterations"] for index in data.solved}
     assert len(lengths) > 2
 
 
 def test_symmetries_of_points_hold_for_residuals_too() -> None:
     case = load_case("darcy", {})
-    assert case.symmetries and CorrectionCase(case).symmetries == case.symmetries
+    assert case.schema.symmetries and CorrectionCase(case).schema.symmetries == case.schema.symmetries
     turned = load_case("hyperelastic", {})
-    assert any(item.outputs for item in turned.symmetries) and CorrectionCase(turned).symmetries == ()
+    assert any(item.outputs for item in turned.schema.symmetries) and CorrectionCase(turned).schema.symmetries == ()
 
 
 def test_other_cases_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -36,12 +37,11 @@ def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = Fal
     operator = OperatorConfig(
         width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted, kind=kind
     )
-    card = checkpoint.ModelCard(CASE.name, CASE.dim, CASE.inputs, CASE.scalars, CASE.outputs, 8, operator, TrainingConfig(),
-                                checkpoint.DataInfo(10, 0), {})  # fmt: skip
-    model = checkpoint.make_model(operator, card)
+    card = checkpoint.ModelCard(CASE.schema, 8, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
+    model = checkpoint.make_model(operator, card.schema)
     points = torch.rand(100, 2)
-    num_inputs = sum(field.components for field in CASE.inputs)
-    scalars = torch.rand(10, len(CASE.scalars))
+    num_inputs = CASE.schema.num_inputs
+    scalars = torch.rand(10, len(CASE.schema.scalars))
     model.normaliser.fit(points, torch.rand(100, num_inputs), scalars_SG=scalars, outputs_TK=torch.rand(100, 2) - 0.5)
     return LearnedGuess(model.eval(), card, settings or GuessConfig(max_ratio=1e3))
 
@@ -55,13 +55,13 @@ def test_an_operator_that_needs_all_points_is_evaluated_on_one_rank() -> None:
     tables = []
     for comm in (COMM, MPI.COMM_SELF):
         guess, problem = make_guess(GuessConfig(max_ratio=1e3, chunk_size=5), kind="flare"), make_problem(comm)
-        nodes = NodeSet(problem, CASE.outputs)
+        nodes = NodeSet(problem, CASE.schema.outputs)
         prediction = guess.predict(CASE, problem, nodes)
         assert prediction.accepted
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
     assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
     with pytest.raises(ValueError, match="no uniform grid"):  # on all ranks
-        make_guess(kind="fno").predict(CASE, problem := make_problem(), NodeSet(problem, CASE.outputs))
+        make_guess(kind="fno").predict(CASE, problem := make_problem(), NodeSet(problem, CASE.schema.outputs))
 
 
 @pytest.mark.parametrize("evaluate_at", ["vertices", "nodes"])
@@ -73,7 +73,7 @@ def test_prediction_depends_neither_on_the_partition_nor_on_chunks(evaluate_at: 
             GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3, chunk_size=chunk_size), mass_weighted=mass_weighted
         )
         problem = make_problem(comm)
-        nodes = NodeSet(problem, CASE.outputs)
+        nodes = NodeSet(problem, CASE.schema.outputs)
         prediction = guess.predict(CASE, problem, nodes)
         assert prediction.accepted
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
@@ -87,7 +87,7 @@ def test_bf16_is_near_fp32() -> None:
     for precision in ("fp32", "bf16"):
         problem = make_problem()
         guess = make_guess(GuessConfig(precision=precision, max_ratio=1e3))
-        values.append(guess.predict(CASE, problem, NodeSet(problem, CASE.outputs)).values)
+        values.append(guess.predict(CASE, problem, NodeSet(problem, CASE.schema.outputs)).values)
     difference = COMM.allreduce(np.square(values[0] - values[1]).sum())
     assert 0.0 < np.sqrt(difference / COMM.allreduce(np.square(values[0]).sum())) < 0.03
 
@@ -143,7 +143,7 @@ def test_spoilt_predictions_never_reach_petsc(spoil: str, caplog: pytest.LogCapt
 
 def test_model_of_another_case_is_refused() -> None:
     guess, problem = make_guess(), make_problem()
-    guess.card = checkpoint.ModelCard(**{**vars(guess.card), "case": "darcy"})
+    guess.card = dataclasses.replace(guess.card, schema=dataclasses.replace(guess.card.schema, name="darcy"))
     with pytest.raises(ValueError, match="darcy"):
         guess.start(CASE, problem)
 

@@ -16,7 +16,7 @@ pytest.importorskip("dolfinx", reason="the descriptions are of DOLFINx spaces")
 
 from dolfinx.mesh import create_unit_square
 from dolfinx import fem
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field
 from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
 from lrsa_coupled.petsc.description import describe
 from petsc4py import PETSc

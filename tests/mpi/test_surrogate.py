@@ -45,13 +45,13 @@ def solved(name: str, comm: MPI.Comm = COMM, index: int = 2) -> tuple[Case, Prob
 def perturbed(case: Case, problem: Problem, truth: PETSc.Vec, *, shape: str, size: float) -> float:
     """Put into the solution the truth plus waves of a relative size, the same on any partition; return that size as measured."""
     set_solution(problem, truth)
-    wave, norm = fem.Function(problem.solution.function_space), make_norm(problem, case.outputs)
-    subspace = case.outputs[0].subspace
+    wave, norm = fem.Function(problem.solution.function_space), make_norm(problem, case.schema.outputs)
+    subspace = case.schema.outputs[0].subspace
     part = wave.sub(subspace[0]) if subspace else wave
     factor = WAVES[shape]
     part.interpolate(
         lambda x: np.stack(
-            [np.sin(factor * (x[0] + (2 + k) * x[1] + 3 * x[2]) + k) for k in range(case.outputs[0].components)]
+            [np.sin(factor * (x[0] + (2 + k) * x[1] + 3 * x[2]) + k) for k in range(case.schema.outputs[0].components)]
         )
     )
     for bc in problem.bcs:
@@ -71,7 +71,7 @@ def error_of(case: Case, problem: Problem, truth: PETSc.Vec) -> float:
     zero.set(0.0)
     difference.waxpy(-1.0, truth, now)
     set_solution(problem, truth)
-    norm = make_norm(problem, case.outputs)
+    norm = make_norm(problem, case.schema.outputs)
     set_solution(problem, now)
     return norm.of(difference) / norm.of_solution(zero, 0.0)
 
@@ -92,7 +92,7 @@ def options(values: dict[str, str]) -> Iterator[None]:
 def test_gauss_quadrature_is_a_lower_bound_and_the_natural_norm_tells_of_the_last_step(shape: str) -> None:
     case, problem, truth = solved("darcy")
     perturbed(case, problem, truth, shape=shape, size=0.1)
-    tangent = Linearisation(problem, case.outputs)
+    tangent = Linearisation(problem, case.schema.outputs)
     start, gradients = solution_vector(problem), tangent.correct()
     assert isinstance(gradients, ConjugateGradients)
     errors, remaining = [], []
@@ -218,15 +218,14 @@ def untrained(case: Case, bias: float | None = None) -> LearnedGuess:
     """An untrained operator, whose outputs are all ``bias`` when that is given."""
     torch.manual_seed(0)
     operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8)
-    card = checkpoint.ModelCard(case.name, case.dim, case.inputs, case.scalars, case.outputs, 8, operator, TrainingConfig(),
-                                checkpoint.DataInfo(10, 0), {})  # fmt: skip
-    model = checkpoint.make_model(operator, card)
-    sizes = [sum(field.components for field in fields) for fields in (case.inputs, case.outputs)]
+    card = checkpoint.ModelCard(case.schema, 8, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
+    model = checkpoint.make_model(operator, card.schema)
+    sizes = (case.schema.num_inputs, case.schema.num_outputs)
     outputs = 0.01 * (torch.rand(100, sizes[1]) - 0.5)
     model.normaliser.fit(
         torch.rand(100, case.dim),
         torch.rand(100, sizes[0]),
-        scalars_SG=torch.rand(10, len(case.scalars)),
+        scalars_SG=torch.rand(10, len(case.schema.scalars)),
         outputs_TK=outputs,
     )
     if bias is not None:

@@ -16,7 +16,8 @@ from dolfinx import fem, la
 from dolfinx.mesh import create_unit_cube, create_unit_square, exterior_facet_indices
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Field, Problem
+from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.schema import Field
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
 
 COMM = MPI.COMM_WORLD

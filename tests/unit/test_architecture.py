@@ -35,7 +35,7 @@ ARROWS = {
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""
 
-CONTRACTS = frozenset({"interfaces", "spectral"})
+CONTRACTS = frozenset({"schema", "interfaces", "spectral"})
 """Parts of the library that solvers may import."""
 
 FEM = frozenset({"dolfinx", "petsc4py", "slepc4py", "ufl", "basix", "ffcx", "gmsh"})

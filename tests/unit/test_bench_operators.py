@@ -9,12 +9,10 @@ from lrsa_coupled import cli
 from lrsa_coupled.bench import operators, speed, training_steps
 from lrsa_coupled.bench.cost import Cost, Work, measure
 from lrsa_coupled.config import OperatorConfig
-from lrsa_coupled.data.description import describe
 from lrsa_coupled.training.checkpoint import parameter_count
 from tests.operators import lrsa_flop_count
-from tests.unit.test_training import META, sample, with_training, write
+from tests.unit.test_training import SCHEMA, sample, with_training, write
 
-ABOUT = describe(META)
 SMALL = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, num_modes=2)
 
 
@@ -25,7 +23,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def test_data(tmp_path_factory):
-    return write(tmp_path_factory.mktemp("test"), count=6, meta={"seed": 1})
+    return write(tmp_path_factory.mktemp("test"), count=6, seed=1)
 
 
 def config():
@@ -34,21 +32,21 @@ def config():
 
 def test_rivals_have_the_size_of_lrsa():
     operator = OperatorConfig(width=64, num_blocks=4, num_heads=4, num_modes=8)
-    found = operators.variants("operators", operator, ABOUT)
-    count = parameter_count(operator, ABOUT)
+    found = operators.variants("operators", operator, SCHEMA)
+    count = parameter_count(operator, SCHEMA)
     assert list(found) == list(operators.RIVALS) and found["lrsa"] == operator
     for name, rival in found.items():
         assert (rival.kind, rival.num_blocks, rival.num_latents) == (name, 4, 64)
         wider, narrower = (
             dataclasses.replace(rival, width=rival.width + step) for step in (rival.num_heads, -rival.num_heads)
         )
-        assert abs(parameter_count(rival, ABOUT) - count) <= min(
-            abs(parameter_count(other, ABOUT) - count) for other in (wider, narrower)
+        assert abs(parameter_count(rival, SCHEMA) - count) <= min(
+            abs(parameter_count(other, SCHEMA) - count) for other in (wider, narrower)
         )
 
 
 def test_ablations_change_one_thing():
-    found = operators.variants("ablations", SMALL, ABOUT)
+    found = operators.variants("ablations", SMALL, SCHEMA)
     assert len(found) == 10 and found.pop("lrsa") == SMALL
     for variant in found.values():
         assert (
@@ -85,7 +83,7 @@ def test_fno_is_left_out_where_there_is_no_grid(data, test_data, tmp_path, monke
     ledger = operators.bench_operators(config(), data, test_data, tmp_path)  # samples of two sizes
     assert [row["name"] for row in ledger["operators"]] == ["lrsa", "flare", "transolver", "full"]
     monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index))
-    grid = operators.bench_operators(config(), data, write(tmp_path / "grid", count=4, meta={"seed": 2}), tmp_path)
+    grid = operators.bench_operators(config(), data, write(tmp_path / "grid", count=4, seed=2), tmp_path)
     assert [row["name"] for row in grid["operators"]] == list(operators.RIVALS)
 
 

@@ -11,6 +11,7 @@ from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.pictures import LEARNED
 from lrsa_coupled.bench.report import table
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard, load
 from tests.helpers import ROOT
 from tests.unit.test_report import strategy
@@ -89,7 +90,14 @@ def test_without_a_learned_guess_or_a_rival_there_is_nothing_to_compare() -> Non
 
 def test_costs_of_a_card() -> None:
     card = ModelCard(
-        "c", 2, (), (), (), 8, OperatorConfig(), TrainingConfig(), DataInfo(10, 0, 50.0), {}, seconds=7.0, ranks=3
+        Schema("c", 2, (), (), (Field("u"),)),
+        8,
+        OperatorConfig(),
+        TrainingConfig(),
+        DataInfo(10, 0, 50.0),
+        {},
+        seconds=7.0,
+        ranks=3,
     )
     assert cost_of(card) == {"data": 50.0, "training": 21.0}
     _, shipped = load(ROOT / "cases" / "cavity")

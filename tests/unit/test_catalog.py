@@ -9,8 +9,9 @@ from lrsa_coupled import catalog
 from lrsa_coupled.interfaces import Case
 
 METHODS = ("sample", "mesh", "problem", "features", "solver", "methods")
-OWN = "from lrsa_coupled.interfaces import Case\n\n" + "".join(
-    f"class {name}(Case):\n    name = 'own'\n" + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS)
+OWN = "from lrsa_coupled import schema\nfrom lrsa_coupled.interfaces import Case\n\n" + "".join(
+    f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n"
+    + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS)
     for name in ("Own",)
 )
 

@@ -13,18 +13,12 @@ from lrsa_coupled.data.export import write_vtkhdf
 from lrsa_coupled.data.statistics import field_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import repair
-from tests.unit.test_store import make, record
-
-META = {
-    "format": 2, "case": "synthetic", "dim": 2, "seed": 0, "resolution": 4, "scalars": ["s"], "parameters": {"a": "m"},
-    "inputs": [{"name": "k", "components": 2, "unit": "W"}], "outputs": [{"name": "u", "components": 1, "unit": "K"}],
-}  # fmt: skip
+from tests.unit.test_store import CARD, make, record
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     make(tmp_path, [0, 1, 2, 3, 4, 5], 3)
-    (tmp_path / "dataset.json").write_text(json.dumps(META))
     (tmp_path / "config.json").write_text(json.dumps({"generate": {"samples": 6}}))
     return tmp_path
 
@@ -92,4 +86,4 @@ def test_cells_of_another_kind_are_refused(tmp_path: Path) -> None:
     arrays = record(0).arrays
     odd = type(arrays)(**{**vars(arrays), "cells": np.zeros((1, 6), np.int32)})
     with pytest.raises(ValueError, match="cells of 6 vertices"):
-        write_vtkhdf(tmp_path / "a.vtkhdf", odd, inputs=META["inputs"], outputs=META["outputs"])
+        write_vtkhdf(tmp_path / "a.vtkhdf", odd, CARD.schema)

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from lrsa_coupled.data.description import describe
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.schema import Field
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.run import identity
 from tests.helpers import ROOT, plain_environment
-from tests.unit.test_training import CONFIG, NUM_SAMPLES, last_weights, metrics, with_training, write
+from tests.unit.test_training import CONFIG, NUM_SAMPLES, SCHEMA, last_weights, metrics, with_training, write
 
 TRAIN = """
 import json, pathlib, sys, torch
@@ -153,8 +153,7 @@ def initial(run):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.training.seed)
         return [
-            weight.detach()
-            for weight in checkpoint.make_model(run.config.operator, run.dataset.description).parameters()
+            weight.detach() for weight in checkpoint.make_model(run.config.operator, run.dataset.schema).parameters()
         ]
 
 
@@ -197,7 +196,7 @@ def test_the_card_tells_what_data_and_training_cost(data, tmp_path, monkeypatch)
 
 
 def test_a_run_goes_on_with_data_made_again_in_another_time(data, tmp_path, monkeypatch):
-    about = describe(DataStore(data).meta)
+    about = DataStore(data).card
     before = json.dumps(identity(CONFIG, about, solved=[0, 2]))
     assert "seconds" not in before and set(json.loads(before)["data"]) == {
         "case",
@@ -243,9 +242,9 @@ def test_what_the_first_of_two_trainings_cost_counts_on_all_its_ranks(data, tmp_
     ("span", "precision", "warned"), [(True, "bf16", True), (True, "fp32", False), (False, "bf16", False)]
 )
 def test_a_basis_in_bfloat16_is_warned_of(tmp_path, caplog, span, precision, warned):
-    outputs = [{"name": "modes", "components": 3, "unit": "1", "subspace": [], "loss_weight": 1.0, "span": span}]
+    schema = dataclasses.replace(SCHEMA, outputs=(Field("modes", 3, span=span),))
     train(
-        write(tmp_path / "data", meta={"outputs": outputs}),
+        write(tmp_path / "data", schema=schema),
         tmp_path / "model",
         with_training(epochs=1, precision=precision),
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrsa_coupled.interfaces import Field
+from lrsa_coupled.schema import Field
 from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2, weighted_mean
 
 FIELDS = field_columns((Field("u", 2, loss_weight=3.0), Field("p")))

@@ -7,11 +7,10 @@ import torch
 
 from lrsa_coupled.bench.refinement import bench_refinement, node_sets, refinement_table
 from lrsa_coupled.config import Config, OperatorConfig
-from lrsa_coupled.data.description import describe
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.training import checkpoint
 from tests.unit.test_checkpoint import CARD_OF_TEST
-from tests.unit.test_training import META, sample, write
+from tests.unit.test_training import SCHEMA, sample, write
 
 
 def grid_points(size):
@@ -41,20 +40,12 @@ def test_mass_weighted_attention_does_not_see_a_refined_half(tmp_path, mass_weig
     monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index + 1))  # on 9 x 9 points
     data = write(tmp_path / "data", count=4)
     operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
-    about = describe(META)
     torch.manual_seed(0)
-    model = checkpoint.make_model(operator, about)
+    model = checkpoint.make_model(operator, SCHEMA)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-    card = dataclasses.replace(
-        CARD_OF_TEST,
-        case=about.case,
-        inputs=about.inputs,
-        scalars=about.scalars,
-        outputs=about.outputs,
-        operator=operator,
-    )
+    card = dataclasses.replace(CARD_OF_TEST, schema=SCHEMA, operator=operator)
     checkpoint.save(tmp_path / "model", model, card)
     result = bench_refinement(tmp_path / "model", data, Config())
     assert result["samples"] == 3 and ("mass-weighted" if mass_weighted else "plain") in refinement_table(result)

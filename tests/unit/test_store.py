@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import read_header, write_shard
 from lrsa_coupled.data import store as store_module
 from lrsa_coupled.data.store import INDEX, DataStore, create
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+from lrsa_coupled.schema import Field, Schema, Symmetry
 
-META = {"case": "synthetic", "seed": 0}
+CARD = DataCard(Schema("synthetic", 2, (Field("k", 2, "W"),), ("s",), (Field("u", unit="K"),)), 0, 4, {"a": "m"})
 
 
 def record(index: int, *, seconds: float = 0.5) -> SampleRecord:
@@ -30,7 +31,7 @@ def record(index: int, *, seconds: float = 0.5) -> SampleRecord:
 
 
 def make(folder: Path, indices: list[int], samples_per_shard: int = 4, *, seconds: float = 0.5) -> Path:
-    create(folder, META)
+    create(folder, CARD)
     writer = ShardWriter(folder, samples_per_shard)
     for index in indices:
         writer.add(record(index, seconds=seconds))
@@ -169,17 +170,38 @@ def test_index_is_made_again(tmp_path: Path) -> None:
     assert_holds(tmp_path, [0, 1, 2, 3, 5])
 
 
-def test_a_data_set_older_than_an_entry_goes_on_with_what_it_was(tmp_path):
-    create(tmp_path, META)
-    create(tmp_path, META | {"options": {"range": 2.0}}, before={"options": {"range": 2.0}})
-    with pytest.raises(ValueError, match="options = {'range': 2.0}, asked for {'range': 3.0}"):
-        create(tmp_path, META | {"options": {"range": 3.0}}, before={"options": {"range": 2.0}})
+def test_a_data_set_older_than_an_option_goes_on_with_what_it_was(tmp_path):
+    create(tmp_path, CARD)
+    narrow, wide = (dataclasses.replace(CARD, settings={"options": {"range": value}}) for value in (2.0, 3.0))
+    create(tmp_path, narrow, default_options={"range": 2.0})
+    with pytest.raises(ValueError, match="options {'range': 2.0} instead of {'range': 3.0}"):
+        create(tmp_path, wide, default_options={"range": 2.0})
 
 
-def test_symmetries_are_added_to_a_data_set_that_has_them_not(tmp_path):
-    create(tmp_path, META)
+def test_what_only_training_reads_is_brought_up_to_date(tmp_path):
+    create(tmp_path, CARD)
     before = DataStore(tmp_path).content_hash()
-    symmetries = [{"points": [[-1]], "centre": [0.0], "inputs": [], "scalars": [], "outputs": []}]
-    create(tmp_path, META | {"symmetries": symmetries})
-    create(tmp_path, META)
-    assert DataStore(tmp_path).meta["symmetries"] == symmetries and DataStore(tmp_path).content_hash() == before
+    symmetries = (Symmetry(((-1,),), (0.0,)),)
+    create(tmp_path, dataclasses.replace(CARD, schema=dataclasses.replace(CARD.schema, symmetries=symmetries)))
+    assert DataStore(tmp_path).card.schema.symmetries == symmetries and DataStore(tmp_path).content_hash() == before
+    outputs = (dataclasses.replace(CARD.schema.outputs[0], loss_weight=2.0),)
+    schema = dataclasses.replace(CARD.schema, symmetries=symmetries, outputs=outputs)
+    create(tmp_path, dataclasses.replace(CARD, schema=schema))
+    assert DataStore(tmp_path).card.schema == schema
+    create(tmp_path, dataclasses.replace(CARD, schema=dataclasses.replace(schema, symmetries=())))
+    assert DataStore(tmp_path).card.schema == schema
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed 0 instead of 1"),
+        ({"resolution": 8}, "resolution 4 instead of 8"),
+        ({"settings": {"method": "nested"}}, "method None instead of nested"),
+        ({"schema": dataclasses.replace(CARD.schema, scalars=("t",))}, "scalars s instead of t"),
+    ],
+)
+def test_a_data_set_made_otherwise_is_refused(tmp_path, changes, message):
+    create(tmp_path, CARD)
+    with pytest.raises(ValueError, match=message):
+        create(tmp_path, dataclasses.replace(CARD, **changes))

@@ -7,14 +7,13 @@ import torch
 
 from lrsa_coupled.data.batches import BatchPlan, epoch_generator, training_batches
 from lrsa_coupled.data.dataset import Batch
-from lrsa_coupled.data.description import Description, describe
 from lrsa_coupled.data.symmetries import SymmetryGroup
-from lrsa_coupled.interfaces import Field, Symmetry
+from lrsa_coupled.schema import Field, Schema, Symmetry
 
 MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), scalars=((-1,),), outputs=((-1, 0, 0), (0, 1, 0), (0, 0, 1)))
 TURN = Symmetry(((0, -1), (1, 0)), (0.5, 0.5), outputs=((0, -1, 0), (1, 0, 0), (0, 0, 1)))
-ABOUT = Description(
-    "flow", 2, (Field("viscosity"),), ("inflow",), (Field("velocity", 2), Field("pressure")), 0, 8, (MIRROR, TURN)
+SCHEMA = Schema(
+    "flow", 2, (Field("viscosity"),), ("inflow",), (Field("velocity", 2), Field("pressure")), symmetries=(MIRROR, TURN)
 )
 
 
@@ -28,11 +27,11 @@ def batch():
 
 
 def about(*symmetries):
-    return dataclasses.replace(ABOUT, symmetries=symmetries)
+    return dataclasses.replace(SCHEMA, symmetries=symmetries)
 
 
 def test_two_generators_make_the_eight_maps_of_the_square():
-    group, before = SymmetryGroup(ABOUT), batch()
+    group, before = SymmetryGroup(SCHEMA), batch()
     assert len(group) == 8
     images = [group.apply(before, element) for element in range(8)]
     assert images[0] is before
@@ -67,13 +66,6 @@ def test_impossible_symmetries_are_refused(symmetries, message):
         SymmetryGroup(about(*symmetries))
 
 
-def test_symmetries_come_back_from_the_description_of_a_data_set():
-    meta = dataclasses.asdict(ABOUT)
-    assert describe(meta).symmetries == (MIRROR, TURN)
-    del meta["symmetries"]
-    assert describe(meta).symmetries == ()
-
-
 class OneSample:
     """Hands out the same batch whatever is drawn."""
 
@@ -90,7 +82,7 @@ class OneSample:
 
 
 def test_each_step_draws_a_map_and_a_resumed_epoch_draws_the_same():
-    plan = BatchPlan(2, 0, with_cells=False, symmetries=SymmetryGroup(ABOUT))
+    plan = BatchPlan(2, 0, with_cells=False, symmetries=SymmetryGroup(SCHEMA))
 
     def points(first):
         batches = training_batches(OneSample(), torch.arange(80), plan, generator=epoch_generator(0, 1), first=first)

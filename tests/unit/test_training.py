@@ -11,9 +11,10 @@ import torch
 from lrsa_coupled.config import Config, DataConfig, OperatorConfig, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, drawn_ahead, epoch_generator, training_batches
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore, create
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
@@ -28,18 +29,7 @@ CONFIG = Config(
     operator=OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8),
     training=TrainingConfig(epochs=4, batch_size=6, num_points=40, validate_every=2, valid_fraction=0.2, device="cpu"),
 )
-META = {
-    "case": "synthetic",
-    "dim": 2,
-    "inputs": [{"name": "a", "components": 1, "unit": "1", "subspace": [], "loss_weight": 1.0}],
-    "scalars": ["s"],
-    "outputs": [
-        {"name": "u", "components": 2, "unit": "1", "subspace": [0], "loss_weight": 1.0},
-        {"name": "p", "components": 1, "unit": "1", "subspace": [1], "loss_weight": 1.0},
-    ],
-    "seed": 0,
-    "resolution": 8,
-}
+SCHEMA = Schema("synthetic", 2, (Field("a"),), ("s",), (Field("u", 2, subspace=(0,)), Field("p", subspace=(1,))))
 
 
 def sample(index):
@@ -65,9 +55,9 @@ def sample(index):
     )
 
 
-def write(folder, count=NUM_SAMPLES, *, meta=None, seconds=0.1, **changes):
+def write(folder, count=NUM_SAMPLES, *, schema=SCHEMA, seed=0, seconds=0.1, **changes):
     """Write a data set; ``changes`` replace arrays of sample 3; sample 1 has failed."""
-    create(folder, META | (meta or {}))
+    create(folder, DataCard(schema, seed, 8))
     records = []
     for index in range(count):
         arrays = None if index == 1 else sample(index)
@@ -222,7 +212,7 @@ def test_a_finished_run_returns_at_once_and_another_one_is_refused(data, tmp_pat
     assert train(data, tmp_path, with_training(device="auto")) == summary
     with pytest.raises(ValueError, match=r"training.learning_rate = 0.001, now it is 0.01"):
         train(data, tmp_path, with_training(learning_rate=1e-2))
-    other = write(tmp_path / "other", meta={"seed": 5})
+    other = write(tmp_path / "other", seed=5)
     with pytest.raises(ValueError, match=r"data.seed = 0, now it is 5"):
         train(other, tmp_path, CONFIG)
     monkeypatch.undo()
@@ -272,14 +262,14 @@ def test_corrupt_samples_are_named(tmp_path, changes, message):
 def test_data_sets_that_cannot_be_used_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="at least 2 solved samples"):
         train(write(tmp_path / "one", 1), tmp_path / "out", CONFIG)
-    create(tmp_path / "none", META)
+    create(tmp_path / "none", DataCard(SCHEMA, 0, 8))
     with pytest.raises(ValueError, match="holds no solved sample"):
         train(tmp_path / "none", tmp_path / "out", CONFIG)
     with pytest.raises(ValueError, match="of case 'synthetic', not of 'cavity'"):
         train(data, tmp_path / "out", dataclasses.replace(CONFIG, case="cavity"))
     train(data, tmp_path / "out", with_training(epochs=1))
-    with pytest.raises(ValueError, match="case is 'synthetic', the data set's is 'other'"):
-        evaluate(tmp_path / "out", write(tmp_path / "other", meta={"case": "other"}), CONFIG)
+    with pytest.raises(ValueError, match="name 'synthetic' instead of 'other'"):
+        evaluate(tmp_path / "out", write(tmp_path / "other", schema=dataclasses.replace(SCHEMA, name="other")), CONFIG)
     cells = {"cells": np.zeros((1, 4), np.int32)}
     with pytest.raises(ValueError, match="of the samples before it"):
         train(write(tmp_path / "mixed", **cells), tmp_path / "out2", CONFIG)

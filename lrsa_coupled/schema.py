@@ -1,0 +1,209 @@
+"""Schema: what an operator sees of a problem and what it predicts; the one place that reads, writes and compares it.
+
+A case, a data set (``dataset.json``), a checkpoint (``model.json``) and a script hold one each. Imports neither numpy, torch nor dolfinx.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import msgspec
+
+TRAINING_ONLY = {"training_only": True}
+"""Marks what only training reads: an operator fits problems whose schema differs in it."""
+
+
+@final
+@dataclass(frozen=True)
+class Field:
+    """A named quantity given at the node set.
+
+    Args:
+        name: Name of the quantity, unique among the inputs or outputs of a case.
+        components: Number of values at a node.
+        unit: Unit as text; ``"1"`` is dimensionless.
+        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space. This and the rest are for
+            outputs only.
+        loss_weight: Weight of the field in the training loss.
+        span: Whether the components are a basis of which the span counts, not each by itself.
+        relative_to: Name of the input, of as many components, that the operator corrects to get this field; None: it predicts all of it.
+    Raises:
+        ValueError: If there is not at least one component.
+    """
+
+    name: str
+    components: int = 1
+    unit: str = "1"
+    subspace: tuple[int, ...] = ()
+    loss_weight: float = field(default=1.0, metadata=TRAINING_ONLY)
+    span: bool = False
+    relative_to: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"field '{self.name}' needs at least one component, got {self.components}")
+
+    @property
+    def label(self) -> str:
+        """Name and unit for people."""
+        return self.name if self.unit == "1" else f"{self.name} [{self.unit}]"
+
+
+Matrix = tuple[tuple[int, ...], ...]
+
+
+@final
+@dataclass(frozen=True)
+class Symmetry:
+    """A reflection or quarter turn that takes problems of a family, with their solutions, to problems of the same family.
+
+    Matrices are rows of whole numbers, with one entry other than zero, 1 or -1, in each row and column; an empty one is the identity.
+
+    Args:
+        points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
+        centre: A point that stays where it is.
+        inputs: Matrix of the nodal inputs, those of all fields side by side; the same for ``scalars`` and ``outputs``.
+    """
+
+    points: Matrix
+    centre: tuple[float, ...]
+    inputs: Matrix = ()
+    scalars: Matrix = ()
+    outputs: Matrix = ()
+
+
+@final
+@dataclass(frozen=True)
+class Schema:
+    """What an operator sees and predicts.
+
+    Args:
+        name: Name of the family of problems.
+        dim: Dimension of space.
+        inputs: Nodal fields that the operator sees besides the coordinates.
+        scalars: Names of the numbers that it sees, one value a problem.
+        outputs: Fields of the solution that it predicts; the others begin with zero.
+        quantities: Numbers computed from a solution.
+        symmetries: Generators of the group of reflections and turns that the family has; training may apply them to samples.
+    Raises:
+        ValueError: If the dimension is not 1, 2 or 3, a name occurs twice, there is no output, or an output corrects an input that is not
+            there or has another number of components.
+    """
+
+    name: str
+    dim: int
+    inputs: tuple[Field, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[Field, ...]
+    quantities: tuple[Field, ...] = ()
+    symmetries: tuple[Symmetry, ...] = field(default=(), metadata=TRAINING_ONLY)
+
+    def __post_init__(self) -> None:
+        if self.dim not in (1, 2, 3):
+            raise ValueError(f"schema '{self.name}': dim is 1, 2 or 3, got {self.dim}")
+        if not self.outputs:
+            raise ValueError(f"schema '{self.name}': expected at least one output, got none")
+        for kind, names in (
+            ("inputs", _names(self.inputs)),
+            ("scalars", self.scalars),
+            ("outputs", _names(self.outputs)),
+        ):
+            if len(set(names)) < len(names):
+                raise ValueError(f"schema '{self.name}': the {kind} need different names, got {', '.join(names)}")
+        sizes = {item.name: item.components for item in self.inputs}
+        for item in self.outputs:
+            if item.relative_to is not None and sizes.get(item.relative_to) != item.components:
+                raise ValueError(
+                    f"schema '{self.name}': output {item.name} is relative to '{item.relative_to}': expected an input of "
+                    f"{item.components} components, got {sizes}"
+                )
+
+    @property
+    def num_inputs(self) -> int:
+        """Number of nodal input values at a point."""
+        return sum(item.components for item in self.inputs)
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of output values at a point."""
+        return sum(item.components for item in self.outputs)
+
+    def corrected_columns(self) -> list[int]:
+        """Return the column of the inputs that each output value corrects, ``num_inputs`` for none; empty when no output corrects one."""
+        columns, begin = {}, 0
+        for item in self.inputs:
+            columns[item.name], begin = range(begin, begin + item.components), begin + item.components
+        if all(item.relative_to is None for item in self.outputs):
+            return []
+        return [
+            column
+            for item in self.outputs
+            for column in (columns[item.relative_to] if item.relative_to is not None else [begin] * item.components)
+        ]
+
+    def difference(self, other: Schema) -> str | None:
+        """Return the first mismatch in words, None when an operator of one fits the problems of the other."""
+        for item in _compared(Schema):
+            mine, others = getattr(self, item), getattr(other, item)
+            if mine == others:
+                continue
+            if not isinstance(mine, tuple):
+                return f"{item} {mine!r} instead of {others!r}"
+            if _names(mine) != _names(others):
+                return f"{item} {_listed(mine)} instead of {_listed(others)}"
+            for one, two in zip(mine, others, strict=True):
+                for key in _compared(Field):
+                    if getattr(one, key) != getattr(two, key):
+                        return f"{key} {getattr(one, key)!r} instead of {getattr(two, key)!r} of '{one.name}' in the {item}"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the schema as a JSON object."""
+        return msgspec.json.decode(msgspec.json.encode(self))
+
+    @classmethod
+    def from_json(cls, content: Any, *, where: str) -> Schema:
+        """Read what ``to_json`` gave; ``where`` begins the message of an error.
+
+        Raises:
+            ValueError: If an entry is missing, unknown or of the wrong kind; the message names it.
+        """
+        try:
+            found = msgspec.convert(content, cls)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{where}: schema: {error}") from error
+        if unknown := sorted(set(content) - {item.name for item in dataclasses.fields(cls)}):
+            raise ValueError(f"{where}: schema: unknown entry '{unknown[0]}'")
+        return found
+
+    @classmethod
+    def from_flat(cls, content: Mapping[str, Any], *, where: str) -> Schema:
+        """Read the schema of a data set of format 2 or a card of version 1, whose entries stand beside others.
+
+        Raises:
+            ValueError: If an entry is missing or of the wrong kind; the message names it.
+        """
+        try:
+            entries = {key: content[key] for key in ("dim", "scalars")} | {"name": content["case"]}
+            for key in ("inputs", "outputs"):
+                entries[key] = [item | {"relative_to": item.get("relative_to") or None} for item in content[key]]
+        except KeyError as error:
+            raise ValueError(f"{where}: missing entry {error}") from error
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"{where}: an entry is of the wrong kind ({error})") from error
+        return cls.from_json(entries | {"symmetries": content.get("symmetries", [])}, where=where)
+
+
+def _compared(kind: type[Schema] | type[Field]) -> list[str]:
+    return [item.name for item in dataclasses.fields(kind) if "training_only" not in item.metadata]
+
+
+def _names(items: Sequence[Field | str]) -> list[str]:
+    return [item if isinstance(item, str) else item.name for item in items]
+
+
+def _listed(items: Sequence[Field | str]) -> str:
+    return ", ".join(_names(items)) or "none"
