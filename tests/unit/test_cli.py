@@ -119,25 +119,6 @@ def test_petsc_options_are_names_and_values() -> None:
     assert petsc_options.parse(given) == {"ksp_rtol": "1e-3", "snes_monitor": None, "ksp_view": None, "a_shift": "-1.5"}
 
 
-@needs_dolfinx
-def test_case_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "case.py").write_text(text.partition("```python\n")[2].partition("```")[0])
-    arguments = [
-        "generate",
-        str(tmp_path / "case.py"),
-        "--samples",
-        "2",
-        "--resolution",
-        "4",
-        "--out",
-        str(tmp_path / "data"),
-        "--quiet",
-    ]
-    assert cli.main(arguments) == 0
-    assert "2 samples, 2 solved" in capsys.readouterr().out
-
-
 @dataclass(frozen=True)
 class Parameters:
     """Stands for the parameters of a case."""
