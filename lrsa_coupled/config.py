@@ -1,7 +1,10 @@
-"""Settings: dataclasses <- the case's ``config.toml`` <- ``--config FILE`` <- ``--set key=value``; strict in names, types and ranges.
+"""Settings: defaults <- the case's ``config.toml`` <- ``--config FILE`` <- ``--set key=value``.
 
-``lrsa-coupled settings [CASE]`` prints every key with its type, default and meaning. None is "not set"; a file and ``--set`` write it ``none``.
+Names, types and ranges are checked. ``lrsa-coupled settings [CASE]`` prints every key with its type, value and meaning.
+None is "not set"; files and ``--set`` write it ``none``.
 """
+
+# ruff: noqa: RUF009 - setting returns a field
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +23,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from lrsa_coupled.files import read_toml, write_text_atomically
+from lrsa_coupled.files import read_json, read_toml, write_text_atomically
 
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -225,7 +228,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
     """Override ``base`` by TOML files, then by ``key=value`` assignments such as ``training.precision=bf16``.
 
     Raises:
-        ValueError: For an unknown key (the nearest valid one is named), a value of the wrong type or range, or a file that is not TOML.
+        ValueError: For an unknown key (the nearest valid one is named), a value of another type or range, or no TOML.
     """
     config = base
     for path in files:
@@ -239,7 +242,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
 
 
 def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str = "") -> T:
-    """Return the dataclass ``config`` with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
+    """Return a dataclass with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
     changes: dict[str, Any] = {}
     types_by_name = hints(type(config))
     for key, value in values.items():
@@ -252,8 +255,8 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
                 raise ValueError(f"{where}: '{name}' is a table of keys, got {value!r}")
             changes[key] = update(current, value, where=where, prefix=f"{name}.")
         else:
-            value = converted(value, types_by_name[key], f"{where}: '{name}'")
-            changes[key] = {**current, **value} if isinstance(current, dict) else value
+            new = converted(value, types_by_name[key], f"{where}: '{name}'")
+            changes[key] = current | new if isinstance(current, dict) else new
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
@@ -265,7 +268,7 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def converted(value: Any, hint: Any, what: str) -> Any:
-    """Return a value as the type ``hint``; ``none`` is None where that is allowed. ValueError says what was expected and what came."""
+    """Return a value as the type ``hint``; ``none`` is None where that is allowed. ValueError says what was expected."""
     optional = types.NoneType in typing.get_args(hint)
     try:
         return msgspec.convert(None if optional and value == "none" else value, hint)
@@ -303,9 +306,7 @@ def save(config: Config, folder: Path) -> None:
 
 def read(path: Path) -> Config:
     """Read a ``config.json``; ValueError when it holds anything else. One of before is converted."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    content = read_json(path)
     if content.pop("version", 1) == 1:
         content = _from_version_1(content)
     return update(Config(), content, where=str(path))
@@ -352,13 +353,29 @@ def _not_set(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: None if key in names and not value else value for key, value in values.items()}
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One setting as ``lrsa-coupled settings`` prints it."""
+
+    key: str
+    value: Any
+    type_text: str
+    doc: str
+
+
+def describe(config: Any, prefix: str = "") -> Iterator[Setting]:
+    """Yield the settings of a configuration in order."""
+    for item in dataclasses.fields(config):
+        value, key = getattr(config, item.name), prefix + item.name
+        if dataclasses.is_dataclass(value):
+            yield from describe(value, f"{key}.")
+        else:
+            yield Setting(key, value, type_text(hints(type(config))[item.name]), item.metadata.get("doc", ""))
+
+
 def all_keys(config: Any, prefix: str = "") -> list[str]:
-    """List the dotted names of the leaves of a configuration."""
-    keys = []
-    for f in dataclasses.fields(config):
-        value = getattr(config, f.name)
-        keys += all_keys(value, f"{prefix}{f.name}.") if dataclasses.is_dataclass(value) else [prefix + f.name]
-    return keys
+    """List the dotted names of the settings."""
+    return [item.key for item in describe(config, prefix)]
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -1,17 +1,17 @@
-"""The verbs that measure: bench, bench-operator, report. Each imports what it needs, as those of ``lrsa_coupled/cli/verbs.py`` do."""
+"""``lrsa-coupled bench``: comparison of initial guesses on unseen samples."""
 
 from __future__ import annotations
 
 import dataclasses
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled import catalog, mpi
-from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
-from lrsa_coupled.cli.startup import case_config, check_petsc, no_petsc, one_process, prepare, resolve, start
+from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
+from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, prepare, start
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 BENCH_FLAGS = {
-    **dict.fromkeys(("samples", "seed", "resolution"), ("starts", "generate", "gate", "surrogate", "transient", "preconditioners", "modes")),
+    **dict.fromkeys(("bench.samples", "problem.seed", "problem.resolution"), ("starts", "generate", "gate", "surrogate", "transient", "preconditioners", "modes")),
     "model": ("starts", "generate", "refinement", "gate", "surrogate", "transient", "modes"),
     "data": ("starts", "operators", "ablations", "refinement", "steps"), "html": ("starts",),
     "pictures": ("starts", "surrogate"),
@@ -28,16 +28,53 @@ BENCH_FLAGS = {
 """Flags of ``bench``, and the values of ``--what`` that read them."""
 
 
-def bench(args: Namespace, petsc: Sequence[str]) -> int:
+HELP = "compare initial guesses on unseen samples"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    add_case(parser)
+    kinds = (
+        "starts",
+        "gate",
+        "surrogate",
+        "transient",
+        "generate",
+        "preconditioners",
+        "modes",
+        "operators",
+        "ablations",
+        "refinement",
+        "steps",
+    )
+    parser.add_argument("--what", choices=kinds, default="starts", help="what to compare")
+    add_settings(parser, "bench.samples", "problem.seed", "problem.resolution")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
+    text = "training data: for operators, or to add the nearest training sample"
+    parser.add_argument("--data", type=Path, metavar="DIR", help=text)
+    parser.add_argument("--test", type=Path, metavar="DIR", help="test data, for operators and ablations")
+    text = "folder of the trained models, for operators and ablations"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    add_preset(parser)
+    text = "some of the methods, operators, ablations or preconditioners"
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=text)
+    text = "models that predict a basis or a correction, for preconditioners; models trained on another distribution, for gate"
+    parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the results as a self-contained HTML page")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")
+
+
+def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Measure start strategies, data generation, or operators; the last without MPI and PETSc."""
     given = [name for name in BENCH_FLAGS if vars(args)[name] not in (None, []) and args.what not in BENCH_FLAGS[name]]
     if given:
         raise ValueError(
-            f"bench --what {args.what} does not read --{given[0]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}"
+            f"bench --what {args.what} does not read --{given[0].rpartition('.')[2]}; it is for --what {' or '.join(BENCH_FLAGS[given[0]])}"
         )
     if args.what in ("operators", "ablations", "refinement", "steps"):
         return _bench_operators(args, petsc)
-    case, config, comm = start(args, petsc, section="bench", flags=("samples", "seed", "resolution"))
+    case, config, comm = start(args, petsc)
     if any(field.span for field in case.schema.outputs) and args.what not in ("modes", "generate"):
         raise ValueError(
             f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes"
@@ -62,42 +99,6 @@ def bench(args: Namespace, petsc: Sequence[str]) -> int:
         if args.json is not None:
             _write_json(comm, ledger, args.json)
     check_petsc(comm, petsc)
-    return 0
-
-
-def bench_operator(args: Namespace, petsc: Sequence[str]) -> int:
-    """Measure the speed and memory of operators; no MPI, no PETSc."""
-    no_petsc("bench-operator", petsc)
-    one_process("bench-operator")
-    from lrsa_coupled.bench import report, speed
-
-    base = configuration.update(Config(), {"operator": speed.SIZES}, where="bench-operator")
-    config = resolve(args, base, {} if args.chunk is None else {"guess": {"chunk_size": args.chunk}})
-    points = args.points or list(speed.POINTS)
-    if min(points) < 1:
-        raise ValueError(f"--points must be positive, got {min(points)}")
-    kinds, chunk_size = args.only or speed.KINDS, config.guess.chunk_size
-    result = speed.bench_speed(
-        config.operator, points, args.precision, device=args.device, chunk_size=chunk_size, kinds=kinds
-    )
-    mpi.say(speed.speed_table(result))
-    if args.json is not None:
-        report.write_json(result, args.json)
-    return 0
-
-
-def report(args: Namespace, petsc: Sequence[str]) -> int:
-    """Print stored ledgers, side by side when there are several, and write them as a page; no MPI, PETSc or torch."""
-    no_petsc("report", petsc)
-    one_process("report")
-    resolve(args, Config(), {})
-    from lrsa_coupled.bench import html, scaling, stored
-
-    ledgers = [stored.read_ledger(path) for path in args.ledgers]
-    mpi.say(scaling.ledgers_text(ledgers))
-    if args.html is not None:
-        html.write_html(ledgers, args.html, sources=[path.name for path in args.ledgers])
-        mpi.say(f"\npage: {args.html}")
     return 0
 
 
@@ -171,15 +172,14 @@ def _bench_surrogate(case: Case, config: Config, model: Path, *, comm: MPI.Comm,
 
 
 def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
-    no_petsc(f"bench --what {args.what}", petsc)
-    one_process(f"bench --what {args.what}")
+    one_process(f"bench --what {args.what}", petsc)
     needed = {"refinement": ("model", "data"), "steps": ("data",)}.get(args.what, ("data", "test", "out"))
     missing = [f"--{name}" for name in needed if vars(args)[name] is None]
     if missing:
         raise ValueError(f"bench --what {args.what} needs {' and '.join(missing)}")
     from lrsa_coupled.bench import operators, refinement, report, training_steps
 
-    config = case_config(args, Config(), catalog.case_folder(args.case), {})
+    config = case_config(args)
     config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
     if args.what == "refinement":
         ledger = refinement.bench_refinement(args.model, args.data, config)

@@ -1,0 +1,66 @@
+"""The parser and the arguments that verbs share.
+
+A flag whose destination has a dot, such as ``generate.samples``, is a setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import IO, NoReturn, final
+
+from lrsa_coupled import config, mpi
+
+
+@final
+class Parser(argparse.ArgumentParser):
+    """Raises usage errors instead of leaving, and prints help on rank 0 only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see '{self.prog} --help')")
+
+    def print_help(self, file: IO[str] | None = None) -> None:
+        if mpi.rank() == 0:
+            super().print_help(file)
+
+
+def common_arguments() -> Parser:
+    """Return the arguments of every verb."""
+    common = Parser(add_help=False)
+    text = "TOML file of settings; repeatable"
+    common.add_argument("--config", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "one setting, such as training.epochs=50; repeatable; 'lrsa-coupled settings' prints all"
+    common.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    common.add_argument("-v", "--verbose", action="count", default=0, help="print more")
+    common.add_argument("-q", "--quiet", action="store_true", help="print results, warnings and errors only")
+    common.add_argument("--verbose-errors", action="store_true", help="show where an error comes from")
+    return common
+
+
+def add_case(parser: argparse.ArgumentParser) -> None:
+    """Add the argument CASE."""
+    parser.add_argument("case", metavar="CASE", help="name of a case, or path to a case.py or its folder")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add the argument DATA."""
+    parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
+
+
+def add_out(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add ``--out``."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
+
+
+def add_preset(parser: argparse.ArgumentParser, default: str = "none by default") -> None:
+    """Add ``--preset``."""
+    text = f"a table of presets in the case's config.toml, such as smoke or full; {default}"
+    parser.add_argument("--preset", metavar="NAME", help=text)
+
+
+def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
+    """Add a flag for each setting: ``generate.ranks_per_sample`` is ``--ranks-per-sample``."""
+    docs = {item.key: item.doc for item in config.describe(config.Config())}
+    for key in keys:
+        name = key.rpartition(".")[2].replace("_", "-")
+        parser.add_argument(f"--{name}", dest=key, type=config.parse, metavar=name[0].upper(), help=docs[key])

@@ -1,0 +1,121 @@
+"""From the arguments of a verb to its configuration, MPI and PETSc; what is cheap to refuse is refused first."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrsa_coupled import catalog, mpi
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import Config
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from lrsa_coupled.interfaces import Case
+
+
+def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Comm]:
+    """Resolve the configuration, then load MPI, PETSc and the case."""
+    config = case_config(args)
+    comm = start_petsc(petsc)
+    with mpi.collective_errors(comm):
+        case = catalog.load_case(args.case, config.options)
+    return case, dataclasses.replace(config, case=case.name, options=dataclasses.asdict(case.options)), comm
+
+
+def case_config(args: Namespace, case: str | None = None) -> Config:
+    """Resolve the configuration of a case: its config.toml, a preset, ``--config``, ``--set``, flags."""
+    folder = catalog.case_folder(case or args.case)
+    values, presets = catalog.case_settings(folder)
+    where = str(folder / "config.toml")
+    config = configuration.update(Config(), values, where=where)
+    preset = vars(args).get("preset")
+    if preset is None and args.verb == "run" and "smoke" in presets:
+        preset = "smoke"
+    if preset is not None:
+        if preset not in presets:
+            raise ValueError(f"{where}: no preset '{preset}'{configuration.nearest(preset, [*presets] or ['none'])}")
+        config = configuration.update(config, presets[preset], where=f"{where}, preset '{preset}'")
+    return resolve(args, config)
+
+
+def data_config(args: Namespace, data: Path) -> Config:
+    """Resolve the configuration for a data set: that of a case of the package, else the one the data were made with."""
+    from lrsa_coupled.data.store import read_card
+
+    case = read_card(data).schema.name
+    if case in catalog.case_names():
+        config = case_config(args, case)
+    elif vars(args).get("preset") is not None:
+        raise ValueError(f"--preset is for the cases of this package, {data} is of '{case}'")
+    else:
+        path = data / "config.json"
+        config = resolve(args, configuration.read(path) if path.is_file() else Config())
+    return dataclasses.replace(config, case=case)
+
+
+def resolve(args: Namespace, base: Config) -> Config:
+    """Override ``base`` by ``--config``, ``--set`` and the flags that are settings."""
+    config = configuration.load(base, files=args.config, assignments=args.set)
+    flags: dict[str, dict[str, Any]] = {}
+    for key, value in vars(args).items():
+        section, dot, name = key.partition(".")
+        if dot and value is not None:
+            flags.setdefault(section, {})[name] = value
+    return configuration.update(config, flags, where="command line")
+
+
+def start_petsc(petsc: Sequence[str]) -> MPI.Comm:
+    """Load MPI, then PETSc with its options; return the world communicator."""
+    from lrsa_coupled.petsc import options
+
+    options.initialise(petsc)
+    return mpi.world()
+
+
+def check_petsc(comm: MPI.Comm, petsc: Sequence[str]) -> None:
+    """Raise ValueError for a PETSc option that nothing has used. Collective."""
+    from lrsa_coupled.petsc import options
+
+    options.check_used(comm, petsc)
+
+
+def no_petsc(verb: str, petsc: Sequence[str]) -> None:
+    """Raise ValueError for options of PETSc given to a verb without it."""
+    if petsc:
+        raise ValueError(f"'{verb}' does not use PETSc: unknown option {petsc[0]}")
+
+
+def one_process(verb: str, petsc: Sequence[str]) -> None:
+    """Raise ValueError under an MPI launcher, and for options of PETSc: the verb uses neither."""
+    no_petsc(verb, petsc)
+    if mpi.size() > 1:
+        raise ValueError(f"'{verb}' runs in one process with OMP_NUM_THREADS threads, got {mpi.size()} ranks")
+
+
+def prepare(comm: MPI.Comm, folder: Path | None) -> None:
+    """Make an output folder and write to it: a read-only one is found before the work. Collective."""
+    if folder is None:
+        return
+
+    def probe() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+    mpi.share(comm, probe)
+
+
+def print_summary(summary: Mapping[str, Any], indent: str = "") -> None:
+    """Print a mapping as lines ``name: value``, a mapping inside it indented, on the first rank."""
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            mpi.say(f"{indent}{name}:")
+            print_summary(value, indent + "  ")
+        else:
+            mpi.say(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")

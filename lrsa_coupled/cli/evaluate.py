@@ -1,0 +1,34 @@
+"""``lrsa-coupled evaluate``: errors of a model on a data set."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from lrsa_coupled.cli._arguments import add_data
+from lrsa_coupled.cli._startup import data_config, one_process, print_summary
+
+HELP = "errors of a model on a data set (one process, no MPI)"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
+    add_data(parser)
+    text = "write PNG pictures of the worst sample of each field"
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help=text)
+
+
+def run(args: Namespace, petsc: Sequence[str]) -> int:
+    """Print the errors; no MPI, no PETSc."""
+    one_process("evaluate", petsc)
+    from lrsa_coupled.training.evaluate import evaluate
+
+    summary, worst = evaluate(args.model, args.data, data_config(args, args.data))
+    print_summary(summary)
+    if args.pictures is not None:
+        from lrsa_coupled.bench.pictures import worst_pictures
+
+        print("pictures: " + ", ".join(map(str, worst_pictures(worst, args.pictures))))
+    return 0

@@ -1,0 +1,56 @@
+"""``lrsa-coupled generate``: a data set of a case, made by groups of ranks."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lrsa_coupled import mpi
+from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
+from lrsa_coupled.cli._startup import check_petsc, prepare, start
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from lrsa_coupled.config import Config
+    from lrsa_coupled.interfaces import Case
+
+HELP = "make a data set"
+STOPPED = 3
+"""Exit code of a run that a signal ended early."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    add_case(parser)
+    add_settings(parser, "generate.samples", "generate.ranks_per_sample", "problem.seed", "problem.resolution")
+    add_out(parser, "folder of the data set; one that exists is continued")
+    add_preset(parser)
+
+
+def run(args: Namespace, petsc: Sequence[str]) -> int:
+    """Make the samples; the exit code is 3 when a signal has ended the run early."""
+    case, config, comm = start(args, petsc)
+    prepare(comm, args.out)
+    return generate_and_report(case, config, args.out, comm=comm, petsc=petsc)
+
+
+def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> int:
+    """Make the samples, print what came of them and return the exit code. Collective."""
+    from lrsa_coupled.generation.generate import generate
+
+    summary = generate(case, config, folder, comm)
+    mpi.say(
+        f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s"
+        f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
+    )
+    for reason, count in sorted(summary.failed.items()):
+        mpi.say(f"  {count} failed: {reason}")
+    if summary.made:  # no solver has run otherwise, and none has used an option
+        check_petsc(comm, petsc)
+    if not summary.stopped:
+        return 0
+    mpi.say(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
+    return STOPPED

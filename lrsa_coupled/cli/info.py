@@ -1,0 +1,50 @@
+"""``lrsa-coupled info``: what a data set holds."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from lrsa_coupled.cli._arguments import add_data
+from lrsa_coupled.cli._startup import one_process
+
+HELP = "describe a data set"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    add_data(parser)
+    text = "print a hash of the contents, whatever ranks wrote them in whatever order"
+    parser.add_argument("--hash", action="store_true", help=text)
+    text = "add mean and variance of every field; reads all samples"
+    parser.add_argument("--statistics", action="store_true", help=text)
+
+
+def run(args: Namespace, petsc: Sequence[str]) -> int:
+    """Print what a data set holds, with the statistics of its fields on request, or the hash of its contents."""
+    one_process("info", petsc)
+    from lrsa_coupled.data.store import DataStore
+
+    store = DataStore(args.data)
+    if args.hash:
+        print(store.content_hash())
+        return 0
+    entries, card = [*store.entries.values()], store.card
+    size = sum(path.stat().st_size for path in store.headers)
+    nodes = [entry.num_nodes for entry in entries if entry.solved]
+    print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
+    print(f"{len(entries)} samples, {len(nodes)} solved, {len(store.headers)} shards, {size / 2**20:.1f} MiB")
+    if nodes:
+        print(f"{min(nodes)} to {max(nodes)} nodes a sample, {sum(nodes)} in all")
+    for what, fields in (("inputs", card.schema.inputs), ("outputs", card.schema.outputs)):
+        print(f"{what}: " + ", ".join(f"{field.name}[{field.components}] ({field.unit})" for field in fields))
+    print(f"scalars: {', '.join(card.schema.scalars) or 'none'}")
+    print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in card.parameters.items()))
+    for reason, count in sorted(store.failures().items()):
+        print(f"{count} failed: {reason}")
+    if args.statistics:
+        from lrsa_coupled.data.statistics import field_statistics
+
+        for field in field_statistics(store):
+            print(f"{field.name}: mean {field.mean:.6g} +- {field.standard_error:.2g}, variance {field.variance:.6g}")
+    return 0

@@ -1,0 +1,59 @@
+"""``lrsa-coupled run``: generate, train and bench in one go."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lrsa_coupled.cli import bench
+from lrsa_coupled.cli._arguments import add_case, add_out, add_preset
+from lrsa_coupled.cli._startup import check_petsc, prepare, print_summary, start
+from lrsa_coupled.cli.generate import generate_and_report
+from lrsa_coupled.cli.train import mpi_group
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from lrsa_coupled.config import Config
+
+HELP = "generate, train and bench in one go"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    add_case(parser)
+    add_out(parser, "folder of data, model and bench")
+    add_preset(parser, "smoke by default")
+
+
+def run(args: Namespace, petsc: Sequence[str]) -> int:
+    """Generate, train and bench, into ``data``, ``model`` and ``bench`` of the output folder."""
+    case, config, comm = start(args, petsc)
+    if config.problem.seed is not None:
+        raise ValueError(
+            f"run trains and measures on samples of two seeds: leave problem.seed unset, got {config.problem.seed}"
+        )
+    prepare(comm, args.out)
+    data, model, results = args.out / "data", args.out / "model", args.out / "bench"
+    code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
+    if code:
+        return code
+    print_summary(_train(data, model, config, comm=comm))
+    outputs = {"json": results / "ledger.json", "html": results / "report.html", "pictures": results}
+    bench.bench_starts(case, config, comm, args=Namespace(model=model, data=data, only=[], **outputs))
+    check_petsc(comm, petsc)
+    return 0
+
+
+def _train(data: Path, out: Path, config: Config, *, comm: MPI.Comm) -> Mapping[str, Any]:
+    """Train on as many ranks as a batch can be shared out to."""
+    from lrsa_coupled.training.loop import train
+
+    trains = comm.rank < config.training.batch_size
+    part = comm.Split(0 if trains else 1)
+    # An error of one rank alone is left to the command line, which ends the others: they wait in the middle of a step.
+    summary = train(data, out, config, group=mpi_group(part)) if trains else {}
+    part.Free()
+    return comm.bcast(summary)
