@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled import catalog, mpi
-from lrsa_coupled.config import Config
 from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
 from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, prepare, start
+from lrsa_coupled.config import Config
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lrsa_coupled import catalog
 from lrsa_coupled.interfaces import Case
 

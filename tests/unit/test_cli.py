@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from lrsa_coupled import cli
-from lrsa_coupled.petsc import options as petsc_options
 from lrsa_coupled.cli.solve import read_parameters
+from lrsa_coupled.petsc import options as petsc_options
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
 
 OUT = ("--out", "{tmp}/out")

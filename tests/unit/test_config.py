@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, load, to_dict, update
 
