@@ -24,6 +24,7 @@ _MODULES = {
     "Surrogate": "certify.surrogate",
     "Symmetry": "schema",
     "attach": "guess.attach",
+    "describe": "petsc.describe",
     "load_case": "catalog",
 }
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         Solver as Solver,
         SolveResult as SolveResult,
     )
+    from lrsa_coupled.petsc.describe import describe as describe
     from lrsa_coupled.schema import Field as Field, Schema as Schema, Symmetry as Symmetry
 else:
 

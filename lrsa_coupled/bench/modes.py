@@ -36,7 +36,7 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Pencil, Spectrum
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
-from lrsa_coupled.petsc.bases import GridColumns
+from lrsa_coupled.petsc.learned_basis import GridBasis
 from lrsa_coupled.petsc.blocks import Block, smoothed
 
 REFERENCE_RTOL = 1e-10
@@ -157,7 +157,7 @@ def _predicted(case: Case, pencil: Pencil, guess: LearnedGuess) -> Block:
     nodes, comm = NodeSet(pencil, case.schema.outputs), pencil.mesh.comm
     fixed = nodes.constrained.any(axis=1)
     grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)
-    basis = GridColumns(guess, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))
+    basis = GridBasis(guess, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))
     stiffness = assemble_matrix(pencil.stiffness)
     stiffness.assemble()
     stiffness.zeroRowsColumns((np.flatnonzero(fixed) + stiffness.getOwnershipRange()[0]).astype(PETSc.IntType))

@@ -25,7 +25,7 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import set_solution
 from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.interfaces import Case, Pencil, Problem, SolverFactory, Spectrum
-from lrsa_coupled.petsc.description import describe
+from lrsa_coupled.petsc.describe import describe
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +268,7 @@ def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, 
         variants = [(name, grid | _inside(inner)) for name, inner in INNER.items()]
         variants.append((", all nodes", smooth | _inside(GAMG)))
         variants += [
-            (name, grid | _inside(GAMG) | {"pc_lrsa_cleaning": steps})
+            (name, grid | _inside(GAMG) | {"pc_lrsa_inverse_iterations": steps})
             for name, steps in ((", 1 cleaning", "1"), (", 2 cleanings", "2"))
         ]
         return [

@@ -1,8 +1,11 @@
-"""Blocks of vectors: float64 arrays ``(num_owned, m)`` in Fortran order, the owned rows of m vectors; dense work in BLAS-3, the rest by PETSc."""
+"""Blocks of vectors: float64 arrays ``(num_owned, m)`` in Fortran order, the owned rows of m vectors.
+
+Dense work is done in BLAS-3, the rest by PETSc. All functions are collective.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,53 +16,47 @@ Block = npt.NDArray[np.float64]
 Dense = npt.NDArray[np.float64]
 """A small matrix, the same on all ranks."""
 
-POWER_STEPS = 10
-"""Steps of the power method that estimate the largest eigenvalue of D^-1 A."""
+ZERO_EIGENVALUE = 1e-13
+"""Of a Gram matrix, relative to the largest."""
 
-ESTIMATED = 1.1
-"""The largest eigenvalue, of the estimate that is below it."""
-
-ROUNDING = 1e-13
-"""Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
-
-WELL_CONDITIONED = 1e-8
-"""Eigenvalues from which a basis by the Gram matrix is orthonormal to 1e-8."""
+SAFE_EIGENVALUE = 1e-8
+"""Of a Gram matrix, relative to the largest: a basis by it is orthonormal to 1e-8."""
 
 
 def total(values: Dense, comm: MPI.Comm) -> Dense:
-    """Sum an array over the ranks. Collective."""
+    """Sum an array over the ranks, in place."""
     if comm.size > 1:
         comm.Allreduce(MPI.IN_PLACE, values)
     return values
 
 
 def inner_products(left: Block, right: Block, comm: MPI.Comm) -> Dense:
-    """Return the inner products of the columns. Collective."""
+    """Return the inner products of the columns."""
     return total(np.ascontiguousarray(left.T @ right), comm)
 
 
 def norms(block: Block, comm: MPI.Comm) -> Dense:
-    """Return the Euclidean norms of the columns. Collective."""
+    """Return the Euclidean norms of the columns."""
     return np.sqrt(total(np.einsum("nm,nm->m", block, block), comm))
 
 
 def multiply(matrix: PETSc.Mat, block: Block) -> Block:
-    """Return the matrix times the block. Collective."""
+    """Return the matrix times the block."""
     return _through(matrix, block, lambda image: image.copy(order="F"))
 
 
 def project(matrix: PETSc.Mat, block: Block) -> Dense:
-    """Return the inner products of the columns with what the matrix makes of them. Collective."""
-    return total(_through(matrix, block, lambda image: np.ascontiguousarray(block.T @ image)), matrix.comm.tompi4py())
+    """Return the inner products of the columns with their products with the matrix."""
+    products = _through(matrix, block, lambda image: np.ascontiguousarray(block.T @ image))
+    return total(products, matrix.comm.tompi4py())
 
 
 def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> Block:
-    """Return what is made of the matrix times the block: one product where PETSc has it for the type of matrix, else one a column. Collective."""
+    """Return ``use`` of the matrix times the block: one product where PETSc has it for the type, else one a column."""
     if matrix.getType() not in ("seqaij", "mpiaij", "seqbaij", "mpibaij", "seqsbaij", "mpisbaij"):
         return use(by_column(matrix.mult, block, matrix.createVecs()))
-    dense = PETSc.Mat().createDense(
-        (matrix.getSizes()[1], (None, block.shape[1])), array=np.asfortranarray(block), comm=matrix.comm
-    )
+    sizes = matrix.getSizes()[1], (None, block.shape[1])
+    dense = PETSc.Mat().createDense(sizes, array=np.asfortranarray(block), comm=matrix.comm)
     image = matrix.matMult(dense)
     result = use(image.getDenseArray(readonly=True))
     image.destroy()
@@ -67,10 +64,8 @@ def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> 
     return result
 
 
-def by_column(
-    operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, vectors: tuple[PETSc.Vec, PETSc.Vec]
-) -> Block:
-    """Return what a PETSc operation makes of each column; ``vectors`` have the layouts of its argument and result and are freed. Collective."""
+def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, vectors: Sequence[PETSc.Vec]) -> Block:
+    """Apply a PETSc operation to each column; ``vectors`` have the layouts of argument and result and are freed."""
     source, target = vectors
     result = np.empty((target.getLocalSize(), block.shape[1]), order="F")
     for column, image in zip(block.T, result.T, strict=True):
@@ -83,10 +78,10 @@ def by_column(
 
 
 def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
-    """Return a polynomial of D^-1 A of the block, 1 at zero and from degree 2 on at most 0.3 from the share ``1 / degree^2`` of the largest eigenvalue on.
+    """Return a polynomial of D^-1 A of the block that keeps smooth vectors and damps those that vary over a few nodes.
 
-    So what varies from node to node goes, and with a higher degree what varies over a few nodes; smooth vectors stay. Chebyshev's iteration for the
-    solution zero; ``degree`` products with the block. Collective.
+    It is 1 at zero and, from degree 2, at most 0.3 between ``1 / degree^2`` of the largest eigenvalue and that.
+    Chebyshev's iteration for the solution zero; ``degree`` products with the block.
 
     Source: Saad (2003), Iterative methods for sparse linear systems, algorithm 12.1.
     """
@@ -96,10 +91,10 @@ def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
     inverse = 1.0 / diagonal.array_r[:, None]
     diagonal.destroy()
     vector, largest = np.random.default_rng(comm.rank).standard_normal((len(block), 1)), 1.0
-    for _ in range(POWER_STEPS):
+    for _ in range(10):  # the power method
         vector = inverse * multiply(matrix, vector / norms(vector, comm))
         largest = float(norms(vector, comm)[0])
-    upper = ESTIMATED * largest
+    upper = 1.1 * largest  # the estimate is below the largest eigenvalue
     lower = upper / max(degree, 2) ** 2
     centre, radius = (upper + lower) / 2.0, (upper - lower) / 2.0
     share, step = radius / centre, np.zeros_like(block)
@@ -116,12 +111,14 @@ def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
 
 
 def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
-    """Return columns and weights ``(columns, r)`` whose product is an orthonormal basis of the span, of r dimensions. Collective.
+    """Return columns and weights ``(columns, r)`` whose product is an orthonormal basis of the span, of r dimensions.
 
-    The columns are those given, less those that are zero, or not finite on any rank; directions that a share of the columns of unit length below
-    ``tolerance`` is made of are left out. By the eigenvectors of the Gram matrix; where that is ill-conditioned the columns are orthonormal ones.
+    The columns are those given, less those that are zero, or not finite on any rank; directions that are a share below
+    ``tolerance`` of the columns of unit length are left out. By the eigenvectors of the Gram matrix; where that is
+    ill-conditioned the columns are orthonormal ones.
 
-    Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements", SIAM J. Sci. Comput. 23.
+    Source: Stathopoulos & Wu (2002), "A block orthogonalization procedure with constant synchronization requirements",
+    SIAM J. Sci. Comput. 23.
     """
     sound, weights, accurate = rough_span(block, comm, tolerance)
     block = block if len(sound) == block.shape[1] else np.asfortranarray(block[:, sound])
@@ -129,12 +126,12 @@ def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
 
 
 def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[npt.NDArray[np.intp], Dense, bool]:
-    """Return which columns ``span`` takes and their weights, with which they are orthonormal to 1e-3, and whether they are to 1e-8. Collective."""
+    """Return which columns ``span`` uses, their weights, and whether they are orthonormal to 1e-8 rather than 1e-3."""
     products = inner_products(block, block, comm)
     lengths = np.sqrt(np.diag(products))
     sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
     lengths, products = lengths[sound], products[np.ix_(sound, sound)]
     values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))
-    kept = values > max(tolerance**2, ROUNDING) * values.max(initial=0.0)
+    kept = values > max(tolerance**2, ZERO_EIGENVALUE) * values.max(initial=0.0)
     weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
-    return sound, weights, bool(values[kept].min(initial=1.0) > WELL_CONDITIONED * values.max(initial=1.0))
+    return sound, weights, bool(values[kept].min(initial=1.0) > SAFE_EIGENVALUE * values.max(initial=1.0))

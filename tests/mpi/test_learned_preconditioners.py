@@ -18,7 +18,7 @@ from dolfinx.mesh import create_unit_square
 from dolfinx import fem
 from lrsa_coupled.schema import Field
 from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
-from lrsa_coupled.petsc.description import describe
+from lrsa_coupled.petsc.describe import describe
 from petsc4py import PETSc
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
 from lrsa_coupled.solvers.petsc import default_options
@@ -107,10 +107,10 @@ def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells
     for comm in (COMM, MPI.COMM_SELF):
         waves = Waves(comm)
         describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_grid=cells, pc_lrsa_least_gain=0,
-                    pc_lrsa_most_leak=2) as ksp:  # fmt: skip
+        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_grid=cells, pc_lrsa_min_gain=0,
+                    pc_lrsa_max_defect=2) as ksp:  # fmt: skip
             context = ksp.getPC().getPythonContext()
-            assert context.source == "learned" and context.dimension == BASIS.components and context.inference > 0.0
+            assert context.settings.basis == "learned" and context.dimension == BASIS.components and context.inference > 0.0
             results.append(iterations(ksp, waves))
             assert np.abs(context._space[waves.fixed]).max(initial=0.0) == 0.0
     assert abs(results[0] - results[1]) <= 1
@@ -120,8 +120,8 @@ def test_a_basis_from_a_grid_goes_to_zero_at_the_boundary_without_a_kink(shared_
     """The operator does not vanish at the boundary; a quarter of a cell from it the basis is small, which cutting off at the nodes of the mesh would not do."""
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-    with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS), pc_lrsa_grid=6, pc_lrsa_least_gain=0,
-                pc_lrsa_most_leak=2) as ksp:  # fmt: skip
+    with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS), pc_lrsa_grid=6, pc_lrsa_min_gain=0,
+                pc_lrsa_max_defect=2) as ksp:  # fmt: skip
         basis = ksp.getPC().getPythonContext()._space
     points = waves.space.tabulate_dof_coordinates()[: len(basis), :2]
     distance = np.rint(24 * np.minimum(points, 1.0 - points).min(axis=1))
@@ -137,8 +137,8 @@ def test_one_description_serves_two_operators(shared_path: Path) -> None:
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs | {"unread": waves.medium})
     inside = {f"pc_lrsa_inner_{name}": value for name, value in SPACE.items()} | {
-        "pc_lrsa_inner_pc_lrsa_most_leak": 2,
-        "pc_lrsa_inner_pc_lrsa_least_gain": 0,
+        "pc_lrsa_inner_pc_lrsa_max_defect": 2,
+        "pc_lrsa_inner_pc_lrsa_min_gain": 0,
     }
     with solver(waves, None, ksp_type="fgmres", ksp_gmres_restart=300, **NEURAL, **inside, pc_lrsa_checkpoint=correction_model(shared_path / "model"),
                 pc_lrsa_inner_pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS)) as ksp:  # fmt: skip
@@ -153,10 +153,10 @@ def test_a_useless_operator_is_left_out(shared_path: Path, caplog: pytest.LogCap
         alone = iterations(plain, waves)
     with (
         caplog.at_level(logging.WARNING),
-        solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_most_leak=0.1) as ksp,
+        solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_max_defect=0.1) as ksp,
     ):
         context = ksp.getPC().getPythonContext()
-        assert context.dimension == 0 and context.leak > 0.1
+        assert context.dimension == 0 and context.defect > 0.1
         assert abs(iterations(ksp, waves) - alone) <= 1
         tried = []
         for _ in range(6):
@@ -168,7 +168,7 @@ def test_a_useless_operator_is_left_out(shared_path: Path, caplog: pytest.LogCap
             assert context.dimension == 0
         assert tried == [False, True, False, False, False, True]
         assert abs(iterations(ksp, waves) - alone) <= 1
-    assert "outside its span" in caplog.text
+    assert "its invariance defect is" in caplog.text
 
 
 def test_what_is_missing_is_named(shared_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_an_operator_is_homogeneous_and_bounded_by_what_is_finite(
         pc.apply(x, z)
         assert z.norm() == 0.0
         with caplog.at_level(logging.WARNING):
-            pc.getPythonContext()._guess.model.head.weight.data.fill_(float("nan"))
+            pc.getPythonContext()._predictor.model.head.weight.data.fill_(float("nan"))
             for _ in range(2):
                 pc.apply(waves.right, y)
         assert (y - waves.right).norm() == 0.0 and caplog.text.count("not finite") == 1

@@ -1,29 +1,41 @@
-"""What the preconditioners need to know of a matrix beyond its numbers: nodes, coefficients, a coarse mesh; the program attaches it once."""
+"""What the preconditioners need to know of a matrix beyond its numbers: nodes, coefficients, a coarse mesh.
+
+The program attaches it to the matrix once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function, FunctionSpace
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.schema import Field
 
+if TYPE_CHECKING:
+    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+
 KEY = "lrsa_description"
 
 
-def describe(matrix: PETSc.Mat, space: FunctionSpace, *, bcs: Sequence[DirichletBC] = (), inputs: Mapping[str, Input] | None = None,
-             scalars: Mapping[str, Scalar] | None = None, prolongation: PETSc.Mat | None = None) -> None:  # fmt: skip
-    """Attach to a matrix what an operator is told of it; it stays with the matrix, its values at the moment of a set-up count. Collective.
+def describe(
+    matrix: PETSc.Mat,
+    space: FunctionSpace,
+    *,
+    bcs: Sequence[DirichletBC] = (),
+    inputs: Mapping[str, Input] | None = None,
+    scalars: Mapping[str, Scalar] | None = None,
+    prolongation: PETSc.Mat | None = None,
+) -> None:
+    """Attach to a matrix what an operator needs to know of it; the values at the moment of a set-up count. Collective.
 
     Args:
         matrix: System or preconditioning matrix of a KSP.
@@ -45,11 +57,10 @@ def description_of(pc: PETSc.PC) -> Description:
     Raises:
         ValueError: If there is nothing.
     """
-    found = [matrix.getAttr(KEY) for matrix in pc.getOperators()]
-    found = [item for item in found if item is not None]
+    found = [item for matrix in pc.getOperators() if (item := matrix.getAttr(KEY)) is not None]
     if not found:
         raise ValueError(
-            "an operator needs to know nodes and coefficients of the matrix: call lrsa_coupled.petsc.description.describe(matrix, ...)"
+            "an operator needs to know nodes and coefficients of the matrix: call lrsa_coupled.describe(matrix, ...)"
         )
     return found[0]
 
@@ -63,8 +74,8 @@ class Description:
         prolongation: That from a coarse mesh, or None.
     """
 
-    def __init__(self, space: FunctionSpace, bcs: Sequence[DirichletBC], *, inputs: Mapping[str, Input], scalars: Mapping[str, Scalar],
-                 prolongation: PETSc.Mat | None) -> None:  # fmt: skip
+    def __init__(self, space: FunctionSpace, bcs: Sequence[DirichletBC], *, inputs: Mapping[str, Input],
+                 scalars: Mapping[str, Scalar], prolongation: PETSc.Mat | None) -> None:  # fmt: skip
         self._unknown = Unknown(mesh=space.mesh, solution=Function(space), bcs=list(bcs), node_space=space)
         self.nodes = NodeSet(self._unknown, (Field("correction"),))
         self.prolongation = prolongation
@@ -77,29 +88,29 @@ class Description:
         """Whether a Dirichlet condition holds at the owned nodes ``(num_owned,)``. Collective: no."""
         return self.nodes.constrained[:, 0]
 
-    def arrays(self, guess: LearnedGuess, nodal: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
-        """Return what the operator is evaluated on: points, inputs and, where it is mass-weighted, masses. Collective at the first use."""
-        return [self.nodes.points, nodal, *([self.nodes.mass] if guess.model.config.mass_weighted else [])]
+    def arrays(self, predictor: Predictor, nodal: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
+        """Return what the operator is evaluated on: points, inputs, and masses if it needs them. Collective."""
+        return [self.nodes.points, nodal, *([self.nodes.mass] if predictor.model.config.mass_weighted else [])]
 
     def grid(self, cells: int) -> BackgroundGrid:
-        """Return the background grid with so many cells along the longest side. Collective at the first use."""
+        """Return the background grid with this many cells along the longest side. Collective at the first use."""
         if cells not in self._grids:
             self._grids[cells] = BackgroundGrid(
                 self.nodes.points, self.nodes.mass, cells, comm=self._unknown.mesh.comm, fixed=self.fixed
             )
         return self._grids[cells]
 
-    def features(self, guess: LearnedGuess, *, without: str = "") -> Features:
+    def features(self, predictor: Predictor, *, without: str | None = None) -> Features:
         """Evaluate the inputs of an operator, but for one of this name, and its scalars. Collective: no.
 
         Raises:
             ValueError: If one is missing or of another size.
         """
-        fields = tuple(item for item in guess.card.schema.inputs if item.name != without)
-        key = fields, guess.card.schema.scalars
+        fields = tuple(item for item in predictor.card.schema.inputs if item.name != without)
+        key = fields, predictor.card.schema.scalars
         if key not in self._scripts:
             known = {item.name: self._inputs[item.name] for item in fields if item.name in self._inputs}
             self._scripts[key] = script_for(
-                guess.card, fields, known, scalars=self._scalars, node_space=self.nodes.space
+                predictor.card, fields, known, scalars=self._scalars, node_space=self.nodes.space
             )
         return self._scripts[key].features(self._unknown)

@@ -1,4 +1,4 @@
-"""What a coarse space on a basis would give, measured on a share of its rows before the basis is made in full."""
+"""Bases of coarse spaces, and what one is worth, measured on a share of its rows before it is made in full."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from petsc4py import PETSc
 from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, rough_span
 
 PROBES = 2
-"""Random vectors of the span that measure what a basis is worth; one of white noise, which has many rows, is enough."""
+"""Random vectors of the span on which a basis is measured; one vector of white noise, with its many rows, is enough."""
 
 ROWS = 8192
 """Rows of all ranks, about, on which a span is measured; all where there are fewer than twice as many."""
 
 
-class Columns(ABC):
-    """Columns of a basis, which need not be there yet: owned rows of this rank, ``shape`` of them and of columns. Collective: no."""
+class Basis(ABC):
+    """Vectors that need not exist yet.
+
+    Attributes:
+        shape: Owned rows of this rank, and columns.
+    """
 
     shape: tuple[int, int]
 
     @abstractmethod
     def rows(self, which: slice) -> Block:
-        """Return some of the owned rows, of all columns."""
+        """Return some of the owned rows, of all columns. Collective: no."""
 
     @abstractmethod
     def combined(self, chosen: npt.NDArray[np.intp], weights: Dense) -> Block:
-        """Return the chosen columns times the weights ``(chosen, m)``."""
+        """Return the chosen columns times the weights ``(chosen, m)``. Collective: no."""
 
 
 @final
-class StoredColumns(Columns):
-    """Columns that are there."""
+class StoredBasis(Basis):
+    """A basis in memory."""
 
     def __init__(self, block: Block) -> None:
         self._block, self.shape = block, block.shape
@@ -47,28 +51,27 @@ class StoredColumns(Columns):
         return (self._block if len(chosen) == self.shape[1] else self._block[:, chosen]) @ weights
 
 
-def measure(columns: Columns, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: float) -> tuple[int, float, float]:
-    """Return the rank of a basis, and ``missed`` and ``leak`` as ``petsc/coarse_space.py`` defines them, nan without rank. Collective.
+def measure(basis: Basis, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: float) -> tuple[int, float, float]:
+    """Return the rank of a basis, ``gain`` and ``defect`` as ``petsc/coarse_space.py`` defines them, nan without rank.
 
-    The leak is that on some rows, next to the span of the basis on these.
+    The defect is that on some rows, relative to the span of the basis on these. Collective.
     """
     comm = matrix.comm.tompi4py()
-    step = max(comm.allreduce(columns.shape[0], op=MPI.SUM) // ROWS, 1)
+    step = max(comm.allreduce(basis.shape[0], op=MPI.SUM) // ROWS, 1)
     which = slice(None, None, step if step > 1 else None)
-    thin = columns.rows(which)
+    thin = basis.rows(which)
     sound, weights, _ = rough_span(thin, comm, tolerance)
     thin, rank = thin[:, sound], weights.shape[1]
     if not rank:
         return 0, float("nan"), float("nan")
-    noise = np.random.default_rng(comm.rank).standard_normal((columns.shape[0], 1))
-    inside = columns.combined(
-        sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES))
-    )  # a part in each direction of the span
+    noise = np.random.default_rng(comm.rank).standard_normal((basis.shape[0], 1))
+    # The probes have a part in each direction of the span.
+    inside = basis.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES)))
     probes = np.asfortranarray(np.column_stack([noise, inside]))
     images = by_column(inner.apply, multiply(matrix, probes), matrix.createVecs())
     scale = inner_products(probes[:, :1], images[:, :1], comm).item() / norms(images[:, :1], comm).item() ** 2
     rest = probes - scale * images
     left, of_span = norms(rest, comm) / norms(probes, comm), rest[which, 1:]
     outside = of_span - thin @ (weights @ (weights.T @ inner_products(thin, of_span, comm)))
-    leaks = norms(outside, comm) / norms(of_span, comm)
-    return rank, float(np.sqrt(np.mean(left[1:] ** 2))), float(np.sqrt(np.mean(leaks**2)))
+    defects = norms(outside, comm) / norms(of_span, comm)
+    return rank, float(np.sqrt(np.mean(left[1:] ** 2))), float(np.sqrt(np.mean(defects**2)))
