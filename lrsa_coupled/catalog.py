@@ -6,7 +6,8 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,79 +17,118 @@ from lrsa_coupled.files import read_toml
 from lrsa_coupled.interfaces import Case
 
 
+WRAPPERS = {
+    "modes": ("lrsa_coupled.generation.modes", "ModesCase", "basis"),
+    "correction": ("lrsa_coupled.generation.corrections", "CorrectionCase", "correction"),
+}
+"""What may follow the name of a case after a colon: module, class, and the folder of a shipped model in that of the case."""
+
+
 def case_names() -> list[str]:
     """List the folders of the ``cases`` package that hold a ``case.py``."""
     return sorted({path.parent.name for root in _roots() for path in root.glob("*/case.py")})
 
 
-def case_folder(name_or_path: str) -> Path:
+def is_shipped(name: str) -> bool:
+    """Tell whether it names a case of this package, wrapped or not."""
+    return _split(name)[0] in case_names()
+
+
+def case_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a case: its ``case.py``, ``config.toml`` and shipped model.
 
     Args:
-        name_or_path: Name of a case, or path to a ``case.py`` or to the folder of one.
+        name_or_path: Name of a case, or path to a ``case.py`` or to the folder of one; ``:modes`` or ``:correction`` may follow.
     Raises:
         ValueError: For an unknown case; the nearest known one is named.
     """
+    name, _ = _split(name_or_path)
     for root in _roots():
-        if name_or_path in case_names() and (root / name_or_path / "case.py").is_file():
-            return root / name_or_path
-    path = Path(name_or_path)
+        if name in case_names() and (root / name / "case.py").is_file():
+            return root / name
+    path = Path(name)
     if path.is_file() and path.suffix == ".py":
         return path.parent
     if (path / "case.py").is_file():
         return path
     if path.is_dir():
         raise ValueError(f"the folder {path} has no case.py")
-    raise ValueError(
-        f"unknown case '{name_or_path}'{nearest(name_or_path, case_names())}; a case of your own is given by the path of its case.py"
-    )
+    known = nearest(name, case_names())
+    raise ValueError(f"unknown case '{name}'{known}; a case of your own is given by the path of its case.py")
 
 
-def load_case(name_or_path: str, options: Mapping[str, Any] | None = None) -> Case:
+def load_case(name_or_path: str | Path, options: Mapping[str, Any] | None = None) -> Case[Any]:
     """Import a case and make an instance of its class, of the variant given by ``options``.
 
     Raises:
         ValueError: For an unknown case or option, or a file that does not hold exactly one final subclass of ``Case``.
     """
-    folder = case_folder(name_or_path)
-    path = Path(name_or_path) if name_or_path.endswith(".py") else folder / "case.py"
-    module = (
-        importlib.import_module(f"lrsa_coupled.cases.{name_or_path}.case")
-        if name_or_path in case_names()
-        else _import_file(path)
-    )
-    classes = [value for value in vars(module).values() if _is_final_case(value, module)]
-    if len(classes) != 1:
-        found = ", ".join(c.__name__ for c in classes) or "none"
-        raise ValueError(
-            f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}"
-        )
-    return classes[0](update(classes[0].default_options, options or {}, where="options", prefix="options."))
+    name, wrapper = _split(name_or_path)
+    make: Callable[..., Case[Any]] = _case_class(name)
+    default = make.default_options
+    if wrapper is not None:
+        module, wrapping, _ = WRAPPERS[wrapper]
+        make = partial(getattr(importlib.import_module(module), wrapping), make)
+        default = make().default_options
+    case = make(update(default, options or {}, where="options", prefix="options."))
+    method, methods = getattr(case, "default_method", None), case.methods()
+    if method not in methods:
+        raise ValueError(f"default_method of '{case.name}' must be one of {', '.join(methods)}, got {method!r}")
+    return case
 
 
-def case_settings(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a case's ``config.toml``.
+def case_settings(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a case's ``config.toml``; a table of the name of a wrapper (``[modes]``) overrides the others for ``CASE:modes``.
 
     Returns:
         Overrides of the default configuration, and overrides by preset (table ``presets``); both empty without the file.
     Raises:
         ValueError: For a file that is not TOML.
     """
-    path = folder / "config.toml"
+    path = case_folder(name_or_path) / "config.toml"
     if not path.is_file():
         return {}, {}
     values = read_toml(path)
-    return values, values.pop("presets", {})
+    presets, tables = values.pop("presets", {}), {name: values.pop(name, {}) for name in WRAPPERS}
+    for section, table in tables.get(_split(name_or_path)[1], {}).items():
+        values[section] = values.get(section, {}) | table
+    return values, presets
 
 
-def shipped_model(folder: Path) -> Path | None:
-    """Return where the model shipped with a case lies: its folder, None when it ships none."""
+def shipped_model(name_or_path: str | Path) -> Path | None:
+    """Return where the model shipped with a case lies, None when it ships none."""
+    wrapper = _split(name_or_path)[1]
+    folder = case_folder(name_or_path) / (WRAPPERS[wrapper][2] if wrapper else "")
     return folder if (folder / "model.safetensors").is_file() else None
 
 
-def shipped_operators(folder: Path) -> list[Path]:
-    """Return the folders ``basis`` and ``correction`` in that of a case that hold a model, for its preconditioners."""
-    return [folder / name for name in ("basis", "correction") if shipped_model(folder / name)]
+def shipped_operators(name_or_path: str | Path) -> list[Path]:
+    """Return the models shipped with the wrappers of a case, for its preconditioners."""
+    name, _ = _split(name_or_path)
+    return [model for wrapper in WRAPPERS if (model := shipped_model(f"{name}:{wrapper}"))]
+
+
+def _split(name_or_path: str | Path) -> tuple[str, str | None]:
+    """Split ``helmholtz:modes`` into the case and its wrapper, None without one."""
+    name, colon, wrapper = str(name_or_path).rpartition(":")
+    if wrapper in WRAPPERS and colon:
+        return name, wrapper
+    if colon and name in case_names():
+        raise ValueError(f"unknown wrapper '{wrapper}' of case '{name}'{nearest(wrapper, list(WRAPPERS))}")
+    return str(name_or_path), None
+
+
+def _case_class(name: str) -> type[Case[Any]]:
+    path = Path(name) if name.endswith(".py") else case_folder(name) / "case.py"
+    shipped = name in case_names()
+    module = importlib.import_module(f"lrsa_coupled.cases.{name}.case") if shipped else _import_file(path)
+    classes = [value for value in vars(module).values() if _is_final_case(value, module)]
+    if len(classes) != 1:
+        found = ", ".join(c.__name__ for c in classes) or "none"
+        raise ValueError(
+            f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}"
+        )
+    return classes[0]
 
 
 def _roots() -> list[Path]:

@@ -89,7 +89,6 @@ class GenerateConfig(Section):
     )
     recycle: Positive | None = setting(None, "dimension of the Krylov subspace that is recycled along a chain")
     sort: bool = setting(False, "order the samples such that neighbours in a chain are near each other")
-    target: Literal["solution", "correction"] = setting("solution", "solutions, or residuals of Krylov runs and errors")
 
 
 @dataclass(frozen=True)
@@ -335,6 +334,7 @@ def _from_version_1(content: Mapping[str, Any]) -> dict[str, Any]:
     content = {name: dict(values) if isinstance(values, Mapping) else values for name, values in content.items()}
     generate, bench, gate = (content.get(name, {}) for name in ("generate", "bench", "gate"))
     content.pop("gate", None)
+    generate.pop("target", None)  # the name of the case says it
     renamed = {"strategy": "method", "start": "guess", "keep": "reuse"}
     problem = _not_set({key: generate.pop(key) for key in ("seed", "resolution") if key in generate}, "resolution")
     generate = _not_set({renamed.get(key, key): value for key, value in generate.items()}, "method", "model", "recycle")

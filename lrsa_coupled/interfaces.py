@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +73,10 @@ class Unknown:
     node_space: FunctionSpace
     to_nodes: PETSc.Mat | None = None
     from_nodes: PETSc.Mat | None = None
+
+    def shared(self) -> dict[str, Any]:
+        """Return the arguments above, for another problem with the same unknown."""
+        return {f.name: getattr(self, f.name) for f in fields(Unknown)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -260,12 +264,14 @@ class Spectrum:
         modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition holds; ``eigensolver``
             is "krylov-schur" or "lobpcg", ``initial`` are vectors to begin with. Collective.
         prolongation: From the free degrees of freedom of a coarse mesh, which resolves the lowest modes, to those of a problem. Collective.
+        inputs: Names of the case's inputs that determine the pencil.
         is_definite: Whether s is 0, A is P.
     """
 
     pencil: Callable[[Any], Pencil]
     modes: Callable[..., Modes]
     prolongation: Callable[[Any], PETSc.Mat]
+    inputs: tuple[str, ...]
     is_definite: bool = False
 
 
@@ -321,7 +327,10 @@ class Case[P: Unknown](Described):
 
     @abstractmethod
     def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the solver that starts from ``problem.solution`` as it is, ``max_iterations`` None for its own limit. Collective."""
+        """Make the solver that starts from ``problem.solution`` as it is. Collective.
+
+        ``max_iterations`` bounds what ``SolveResult.iterations`` counts; None for the solver's own limit.
+        """
 
     @abstractmethod
     def methods(self) -> Mapping[str, SolverFactory]:

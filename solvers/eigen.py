@@ -9,14 +9,14 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Literal, final
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import Form
 from dolfinx.fem.petsc import assemble_matrix
-from lrsa_coupled.interfaces import Modes, Pencil, Solver, SolveResult, Unknown
+from lrsa_coupled.interfaces import Modes, Pencil, Unknown
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
@@ -115,39 +115,6 @@ def free_rows(problem: Unknown) -> npt.NDArray[np.bool_]:
         rows = bc.dof_indices()[0] // dofmap.index_map_bs
         free[rows[rows < len(free)]] = False
     return free
-
-
-@final
-class ModesSolver(Solver):
-    """Puts the lowest modes of a pencil, as many as its solution has components, into the solution.
-
-    Args:
-        pencil: The pencil.
-        rtol: See ``lowest_modes``.
-    """
-
-    def __init__(self, pencil: Pencil, rtol: float) -> None:
-        self.pencil, self.rtol = pencil, rtol
-
-    def solve(self) -> SolveResult:
-        """Find the modes, orthonormal in the mass. Collective."""
-        solution = self.pencil.solution
-        count = solution.function_space.dofmap.index_map_bs
-        modes = pencil_modes(self.pencil, count, rtol=self.rtol)
-        if modes.converged:
-            solution.x.array[: modes.vectors.size] = modes.vectors.ravel()
-            solution.x.scatter_forward()
-        text = (
-            ""
-            if modes.converged
-            else f"only {len(modes.values)} of {count} modes converged: ask for fewer, or refine the mesh"
-        )
-        return SolveResult(
-            modes.converged, modes.reason, text, modes.iterations, modes.residual, {"solve": modes.seconds}
-        )
-
-    def destroy(self) -> None:
-        """Do nothing: all is freed at the end of a solve."""
 
 
 def _restricted(form: Form, free: npt.NDArray[np.bool_]) -> PETSc.Mat:

@@ -23,7 +23,7 @@ class LinearSolver(SequenceSolver):
         problem: Linear problem.
         atol: Absolute tolerance, in the norm the KSP monitors (``-linear_ksp_norm_type``).
         prefix: Options prefix of the KSP.
-        max_iterations: Iterations before the solve is given up.
+        max_iterations: KSP iterations before the solve is given up; 1000 when None.
         options: Defaults of this solver under the prefix instead of MUMPS; the command line wins.
         setup_cost: Cost of a new preconditioner in iterations. Given, the preconditioner stays for the next problems of a sequence while it
             pays, see ``_Keeping``; None makes a new one for each.
@@ -32,7 +32,7 @@ class LinearSolver(SequenceSolver):
         ValueError: If the problem is not linear or ``atol`` not positive.
     """
 
-    def __init__(self, problem: Problem, atol: float, *, prefix: str = "linear_", max_iterations: int = 1000,
+    def __init__(self, problem: Problem, atol: float, *, prefix: str = "linear_", max_iterations: int | None = None,
                  options: Mapping[str, str] | None = None, setup_cost: float | None = None) -> None:  # fmt: skip
         _check(problem, atol)
         self.problem = problem
@@ -48,7 +48,7 @@ class LinearSolver(SequenceSolver):
             None if self._keeping is None else self.matrix.copy()
         )  # a kept one is of a matrix that no longer changes
         self.ksp.setOperators(self.matrix, self._preconditioned)
-        self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=max_iterations)
+        self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=1000 if max_iterations is None else max_iterations)
         self._prefix, self._defaults = prefix, options or MUMPS
         with default_options(prefix, self._defaults):
             self.ksp.setFromOptions()

@@ -25,7 +25,6 @@ from lrsa_coupled.interfaces import (
     Solver,
     SolverFactory,
     Spectrum,
-    Unknown,
 )
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from petsc4py import PETSc
@@ -216,8 +215,8 @@ class DarcyCase(Case[DarcyProblem]):
         return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """CG with GAMG; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
-        return LinearSolver(problem, atol, options=GAMG_CG)
+        """CG with GAMG."""
+        return LinearSolver(problem, atol, max_iterations=max_iterations, options=GAMG_CG)
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """CG with algebraic multigrid, and a sparse direct solver."""
@@ -244,8 +243,7 @@ class DarcyCase(Case[DarcyProblem]):
             fem.form(form * ufl.dx)
             for form in (problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)), trial * test)
         )
-        given = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
-        return Pencil(**given, parameters=problem.parameters, stiffness=stiffness, mass=mass)
+        return Pencil(**problem.shared(), parameters=problem.parameters, stiffness=stiffness, mass=mass)
 
     def _prolongation(self, problem: DarcyProblem) -> PETSc.Mat:
         """From a mesh with ``COARSE_CELLS`` cells a side, at most half as many as the fine one, see ``solvers/interpolation.py``. Collective."""
@@ -261,7 +259,7 @@ class DarcyCase(Case[DarcyProblem]):
     @property
     def spectrum(self) -> Spectrum:
         """The matrix of the problem itself, and the mass matrix."""
-        return Spectrum(self._pencil, pencil_modes, self._prolongation, is_definite=True)
+        return Spectrum(self._pencil, pencil_modes, self._prolongation, inputs=("log_coefficient",), is_definite=True)
 
     def _coefficient(self, parameters: DarcyParameters, values: Array) -> Array:
         if self.options.medium == "log-normal":

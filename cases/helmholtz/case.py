@@ -26,11 +26,10 @@ from lrsa_coupled.interfaces import (
     Solver,
     SolverFactory,
     Spectrum,
-    Unknown,
 )
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from petsc4py import PETSc
-from lrsa_coupled.solvers.eigen import ModesSolver, pencil_modes
+from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
 from lrsa_coupled.solvers.linear import LinearSolver
 from lrsa_coupled.solvers.petsc import MUMPS, recycling
@@ -56,15 +55,11 @@ SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
 
 @dataclass(frozen=True)
 class HelmholtzOptions:
-    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium.
-
-    With ``modes`` above 0 the problems are the lowest modes of -Laplace x = lambda n x instead.
-    """
+    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium."""
 
     dim: int = 3
     wave_number: float = 0.0
     heterogeneity: float = 0.2
-    modes: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,14 +76,6 @@ class HelmholtzProblem(Problem):
 
     slowness: fem.Function | None = None
     source: fem.Function | None = None
-    grid: Grid | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class HelmholtzPencil(Pencil):
-    """With the squared slowness and the coordinates, as above."""
-
-    slowness: fem.Function | None = None
     grid: Grid | None = None
 
 
@@ -110,7 +97,7 @@ class Grid:
 
 
 @final
-class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
+class HelmholtzCase(Case[HelmholtzProblem]):
     """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
 
     rtol = 1e-8
@@ -119,19 +106,14 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
 
     def __init__(self, options: HelmholtzOptions | None = None) -> None:
         super().__init__(options)
-        numbers = (self.options.wave_number, self.options.heterogeneity, self.options.modes)
-        if self.options.dim not in (2, 3) or not min(numbers) >= 0.0:
+        if self.options.dim not in (2, 3) or not min(self.options.wave_number, self.options.heterogeneity) >= 0.0:
             raise ValueError(
-                f"options of helmholtz: dim is 2 or 3, wave_number, heterogeneity and modes are not negative, got {self.options}"
+                f"options of helmholtz: dim is 2 or 3, wave_number and heterogeneity are not negative, got {self.options}"
             )
         dim = self.options.dim
         self.resolution = 200 if dim == 2 else 40
         self.wave_number = self.options.wave_number or (20.0 * np.pi if dim == 2 else 16.0)
-        self.num_modes = self.options.modes
         inputs, self.fields = (Field("log_slowness"), Field("source")), (Field("pressure"),)
-        if self.num_modes:
-            inputs, self.fields = inputs[:1], (Field("modes", self.num_modes, span=True),)
-            self.default_method = "krylov-schur"
         self.schema = Schema("helmholtz", dim, inputs, (), self.fields, symmetries=_symmetries(dim))
 
     def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
@@ -151,13 +133,11 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
             raise ValueError(f"the resolution of helmholtz must be at least 4 cells a side, got {resolution}")
         return (create_unit_square if self.dim == 2 else create_unit_cube)(comm, *[resolution] * self.dim)
 
-    def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem | HelmholtzPencil:
+    def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem:
         """Set up forms, spaces and boundary conditions. Collective."""
         space = fem.functionspace(mesh, ("P", 1))
         slowness, source = fem.Function(fem.functionspace(mesh, ("DG", 0))), fem.Function(space)
         grid = Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim])
-        if self.num_modes:
-            return self._update(self._modes_problem(space, slowness, grid, parameters), parameters)
         solution = fem.Function(space, name="pressure")
         residual = helmholtz(solution, self.wave_number**2 * slowness, source)
         bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
@@ -176,40 +156,30 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
         )
         return self._update(problem, parameters)
 
-    def _update[P: HelmholtzProblem | HelmholtzPencil](self, problem: P, parameters: HelmholtzParameters) -> P:
+    def _update(self, problem: HelmholtzProblem, parameters: HelmholtzParameters) -> HelmholtzProblem:
         """Set medium and source; the medium of a cell is the mean over its vertices. Collective: no."""
         at_nodes = np.exp(problem.grid.sum(parameters.medium))
         problem.slowness.x.array[:] = at_nodes[problem.node_space.dofmap.list].mean(axis=1)
-        if isinstance(problem, HelmholtzProblem):
-            problem.source.x.array[:] = _source(parameters, problem.grid.points)
+        problem.source.x.array[:] = _source(parameters, problem.grid.points)
         problem.solution.x.array[:] = 0.0
         return dataclasses.replace(problem, parameters=parameters)
 
-    def features(self, problem: Problem) -> Features:
-        """Logarithm of the squared slowness and, but for modes, source at the nodes."""
+    def features(self, problem: HelmholtzProblem) -> Features:
+        """Logarithm of the squared slowness and source at the nodes."""
         owned = problem.node_space.dofmap.index_map.size_local
-        columns = [problem.grid.sum(problem.parameters.medium)]
-        if isinstance(problem, HelmholtzProblem):
-            columns.append(problem.source.x.array)
+        columns = [problem.grid.sum(problem.parameters.medium), problem.source.x.array]
         return Features(np.column_stack(columns)[:owned], np.zeros(0))
 
-    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """MUMPS; ``max_iterations`` are those of Newton, of which a linear problem needs one."""
-        return ModesSolver(problem, atol) if self.num_modes else LinearSolver(problem, atol)
+    def solver(self, problem: HelmholtzProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
+        """MUMPS."""
+        return LinearSolver(problem, atol, max_iterations=max_iterations)
 
     def methods(self) -> Mapping[str, SolverFactory]:
-        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids.
-
-        For modes there is one, an eigensolver.
-        """
-        if self.num_modes:
-            return {"krylov-schur": ModesSolver}
+        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids."""
         return {name: partial(self._make, name) for name in METHODS}
 
-    def _sequence(self, problem: Problem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: HelmholtzProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
         """Multigrid keeps its interpolation; a kept factorisation preconditions GMRES; recycling replaces GMRES by GCRO-DR."""
-        if self.num_modes:
-            raise ValueError("modes are found for each medium anew, got generate.keep other than nothing")
         options = {"pc_gamg_reuse_interpolation": "true"} if method == "gamg" else {}
         if reuse.preconditioner:
             options |= GMRES
@@ -226,29 +196,25 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
             set_two_grid(solver.ksp.getPC(), self._prolongation(problem))
         return solver
 
-    def _pencil(self, problem: HelmholtzProblem) -> HelmholtzPencil:
+    def _pencil(self, problem: HelmholtzProblem) -> Pencil:
         """The stiffness matrix, and the mass matrix weighted by the squared slowness. Collective."""
-        return _pencil(problem, problem.parameters, slowness=problem.slowness, grid=problem.grid)
+        trial, test = ufl.TrialFunction(problem.node_space), ufl.TestFunction(problem.node_space)
+        stiffness, mass = ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx, problem.slowness * trial * test * ufl.dx
+        return Pencil(
+            **problem.shared(), parameters=problem.parameters, stiffness=fem.form(stiffness), mass=fem.form(mass)
+        )
 
     @property
-    def fixed_mesh(self) -> FixedMesh[HelmholtzProblem | HelmholtzPencil]:
+    def fixed_mesh(self) -> FixedMesh[HelmholtzProblem]:
         """The mesh is the same for all media."""
         return FixedMesh(self._update, self._sequence)
 
     @property
     def spectrum(self) -> Spectrum:
         """The stiffness matrix, and the mass matrix weighted by the squared slowness."""
-        return Spectrum(self._pencil, pencil_modes, self._prolongation)
+        return Spectrum(self._pencil, pencil_modes, self._prolongation, inputs=("log_slowness",))
 
-    def _modes_problem(
-        self, node_space: fem.FunctionSpace, slowness: fem.Function, grid: Grid, parameters: HelmholtzParameters
-    ) -> HelmholtzPencil:
-        space = fem.functionspace(node_space.mesh, ("P", 1, (self.num_modes,)))
-        bcs = [fem.dirichletbc(np.zeros(self.num_modes), boundary_dofs(space), space)]
-        unknown = Unknown(mesh=space.mesh, solution=fem.Function(space, name="modes"), bcs=bcs, node_space=node_space)
-        return _pencil(unknown, parameters, slowness=slowness, grid=grid)
-
-    def _prolongation(self, problem: HelmholtzProblem | HelmholtzPencil) -> PETSc.Mat:
+    def _prolongation(self, problem: HelmholtzProblem) -> PETSc.Mat:
         """From a coarse mesh with ``COARSE_CELLS`` cells a wavelength, see ``solvers/interpolation.py``. Collective."""
         fine = problem.solution.function_space
         cells = round(
@@ -259,17 +225,6 @@ class HelmholtzCase(Case[HelmholtzProblem | HelmholtzPencil]):
             self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1)
         )
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
-
-
-def _pencil(
-    unknown: Unknown, parameters: HelmholtzParameters, *, slowness: fem.Function, grid: Grid
-) -> HelmholtzPencil:
-    trial, test = ufl.TrialFunction(unknown.node_space), ufl.TestFunction(unknown.node_space)
-    stiffness, mass = (
-        fem.form(form * ufl.dx) for form in (ufl.inner(ufl.grad(trial), ufl.grad(test)), slowness * trial * test)
-    )
-    given = {f.name: getattr(unknown, f.name) for f in dataclasses.fields(Unknown)}
-    return HelmholtzPencil(**given, parameters=parameters, stiffness=stiffness, mass=mass, slowness=slowness, grid=grid)
 
 
 def _symmetries(dim: int) -> tuple[Symmetry, ...]:

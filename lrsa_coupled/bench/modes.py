@@ -67,7 +67,7 @@ def bench_modes(case: Case, config: Config, comm: MPI.Comm, *, model: Path) -> d
         spectrum = case.spectrum
         if spectrum is None or not case.schema.outputs[0].span:
             raise ValueError(
-                f"bench --what modes is for the modes of a case with a spectrum, such as helmholtz with --set options.modes=64; got '{case.name}'"
+                f"bench --what modes is for the modes of a case with a spectrum, such as helmholtz:modes; got '{case.name}'"
             )
         guess = load_guess(case, config, model)
     settings, unknowns = config.bench, 0

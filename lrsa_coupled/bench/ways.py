@@ -256,7 +256,7 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
 
 def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
     card = LearnedGuess.load(folder).card
-    if card.schema.name != case.name:
+    if card.schema.name.partition(":")[0] != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.schema.name}'")
     refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)

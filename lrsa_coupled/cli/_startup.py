@@ -30,9 +30,9 @@ def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Comm
 
 def case_config(args: Namespace, case: str | None = None) -> Config:
     """Resolve the configuration of a case: its config.toml, a preset, ``--config``, ``--set``, flags."""
-    folder = catalog.case_folder(case or args.case)
-    values, presets = catalog.case_settings(folder)
-    where = str(folder / "config.toml")
+    name = case or args.case
+    values, presets = catalog.case_settings(name)
+    where = str(catalog.case_folder(name) / "config.toml")
     config = configuration.update(Config(), values, where=where)
     preset = vars(args).get("preset")
     if preset is None and args.verb == "run" and "smoke" in presets:
@@ -49,7 +49,7 @@ def data_config(args: Namespace, data: Path) -> Config:
     from lrsa_coupled.data.store import read_card
 
     case = read_card(data).schema.name
-    if case in catalog.case_names():
+    if catalog.is_shipped(case):
         config = case_config(args, case)
     elif vars(args).get("preset") is not None:
         raise ValueError(f"--preset is for the cases of this package, {data} is of '{case}'")

@@ -77,14 +77,12 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     case, config, comm = start(args, petsc)
     if any(field.span for field in case.schema.outputs) and args.what not in ("modes", "generate"):
         raise ValueError(
-            f"bench --what {args.what} is for problems with a right side; '{case.name}' with options.modes has eigenvalues: --what modes"
+            f"bench --what {args.what} is for problems with a right side; '{case.name}' has eigenvalues: --what modes"
         )
     for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
         prepare(comm, folder)
-    shipped = catalog.shipped_operators(catalog.case_folder(args.case))
-    model = args.model or (
-        next(iter(shipped), None) if args.what == "modes" else catalog.shipped_model(catalog.case_folder(args.case))
-    )
+    shipped = catalog.shipped_operators(args.case)
+    model = args.model or catalog.shipped_model(args.case)
     if model is None and args.what not in ("generate", "transient", "preconditioners"):
         raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     if args.what == "starts":
@@ -180,7 +178,7 @@ def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.bench import operators, refinement, report, training_steps
 
     config = case_config(args)
-    config = dataclasses.replace(config, case=args.case if args.case in catalog.case_names() else "")
+    config = dataclasses.replace(config, case=args.case if catalog.is_shipped(args.case) else "")
     if args.what == "refinement":
         ledger = refinement.bench_refinement(args.model, args.data, config)
         mpi.say(refinement.refinement_table(ledger))

@@ -218,7 +218,7 @@ def _model(args: Namespace) -> Path | None:
         raise ValueError(f"--index counts from 0, got {args.index}")
     if args.method and (args.model or args.mode == "surrogate"):
         raise ValueError("--method solves without a model, --model and --mode surrogate with one; give one of them")
-    return args.model if args.method or args.model else catalog.shipped_model(catalog.case_folder(args.case))
+    return args.model if args.method or args.model else catalog.shipped_model(args.case)
 
 
 def _save_config(request: Request, comm: MPI.Comm) -> None:

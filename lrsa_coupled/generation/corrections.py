@@ -1,8 +1,7 @@
-"""Training data of operators that precondition: residuals of real Krylov runs on a case's problems, and the errors that belong to them."""
+"""The wrapper ``CASE:correction``: residuals of Krylov runs on a linear case and the errors that belong to them, for ``NeuralPC``."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,17 +16,29 @@ from petsc4py import PETSc
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.modes import symmetries_of_points
 from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolverFactory, SolveResult, Unknown
-from lrsa_coupled.schema import Field
+from lrsa_coupled.schema import Field, Schema
 
 RESIDUAL, CORRECTION = Field("residual"), Field("correction")
-MOST_ITERATIONS = 30
-"""Iterations of the runs at most; each sample draws its own number."""
 
-RUN_RTOL = 1e-5
-"""Reduction of the residual that ends a run earlier: below, the error of what counts as exact would show."""
 
-PREFIX = "harvest_"
+@dataclass(frozen=True)
+class ResidualSampling:
+    """How the residuals are made.
+
+    Args:
+        max_iterations: Iterations of the runs at most; each sample draws its own number.
+        rtol: Reduction of the residual that ends a run earlier: below, the error of what counts as exact would show.
+        prefix: Options prefix of the KSP.
+    """
+
+    max_iterations: int = 30
+    rtol: float = 1e-5
+    prefix: str = "sampling_"
+
+
+SAMPLING = ResidualSampling()
 
 
 @dataclass(frozen=True)
@@ -58,27 +69,23 @@ class CorrectionCase(Case[CorrectionProblem]):
     """Corrections of the residuals of a linear case: its inputs and the residual to the error that has it.
 
     Args:
-        case: The linear case.
+        make_case: Makes the linear case of given options.
+        options: Those of the case.
     """
 
-    def __init__(self, case: Case) -> None:
-        super().__init__(case.options)
-        self.case, self.default_options = case, case.default_options
-        schema = case.schema
-        of_points = not any(item.inputs or item.scalars or item.outputs for item in schema.symmetries)
-        self.schema = dataclasses.replace(
-            schema,
-            inputs=(*schema.inputs, RESIDUAL),
-            outputs=(CORRECTION,),
-            quantities=(),
-            symmetries=schema.symmetries if of_points else (),  # they hold for residual and correction, too
-        )
+    def __init__(self, make_case: type[Case[Any]], options: Any = None) -> None:
+        self.default_options = make_case.default_options
+        super().__init__(options)
+        self.case = case = make_case(self.options)
+        inputs, symmetries = (*case.schema.inputs, RESIDUAL), symmetries_of_points(case.schema)
+        self.schema = Schema(f"{case.name}:correction", case.dim, inputs, case.schema.scalars, (CORRECTION,),
+                             symmetries=symmetries)  # fmt: skip
         self.fields = (CORRECTION,)
         self.resolution, self.rtol, self.default_method = case.resolution, case.rtol, case.default_method
 
     def sample(self, rng: np.random.Generator) -> CorrectionParameters:
         """Draw a problem of the case and the length of the run."""
-        return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(MOST_ITERATIONS + 1)))
+        return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(SAMPLING.max_iterations + 1)))
 
     def mesh(self, comm: MPI.Comm, parameters: CorrectionParameters, resolution: int) -> Mesh:
         """Make the mesh of the case's problem. Collective."""
@@ -93,11 +100,11 @@ class CorrectionCase(Case[CorrectionProblem]):
         problem = self.case.problem(mesh, self._given(parameters))
         if not isinstance(problem, Problem) or not problem.is_linear or problem.to_nodes is not None:
             raise ValueError(
-                f"corrections are of linear problems whose operator sees the nodes of the unknown, which '{self.name}' with these options is not"
+                f"corrections are of linear problems whose operator sees the nodes of the unknown, "
+                f"which '{self.case.name}' with these options is not"
             )
         space = problem.solution.function_space
-        unknown = {f.name: getattr(problem, f.name) for f in dataclasses.fields(Unknown)}
-        return CorrectionProblem(**unknown, parameters=parameters, problem=problem, density=Function(space))
+        return CorrectionProblem(**problem.shared(), parameters=parameters, problem=problem, density=Function(space))
 
     def features(self, problem: CorrectionProblem) -> Features:
         """Those of the case's problem and, after a solve, the residual."""
@@ -107,27 +114,27 @@ class CorrectionCase(Case[CorrectionProblem]):
         )
 
     def solver(self, problem: CorrectionProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """A run and a solve by the case's default method."""
+        """A run and a solve by the case's default method, which has its own limit of iterations."""
         return self.default_solver(problem, atol)
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """A run, and a solve by each of the case's."""
-        return {name: partial(HarvestSolver, self.case, make) for name, make in self.case.methods().items()}
+        return {name: partial(SamplingSolver, self.case, make) for name, make in self.case.methods().items()}
 
     def _given(self, parameters: CorrectionParameters) -> Any:
         return self.case.sample(np.random.default_rng(parameters.seed))
 
 
 @final
-class HarvestSolver(Solver):
+class SamplingSolver(Solver):
     """Runs a Krylov method for some iterations; the error of what it has found, and its residual, are the result.
 
-    The method is FGMRES with SOR unless options under ``harvest_`` say otherwise: ``-harvest_pc_type python -harvest_pc_python_type ...`` runs with
-    an operator trained before. What the case's strategy finds counts as exact.
+    The method is FGMRES with SOR unless options under ``sampling_`` choose another: ``-sampling_pc_type python
+    -sampling_pc_python_type ...`` runs with an operator trained before. What the case's method finds counts as exact.
 
     Args:
         case: The case.
-        make: Its strategy.
+        make: Its method.
         problem: Residual and correction.
         atol: Not read: the case's own tolerance of its problem counts.
     """
@@ -160,12 +167,12 @@ class HarvestSolver(Solver):
     def _run(self, matrix: PETSc.Mat, right: PETSc.Vec) -> PETSc.Vec:
         """Return what the Krylov method has found."""
         ksp = PETSc.KSP().create(matrix.comm)
-        ksp.setOptionsPrefix(PREFIX)
+        ksp.setOptionsPrefix(SAMPLING.prefix)
         ksp.setOperators(matrix)
         ksp.setType(PETSc.KSP.Type.FGMRES)
         ksp.getPC().setType(PETSc.PC.Type.SOR)
         ksp.setFromOptions()
-        ksp.setTolerances(rtol=RUN_RTOL, max_it=self.problem.parameters.iterations)
+        ksp.setTolerances(rtol=SAMPLING.rtol, max_it=self.problem.parameters.iterations)
         found = right.duplicate()
         found.set(0.0)
         if self.problem.parameters.iterations:

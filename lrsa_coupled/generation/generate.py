@@ -16,7 +16,6 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.generation.corrections import CorrectionCase
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.guess_solver import GuessSolver
 from lrsa_coupled.guess.nearest import NearestSample, NearestSolver
@@ -78,7 +77,6 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
-    case = CorrectionCase(case) if config.generate.target == "correction" else case
     _check(case, config.generate, comm.size)
     share(comm, lambda: _create(case, config, folder))
     with collective_errors(comm):

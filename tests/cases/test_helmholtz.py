@@ -120,9 +120,9 @@ def test_bad_options_are_refused() -> None:
 
 
 def test_modes_are_those_of_the_medium() -> None:
-    """The variant of the case holds in its solution what the eigensolver finds on the linear problem, each mode with its residual."""
+    """The wrapper holds in its solution what the eigensolver finds on the linear problem, each mode with its residual."""
     count = 5
-    variant, case = HelmholtzCase(HelmholtzOptions(modes=count)), HelmholtzCase()
+    variant, case = catalog.load_case("helmholtz:modes", {"modes": count}), HelmholtzCase()
     parameters = sample_parameters(case, 2, 0)
     pencil = variant.problem(variant.mesh(MPI.COMM_SELF, parameters, 10), parameters)
     assert variant.features(pencil).nodal.shape[1] == len(variant.inputs) == 1
@@ -156,17 +156,17 @@ def test_the_box_has_its_symmetries() -> None:
         assert len(elements) == size
 
 
-def test_modes_keep_nothing() -> None:
-    case = HelmholtzCase(HelmholtzOptions(modes=3))
+def test_modes_reuse_nothing() -> None:
+    case = catalog.load_case("helmholtz:modes", {"modes": 3})
     parameters = sample_parameters(case, 2, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 8), parameters)
-    with pytest.raises(ValueError, match="keep"):
+    with pytest.raises(ValueError, match="nothing to reuse"):
         case.fixed_mesh.sequence(problem, 1.0, method="krylov-schur", reuse=Reuse())
 
 
 def test_the_shipped_basis_deflates() -> None:
     """Unseen media, coarser than the resolution of the shipped numbers: at most half the iterations of the same multigrid without a basis."""
-    (folder,) = catalog.shipped_operators(catalog.case_folder("helmholtz"))
+    (folder,) = catalog.shipped_operators("helmholtz")
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
     config = Config(problem=ProblemConfig(seed=3, resolution=16), bench=BenchConfig(samples=1))
     ledger = bench_preconditioners(

@@ -26,7 +26,7 @@ CONFIG = Config(
 def test_every_way_of_helmholtz_is_measured(shared_path: Path) -> None:
     case = load_case("helmholtz", {"wave_number": 14.0})
     basis = operator(
-        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz:modes", dim=3
     )
     ledger = bench_preconditioners(case, CONFIG, COMM, models=[basis])
     ways = {way["name"]: way for way in ledger["preconditioners"]}
@@ -59,7 +59,7 @@ def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
         shared_path / "correction",
         Field("correction"),
         inputs=("log_coefficient", "residual"),
-        case="darcy",
+        case="darcy:correction",
         scale=1e-3,
     )
     only = ["gamg-cg", "sor", "coarse modes", "learned correction, fgmres, sor"]
@@ -72,12 +72,12 @@ def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
 
 def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
     basis = operator(
-        shared_path / "basis", Field("modes", 4, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+        shared_path / "basis", Field("modes", 4, span=True), inputs=("log_slowness",), case="helmholtz:modes", dim=3
     )
     field = operator(shared_path / "field", Field("pressure"), inputs=("log_coefficient",), case="darcy")
     for name, options, models, only, message in (
         ("cavity", {}, [], [], "spectrum"),
-        ("helmholtz", {"modes": 4}, [], [], "spectrum"),
+        ("helmholtz:modes", {"modes": 4}, [], [], "spectrum"),
         ("darcy", {}, [basis], [], "expected an operator of 'darcy'"),
         ("darcy", {}, [field], [], "a basis or a correction"),
         ("darcy", {}, [], ["gamg-gc"], "did you mean 'gamg-cg'"),
@@ -89,9 +89,9 @@ def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
 
 
 def test_eigensolvers_find_the_same_modes(shared_path: Path) -> None:
-    case = load_case("helmholtz", {"modes": 8})
+    case = load_case("helmholtz:modes", {"modes": 8})
     basis = operator(
-        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz", dim=3
+        shared_path / "basis", Field("modes", 8, span=True), inputs=("log_slowness",), case="helmholtz:modes", dim=3
     )
     ledger = bench_modes(case, CONFIG, COMM, model=basis)
     found = [(entry["count"], entry["name"]) for entry in ledger["eigensolvers"]]

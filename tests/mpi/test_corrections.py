@@ -1,4 +1,4 @@
-"""Residuals harvested from Krylov runs and their corrections, as training data, on one rank and several."""
+"""Residuals of Krylov runs and their corrections, as training data, on one rank and several."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.generation.corrections import CorrectionCase, CorrectionParameters
+from lrsa_coupled.generation.corrections import CorrectionParameters
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import reference_norm
@@ -28,7 +28,7 @@ COMM = MPI.COMM_WORLD
 def test_the_correction_has_the_residual(
     name: str, options: dict[str, float], resolution: int, iterations: int
 ) -> None:
-    case = CorrectionCase(load_case(name, options))
+    case = load_case(f"{name}:correction", options)
     parameters = CorrectionParameters(7, iterations)
     problem = case.problem(case.mesh(COMM, parameters, resolution), parameters)
     solver = case.solver(problem, case.rtol * reference_norm(problem))
@@ -46,10 +46,8 @@ def test_the_correction_has_the_residual(
 
 
 def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
-    case = load_case("darcy", {})
-    config = Config(
-        case="darcy", problem=ProblemConfig(resolution=12), generate=GenerateConfig(samples=6, target="correction")
-    )
+    case = load_case("darcy:correction")
+    config = Config(case=case.name, problem=ProblemConfig(resolution=12), generate=GenerateConfig(samples=6))
     summary = generate(case, config, shared_path, COMM)
     assert summary.solved == 6
     data = DataStore(shared_path)
@@ -60,15 +58,14 @@ def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
 
 
 def test_symmetries_of_points_hold_for_residuals_too() -> None:
-    case = load_case("darcy", {})
-    assert case.schema.symmetries and CorrectionCase(case).schema.symmetries == case.schema.symmetries
-    turned = load_case("hyperelastic", {})
-    assert any(item.outputs for item in turned.schema.symmetries) and CorrectionCase(turned).schema.symmetries == ()
+    symmetries = load_case("darcy").schema.symmetries
+    assert symmetries and load_case("darcy:correction").schema.symmetries == symmetries
+    assert load_case("hyperelastic").schema.symmetries and not load_case("hyperelastic:correction").schema.symmetries
 
 
 def test_other_cases_are_refused() -> None:
-    for name, options in (("cavity", {}), ("darcy", {"model_cells": 10}), ("helmholtz", {"modes": 4})):
-        case = CorrectionCase(load_case(name, options))
+    for name, options in (("cavity", {}), ("darcy", {"model_cells": 10})):
+        case = load_case(f"{name}:correction", options)
         parameters = case.sample(np.random.default_rng(0))
         with pytest.raises(ValueError, match="corrections are of linear problems"):
             case.problem(case.mesh(COMM, parameters, 12), parameters)

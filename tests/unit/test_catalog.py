@@ -11,8 +11,8 @@ from lrsa_coupled.interfaces import Case
 
 METHODS = ("sample", "mesh", "problem", "features", "solver", "methods")
 OWN = "from lrsa_coupled import schema\nfrom lrsa_coupled.interfaces import Case\n\n" + "".join(
-    f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n"
-    + "".join(f"    def {m}(self, *a): return None\n" for m in METHODS)
+    f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n    default_method = 'only'\n"
+    + "".join(f"    def {m}(self, *a): return {{'only': None}}\n" for m in METHODS)
     for name in ("Own",)
 )
 
@@ -50,8 +50,30 @@ def test_unknown(tmp_path: Path) -> None:
 
 
 def test_presets_are_split_off(tmp_path: Path) -> None:
+    (tmp_path / "case.py").write_text(OWN)
     (tmp_path / "config.toml").write_text("[training]\nepochs = 3\n[presets.smoke.generate]\nsamples = 4\n")
     assert catalog.case_settings(tmp_path) == ({"training": {"epochs": 3}}, {"smoke": {"generate": {"samples": 4}}})
     (tmp_path / "config.toml").write_text("[")
     with pytest.raises(ValueError, match="not a valid TOML file"):
         catalog.case_settings(tmp_path)
+
+
+def test_wrappers_have_names_settings_and_models_of_their_own(tmp_path: Path) -> None:
+    assert catalog.case_folder("helmholtz:modes") == catalog.case_folder("helmholtz")
+    assert catalog.shipped_model("helmholtz:modes") == catalog.case_folder("helmholtz") / "basis"
+    assert catalog.shipped_operators("helmholtz") == [catalog.shipped_model("helmholtz:modes")]
+    assert catalog.is_shipped("helmholtz:modes") and not catalog.is_shipped(f"{tmp_path}:modes")
+    with pytest.raises(ValueError, match="unknown wrapper 'mode' of case 'helmholtz'.*did you mean 'modes'"):
+        catalog.load_case("helmholtz:mode")
+    (tmp_path / "case.py").write_text(OWN)
+    (tmp_path / "config.toml").write_text("[data]\nseed = 1\nmemory = 2\n[modes]\ndata = { memory = 3 }\n")
+    assert catalog.case_settings(tmp_path)[0] == {"data": {"seed": 1, "memory": 2}}
+    assert catalog.case_settings(f"{tmp_path}:modes")[0] == {"data": {"seed": 1, "memory": 3}}
+    with pytest.raises(ValueError, match="modes are of a case with a spectrum"):
+        catalog.load_case(f"{tmp_path / 'case.py'}:modes")
+
+
+def test_the_default_method_must_be_a_method(tmp_path: Path) -> None:
+    (tmp_path / "case.py").write_text(OWN.replace("'only'\n", "'best'\n"))
+    with pytest.raises(ValueError, match="default_method of 'own' must be one of only, got 'best'"):
+        catalog.load_case(str(tmp_path))
