@@ -1,7 +1,4 @@
-"""Contracts between the library (arrays), the solvers (algebra) and the cases (physics); imports neither torch nor dolfinx.
-
-One set of contracts serves scalar, vector and mixed spaces, linear and nonlinear problems, one mesh or many.
-"""
+"""Contracts between the library (arrays), the solvers (algebra) and the cases (physics); imports neither torch nor dolfinx."""
 
 from __future__ import annotations
 
@@ -171,10 +168,7 @@ class Solver(ABC):
         """Free the PETSc objects. Collective."""
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks.
-
-        A solve ends, unconverged, where it returns True. Here: it is never called.
-        """
+        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; True ends the solve. Here: never."""
 
 
 SolverFactory = Callable[[Any, float], Solver]
@@ -221,11 +215,11 @@ class Described(ABC):
 
 @dataclass(frozen=True)
 class FixedMesh[P: Unknown]:
-    """Of a case with one mesh for all parameters: data generation need not set up each problem from nothing.
+    """Of a case with one mesh for all parameters; both are collective.
 
     Args:
-        update: Gives a problem other parameters, in place: mesh, spaces, forms and matrices stay; the solution holds zeros. Collective.
-        sequence: ``(problem, atol, *, method, reuse)`` to the solver of a sequence that begins with ``problem``, by a method. Collective.
+        update: Gives a problem other parameters, in place: mesh, spaces, forms and matrices stay; the solution holds zeros.
+        sequence: ``(problem, atol, *, method, reuse)`` to the solver of a sequence that begins with ``problem``.
     """
 
     update: Callable[[P, Any], P]
@@ -234,11 +228,10 @@ class FixedMesh[P: Unknown]:
 
 @dataclass(frozen=True)
 class Trajectory[P: Unknown]:
-    """Of a case on one mesh whose samples are the time steps of trajectories.
+    """Of a case on one mesh whose samples are time steps: ``index`` is step ``index % num_steps`` of trajectory ``index // num_steps``.
 
-    Sample ``index`` is step ``index % num_steps`` of trajectory ``index // num_steps``; ``Case.sample`` draws a trajectory, at its
-    first step. The parameters of a step determine its problem, states before it included: ``Case.problem`` solves the steps before
-    it, ``FixedMesh.update`` does unless it is the next one. ``Case.solver`` makes a ``SequenceSolver``, for the following steps.
+    ``Case.sample`` draws a trajectory, at its first step. The parameters of a step determine its problem: ``Case.problem`` solves the
+    steps before it, ``FixedMesh.update`` does unless it is the next one. ``Case.solver`` makes a ``SequenceSolver``.
 
     Args:
         num_steps: Steps of a trajectory.
@@ -257,13 +250,13 @@ class Trajectory[P: Unknown]:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of a case of linear problems A = P - s B, s >= 0 a number, with a symmetric positive definite pencil (P, B).
+    """Of linear problems A = P - s B, s >= 0 a number, with a symmetric positive definite pencil (P, B); all are collective.
 
     Args:
-        pencil: Returns the pencil of a problem, with the same unknown. Collective.
-        modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition holds; ``eigensolver``
-            is "krylov-schur" or "lobpcg", ``initial`` are vectors to begin with. Collective.
-        prolongation: From the free degrees of freedom of a coarse mesh, which resolves the lowest modes, to those of a problem. Collective.
+        pencil: Returns the pencil of a problem, with the same unknown.
+        modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition holds, by
+            "krylov-schur" or "lobpcg", from the vectors ``initial``.
+        prolongation: From the free degrees of freedom of a coarse mesh, which resolves the lowest modes, to those of a problem.
         inputs: Names of the case's inputs that determine the pencil.
         is_definite: Whether s is 0, A is P.
     """
@@ -278,8 +271,7 @@ class Spectrum:
 class Case[P: Unknown](Described):
     """A family of problems, of type ``P``.
 
-    Subclasses are final, one a folder (``cases/<name>/case.py``), and set the class attributes below. What only some cases can do
-    is a value, None unless overridden: ``fixed_mesh``, ``trajectory``, ``spectrum``, ``interpolation``.
+    Subclasses are final, one a ``case.py``, and set the class attributes below. What only some cases can do is a value, else None.
 
     Attributes:
         schema: What an operator sees and predicts, the name of the case and its dimension; set in ``__init__`` where options change it.
@@ -327,10 +319,7 @@ class Case[P: Unknown](Described):
 
     @abstractmethod
     def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the solver that starts from ``problem.solution`` as it is. Collective.
-
-        ``max_iterations`` bounds what ``SolveResult.iterations`` counts; None for the solver's own limit.
-        """
+        """Make the solver that starts from ``problem.solution``; ``max_iterations`` bounds ``SolveResult.iterations``. Collective."""
 
     @abstractmethod
     def methods(self) -> Mapping[str, SolverFactory]:
