@@ -194,7 +194,12 @@ class Schema:
             raise ValueError(f"{where}: missing entry {error}") from error
         except (TypeError, AttributeError) as error:
             raise ValueError(f"{where}: an entry is of the wrong kind ({error})") from error
-        return cls.from_json(entries | {"symmetries": content.get("symmetries", [])}, where=where)
+        found = cls.from_json(entries | {"symmetries": content.get("symmetries", [])}, where=where)
+        if any(item.span for item in found.outputs):  # the wrappers of a case had its name
+            return dataclasses.replace(found, name=f"{found.name}:modes")
+        if "residual" in _names(found.inputs) and _names(found.outputs) == ["correction"]:
+            return dataclasses.replace(found, name=f"{found.name}:correction")
+        return found
 
 
 def _compared(kind: type[Schema] | type[Field]) -> list[str]:

@@ -63,7 +63,7 @@ def test_manufactured_orders() -> None:
     assert np.log2(coarse / fine) == pytest.approx([2.0, 1.0], abs=0.1)
 
 
-@pytest.mark.parametrize("which", range(len(DarcyCase.symmetries)))
+@pytest.mark.parametrize("which", range(len(DarcyCase.schema.symmetries)))
 def test_symmetries_take_solutions_to_solutions(which: int) -> None:
     case = DarcyCase()
     matrix, centre = np.array(case.schema.symmetries[which].points), np.array(case.schema.symmetries[which].centre)

@@ -125,7 +125,7 @@ def test_modes_are_those_of_the_medium() -> None:
     variant, case = catalog.load_case("helmholtz:modes", {"modes": count}), HelmholtzCase()
     parameters = sample_parameters(case, 2, 0)
     pencil = variant.problem(variant.mesh(MPI.COMM_SELF, parameters, 10), parameters)
-    assert variant.features(pencil).nodal.shape[1] == len(variant.inputs) == 1
+    assert variant.features(pencil).nodal.shape[1] == len(variant.schema.inputs) == 1
     solver = variant.solver(pencil, 1e-9)
     assert reference_norm(pencil) == 1.0 and solver.solve().converged
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 10), parameters)

@@ -47,8 +47,6 @@ FORBIDDEN = {
     "cases": frozenset({"torch"}),
     "interfaces": FEM | {"mpi4py", "torch"},
     "schema": FEM | {"mpi4py", "torch"},
-    "transient": FEM | {"mpi4py", "torch"},
-    "spectral": FEM | {"mpi4py", "torch"},
 }
 """Outside modules that a part must do without."""
 

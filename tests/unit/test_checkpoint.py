@@ -215,7 +215,8 @@ def test_a_card_of_an_earlier_release_does_not_say_what_it_cost(folder):
 )
 def test_the_cards_of_shipped_models_say_what_they_cost(folder, samples):
     shipped = checkpoint.load(ROOT / "cases" / folder)[1]
-    assert (shipped.schema.name, shipped.data.samples) == (folder.split("/")[0], samples)
+    name = {"helmholtz/basis": "helmholtz:modes"}.get(folder, folder.split("/")[0])
+    assert (shipped.schema.name, shipped.data.samples) == (name, samples)
     assert shipped.seconds > 0.0 and shipped.data.seconds > 0.0
 
 
