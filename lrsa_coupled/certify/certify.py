@@ -1,23 +1,23 @@
-"""Certificates: the error of a field is estimated, and corrected as far as the asked accuracy needs.
+"""Certificates: the error of a field is estimated, and corrected as far as the requested accuracy needs.
 
-The norm is that of ``coupling/norms.py``; accuracy is relative to the norm of the field that is delivered. An estimate always comes from the
-residual of the very field it is for.
+The norm is that of ``coupling/norms.py``; accuracy is relative to the norm of the delivered field. An estimate always
+comes from the residual of the very field it is for.
 
-**Linear problem with an energy.** Conjugate gradients from the prediction, until the estimate of ``certify/estimate.py`` for their present iterate
-is small enough; that iterate is delivered. The lower bound of the error of the prediction is rigorous but for rounding, the estimate for the
-iterate is heuristic.
+**Linear problem with an energy.** Conjugate gradients from the prediction, until the estimate of
+``certify/estimate.py`` for their present iterate is small enough; that iterate is delivered. The lower bound of the
+error of the prediction is rigorous but for rounding, the estimate for the iterate is heuristic.
 
-**Other problems.** Newton's method from the prediction, and simplified Newton steps, which keep the Jacobian K, to measure: u is corrected by
-``d = -K^-1 F(u)``, and ``d' = -K^-1 F(u + d)`` is the error of u + d but for a relative error of the order of the contraction of such steps. They
-contract by ``theta = |d'| / |d|``, the first one by less than the others (by half near the solution), as it starts where K is exact. Near the
-solution this is a theorem (Deuflhard 2011, section 2.1), farther away a heuristic: nothing is certified unless such steps contract well. Where they
-do not, the Jacobian is assembled anew; a step that fails the natural monotonicity test ``|d'| < (1 - s / 4) |d|`` is damped by s (section 3.3). With
-an energy the steps come from conjugate gradients, no more accurate than need be; what one misses the next one measures.
+**Other problems.** Newton's method from the prediction, and simplified Newton steps, with the Jacobian K of before, to
+measure: u is corrected by ``d = -K^-1 F(u)``, and ``d' = -K^-1 F(u + d)`` is the error of u + d but for a relative
+error of the order of the contraction ``theta = |d'| / |d|``. The first such step contracts more than the others (twice
+as much near the solution), as it begins where K is exact. Near the solution this is a theorem (Deuflhard 2011, section
+2.1), farther away a heuristic: nothing is certified unless such steps contract well. Where they do not, the Jacobian is
+assembled again; a step that fails the natural monotonicity test ``|d'| < (1 - s / 4) |d|`` is damped by s (section
+3.3). With an energy the steps come from conjugate gradients, no more accurate than necessary; what one misses the next
+one measures.
 
-From a prediction where this cannot begin, or from which it does not arrive, the case's own solver takes the first iterations, as its line search can
-do what the plain steps here cannot.
-
-All estimates are taken to be too small by ``MARGIN`` when a field is certified.
+Where this cannot begin at the prediction, or does not converge from it, the case's own solver takes the first
+iterations: its line search can do what the plain steps here cannot.
 
 Source: Deuflhard (2011), Newton Methods for Nonlinear Problems, Springer.
 """
@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.certify.estimate import Correction, Linearisation
@@ -41,48 +41,63 @@ from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
 ACCEPT = (1e-12, 1.0)
-"""Least and greatest relative accuracy that may be asked for."""
-
-MARGIN = 1.5
-"""Factor by which an estimate has to be below the asked accuracy; estimates have been seen to be too small by 1.37 (hyperelastic)."""
-
-CONTRACTION, FIRST_CONTRACTION = 0.25, 0.05
-"""Contraction of simplified Newton steps up to which their Jacobian will do; and of the first of them up to which it certifies, as the others may
-contract by several times less."""
+"""Least and greatest relative accuracy that may be requested."""
 
 DAMPING = (1.0, 0.5, 0.25, 0.125)
 
-MIN_STEPS, MAX_STEPS = 2, 200
-"""Steps of conjugate gradients after which their estimate is calibrated, and after which multigrid has failed."""
 
-MEASURED, CORRECTED, SHARE = 0.1, 0.01, 0.3
-"""Relative errors of a step that is to measure the error, and to correct it; share of the asked accuracy that a step may miss."""
+@dataclass(frozen=True)
+class Tolerances:
+    """Of the algorithm above.
 
-ROUNDING = ACCEPT[0]
-"""Relative size of a correction that is rounding, and contracts no more."""
+    Args:
+        margin: Factor by which an estimate has to be below the requested accuracy; estimates have been seen to be too
+            small by 1.37 (hyperelastic).
+        contraction: Of simplified Newton steps, up to which their Jacobian is used again.
+        first_contraction: Of the first of them, up to which it certifies, as the others may contract much less.
+        rounding: Relative size of a correction that is rounding, and contracts no more.
+        min_cycles: Steps of conjugate gradients after which their estimate is calibrated.
+        max_cycles: Steps after which multigrid has failed.
+        measured: Relative error of a step that measures the error.
+        corrected: Relative error of a step that corrects it.
+        missed: Share of the requested accuracy that a correcting step may miss.
+        approach: Share of the residual norm of a prediction to which the case's solver goes before the next attempt.
+    """
 
-APPROACH = 0.01
-"""Share of the residual norm of a prediction to which the case's solver goes before the next attempt."""
+    margin: float = 1.5
+    contraction: float = 0.25
+    first_contraction: float = 0.05
+    rounding: float = 1e-12
+    min_cycles: int = 2
+    max_cycles: int = 200
+    measured: float = 0.1
+    corrected: float = 0.01
+    missed: float = 0.3
+    approach: float = 0.01
+
+
+TOLERANCES = Tolerances()
 
 
 @dataclass(frozen=True)
 class Certified:
-    """What is known of the field that was delivered into ``problem.solution``; a certificate that failed is a value.
+    """What is known of the field in ``problem.solution``; a certificate that failed is a value.
 
     Args:
-        certified: Whether the estimated error is within the asked accuracy.
-        accept: Relative accuracy asked for.
+        certified: Whether the estimated error is within the requested accuracy.
+        accept: Requested relative accuracy.
         norm: Name of the norm.
         error: Estimated norm of the error relative to that of the field; None when not certified.
         absolute: The same, not relative.
-        prediction: Estimated error of the bare prediction, relative to the norm of the delivered field; None when not certified from it.
+        prediction: Estimated error of the bare prediction, relative to the norm of the delivered field; None when not
+            certified from it.
         linearisations: Jacobians assembled.
         iterations: Multigrid cycles, or solves with a factorisation.
-        seconds: Wall time by stage: ``transfer``, ``inference``, ``estimate`` up to the first estimate, ``correct`` after it, ``solve`` for the
-            fall-back [s].
+        seconds: Wall time by stage: ``transfer``, ``inference``, ``estimate`` up to the first estimate, ``correct``
+            after it, ``solve`` for the fall-back [s].
         reason: Why the prediction could not be certified.
         advice: What to try then.
-        fallback: Result of the classical strategy where that took over; it is its field that is certified then.
+        fallback: Result of the default solver where that took over; its field is certified then.
     """
 
     certified: bool
@@ -105,7 +120,7 @@ class Certified:
 
 
 def check_accept(accept: float) -> None:
-    """Raise ValueError for an accuracy that cannot be asked for. Collective: no."""
+    """Raise ValueError for an accuracy that cannot be requested. Collective: no."""
     if not ACCEPT[0] <= accept <= ACCEPT[1]:
         raise ValueError(
             f"the relative accuracy to accept must be between {ACCEPT[0]:g} and {ACCEPT[1]:g}, got {accept:g}"
@@ -117,7 +132,7 @@ def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: 
 
     Args:
         case: The case.
-        problem: Problem; where this fails its solution is left anywhere.
+        problem: Problem; where this fails its solution holds anything.
         accept: Relative accuracy.
         max_linearisations: Jacobians of a nonlinear problem after which it is given up.
     """
@@ -134,15 +149,12 @@ def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: 
 
 @final
 class _Run:
-    """An estimate under way, and what it has cost so far."""
+    """An estimate under way, and its cost so far."""
 
     def __init__(self, case: Case, problem: Problem, accept: float) -> None:
-        self.case = case
-        self.problem = problem
-        self.accept = accept
+        self.case, self.problem, self.accept = case, problem, accept
         self.prediction = solution_vector(problem)
-        self.linearisations = 0
-        self.iterations = 0
+        self.linearisations = self.iterations = 0
         self._started = time.perf_counter()
         self._first_estimate: float | None = None
 
@@ -153,7 +165,7 @@ class _Run:
         return {"estimate": middle - self._started, "correct": now - middle}
 
     def attempt(self, max_linearisations: int) -> Certified:
-        """Estimate and correct from the solution as it is."""
+        """Estimate and correct from the present solution."""
         try:
             if self.problem.is_linear and self.problem.energy is not None:
                 return self._conjugate_gradients()
@@ -164,12 +176,12 @@ class _Run:
             return Certified(certified=False, accept=self.accept, reason=f"PETSc error {error.ierr}")
 
     def approach(self, max_iterations: int) -> bool:
-        """Go from the prediction to where it can be estimated, by the case's own solver and its line search; False when that fails."""
+        """Go from the prediction to where it can be estimated, by the case's own solver; False when that fails."""
         set_solution(self.problem, self.prediction)
         norm = residual_norm(self.problem)
         if not math.isfinite(norm):
             return False
-        solver = self.case.solver(self.problem, APPROACH * norm, max_iterations=max_iterations)
+        solver = self.case.solver(self.problem, TOLERANCES.approach * norm, max_iterations=max_iterations)
         result = solver.solve()
         solver.destroy()
         self.linearisations += result.iterations
@@ -178,15 +190,15 @@ class _Run:
     def _conjugate_gradients(self) -> Certified:
         with self._linearised() as tangent:
             correction = self._measure(tangent)
-            while not self._will_do(
-                correction.remaining, size := tangent.norm.of_solution(correction.x, correction.size)
-            ):
+            size = tangent.norm.of_solution(correction.x, correction.size)
+            while not self._is_enough(correction.remaining, size):
                 self._improve(correction)
+                size = tangent.norm.of_solution(correction.x, correction.size)
             set_solution(self.problem, self.prediction + correction.x)
             return self._certified(tangent.norm, correction.remaining, size=size)
 
     def _newton(self, max_linearisations: int) -> Certified:
-        """Go damped Newton steps, each followed by simplified ones while these contract."""
+        """Take damped Newton steps, each followed by simplified ones while these contract."""
         for _ in range(max_linearisations):
             with self._linearised() as tangent:
                 result = self._simplified_steps(tangent)
@@ -196,27 +208,29 @@ class _Run:
 
     def _simplified_steps(self, tangent: Linearisation) -> Certified | None:
         """Correct with one Jacobian; None where another one is needed."""
-        start = solution_vector(self.problem)
+        limits = TOLERANCES
+        origin = solution_vector(self.problem)
         correction, contraction, limit = self._measure(tangent), math.inf, 0.0
         while True:
             error = math.hypot(correction.size, correction.remaining)
-            size = tangent.norm.of_solution(*self._distance(tangent.norm, start))
-            if self._will_do(error, size) and (contraction <= limit or error <= ROUNDING * size):
+            size = tangent.norm.of_solution(*self._distance(tangent.norm, origin))
+            contracts = contraction <= limit or error <= limits.rounding * size
+            if self._is_enough(error, size) and contracts:
                 return self._certified(tangent.norm, error, size=size)
-            while correction.remaining > max(SHARE * self.accept * size, CORRECTED * correction.size):
+            while correction.remaining > max(limits.missed * self.accept * size, limits.corrected * correction.size):
                 self._improve(correction)
-            limit = CONTRACTION if contraction < math.inf else FIRST_CONTRACTION
+            limit = limits.contraction if contraction < math.inf else limits.first_contraction
             before = correction.size
             correction, damping = self._advance(tangent, correction)
             contraction = correction.size / before
-            if damping < 1.0 or contraction > CONTRACTION:
+            if damping < 1.0 or contraction > limits.contraction:
                 return None
 
     def _advance(self, tangent: Linearisation, correction: Correction) -> tuple[Correction, float]:
         """Add a correction to the solution, damped until the next one is smaller; return that and the damping."""
-        start = solution_vector(self.problem)
+        origin = solution_vector(self.problem)
         for damping in DAMPING:
-            set_solution(self.problem, start + damping * correction.x)
+            set_solution(self.problem, origin + damping * correction.x)
             try:
                 following = self._measure(tangent)
             except NoEstimate:
@@ -235,17 +249,20 @@ class _Run:
             tangent.destroy()
 
     def _measure(self, tangent: Linearisation) -> Correction:
-        """Return the correction of the solution as it is now, to the accuracy of an estimate."""
+        """Return the correction of the present solution, to the accuracy of an estimate."""
+        limits = TOLERANCES
         correction = tangent.correct()
         self.iterations += 1
-        while correction.remaining > (MEASURED * correction.size if correction.steps >= MIN_STEPS else 0.0):
+        while correction.remaining > (
+            limits.measured * correction.size if correction.steps >= limits.min_cycles else 0.0
+        ):
             self._improve(correction)
         self._first_estimate = self._first_estimate or time.perf_counter()
         return correction
 
     def _improve(self, correction: Correction) -> None:
-        if correction.steps >= MAX_STEPS:
-            raise NoEstimate(f"multigrid has not converged in {MAX_STEPS} cycles")
+        if correction.steps >= TOLERANCES.max_cycles:
+            raise NoEstimate(f"multigrid has not converged in {TOLERANCES.max_cycles} cycles")
         correction.improve()
         self.iterations += 1
 
@@ -254,11 +271,11 @@ class _Run:
         difference = solution_vector(self.problem) - vector
         return difference, norm.of(difference)
 
-    def _will_do(self, error: float, size: float) -> bool:
-        return MARGIN * error <= self.accept * size
+    def _is_enough(self, error: float, size: float) -> bool:
+        return TOLERANCES.margin * error <= self.accept * size
 
     def _certified(self, norm: Norm, error: float, *, size: float) -> Certified:
-        """Return the certificate of the solution as it is now; the error of the prediction is its distance from that."""
+        """Return the certificate of the present solution; the error of the prediction is its distance from that."""
         distance = self._distance(norm, self.prediction)[1]
         relative = [value / size if size > 0.0 else 0.0 for value in (error, math.hypot(distance, error))]
         return Certified(

@@ -1,21 +1,23 @@
 """Corrections of a field that know how far they are from the exact one.
 
-Where K, the Jacobian of a problem with an energy, is positive definite, a field with the residual ``r = K e`` has the error
-``|e|^2 = r.K^-1 r`` in the norm of K. Conjugate gradients for ``K x = r`` lessen it by known amounts: with their steps ``alpha_j`` and the natural
-norms ``n_j = r_j.M^-1 r_j`` of their residuals, M the preconditioner,
+Where K, the Jacobian of a problem with an energy, is positive definite, a field with the residual ``r = K e`` has the
+error ``|e|^2 = r.K^-1 r`` in the norm of K. Conjugate gradients for ``K x = r`` reduce it by known amounts: with their
+steps ``alpha_j`` and the natural norms ``n_j = r_j.M^-1 r_j`` of their residuals, M the preconditioner,
 
-    |e - x_j|^2 - |e - x_k|^2 = t_j + ... + t_(k-1),   t_j = alpha_j n_j                       (Hestenes & Stiefel 1952, theorem 6:1)
+    |e - x_j|^2 - |e - x_k|^2 = t_j + ... + t_(k-1),   t_j = alpha_j n_j       (Hestenes & Stiefel 1952, theorem 6:1)
 
-These sums are lower bounds of ``|e - x_j|^2`` (Gauss quadratures), in finite precision too up to rounding (Strakos & Tichy 2002; 2005 with M).
-About the last iterate they say nothing. Its error is equivalent to its natural norm, at the price of one multigrid cycle:
+These sums are lower bounds of ``|e - x_j|^2`` (Gauss quadratures), up to rounding also in finite precision (Strakos &
+Tichy 2002; 2005 with M). About the last iterate they say nothing. Its error is equivalent to its natural norm, at the
+price of one multigrid cycle:
 
     n_k / lambda_max <= |e - x_k|^2 <= n_k / lambda_min    with the extreme eigenvalues of M^-1 K
 
-Were ``|e - x_j|^2 / n_j`` the same at steps j and k, it would be ``(t_j + ... + t_(k-1)) / (n_j - n_k)``; the largest of these over the last
-``WINDOW`` steps estimates the factor. This is heuristic, and good where M brings the eigenvalues together, as multigrid does. Before the first step
-the factor is taken for 1.
+If ``|e - x_j|^2 / n_j`` were the same at steps j and k, it would be ``(t_j + ... + t_(k-1)) / (n_j - n_k)``; the
+largest of these over the last ``WINDOW`` steps estimates the factor. This is heuristic, and good where M brings the
+eigenvalues together, as multigrid does. Before the first step the factor is taken to be 1.
 
-Sources: Hestenes & Stiefel (1952), J. Res. NBS 49, 409-436; Strakos & Tichy (2002), ETNA 13, 56-80, and (2005), BIT 45, 789-817.
+Sources: Hestenes & Stiefel (1952), J. Res. NBS 49, 409-436; Strakos & Tichy (2002), ETNA 13, 56-80, and (2005), BIT 45,
+789-817.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import final
 
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
@@ -42,7 +44,7 @@ GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_ma
 
 MUMPS = {"pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 QAMD = {"mat_mumps_icntl_7": "6"}
-"""Ordering whose analysis is much quicker; in two dimensions its factors are as sparse as those of METIS."""
+"""Ordering with a much quicker analysis; in two dimensions its factors are as sparse as those of METIS."""
 
 WINDOW = 4
 """Steps over which the factor between error and natural norm is estimated."""
@@ -78,7 +80,7 @@ class Correction(ABC):
 
 @final
 class ConjugateGradients(Correction):
-    """Conjugate gradients from zero, with the energy norm of their error; NoEstimate when K or M turns out not to be positive definite.
+    """Conjugate gradients from zero, with the energy norm of their error; NoEstimate when K or M is not definite.
 
     Args:
         matrix: K.
@@ -166,8 +168,8 @@ class Linearisation:
     """A problem linearised at its present solution, which satisfies the Dirichlet conditions. Collective.
 
     Args:
-        problem: The problem. With an energy its corrections come from conjugate gradients with multigrid, otherwise from MUMPS; options with the
-            prefix ``surrogate_`` choose another preconditioner.
+        problem: The problem. With an energy its corrections come from conjugate gradients with multigrid, otherwise
+            from MUMPS; options with the prefix ``surrogate_`` choose another preconditioner.
         outputs: Output fields of the case.
 
     Attributes:
@@ -210,7 +212,7 @@ class Linearisation:
         self.norm.destroy()
 
     def _set_coordinates(self) -> None:
-        """Tell multigrid where a deformed body is: it then keeps the rigid body modes."""
+        """Give multigrid the coordinates of a deformed body: it then keeps the rigid body modes."""
         space = self._problem.solution.function_space
         dim = space.mesh.geometry.dim
         if space.dofmap.bs == dim > 1:
@@ -221,12 +223,9 @@ class Linearisation:
 
 @contextmanager
 def _default_options(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Put ``defaults`` under the prefix into PETSc's options for a while; a preconditioner that the user chose gets none of them."""
+    """Put ``defaults`` under the prefix into PETSc's options for a while, unless the user chose a preconditioner."""
     options = PETSc.Options(PREFIX)
-    if options.hasName("pc_type"):
-        yield
-        return
-    ours = [key for key in defaults if not options.hasName(key)]
+    ours = [] if options.hasName("pc_type") else [key for key in defaults if not options.hasName(key)]
     for key in ours:
         options[key] = defaults[key]
     try:
