@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from lrsa_coupled import cli, config
+from lrsa_coupled import cli, config, load_case
+from lrsa_coupled.cli._startup import case_config
 from tests.helpers import ROOT, needs_dolfinx
 
 READMES = sorted(
@@ -51,22 +52,39 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Arguments of the calls of ``lrsa-coupled`` in a shell script."""
+    """Arguments of the calls of ``lrsa-coupled`` in a shell script, placeholders replaced."""
     for line in text.replace("\\\n", " ").splitlines():
-        if "lrsa-coupled " in line and LAUNCHER.match(line.strip()):
+        if LAUNCHER.match(line.strip()):
             words = shlex.split(LAUNCHER.sub("", line.strip()), comments=True)
-            yield [PLACEHOLDERS.get(word, word) for word in words[1:]]
+            pairs = [word.rpartition("=") for word in words[1:]]
+            yield [name + sign + PLACEHOLDERS.get(value, value) for name, sign, value in pairs]
 
 
-def check(arguments: list[str]) -> None:
-    """Parse a command and the keys that it sets."""
+def check(arguments: list[str], case: str | None) -> None:
+    """Parse a command and resolve its settings: of its case, or of ``case`` where it names none."""
     place = arguments.index("--") if "--" in arguments else len(arguments)
-    if "--help" in arguments:
-        return
     args = cli.make_parser().parse_args(arguments[:place])
-    given = [text.partition("=") for text in args.set if not text.startswith(("options.", "operator."))]
-    pairs = [f"{key}={PLACEHOLDERS.get(value, value)}" for key, _, value in given]
-    config.load(config.Config(), assignments=pairs)
+    case = vars(args).get("case", case)
+    if case is None or case.endswith(".py"):
+        config.load(config.Config(), assignments=args.set)
+    else:
+        load_case(case, case_config(args, case).options)
+
+
+@needs_dolfinx
+@pytest.mark.parametrize("path", READMES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_commands_parse(path: Path) -> None:
+    inline = [" ".join(found.group(1).split()) for found in INLINE.finditer(path.read_text(encoding="utf-8"))]
+    inline = [text for text in inline if not any(part in text for part in ("...", "NAME", "[", "--help"))]
+    case = path.parent.name if path.parent.parent == ROOT / "cases" else None
+    for text in [*(block.text for block in blocks(path) if block.kind == "sh"), *inline]:
+        for arguments in commands(text):
+            if arguments[0] not in cli.verbs():
+                continue
+            try:
+                check(arguments, case)
+            except ValueError as error:
+                pytest.fail(f"{' '.join(arguments)}: {error}")
 
 
 WITH_PYTHON = [path for path in READMES if any(block.kind == "python" for block in blocks(path))]
