@@ -1,1 +1,1 @@
-"""Between the mesh and the tensors: transfer, data generation, learned guesses."""
+"""Between the mesh and the tensors: transfer, evaluation of an operator, residuals and norms."""

@@ -1,7 +1,8 @@
 """The norm in which the error of a field is estimated, at the present solution of a problem.
 
-A problem with an energy has the norm of its Jacobian K, ``|v|^2 = v.Kv``. Without one K may be neither symmetric nor definite; there the norm is
-the H1 seminorm of the case's outputs, for Navier-Stokes the root of what viscosity takes from the velocity, but for a factor.
+A problem with an energy has the norm of its Jacobian K, ``|v|^2 = v.Kv``. Without one K may be neither symmetric nor
+definite; there the norm is the H1 seminorm of the case's outputs, for Navier-Stokes the square root of the viscous
+dissipation, but for a factor.
 """
 
 from __future__ import annotations

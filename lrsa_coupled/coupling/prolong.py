@@ -17,8 +17,8 @@ class VertexProlongation:
     """Evaluation at the vertices, then Hermite interpolation with recovered gradients; simplices with straight edges.
 
     With barycentric coordinates l_a and vertex gradients g_a a point of a cell gets
-    ``sum_a l_a u_a + 1/2 sum_{a<b} l_a l_b (g_a - g_b) . (x_b - x_a)``, which is exact for quadratic u. A vertex gradient is the mean of
-    the constant gradients of the cells around it, weighted by the inverse of their volume.
+    ``sum_a l_a u_a + 1/2 sum_{a<b} l_a l_b (g_a - g_b) . (x_b - x_a)``, which is exact for quadratic u. A vertex
+    gradient is the mean of the constant gradients of the cells around it, weighted by the inverse of their volume.
 
     Attributes:
         vertices: Owned nodes that are vertices, ``(num_owned_vertices,)``, ascending.
@@ -44,7 +44,8 @@ class VertexProlongation:
             values: ``(num_owned, K)``; only the rows ``vertices`` are read.
 
         Returns:
-            Values at all owned nodes ``(num_owned, K)``, and the size ``(num_owned,)`` of their quadratic part, an indicator of the error.
+            Values at all owned nodes ``(num_owned, K)``, and the size ``(num_owned,)`` of their quadratic part, an
+            indicator of the error.
         """
         nodes, num_values = self.nodes, values.shape[1]
         local = self._vector(num_values)

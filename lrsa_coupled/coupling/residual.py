@@ -1,8 +1,8 @@
-"""The true residual of a problem, the measure every strategy must meet."""
+"""The true residual of a problem: every method must meet the same tolerance of it."""
 
 from __future__ import annotations
 
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from petsc4py import PETSc
 
@@ -38,9 +38,10 @@ def residual_norm(problem: Problem) -> float:
 
 
 def reference_norm(problem: Unknown) -> float:
-    """Return the residual norm of the zero start, the scale of ``Case.rtol``: PETSc's own scale of ``-snes_rtol`` from zero.
+    """Return the residual norm at zero, the scale of ``Case.rtol``: PETSc's own scale of ``-snes_rtol`` from zero.
 
-    Dirichlet rows count with the prescribed values. It is 1 for what has no residual form, modes and corrections. Collective; leaves zeros in the solution.
+    Dirichlet rows count with the prescribed values. It is 1 for what has no residual form: modes and corrections.
+    Collective; leaves zeros in the solution.
     """
     problem.solution.x.array[:] = 0.0
     return residual_norm(problem) if isinstance(problem, Problem) else 1.0

@@ -8,7 +8,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 import ufl
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpace, functionspace
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
@@ -20,19 +20,20 @@ from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training.checkpoint import ModelCard
 
 Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""A nodal input: a function, a UFL expression, or values ``(components, num_points)`` of the points ``(3, num_points)``."""
+"""A nodal input: a function, a UFL expression, or values ``(components, num_points)`` at points ``(3, num_points)``."""
 
 Scalar = float | Constant | Callable[[], float]
 
 
 @final
 class Script(Described):
-    """What an operator sees when its inputs and scalars are objects of a script; their values at the moment of a solve count.
+    """Inputs and scalars that are objects of a script, as an operator sees them; their values at a solve count.
 
     Args:
         name: Name of the family of problems.
         inputs: The nodal inputs, in the order of the operator, and where each is found.
-        scalars: The scalars likewise; a ``Constant`` of several components counts as as many scalars ``name_0``, ``name_1``, ...
+        scalars: The scalars, in the same way; a ``Constant`` of several components counts as scalars ``name_0``,
+            ``name_1``, ...
         outputs: Fields of the solution.
         node_space: Where the nodes are.
 
@@ -40,8 +41,8 @@ class Script(Described):
         ValueError: If an input has not as many components as its field, or a scalar is not a number.
     """
 
-    def __init__(self, name: str, inputs: Mapping[Field, Input], scalars: Mapping[str, Scalar], *, outputs: Sequence[Field],
-                 node_space: FunctionSpace) -> None:  # fmt: skip
+    def __init__(self, name: str, inputs: Mapping[Field, Input], scalars: Mapping[str, Scalar], *,
+                 outputs: Sequence[Field], node_space: FunctionSpace) -> None:  # fmt: skip
         self._num_owned: int = node_space.dofmap.index_map.size_local
         self._inputs = [_at_nodes(field, source, node_space) for field, source in inputs.items()]
         self._scalars = dict(scalars)
@@ -117,7 +118,7 @@ def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T
 
 
 def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the scalars of a script in the order of the operator's; those of a vector are named ``name_0``, ``name_1``, ..."""
+    """Return the scalars of a script in the order of the operator's; a vector's are ``name_0``, ``name_1`` ..."""
     order = {name: place for place, name in enumerate(names)}
     return dict(sorted(scalars.items(), key=lambda item: order.get(item[0], order.get(f"{item[0]}_0", len(names)))))
 

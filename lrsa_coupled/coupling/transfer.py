@@ -1,9 +1,11 @@
 """Between function spaces and arrays at the node set, exactly and without communication but for ghosts.
 
-The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Every field is Lagrange of that
-degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back from the nodes it shares.
+The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Every field is
+Lagrange of that degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back
+from the nodes it shares.
 
-A node space on a mesh of its own (a coarser one, say) comes with the two matrices of the problem that take values there and back.
+A node space on a mesh of its own (a coarser one, say) comes with the two matrices of the problem that map values there
+and back.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import basix
 import numpy as np
 import numpy.typing as npt
 import ufl
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx import la
 from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, functionspace, locate_dofs_topological
 from dolfinx.mesh import exterior_facet_indices
@@ -30,9 +32,9 @@ from lrsa_coupled.schema import Field
 class _FieldMap:
     """Where the degrees of freedom of a field sit.
 
-    ``nodes`` are the local nodes that carry some, ascending, and ``dofs`` their unrolled local numbers in the space of the solution,
-    ``(num_nodes, components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and ``interpolation`` to the nodes of a cell
-    serve a field of lower degree than the nodes.
+    ``nodes`` are the local nodes that carry some, ascending, and ``dofs`` their unrolled local numbers in the space of
+    the solution, ``(num_nodes, components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and
+    ``interpolation`` to the nodes of a cell serve a field of lower degree than the nodes.
     """
 
     nodes: npt.NDArray[np.intp]
@@ -57,12 +59,12 @@ class NodeSet:
         num_owned: Number of nodes owned by this rank.
         coordinates: Coordinates of the owned nodes, then the ghosts ``(num_local, dim)`` [m].
         points: Those of the owned nodes ``(num_owned, dim)`` [m].
-        cells: Nodes of each local cell, ghosts included, ``(num_local_cells, num_cell_nodes)``; the vertices come first.
+        cells: Nodes of each local cell, ghosts included, ``(num_local_cells, num_cell_nodes)``; vertices come first.
         num_cells: Number of cells owned by this rank.
 
     Raises:
-        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree; if it has a mesh of its
-            own without matrices of the right sizes, or together with a solution of several components.
+        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree;
+            if it has a mesh of its own without matrices of the right sizes, or with a solution of several components.
     """
 
     def __init__(self, problem: Unknown, outputs: Sequence[Field]) -> None:
@@ -97,12 +99,12 @@ class NodeSet:
 
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
-        """Positive lumped mass of the owned nodes ``(num_owned,)``, see ``_lumped_mass``. Collective at the first use."""
+        """Positive lumped mass of the owned nodes ``(num_owned,)``. Collective at the first use."""
         return _lumped_mass(self.space, on_simplices=self.on_simplices)
 
     @cached_property
     def boundary(self) -> npt.NDArray[np.uint8]:
-        """1 at the owned nodes on the boundary of their mesh, 0 elsewhere, ``(num_owned,)``. Collective at the first use."""
+        """1 at the owned nodes on the boundary of their mesh, else 0, ``(num_owned,)``. Collective at the first use."""
         mesh, dim = self.space.mesh, self.space.mesh.topology.dim
         mesh.topology.create_connectivity(dim - 1, dim)
         dofs = locate_dofs_topological(self.space, dim - 1, exterior_facet_indices(mesh.topology))
@@ -112,7 +114,7 @@ class NodeSet:
 
     @cached_property
     def constrained(self) -> npt.NDArray[np.bool_]:
-        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``. Collective at the first use on a mesh of its own."""
+        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``. Collective at the first use."""
         fixed = np.zeros(self._num_dofs, dtype=np.bool_)
         for bc in self._bcs:
             fixed[bc.dof_indices()[0]] = True
@@ -121,7 +123,7 @@ class NodeSet:
     def gather(self, function: Function) -> npt.NDArray[np.float64]:
         """Copy the fields of ``function`` to the owned nodes.
 
-        Collective: for nodes on a mesh of their own; otherwise no, and ghosts of ``function`` must be up to date. Memory: copy.
+        Ghosts of ``function`` must be up to date. Collective: for nodes on a mesh of their own. Memory: copy.
 
         Returns:
             Values of the fields side by side ``(num_owned, K)``, float64, in local order of the nodes.
@@ -129,11 +131,11 @@ class NodeSet:
         return self._gather_array(function.x.array)[: self.num_owned]
 
     def scatter(self, values: npt.NDArray[np.float64], function: Function) -> None:
-        """Copy values at the owned nodes into the fields of ``function``, ghosts included; other fields keep theirs. Collective.
+        """Copy values at the owned nodes into the fields of ``function``, ghosts included. Collective.
 
         Args:
             values: ``(num_owned, K)``, finite or not; nothing is checked but the shape.
-            function: Function on the space of the solution, changed in place.
+            function: Function on the space of the solution, changed in place; other fields keep their values.
 
         Raises:
             ValueError: If ``values`` has another shape.
@@ -154,7 +156,10 @@ class NodeSet:
         function.x.scatter_forward()
 
     def dirichlet_values(self) -> npt.NDArray[np.float64]:
-        """Return the Dirichlet values at the owned nodes, of meaning where ``constrained``, ``(num_owned, K)``. Collective as ``gather`` is."""
+        """Return the Dirichlet values at the owned nodes ``(num_owned, K)``, valid where ``constrained``.
+
+        Collective: for nodes on a mesh of their own.
+        """
         fixed = np.zeros(self._num_dofs)
         for bc in self._bcs:
             bc.set(fixed)
@@ -185,7 +190,7 @@ def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpa
     for index in path:
         if index >= part.num_sub_spaces:
             raise ValueError(
-                f"field '{name}' is part {tuple(path)} of the solution, whose space {space.ufl_element()} has no such part"
+                f"field '{name}': the space {space.ufl_element()} of the solution has no part {tuple(path)}"
             )
         part = part.sub(index)
     return part
@@ -210,19 +215,17 @@ def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PE
     if nodes.mesh is problem.mesh:
         return None
     if problem.to_nodes is None or problem.from_nodes is None:
-        raise ValueError(
-            "a node space on a mesh of its own needs the matrices to_nodes and from_nodes of the problem, got none"
-        )
+        raise ValueError("a node space on a mesh of its own needs the matrices to_nodes and from_nodes, got none")
     if solution.dofmap.bs != 1 or _lagrange(solution) is None or [f.components for f in outputs] != [1]:
         raise ValueError(
-            f"a node space on a mesh of its own needs a scalar solution that is the only output, got {solution.ufl_element()}"
+            "a node space on a mesh of its own needs a scalar solution that is the only output, "
+            f"got {solution.ufl_element()}"
         )
     num_nodes, num_dofs = (space.dofmap.index_map.size_local for space in (nodes, solution))
-    sizes = (problem.to_nodes.getLocalSize(), problem.from_nodes.getLocalSize())
-    if sizes != ((num_nodes, num_dofs), (num_dofs, num_nodes)):
-        raise ValueError(
-            f"to_nodes and from_nodes must have local sizes {(num_nodes, num_dofs)} and {(num_dofs, num_nodes)}, got {sizes}"
-        )
+    sizes = [problem.to_nodes.getLocalSize(), problem.from_nodes.getLocalSize()]
+    expected = [(num_nodes, num_dofs), (num_dofs, num_nodes)]
+    if sizes != expected:
+        raise ValueError(f"to_nodes and from_nodes must have local sizes {expected}, got {sizes}")
     return problem.to_nodes, problem.from_nodes
 
 
@@ -262,16 +265,13 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) ->
 def _interpolation(
     element: basix.finite_element.FiniteElement, node_element: basix.finite_element.FiniteElement
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """Return the interpolation from the field's nodes of a cell to its nodes, and the node at which each of the field's sits."""
+    """Return the interpolation from the field's nodes of a cell to its nodes, and the node at each of the field's."""
     interpolation = basix.compute_interpolation_operator(element, node_element)
     whole = np.round(interpolation)
-    interpolation = np.where(
-        np.abs(interpolation - whole) < 1e-12, whole, interpolation
-    )  # a shared node has its value to the last bit
-    shared = np.array(
-        [np.flatnonzero((column == 1.0) & (np.abs(interpolation).sum(1) == 1.0))[0] for column in interpolation.T]
-    )
-    return interpolation, shared
+    # A shared node has its value to the last bit.
+    interpolation = np.where(np.abs(interpolation - whole) < 1e-12, whole, interpolation)
+    is_shared = np.abs(interpolation).sum(1) == 1.0
+    return interpolation, np.array([np.flatnonzero((column == 1.0) & is_shared)[0] for column in interpolation.T])
 
 
 def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None:
@@ -289,9 +289,12 @@ def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) 
 
 
 def _lumped_mass(space: FunctionSpace, *, on_simplices: bool) -> npt.NDArray[np.float64]:
-    """Share out each cell's volume to its nodes as the diagonal of the mass matrix does (Hinton, Rock & Zienkiewicz, 1976). Collective."""
+    """Distribute each cell's volume to its nodes in proportion to the diagonal of the mass matrix. Collective.
+
+    Source: Hinton, Rock & Zienkiewicz (1976).
+    """
     mesh, element = space.mesh, _lagrange(space)
-    if element.degree == 1 and on_simplices:  # the integrals of the basis functions: the same, sooner
+    if element.degree == 1 and on_simplices:  # the integrals of the basis functions: the same, and faster
         mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx))
         mass.scatter_reverse(la.InsertMode.add)
         return mass.array[: space.dofmap.index_map.size_local].copy()
@@ -302,8 +305,7 @@ def _lumped_mass(space: FunctionSpace, *, on_simplices: bool) -> npt.NDArray[np.
     num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
     mass = la.vector(space.dofmap.index_map)
     share = volumes[constants.dofmap.list[:num_cells]] * (diagonal / diagonal.sum())
-    mass.array[:] = np.bincount(
-        space.dofmap.list[:num_cells].ravel(), weights=share.ravel(), minlength=len(mass.array)
-    )  # np.add.at: five times slower
+    dofs = space.dofmap.list[:num_cells].ravel()
+    mass.array[:] = np.bincount(dofs, weights=share.ravel(), minlength=len(mass.array))  # five times np.add.at
     mass.scatter_reverse(la.InsertMode.add)
     return mass.array[: space.dofmap.index_map.size_local].copy()
