@@ -15,7 +15,7 @@ _MODULES = {
     "Continuation": "interfaces",
     "Features": "interfaces",
     "Field": "schema",
-    "Gate": "guess.gate",
+    "Gate": "guess.policy",
     "LearnedGuess": "guess.learned",
     "Problem": "interfaces",
     "Schema": "schema",
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.certify.surrogate import Surrogate as Surrogate
     from lrsa_coupled.generation.collect import Collector as Collector
     from lrsa_coupled.guess.attach import attach as attach
-    from lrsa_coupled.guess.gate import Gate as Gate
+    from lrsa_coupled.guess.policy import Gate as Gate
     from lrsa_coupled.guess.learned import LearnedGuess as LearnedGuess
     from lrsa_coupled.interfaces import (
         Case as Case,

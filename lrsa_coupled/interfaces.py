@@ -14,9 +14,10 @@ from lrsa_coupled.schema import Field, Schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mpi4py import MPI
     from dolfinx.fem import DirichletBC, Form, Function, FunctionSpace
     from dolfinx.mesh import Mesh
-    from mpi4py import MPI
     from petsc4py import PETSc
 
 
@@ -154,6 +155,40 @@ class SolveResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     used_fallback: bool = False
     linear_iterations: int = 0
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What became of an initial guess.
+
+    Args:
+        accepted: Whether it is in the unknown.
+        reason: Why not, empty when accepted.
+        seconds: Wall time of ``transfer`` and ``inference`` [s].
+    """
+
+    accepted: bool = True
+    reason: str = ""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class InitialGuess(ABC):
+    """Puts values into the unknown of a problem, from which a solver starts.
+
+    Attributes:
+        name: Its name in records and reports.
+        tested: Whether a policy may test it before a solve: a prediction can be anything.
+    """
+
+    name: str
+    tested: bool = True
+
+    @abstractmethod
+    def put(self, problem: Any) -> Guess:
+        """Write the guess, exact Dirichlet values included, into ``problem.solution``; a refused one may leave any values. Collective."""
+
+    def prepare(self, problem: Any) -> None:
+        """Set up what depends on meshes and forms alone; benchmarks do not time it. Collective."""
 
 
 class Solver(ABC):

@@ -9,8 +9,6 @@ Source: Hairer & Wanner (1996), Solving Ordinary Differential Equations II, chap
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -18,11 +16,10 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 import ufl
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx import fem
-from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 
-from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.interfaces import Problem
 
 Array = npt.NDArray[np.float64]
 Rate = Callable[[ufl.core.expr.Expr, ufl.core.expr.Expr, fem.Constant], ufl.Form]
@@ -207,40 +204,6 @@ class TimeStepper:
             self.base.x.array[:] = self.extrapolated("linear")
             for bc in self.evolution.bcs:
                 bc.set(self.base.x.array)
-
-
-@final
-class StartedSolver(SequenceSolver):
-    """A Newton solver whose every solve begins by putting a start into the solution; values in it are dropped.
-
-    Args:
-        put: Puts the start of a problem into its solution.
-        newton: Solves from there.
-    """
-
-    def __init__(self, put: Callable[[Problem], None], newton: NewtonSolver) -> None:
-        self.put, self.newton = put, newton
-        self.problem = newton.problem
-
-    def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem of a sequence. Collective."""
-        self.problem = problem
-        self.newton.update(problem, atol)
-
-    def solve(self) -> SolveResult:
-        """Start and solve. Collective."""
-        started = time.perf_counter()
-        self.put(self.problem)
-        result = self.newton.solve()
-        return dataclasses.replace(result, seconds={"solve": time.perf_counter() - started})
-
-    def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.monitor``."""
-        self.newton.monitor(check)
-
-    def destroy(self) -> None:
-        """Free the Newton solver. Collective."""
-        self.newton.destroy()
 
 
 def _dofs(bc: Any) -> npt.NDArray[np.int32]:

@@ -14,6 +14,12 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from dolfinx.mesh import Mesh, create_unit_square
+
+from lrsa_coupled.cases.convection.features import Defect, Flow, Nodes
+from lrsa_coupled.cases.convection.stirring import ConvectionParameters, draw_trajectory
+from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -27,10 +33,7 @@ from lrsa_coupled.interfaces import (
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
-from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, StartedSolver, TimeStepper
-
-from lrsa_coupled.cases.convection.features import Defect, Flow, Nodes
-from lrsa_coupled.cases.convection.stirring import ConvectionParameters, draw_trajectory
+from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, TimeStepper
 
 DIFFUSIVITY, GROWTH = 0.01, 1.0
 """Thermal diffusivity at zero temperature [L U], and how it grows: by the factor 1 + GROWTH (u / T)^2."""
@@ -48,7 +51,8 @@ KEEP = 0.1
 @dataclass(frozen=True)
 class ConvectionOptions:
     """``time_step`` of all trajectories, 0: log-uniform in [0.03, 0.3]; frequencies of the flow are uniform in ``slowest`` to ``fastest``;
-    ``steps`` make a trajectory. The operator sees ``model_cells`` cells a side at most."""
+    ``steps`` make a trajectory. The operator sees ``model_cells`` cells a side at most.
+    """
 
     time_step: float = 0.0
     slowest: float = 1.0
@@ -172,19 +176,22 @@ class ConvectionCase(Case[ConvectionProblem]):
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """Extrapolations, and the first of them with PETSc's guesses for the linear systems."""
-        return {name: partial(self._started, name) for name in (*self.extrapolations, *KSP_GUESSES)}
+        return {name: partial(self._extrapolating, name) for name in (*self.extrapolations, *KSP_GUESSES)}
 
     def _sequence(self, problem: Problem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
         """The solver of a strategy with its matrices; factors are kept near the solution alone, and no subspace is recycled."""
-        return self._started(method, problem, atol)
+        return self._extrapolating(method, problem, atol)
 
-    def _started(self, name: str, problem: Problem, atol: float) -> StartedSolver:
+    def _extrapolating(self, name: str, problem: Problem, atol: float) -> GuardedSolver:
+        """Return the solver of steps that begin with an extrapolation, the first one for PETSc's guesses inside."""
         if name in self.extrapolations:
-            return StartedSolver(partial(_put, name), self.solver(problem, atol))
-        newton = NewtonSolver(
-            problem, atol, prefix=f"convection_{name}_", options={**KRYLOV, **KSP_GUESSES[name]}, keep_below=KEEP
-        )
-        return StartedSolver(partial(_put, self.extrapolations[0]), newton)
+            newton = self.solver(problem, atol)
+        else:
+            options = {**KRYLOV, **KSP_GUESSES[name]}
+            newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options=options, keep_below=KEEP)
+            name = self.extrapolations[0]
+        guess = ExtrapolatedGuess(name, self.trajectory.extrapolate)
+        return GuardedSolver([], step_target(newton, problem, atol, guess), Always())
 
     def _settled(self, problem: Problem) -> bool:
         """Tell whether the solution solves its step to the tolerance of the case. Collective."""
@@ -204,7 +211,7 @@ class ConvectionCase(Case[ConvectionProblem]):
         solver = None
         for step in range(parameters.step):
             atol = self.rtol * _residual_norm(problem)
-            solver = solver or self._started(self.extrapolations[0], problem, atol)
+            solver = solver or self._extrapolating(self.extrapolations[0], problem, atol)
             solver.update(problem, atol)
             result = solver.solve()
             if not result.converged:
@@ -247,10 +254,6 @@ def transport(
     return (
         ufl.inner(velocity, ufl.grad(u)) * v + conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v
     ) * ufl.dx
-
-
-def _put(name: str, problem: ConvectionProblem) -> None:
-    problem.stepper.put(name)
 
 
 def _residual_norm(problem: Problem) -> float:

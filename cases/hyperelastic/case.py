@@ -14,18 +14,21 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
-from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
-from lrsa_coupled.schema import Field, Schema, Symmetry
-from lrsa_coupled.meshing import gmsh_mesh
 from petsc4py import PETSc
+
+from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseModelGuess
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
+from lrsa_coupled.meshing import gmsh_mesh
+from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.petsc import MUMPS, rigid_body_modes
 from lrsa_coupled.solvers.relaxed import RelaxedSolver, Stage
-
-from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseStart
 
 Array = npt.NDArray[np.float64]
 
@@ -225,11 +228,15 @@ class HyperelasticCase(Case[Problem]):
         """Newton from the displacement of the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
         loose, tight = partial(_stepped, LOOSE), partial(_stepped, TIGHT)
         return {
-            "coarse-model": partial(CoarseStart, self, self.coarse_displacement, loose),
+            "coarse-model": self._from_coarse_model,
             "load-steps-loose": loose,
             "load-steps-tight": tight,
             "zero": newton,
         }
+
+    def _from_coarse_model(self, problem: Problem, atol: float) -> Solver:
+        guess = CoarseModelGuess(self.schema.outputs, self.coarse_displacement)
+        return GuardedSolver([guess], CaseTarget(self, problem, atol, method="load-steps-loose"), Always())
 
     @property
     def interpolation(self) -> Callable[[Problem, Problem], PETSc.Mat]:

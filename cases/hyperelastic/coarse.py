@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
+from mpi4py import MPI
 from dolfinx.mesh import CellType, Mesh, create_box
+
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolverFactory, SolveResult
-from mpi4py import MPI
+from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, Solver
+from lrsa_coupled.schema import Field
 
 Array = npt.NDArray[np.float64]
 
@@ -62,49 +63,22 @@ class CoarseModel:
 
 
 @final
-class CoarseStart(Solver):
-    """Newton's method from a displacement at the nodes, made when the solve begins; another solver where that fails.
+class CoarseModelGuess(InitialGuess):
+    """A displacement of the coarse model.
 
     Args:
-        case: The case.
-        displacement: Makes the start of a problem, at the owned nodes ``(N, 3)``.
-        otherwise: Makes the other solver, which starts cold.
-        problem: Problem to solve.
-        atol: Absolute tolerance of the residual norm.
+        outputs: The displacement as a field.
+        displacement: Returns that of a problem at the owned nodes ``(N, 3)``.
     """
 
-    def __init__(
-        self,
-        case: Case,
-        displacement: Callable[[Problem], Array],
-        otherwise: SolverFactory,
-        problem: Problem,
-        atol: float,
-    ) -> None:
-        self.case, self.displacement, self.otherwise, self.problem, self.atol = (
-            case,
-            displacement,
-            otherwise,
-            problem,
-            atol,
-        )
+    name = "coarse-model"
 
-    def solve(self) -> SolveResult:
-        """Solve; ``transfer`` is the time for the start. Collective."""
+    def __init__(self, outputs: Sequence[Field], displacement: Callable[[Problem], Array]) -> None:
+        self.outputs, self.displacement = outputs, displacement
+
+    def put(self, problem: Problem) -> Guess:
+        """Solve the coarse model and put its displacement into the solution. Collective."""
         started = time.perf_counter()
-        NodeSet(self.problem, self.case.schema.outputs).scatter(self.displacement(self.problem), self.problem.solution)
-        set_dirichlet(self.problem)
-        reached = time.perf_counter() - started
-        iterations = 0
-        for make in (self.case.solver, self.otherwise):
-            solver = make(self.problem, self.atol)
-            result = solver.solve()
-            solver.destroy()
-            iterations += result.iterations
-            if result.converged:
-                break
-        seconds = {"transfer": reached, "inference": 0.0, "solve": time.perf_counter() - started - reached}
-        return dataclasses.replace(result, iterations=iterations, seconds=seconds)
-
-    def destroy(self) -> None:
-        """Nothing is kept."""
+        NodeSet(problem, self.outputs).scatter(self.displacement(problem), problem.solution)
+        set_dirichlet(problem)
+        return Guess(seconds={"transfer": time.perf_counter() - started, "inference": 0.0})

@@ -48,15 +48,15 @@ from lrsa_coupled.bench.strategies import (
     rivals,
 )
 from lrsa_coupled.config import Config, ProblemConfig
-from lrsa_coupled.guess import gated
-from lrsa_coupled.guess.gate import Gate
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.learned import LEARNED as LEARNED_GUESS
+from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
-from lrsa_coupled.schema import Field
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.schema import Field
 
 SLACK = 1e-6
 """Share by which rounding may lift the reassembled residual above the tolerance."""
@@ -102,8 +102,8 @@ def bench(
     with collective_errors(comm):
         strategies += [nearest_strategy(case, config.problem.test_seed, data)] if data else []
         guess = load_guess(case, config, model)
-        gate = Gate(config.guess, [gated.LEARNED])
-        warming = Gate(dataclasses.replace(config.guess, record=None), [gated.LEARNED])
+        gate = Adaptive(config.guess, [LEARNED_GUESS])
+        warming = Adaptive(dataclasses.replace(config.guess, record=None), [LEARNED_GUESS])
     strategies.append(learned_strategy(case, guess))
     measure = partial(_measure_sample, case, comm=comm, settings=config.problem)
     measure(
@@ -118,7 +118,7 @@ def bench(
         if index == 0 and case.dim == 2:
             example = _example(case.schema.outputs[0], sample, comm)
     gating = {"summary": gate.summary(), "decisions": [vars(decision) for decision in gate.decisions]}
-    measured = {"cost": cost_of(guess.card), "gate": gating, "strategies": _by_strategy(strategies, samples)}
+    measured = {"cost": cost_of(guess.predictor.card), "gate": gating, "strategies": _by_strategy(strategies, samples)}
     ledger = measured_on(case, config, comm) | measured
     return BenchRun(ledger, example)
 
@@ -133,11 +133,10 @@ def _measure_sample(
     atol = (settings.rtol or case.rtol) * reference_norm(problem)
     records, starts, truth = [], {}, None
     for strategy in strategies:
-        if strategy.prepare is not None:
-            strategy.prepare(problem)
-        if strategy.put_start is not None:
+        if strategy.guess is not None:
+            strategy.guess.prepare(problem)
             _clear(problem)
-            if strategy.put_start(problem):
+            if strategy.guess.put(problem).accepted:
                 starts[strategy.name] = nodes.gather(problem.solution)
         record = _measure(strategy, problem, atol, repeats=repeats)
         records.append({"index": index, "unknowns": _num_unknowns(problem), **record})

@@ -156,8 +156,8 @@ def _solve(
 def _predicted(case: Case, pencil: Pencil, guess: LearnedGuess) -> Block:
     nodes, comm = NodeSet(pencil, case.schema.outputs), pencil.mesh.comm
     fixed = nodes.constrained.any(axis=1)
-    grid = BackgroundGrid(nodes.points, nodes.mass, guess.card.resolution, comm=comm, fixed=fixed)
-    basis = GridBasis(guess, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))
+    grid = BackgroundGrid(nodes.points, nodes.mass, guess.predictor.card.resolution, comm=comm, fixed=fixed)
+    basis = GridBasis(guess.predictor, grid, case.features(pencil), fixed=fixed, comm=comm).rows(slice(None))
     stiffness = assemble_matrix(pencil.stiffness)
     stiffness.assemble()
     stiffness.zeroRowsColumns((np.flatnonzero(fixed) + stiffness.getOwnershipRange()[0]).astype(PETSc.IntType))

@@ -17,20 +17,22 @@ from typing import Any
 
 import numpy as np
 import torch
-from mpi4py import MPI
 from torch import Tensor, nn
+from mpi4py import MPI
 
 from lrsa_coupled.bench.ledger import SLACK, measured_on
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
-from lrsa_coupled.guess.gate import Gate
-from lrsa_coupled.guess.gated import LEARNED, GatedSolver, Start, learned_start
-from lrsa_coupled.guess.learned import LearnedGuess, Prediction
-from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.learned import LEARNED, LearnedGuess
+from lrsa_coupled.guess.policy import Adaptive
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training import checkpoint
@@ -86,9 +88,9 @@ def bench_gate(
         )
     starts = _starts(case, guess, config)
     for path, stranger in zip(others, strangers, strict=True):
-        starts[f"{DISTRIBUTION}: {path}"] = learned_start(case, stranger, config.guess.max_distance)
+        starts[f"{DISTRIBUTION}: {path}"] = stranger.bind(case, max_distance=config.guess.max_distance)
     policy = dataclasses.replace(config.guess, record=None)  # each way has a record of its own
-    gates = {name: Gate(policy, [LEARNED]) for name in starts}
+    gates = {name: Adaptive(policy, [LEARNED]) for name in starts}
     seconds: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in starts}
     for index in progress(range(-1, settings.samples), description=f"gate {case.name}"):
         number = (
@@ -97,9 +99,9 @@ def bench_gate(
         parameters = sample_parameters(case, config.problem.test_seed, number)
         problem = case.problem(case.mesh(comm, parameters, config.problem.resolution or case.resolution), parameters)
         atol = (config.problem.rtol or case.rtol) * reference_norm(problem)
-        starts[ANOTHER].set_up(problem)
+        starts[ANOTHER].prepare(problem)
         for name, start in starts.items():
-            gate = gates[name] if index >= 0 else Gate(policy, [LEARNED])
+            gate = gates[name] if index >= 0 else Adaptive(policy, [LEARNED])
             found = _measure(case, problem, atol, gate=gate, start=start)
             if index >= 0:
                 seconds[name].append(found)
@@ -129,41 +131,51 @@ def gate_table(ledger: Mapping[str, Any]) -> str:
     )
 
 
-def _starts(case: Case, guess: LearnedGuess, config: Config) -> dict[str, Start]:
-    far = config.guess.max_distance
-    starts = {name: learned_start(case, _changed(guess, change), far) for name, change in CHANGES.items()}
+def _starts(case: Case, guess: LearnedGuess, config: Config) -> dict[str, InitialGuess]:
+    operator = guess.predictor
+
+    def learned(model: nn.Module) -> LearnedGuess:
+        predictor = Predictor(model, operator.card, operator.settings)
+        return LearnedGuess(predictor, case, max_distance=config.guess.max_distance)
+
+    starts: dict[str, InitialGuess] = {
+        name: learned(_Changed(operator.model, change)) for name, change in CHANGES.items()
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.problem.test_seed)
-        fresh = checkpoint.make_model(guess.card.operator, guess.card.schema)
-    fresh.normaliser.load_state_dict(guess.model.normaliser.state_dict())
-    starts[RANDOM] = learned_start(case, LearnedGuess(fresh.eval(), guess.card, guess.settings), far)
-    return starts | {ANOTHER: _Another(case, guess, config.problem.test_seed)}
+        fresh = checkpoint.make_model(operator.card.operator, operator.card.schema)
+    fresh.normaliser.load_state_dict(operator.model.normaliser.state_dict())
+    return starts | {RANDOM: learned(fresh.eval()), ANOTHER: _Another(case, operator, config.problem.test_seed)}
 
 
-def _changed(guess: LearnedGuess, change: Callable[[Tensor], Tensor]) -> LearnedGuess:
-    return LearnedGuess(_Changed(guess.model, change), guess.card, guess.settings)
-
-
-class _Another:
+class _Another(InitialGuess):
     """The prediction for another problem on the mesh of the sample; that problem is set up outside the timing."""
 
-    def __init__(self, case: Case, guess: LearnedGuess, seed: int) -> None:
-        self.case, self.guess = case, guess
+    name = LEARNED
+
+    def __init__(self, case: Case, predictor: Predictor, seed: int) -> None:
+        self.case, self.predictor = case, predictor
         self.parameters = sample_parameters(case, seed + 1, 0)
         self.other: Problem | None = None
 
-    def set_up(self, problem: Problem) -> None:
+    def prepare(self, problem: Problem) -> None:
         self.other = self.case.problem(problem.mesh, self.parameters)
 
-    def __call__(self, problem: Problem) -> Prediction:
-        prediction = self.guess.start(self.case, self.other)
+    def put(self, problem: Problem) -> Guess:
+        started = time.perf_counter()
+        nodes = NodeSet(problem, self.case.schema.outputs)
+        prediction = self.predictor.predict(self.case, self.other, nodes)
         if prediction.accepted:
-            NodeSet(problem, self.case.schema.outputs).scatter(prediction.values, problem.solution)
+            nodes.scatter(prediction.values, problem.solution)
             set_dirichlet(problem)
-        return prediction
+        transfer = time.perf_counter() - started - prediction.inference
+        seconds = {"transfer": transfer, "inference": prediction.inference}
+        return Guess(prediction.accepted, prediction.reason, seconds)
 
 
-def _measure(case: Case, problem: Problem, atol: float, *, gate: Gate, start: Start) -> tuple[float, float, bool]:
+def _measure(
+    case: Case, problem: Problem, atol: float, *, gate: Adaptive, start: InitialGuess
+) -> tuple[float, float, bool]:
     """Return the time of a classical solve, that of a gated one, and whether the latter has met the tolerance. Collective."""
     classical = case.default_solver
     around = []
@@ -172,7 +184,7 @@ def _measure(case: Case, problem: Problem, atol: float, *, gate: Gate, start: St
         problem.mesh.comm.Barrier()
         started = time.perf_counter()
         if turn == "gated":
-            solver = GatedSolver(case, gate, {LEARNED: start}, problem=problem, atol=atol)
+            solver = GuardedSolver([start], CaseTarget(case, problem, atol), gate)
         else:
             solver = classical(problem, atol)
         result = solver.solve()
@@ -185,7 +197,7 @@ def _measure(case: Case, problem: Problem, atol: float, *, gate: Gate, start: St
     return float(np.mean(around)), gated, bool(good)
 
 
-def _row(name: str, gate: Gate, seconds: Sequence[tuple[float, float, bool]]) -> dict[str, Any]:
+def _row(name: str, gate: Adaptive, seconds: Sequence[tuple[float, float, bool]]) -> dict[str, Any]:
     classical, gated = (np.array([item[k] for item in seconds]) for k in range(2))
     tries = [decision for decision in gate.decisions if decision.choice == LEARNED]
     outcomes = Counter(decision.outcome.split(":")[0] for decision in tries)

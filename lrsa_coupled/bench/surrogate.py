@@ -32,13 +32,13 @@ from petsc4py import PETSc
 from lrsa_coupled.bench.effectivity import TARGETS
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.strategies import load_guess
-from lrsa_coupled.config import Config
 from lrsa_coupled.certify.certify import Certified, certify
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.coupling.norms import jacobian, make_norm, set_solution, solution_vector
-from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.coupling.residual import reference_norm, residual_vector
 from lrsa_coupled.certify.surrogate import Surrogate
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.norms import jacobian, make_norm, set_solution, solution_vector
+from lrsa_coupled.coupling.residual import reference_norm, residual_vector
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
@@ -91,7 +91,7 @@ def _measure(
         difference.axpy(-1.0, truth)
         return norm.of(difference) / scale
 
-    accepted = guess.start(case, problem).accepted
+    accepted = guess.put(problem).accepted
     record: dict[str, Any] = {
         "unknowns": truth.getSize(),
         "norm": norm.name,

@@ -21,7 +21,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -30,18 +31,18 @@ from mpi4py import MPI
 
 from lrsa_coupled.bench.breakeven import compared, cost_of, note_of, rows_of
 from lrsa_coupled.bench.ledger import SLACK, measured_on
-from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.bench.steps import ClassicalStep, GatedStep, LearnedStep, Step
+from lrsa_coupled.bench.steps import extrapolations, step_solver
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
-from lrsa_coupled.guess import gated
-from lrsa_coupled.guess.gate import Gate
-from lrsa_coupled.guess.gated import slowest
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.guarded import slowest
+from lrsa_coupled.guess.learned import LEARNED as LEARNED_GUESS
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import Adaptive, Always
 from lrsa_coupled.interfaces import Case, Problem, Reuse, SequenceSolver, SolveResult
 from lrsa_coupled.logs import progress
 
@@ -56,14 +57,15 @@ class _Way:
         case: The case.
         name: Name of the way.
         problem: The first step of a trajectory.
-        strategy: Classical strategy whose solver takes the steps; None for the plain solver.
-        step: Takes a step.
+        make: Makes the solver that takes the steps.
     """
 
-    def __init__(self, case: Case, name: str, problem: Problem, *, strategy: str | None, step: Step) -> None:
+    def __init__(
+        self, case: Case, name: str, problem: Problem, make: Callable[[Problem, float], SequenceSolver]
+    ) -> None:
         self.case, self.name, self.problem = case, name, problem
         self.steps: list[dict[str, Any]] = []
-        self._strategy, self._step = strategy, step
+        self._make = make
         self._solver: SequenceSolver | None = None
         self._first_norm = math.nan
         self._lost = False
@@ -88,7 +90,7 @@ class _Way:
         comm.Barrier()
         started = time.perf_counter()
         self._update(atol)
-        result = self._step(problem, self._solver, atol)
+        result = self._solver.solve()
         seconds = slowest(comm, time.perf_counter() - started)
         solved = result.converged and residual_norm(problem) <= (1.0 + SLACK) * atol
         if place[1] > 0:
@@ -107,16 +109,13 @@ class _Way:
         if self._solver is not None:
             self._solver.update(self.problem, atol)
             return
-        if self._strategy is None:
-            self._solver = self.case.solver(self.problem, atol)
-        else:
-            self._solver = self.case.fixed_mesh.sequence(self.problem, atol, method=self._strategy, reuse=Reuse())
+        self._solver = self._make(self.problem, atol)
         self._solver.monitor(self._monitor)
 
     def _monitor(self, iteration: int, norm: float) -> bool:
         if iteration == 0:
             self._first_norm = norm
-        return self._step.monitor(iteration, norm)
+        return False
 
     def _rescue(self, atol: float) -> bool:
         """Solve a step that was not, without counting the time, so that the next one has a state to go on from. Collective."""
@@ -140,15 +139,15 @@ def bench_transient(case: Case, config: Config, comm: MPI.Comm, *, model: Path |
     first = sample_parameters(case, config.problem.test_seed, 0)
     mesh = case.mesh(comm, first, config.problem.resolution or case.resolution)
     problems = [case.problem(mesh, first) for _ in range(len(case.methods()) + (2 if guess else 0))]
-    starts = [gated.LEARNED, *case.trajectory.extrapolations[1:]]
+    starts = [LEARNED_GUESS, *case.trajectory.extrapolations[1:]]
     policy = dataclasses.replace(config.guess, record=None)
-    warming = _ways(case, problems, guess=guess, gate=Gate(policy, starts))
+    warming = _ways(case, problems, guess=guess, gate=Adaptive(policy, starts))
     _integrate(
         warming, config.problem.test_seed, settings.samples, tolerance=TOLERANCES[0], steps=3
     )  # one more, not counted: wakes MUMPS and torch
     entries = []
     for tolerance in TOLERANCES:
-        gate = Gate(policy, starts)
+        gate = Adaptive(policy, starts)
         ways = _ways(case, problems, guess=guess, gate=gate)
         for trajectory in progress(range(settings.samples), description=f"transient {case.name}, {tolerance:g}"):
             _integrate(ways, config.problem.test_seed, trajectory, tolerance=tolerance, steps=case.trajectory.num_steps)
@@ -158,7 +157,7 @@ def bench_transient(case: Case, config: Config, comm: MPI.Comm, *, model: Path |
     return about | {
         "num_steps": case.trajectory.num_steps,
         "trajectories": settings.samples,
-        "cost": cost_of(guess.card) if guess else None,
+        "cost": cost_of(guess.predictor.card) if guess else None,
         "tolerances": entries,
     }
 
@@ -210,21 +209,20 @@ def _break_even(ledger: Mapping[str, Any]) -> list[str]:
     return [f"{align(rows_of(found))}\n{note_of(ledger['cost'])}"]
 
 
-def _ways(case: Case, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Gate) -> list[_Way]:
+def _ways(case: Case, problems: Sequence[Problem], *, guess: LearnedGuess | None, gate: Adaptive) -> list[_Way]:
     names = list(case.methods())
     ways = [
-        _Way(case, name, problem, strategy=name, step=ClassicalStep())
+        _Way(case, name, problem, partial(case.fixed_mesh.sequence, method=name, reuse=Reuse()))
         for name, problem in zip(names, problems, strict=guess is None)
     ]
     if guess is None:
         return ways
     behind_gate, always = problems[-2:]
-    gated_step = GatedStep(case, gate, guess, NodeSet(behind_gate, case.schema.outputs))
-    ways.append(_Way(case, GATED, behind_gate, strategy=None, step=gated_step))
-    ways.append(
-        _Way(case, LEARNED, always, strategy=None, step=LearnedStep(case, guess, NodeSet(always, case.schema.outputs)))
-    )
-    return ways
+    chosen = guess.bind(case, nodes=NodeSet(behind_gate, case.schema.outputs), max_distance=gate.max_distance)
+    make = partial(step_solver, case, guesses=[chosen, *extrapolations(case)[1:]], policy=gate)
+    ways.append(_Way(case, GATED, behind_gate, make))
+    taken = guess.bind(case, nodes=NodeSet(always, case.schema.outputs))
+    return [*ways, _Way(case, LEARNED, always, partial(step_solver, case, guesses=[taken], policy=Always()))]
 
 
 def _integrate(ways: Sequence[_Way], seed: int, trajectory: int, *, tolerance: float, steps: int) -> None:

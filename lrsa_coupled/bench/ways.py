@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from mpi4py import MPI
 from dolfinx.fem import Function
 from dolfinx.fem.petsc import assemble_matrix
@@ -20,10 +19,10 @@ from petsc4py import PETSc
 from lrsa_coupled.bench.breakeven import cost_of
 from lrsa_coupled.bench.strategies import refuse_seen
 from lrsa_coupled.config import Config
-from lrsa_coupled.generation.corrections import CORRECTION
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.norms import set_solution
+from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import residual_norm
+from lrsa_coupled.generation.corrections import CORRECTION
 from lrsa_coupled.interfaces import Case, Pencil, Problem, SolverFactory, Spectrum
 from lrsa_coupled.petsc.describe import describe
 
@@ -255,7 +254,7 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _learned_ways(case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str) -> list[Way]:
-    card = LearnedGuess.load(folder).card
+    card = Predictor.load(folder).card
     if card.schema.name.partition(":")[0] != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.schema.name}'")
     refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")

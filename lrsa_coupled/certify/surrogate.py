@@ -1,7 +1,7 @@
 """The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``certify/certify.py``).
 
-When no estimate of the error comes about, or none small enough, the classical strategy delivers, as after any learned guess that has failed; its field
-is then certified in the same way.
+When no estimate of the error comes about, or none small enough, the default solve delivers, as after any guess that has
+failed; its field is then certified in the same way.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import logging
 from typing import final
 
 from lrsa_coupled.certify.certify import Certified, certify, check_accept
-from lrsa_coupled.guess.fallback import solve_classically
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Problem
 
 logger = logging.getLogger(__name__)
@@ -43,33 +45,34 @@ class Surrogate:
         self.accept = accept
 
     def solve(self) -> Certified:
-        """Predict, estimate and correct; the classical strategy when that fails. Collective.
+        """Predict, estimate and correct; the default solve when that fails. Collective.
 
         Raises:
             ValueError: If the model belongs to another case, on all ranks.
         """
-        prediction = self.guess.start(self.case, self.problem)
-        result = Certified(certified=False, accept=self.accept, reason=prediction.reason)
-        if prediction.accepted:
-            result = certify(
-                self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations
-            )
-        seconds = {**prediction.seconds, **result.seconds}
+        guess = self.guess.bind(self.case).put(self.problem)
+        result = Certified(certified=False, accept=self.accept, reason=guess.reason)
+        if guess.accepted:
+            result = self._certify()
+        seconds = {**guess.seconds, **result.seconds}
         if result.certified:
             return dataclasses.replace(result, seconds=seconds)
-        self.guess.counts.fallbacks += prediction.accepted
-        logger.warning("no certificate (%s); the classical strategy takes over", result.reason)
+        logger.warning("no certificate (%s); the default solve takes over", result.reason)
         atol = self.case.rtol * reference_norm(self.problem)
-        classical = solve_classically(self.case, self.problem, atol, iterations=0, seconds=seconds)
-        result = dataclasses.replace(result, seconds=classical.seconds, advice=ADVICE, fallback=classical)
-        return self._certified_anyway(result) if classical.converged else result
+        default = GuardedSolver([], CaseTarget(self.case, self.problem, atol), Always()).solve()
+        seconds["solve"] = seconds.get("solve", 0.0) + default.seconds["solve"]
+        default = dataclasses.replace(default, seconds=seconds, used_fallback=True)
+        result = dataclasses.replace(result, seconds=seconds, advice=ADVICE, fallback=default)
+        return self._certified_anyway(result) if default.converged else result
+
+    def _certify(self) -> Certified:
+        limit = self.guess.predictor.settings.max_iterations
+        return certify(self.case, self.problem, accept=self.accept, max_linearisations=limit)
 
     def _certified_anyway(self, failed: Certified) -> Certified:
-        """Certify what the classical strategy has delivered; the field stays as it is where that fails. Collective."""
+        """Certify what the default solve has delivered; the field stays as it is where that fails. Collective."""
         field = self.problem.solution.x.array.copy()
-        result = certify(
-            self.case, self.problem, accept=self.accept, max_linearisations=self.guess.settings.max_iterations
-        )
+        result = self._certify()
         seconds = {
             stage: failed.seconds.get(stage, 0.0) + result.seconds.get(stage, 0.0)
             for stage in {**failed.seconds, **result.seconds}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from lrsa_coupled.certify.certify import Certified
     from lrsa_coupled.config import Config
-    from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+    from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
 logger = logging.getLogger(__name__)
 
@@ -106,22 +106,24 @@ def solve(request: Request, comm: MPI.Comm) -> SolveResult:
         OSError: If the folder cannot be written; on all ranks.
     """
     from lrsa_coupled.coupling.residual import reference_norm
-    from lrsa_coupled.guess.guess_solver import GuessSolver
-    from lrsa_coupled.guess.learned import LearnedGuess
+    from lrsa_coupled.guess.guarded import GuardedSolver
+    from lrsa_coupled.guess.learned import LEARNED, LearnedGuess
+    from lrsa_coupled.guess.policy import make_policy
+    from lrsa_coupled.guess.target import CaseTarget
 
     case, methods = request.case, request.case.methods()
     if request.method is not None and request.method not in methods:
         raise ValueError(f"unknown method '{request.method}'{configuration.nearest(request.method, [*methods])}")
     with mpi.collective_errors(comm):
-        guess = None if request.model is None else LearnedGuess.load(request.model, request.config.guess)
+        settings = request.config.guess
+        policy = make_policy(settings, [LEARNED], default="adaptive", guess_first=True)
+        guesses = []
+        if request.model is not None:
+            guesses.append(LearnedGuess.load(request.model, settings).bind(case, max_distance=policy.max_distance))
         _save_config(request, comm)
     problem = _problem(request, comm)
     atol = (request.config.problem.rtol or case.rtol) * reference_norm(problem)
-    solver: Solver
-    if guess is not None:
-        solver = GuessSolver(case, guess, problem, atol)
-    else:
-        solver = methods[request.method or case.default_method](problem, atol)
+    solver = GuardedSolver(guesses, CaseTarget(case, problem, atol, method=request.method), policy)
     result = solver.solve()
     solver.destroy()
     logger.info("residual %.2e, tolerance %.2e", result.residual, atol)

@@ -16,24 +16,20 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.guess.guess_solver import GuessSolver
-from lrsa_coupled.guess.nearest import NearestSample, NearestSolver
-from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
-from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.data import store
 from lrsa_coupled.data.format import DataCard, digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
-from lrsa_coupled.interfaces import Case, SolverFactory
+from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
+from lrsa_coupled.generation.sample_solver import SampleSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
+from lrsa_coupled.guess.policy import make_policy
+from lrsa_coupled.interfaces import Case, InitialGuess
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
 from lrsa_coupled.training.checkpoint import CARD
 
 logger = logging.getLogger(__name__)
-
-
-NEAREST_ITERATIONS = 8
-"""Newton iterations granted to the start from the nearest sample."""
 
 
 @dataclass(frozen=True)
@@ -120,14 +116,16 @@ class _Worker:
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
-        self.solver = SampleSolver(case, config, self.group)
+        bounded = settings.guess in ("nearest", "learned")
+        policy = make_policy(config.guess, [settings.guess], default="always", bounded=bounded)
+        self.solver = SampleSolver(case, config, policy, self.group)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
     def run(self, generation: Generation, stop: StopSignals) -> float:
         """Take chains while there are any and no signal has come; return the time of the slowest group [s]."""
         counter, started = SharedCounter(self.comm), time.perf_counter()
         with collective_errors(self.comm):
-            self._take(generation.chains, self._solver_factory(generation.first), counter=counter, stop=stop)
+            self._take(generation.chains, self._guesses(generation.first), counter=counter, stop=stop)
         counter.free()
         self.busy += self.finished - started
         return self.comm.allreduce(self.finished - started, op=MPI.MAX)
@@ -138,14 +136,14 @@ class _Worker:
         self.group.Free()
 
     def _take(
-        self, chains: tuple[Chain, ...], make_solver: SolverFactory, *, counter: SharedCounter, stop: StopSignals
+        self, chains: tuple[Chain, ...], guesses: list[InitialGuess], *, counter: SharedCounter, stop: StopSignals
     ) -> None:
         before = list(itertools.accumulate((len(chain.missing) for chain in chains), initial=0))
         with progress(description="samples", total=before[-1]) as bar:
             place = self._next(counter)
             while place < len(chains) and not self._stopped(stop):
                 bar.update(before[place] - bar.n)
-                for _ in self._solve(chains[place], make_solver, stop):
+                for _ in self._solve(chains[place], guesses, stop):
                     bar.update()
                 place = self._next(counter)
             self.writer.close()
@@ -153,11 +151,11 @@ class _Worker:
             if not stop.name:
                 bar.update(before[-1] - bar.n)
 
-    def _solve(self, chain: Chain, make_solver: SolverFactory, stop: StopSignals) -> Iterator[int]:
+    def _solve(self, chain: Chain, guesses: list[InitialGuess], stop: StopSignals) -> Iterator[int]:
         """Solve a chain, write the samples that are missing and yield their indices."""
         self.solver.begin()
         for index in chain.indices:
-            record = self.solver.solve(index, make_solver)
+            record = self.solver.solve(index, guesses)
             if record is not None:
                 self.useful += record.seconds
             if index in chain.missing:
@@ -176,22 +174,16 @@ class _Worker:
         """Tell whether a rank of the group has seen a signal, the same on all of them."""
         return self.group.allreduce(bool(stop.name), op=MPI.LOR)
 
-    def _solver_factory(self, first: int) -> SolverFactory:
-        """Return what makes the solvers of a generation whose samples may start from those below ``first``."""
+    def _guesses(self, first: int) -> list[InitialGuess]:
+        """Return the guesses of a generation whose samples may use those below ``first``."""
         case, settings = self.case, self.config.generate
-        classical = case.methods()[settings.method or case.default_method]
-        if settings.guess in ("none", "previous") or (settings.guess == "nearest" and not first):
-            return classical
         if settings.guess == "learned" and settings.model:
-            guess = LearnedGuess.load(Path(settings.model), self.config.guess)
-            guess.check(case)
-            return lambda problem, atol: GuessSolver(case, guess, problem, atol)
-        data = store.DataStore(self.folder)
-        below = [index for index in data.solved if index < first]
-        if not below:
-            return classical
-        nearest = NearestSample(data, below)
-        return lambda problem, atol: NearestSolver(case, nearest, problem, atol=atol, max_iterations=NEAREST_ITERATIONS)
+            return [LearnedGuess.load(settings.model, self.config.guess).bind(case)]
+        if settings.guess == "nearest" and first:
+            data = store.DataStore(self.folder)
+            below = [index for index in data.solved if index < first]
+            return [NearestGuess(case, NearestSample(data, below))] if below else []
+        return []
 
 
 def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:

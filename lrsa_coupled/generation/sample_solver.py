@@ -1,67 +1,65 @@
-"""The solve of one sample after the other by a group of ranks, with what is kept from one to the next."""
+"""The solve of one sample after the other by a group of ranks, with what is reused from one to the next."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import final
 
-import numpy as np
-import numpy.typing as npt
 from mpi4py import MPI
 
 from lrsa_coupled.config import Config
-from lrsa_coupled.guess.fallback import solve_classically
-from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.coupling.residual import reference_norm, set_dirichlet
-from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.data.format import SampleRecord
-from lrsa_coupled.interfaces import (
-    Case,
-    Problem,
-    Reuse,
-    SequenceSolver,
-    Solver,
-    SolverFactory,
-    SolveResult,
-)
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Policy
+from lrsa_coupled.guess.previous import PreviousGuess, ZeroGuess
+from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
+from lrsa_coupled.interfaces import Case, InitialGuess, Problem, Reuse, Solver, SolveResult
 
 
 @final
 class SampleSolver:
-    """Meshes, solves and gathers the samples of chains; ``reuse``, ``recycle`` and ``guess = "previous"`` of the settings act here.
+    """Meshes, solves and gathers the samples of chains; reuse and the previous solution as guess are looked after here.
 
-    A case with a ``fixed_mesh`` has its mesh, spaces and forms made once, whatever the settings. Collective: all methods, over ``comm``.
+    A case on one mesh has its mesh, spaces and forms made once, whatever the settings. Collective: all methods.
 
     Args:
         case: The case.
         config: Says how, in ``config.generate``.
+        policy: Of the guarded solver.
         comm: The ranks that share a sample.
     """
 
-    def __init__(self, case: Case, config: Config, comm: MPI.Comm) -> None:
-        self.case, self.settings, self.comm = case, config.generate, comm
-        self._seed, self._resolution = config.problem.training_seed, config.problem.resolution or case.resolution
-        self._rtol = config.problem.rtol or case.rtol
+    def __init__(self, case: Case, config: Config, policy: Policy, comm: MPI.Comm) -> None:
+        self.case, self.settings, self.policy, self.comm = case, config.generate, policy, comm
+        self._method = self.settings.method or case.default_method
+        given = config.problem
+        self._seed, self._rtol = given.training_seed, given.rtol or case.rtol
+        self._resolution = given.resolution or case.resolution
+        self._previous = PreviousGuess()
         self._problem: Problem | None = None
         self._gatherer: SampleGatherer | None = None
-        self._solver: SequenceSolver | None = None
-        self._previous: npt.NDArray[np.float64] | None = None
+        self._sequence: GuardedSolver | None = None
 
     def begin(self) -> None:
-        """Begin a chain: forget what its samples could take over from those before, so that they depend on the chain alone."""
-        if self._solver is not None:
-            self._solver.destroy()
-        self._solver, self._previous = None, None
+        """Begin a chain: forget what its samples could take from those before, so that they depend on the chain alone."""
+        if self._sequence is not None:
+            self._sequence.destroy()
+        self._sequence = None
+        self._previous.forget()
 
-    def solve(self, index: int, make_solver: SolverFactory) -> SampleRecord | None:
+    def solve(self, index: int, guesses: Sequence[InitialGuess]) -> SampleRecord | None:
         """Sample, mesh and solve; a failure becomes a record with its reason.
 
         Args:
             index: The sample.
-            make_solver: Makes the solver of a sample for which nothing is kept.
+            guesses: Those of a sample for which nothing is reused.
 
         Returns:
             The sample, None above rank 0.
@@ -71,14 +69,12 @@ class SampleSolver:
         text = json.dumps(asdict(parameters))
         try:
             problem = self._set_up(parameters)
-            result = self._solve(problem, make_solver)
+            result = self._solve(problem, guesses)
             seconds = time.perf_counter() - started
             arrays = self._gatherer_of(problem)(problem) if result.converged else None
         except (ImportError, OSError, TypeError, ValueError):
             raise
-        except (
-            Exception
-        ) as error:  # gmsh raises nothing more specific; a sample that cannot be made is recorded, not dropped
+        except Exception as error:  # gmsh raises nothing more specific; the sample is recorded, not dropped
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
             return record if self.comm.rank == 0 else None
@@ -93,35 +89,43 @@ class SampleSolver:
         self._problem = None if self.case.fixed_mesh is None else problem
         return problem
 
-    def _solve(self, problem: Problem, make_solver: SolverFactory) -> SolveResult:
+    def _solve(self, problem: Problem, guesses: Sequence[InitialGuess]) -> SolveResult:
         atol = self._rtol * reference_norm(problem)
-        if self._previous is not None:
-            problem.solution.x.array[:] = self._previous
-            set_dirichlet(problem)
-        solver = self._make(problem, atol, make_solver)
+        if self.settings.reuse != "nothing":
+            solver = self._next(problem, atol)
+        elif self.settings.guess == "previous":
+            given = self.case.methods()[self._method](problem, atol)
+            solver = self._guarded(self._previous, given, problem, atol)
+        else:
+            method = None if guesses else self._method
+            solver = GuardedSolver(guesses, CaseTarget(self.case, problem, atol, method=method), self.policy)
         result = solver.solve()
-        if solver is not self._solver:
+        if solver is not self._sequence:
             solver.destroy()
-        elif not result.converged:
+        elif result.used_fallback:
             self.begin()  # what failed is not built upon
-            result = solve_classically(self.case, problem, atol, iterations=result.iterations, seconds=result.seconds)
-        if self.settings.guess == "previous" and result.converged:
-            self._previous = problem.solution.x.array.copy()
+        if result.converged:
+            self._previous.remember(problem)
         return result
 
-    def _make(self, problem: Problem, atol: float, make_solver: Callable[[Problem, float], Solver]) -> Solver:
-        if self.settings.reuse == "nothing" or self.case.fixed_mesh is None:
-            return make_solver(problem, atol)
-        if self._solver is None:
-            reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
-            method = self.settings.method or self.case.default_method
-            self._solver = self.case.fixed_mesh.sequence(problem, atol, method=method, reuse=reuse)
-        else:
-            self._solver.update(problem, atol)
-        return self._solver
+    def _next(self, problem: Problem, atol: float) -> GuardedSolver:
+        """Return the solver of the chain for its next problem."""
+        if self._sequence is not None:
+            self._sequence.update(problem, atol)
+            return self._sequence
+        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
+        given = self.case.fixed_mesh.sequence(problem, atol, method=self._method, reuse=reuse)
+        guess = self._previous if self.settings.guess == "previous" else ZeroGuess()
+        self._sequence = self._guarded(guess, given, problem, atol)
+        return self._sequence
+
+    def _guarded(self, guess: InitialGuess, solver: Solver, problem: Problem, atol: float) -> GuardedSolver:
+        """Return the solver of a chain: a given one, the default method of the case where it fails."""
+        target = SolverTarget(solver, problem, atol, partial(solve_from_zero, self.case))
+        return GuardedSolver([guess], target, self.policy)
 
     def _gatherer_of(self, problem: Problem) -> SampleGatherer:
-        """Return what gathers the arrays of the problem; for a kept mesh it is made once."""
+        """Return what gathers the arrays of the problem; for a mesh that stays it is made once."""
         if self._gatherer is None or self._gatherer.nodes.space is not problem.node_space:
             self._gatherer = SampleGatherer(self.case, problem)
         return self._gatherer

@@ -1,4 +1,4 @@
-"""Is a start worth solving from? Judged from a few assemblies, before the solve."""
+"""The acceptance test: is a guess worth solving from? Decided from a few assemblies, before the solve."""
 
 from __future__ import annotations
 
@@ -7,70 +7,62 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx.fem import assemble_scalar
 
 from lrsa_coupled.coupling.norms import set_solution, solution_vector
 from lrsa_coupled.coupling.residual import residual_norm, residual_vector, set_dirichlet
 from lrsa_coupled.interfaces import Problem
 
-SHORTER = (0.5, 0.25)
-"""Shares of the way from the cold start to which a start that does not lower the energy is drawn back."""
-
-PROBE = 1e-6
-"""Length of the difference that probes the curvature, relative to the start."""
-
 
 @dataclass(frozen=True)
-class Verdict:
-    """Whether a start may be used, and why.
-
-    Args:
-        accepted: Whether it may.
-        reason: What was found, for people.
-    """
+class Acceptance:
+    """Whether a guess may be used, and what was found, for people."""
 
     accepted: bool
     reason: str
 
 
-def judge(problem: Problem, max_residual: float) -> Verdict:
-    """Compare the start in ``problem.solution`` with the cold one: zeros but for the exact Dirichlet values.
+def accept(problem: Problem, max_residual: float) -> Acceptance:
+    """Compare the guess in ``problem.solution`` with the zero guess: zeros but for the exact Dirichlet values.
 
-    A minimisation problem is judged by its energy, which must be finite and below that of the cold start; a start that is not is drawn back
-    to the shares ``SHORTER`` of itself, and accepted where that helps. The energy must then curve upwards along its gradient: where it does
-    not, a Newton step need not lead down. A problem with a relaxation is judged at its start. Any other problem is judged by the residual norm, Dirichlet
-    rows left out.
+    Of a minimisation problem the energy must be finite and below that of the zero guess. Where it is not, the guess is
+    drawn back to a half and a quarter of the way from the zero guess, and accepted if that helps. The energy must then
+    curve upwards along its gradient: where it does not, a Newton step need not lead down. A problem with a relaxation is
+    taken at the start of its path. For any other problem the residual norm decides, Dirichlet rows left out.
 
-    Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The start is left as it was, but for
-    drawing back; a rejected one leaves zeros.
+    Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The guess is
+    left as it was, but for drawing back; a rejected one leaves zeros.
 
     Args:
-        problem: Problem whose solution holds the start, Dirichlet values exact.
+        problem: Problem whose solution holds the guess, Dirichlet values exact.
         max_residual: Largest ratio of the residual norms that is accepted.
     """
-    start = problem.solution.x.array.copy()
+    guess = problem.solution.x.array.copy()
     if problem.energy is None:
-        verdict = _by_residual(problem, start, max_residual)
+        found = _by_residual(problem, guess, max_residual)
     elif problem.relaxation is None:
-        verdict = _by_energy(problem, start)
+        found = _by_energy(problem, guess)
     else:
         problem.relaxation.set_value(problem.relaxation.start)
-        verdict = _by_energy(problem, start)
+        found = _by_energy(problem, guess)
         problem.relaxation.set_value(problem.relaxation.target)
-    if not verdict.accepted:
+    if not found.accepted:
         problem.solution.x.array[:] = 0.0
-    return verdict
+    return found
 
 
-def compare_norms(own: float, cold: float, max_residual: float) -> Verdict:
-    """Judge a start by its residual norm and that of the cold start."""
-    ratio = own / cold if cold > 0.0 else math.inf if own > 0.0 else 0.0
+def compare_norms(own: float, zero: float, max_residual: float) -> Acceptance:
+    """Compare the residual norm of a guess with that of the zero guess, or of the user's own."""
+    ratio = own / zero if zero > 0.0 else math.inf if own > 0.0 else 0.0
     accepted = ratio <= max_residual  # also False when the ratio is not a number
-    return Verdict(
-        accepted,
-        f"residual norm {ratio:.2g} times that of the cold start" + ("" if accepted else f", {max_residual:g} allowed"),
-    )
+    limit = "" if accepted else f", {max_residual:g} allowed"
+    return Acceptance(accepted, f"residual norm {ratio:.2g} times that of the default guess{limit}")
+
+
+def compare_energies(own: float, zero: float) -> Acceptance:
+    """Compare the energy of a guess with that of the default guess; not a number is rejected."""
+    return Acceptance(own < zero, f"energy {own:.4g}, that of the default guess {zero:.4g}")
 
 
 def energy(problem: Problem) -> float:
@@ -80,56 +72,56 @@ def energy(problem: Problem) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _by_residual(problem: Problem, start: npt.NDArray[np.float64], max_residual: float) -> Verdict:
+def _by_residual(problem: Problem, guess: npt.NDArray[np.float64], max_residual: float) -> Acceptance:
     own = residual_norm(problem)
-    _put_cold(problem)
-    cold = residual_norm(problem)
-    problem.solution.x.array[:] = start
-    return compare_norms(own, cold, max_residual)
+    _put_zero(problem)
+    zero = residual_norm(problem)
+    problem.solution.x.array[:] = guess
+    return compare_norms(own, zero, max_residual)
 
 
-def _by_energy(problem: Problem, start: npt.NDArray[np.float64]) -> Verdict:
+def _by_energy(problem: Problem, guess: npt.NDArray[np.float64]) -> Acceptance:
     own = energy(problem)
-    _put_cold(problem)
-    cold_start = problem.solution.x.array.copy()
-    cold, share = energy(problem), 1.0
-    problem.solution.x.array[:] = start
-    for shorter in SHORTER:
-        if own < cold:
+    _put_zero(problem)
+    zero_guess, zero, share = problem.solution.x.array.copy(), energy(problem), 1.0
+    problem.solution.x.array[:] = guess
+    for shorter in (0.5, 0.25):
+        if own < zero:
             break
         share = shorter
-        problem.solution.x.array[:] = cold_start + share * (start - cold_start)
+        problem.solution.x.array[:] = zero_guess + share * (guess - zero_guess)
         own = energy(problem)
-    if not own < cold:
-        what = "not defined" if own == math.inf else f"{own:.4g}"
-        return Verdict(
-            False, f"the energy is {what}, that of the cold start {cold:.4g}, at {SHORTER[-1]:g} of the way too"
-        )
     drawn = "" if share == 1.0 else f", drawn back to {share:g} of itself"
+    if not own < zero:
+        what = "not defined" if own == math.inf else f"{own:.4g}"
+        return Acceptance(False, f"the energy is {what}, that of the zero guess {zero:.4g}{drawn}")
     curvature = math.inf if problem.is_linear else _curvature(problem)
     if not curvature > 0.0:
-        return Verdict(False, f"the energy curves downwards along its gradient ({curvature:.2g}){drawn}")
-    return Verdict(True, f"energy {own:.4g}, that of the cold start {cold:.4g}{drawn}")
+        return Acceptance(False, f"the energy curves downwards along its gradient ({curvature:.2g}){drawn}")
+    return Acceptance(True, compare_energies(own, zero).reason + drawn)
 
 
-def _curvature(problem: Problem) -> float:
-    """Return the second derivative of the energy along its normalised gradient, by a difference of two gradients."""
-    start, gradient = solution_vector(problem), residual_vector(problem)
+def _curvature(problem: Problem, probe: float = 1e-6) -> float:
+    """Return the second derivative of the energy along its normalised gradient, by a difference of two gradients.
+
+    The length of the difference is ``probe`` times that of the solution.
+    """
+    guess, gradient = solution_vector(problem), residual_vector(problem)
     length, curvature = gradient.norm(), math.inf
     if length > 0.0:
-        step = PROBE * max(start.norm(), 1e-12) / length
+        step = probe * max(guess.norm(), 1e-12) / length
         here = problem.solution.x.array.copy()
-        set_solution(problem, start + step * gradient)
+        set_solution(problem, guess + step * gradient)
         change = residual_vector(problem)
         change.axpy(-1.0, gradient)
         curvature = change.dot(gradient) / (step * length**2)
         change.destroy()
         problem.solution.x.array[:] = here
-    start.destroy()
+    guess.destroy()
     gradient.destroy()
     return curvature
 
 
-def _put_cold(problem: Problem) -> None:
+def _put_zero(problem: Problem) -> None:
     problem.solution.x.array[:] = 0.0
     set_dirichlet(problem)

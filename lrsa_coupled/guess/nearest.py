@@ -1,4 +1,4 @@
-"""The data set as a rival of the operator trained on it: the sample nearest in the parameters, interpolated to the new mesh."""
+"""The sample of a data set that is nearest in the parameters, interpolated to the mesh of the problem."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import Delaunay, cKDTree
 
-from lrsa_coupled.guess.fallback import solve_classically
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,11 @@ class _Source:
 
 
 class NearestSample:
-    """Finds the training sample nearest in standardised parameters and interpolates its fields.
+    """Finds the sample nearest in standardised parameters and interpolates its fields.
 
-    The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled to unit variance
-    over the data set.
-    The fields are interpolated linearly on the Delaunay triangulation of the sample's nodes; nodes outside it take the nearest value.
-    What depends on the data set alone (the tree over the parameters, the triangulation) is made once and kept.
+    The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled to
+    unit variance over the data set. The fields are interpolated linearly on the Delaunay triangulation of the sample's
+    nodes; nodes outside it take the nearest value. The tree over the parameters and the last triangulation are reused.
 
     Args:
         store: Data set.
@@ -56,7 +54,7 @@ class NearestSample:
     def __init__(self, store: DataStore, indices: Sequence[int] | None = None) -> None:
         indices = store.solved if indices is None else indices
         if not indices:
-            raise ValueError("the nearest training sample needs a data set with at least one solved sample, got none")
+            raise ValueError("the nearest sample needs a data set with at least one solved sample, got none")
         rows = [_row(record.arrays.scalars, json.loads(record.parameters)) for record in map(store.read, indices)]
         table = np.array(rows)
         spread = table.std(axis=0)
@@ -72,62 +70,37 @@ class NearestSample:
         """Return the index of the nearest sample. Collective: no."""
         return self._indices[int(self._tree.query(_row(scalars, parameters) * self._scale)[1])]
 
-    def prepare(self, index: int) -> None:
-        """Bring a sample into memory and triangulate its nodes, unless it is there. Collective: no."""
+    def values(self, index: int, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return the fields of a sample at points ``(num_points, dim)``, as ``(num_points, K)``. Collective: no."""
         if self._source is None or self._source.index != index:
             arrays = self._store.read(index).arrays
-            triangulation = Delaunay(arrays.points)
-            self._source = _Source(index, LinearNDInterpolator(triangulation, arrays.outputs),
-                                   NearestNDInterpolator(arrays.points, arrays.outputs))  # fmt: skip
-
-    def values(self, index: int, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Return the fields of sample ``index`` at ``points`` ``(num_points, dim)``, as ``(num_points, K)``. Collective: no."""
-        self.prepare(index)
+            linear = LinearNDInterpolator(Delaunay(arrays.points), arrays.outputs)
+            self._source = _Source(index, linear, NearestNDInterpolator(arrays.points, arrays.outputs))
         return self._source.at(points)
 
 
-class NearestSolver(Solver):
-    """The case's plain solver, started from the nearest training sample.
+@final
+class NearestGuess(InitialGuess):
+    """The fields of the nearest sample, with the problem's own Dirichlet values.
 
     Args:
         case: The case.
-        nearest: Training samples of the case.
-        problem: Problem to solve.
-        atol: Absolute tolerance of the residual norm.
-        max_iterations: Newton iterations after which the first classical strategy takes over; without it there is no fall-back.
+        samples: Samples of the case.
     """
 
-    def __init__(
-        self, case: Case, nearest: NearestSample, problem: Problem, *, atol: float, max_iterations: int | None = None
-    ) -> None:
-        self.case = case
-        self.nearest = nearest
-        self.problem, self.atol = problem, atol
-        self.falls_back = max_iterations is not None
-        self.solver = case.solver(problem, atol, max_iterations=max_iterations)
+    name = "nearest"
 
-    def solve(self) -> SolveResult:
-        """Interpolate the sample, then solve. Collective."""
+    def __init__(self, case: Case, samples: NearestSample) -> None:
+        self.case, self.samples = case, samples
+
+    def put(self, problem: Problem) -> Guess:
+        """Interpolate the sample. Collective."""
         started = time.perf_counter()
-        nearest_start(self.case, self.nearest, self.problem)
-        transfer = time.perf_counter() - started
-        result = self.solver.solve()
-        seconds = {**result.seconds, "transfer": transfer, "inference": 0.0}
-        if self.falls_back and not result.converged:
-            return solve_classically(self.case, self.problem, self.atol, iterations=result.iterations, seconds=seconds)
-        return dataclasses.replace(result, seconds=seconds)
-
-    def destroy(self) -> None:
-        """Free the plain solver. Collective."""
-        self.solver.destroy()
-
-
-def nearest_start(case: Case, nearest: NearestSample, problem: Problem) -> None:
-    """Put the nearest sample, with the problem's own Dirichlet values, into the solution. Collective."""
-    nodes = NodeSet(problem, case.schema.outputs)
-    index = nearest.find(case.features(problem).scalars, dataclasses.asdict(problem.parameters))
-    nodes.scatter(nearest.values(index, nodes.points), problem.solution)
-    set_dirichlet(problem)
+        nodes = NodeSet(problem, self.case.schema.outputs)
+        index = self.samples.find(self.case.features(problem).scalars, dataclasses.asdict(problem.parameters))
+        nodes.scatter(self.samples.values(index, nodes.points), problem.solution)
+        set_dirichlet(problem)
+        return Guess(seconds={"transfer": time.perf_counter() - started, "inference": 0.0})
 
 
 def _row(scalars: npt.NDArray[np.float64], parameters: Mapping[str, Any]) -> npt.NDArray[np.float64]:

@@ -58,7 +58,7 @@ from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, m
 from lrsa_coupled.petsc.context import PREFIX, InnerPC, load_operator, read_settings, setting
 
 if TYPE_CHECKING:
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+    from lrsa_coupled.coupling.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

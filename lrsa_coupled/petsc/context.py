@@ -13,7 +13,7 @@ from petsc4py import PETSc
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+    from lrsa_coupled.coupling.predictor import Predictor
 
 PREFIX = "pc_lrsa_"
 """Options of our preconditioners begin so, under the prefix of the PC."""
@@ -59,7 +59,7 @@ def load_operator(pc: PETSc.PC, folder: str, precision: str = "fp32") -> Predict
 @lru_cache(maxsize=4)
 def _loaded(folder: str, precision: Any, changed: int) -> Predictor:
     from lrsa_coupled.config import GuessConfig
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor  # torch: only where an operator is asked for
+    from lrsa_coupled.coupling.predictor import Predictor  # torch: only where an operator is asked for
 
     return Predictor.load(folder, GuessConfig(precision=precision))
 

@@ -21,7 +21,7 @@ from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.schema import Field
 
 if TYPE_CHECKING:
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+    from lrsa_coupled.coupling.predictor import Predictor
 
 KEY = "lrsa_description"
 

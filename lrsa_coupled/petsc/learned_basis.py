@@ -16,7 +16,7 @@ from lrsa_coupled.petsc.blocks import Block, Dense
 from lrsa_coupled.petsc.describe import description_of
 
 if TYPE_CHECKING:
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+    from lrsa_coupled.coupling.predictor import Predictor
 
 
 def learned_basis(pc: PETSc.PC, predictor: Predictor, *, cells: int = 0) -> Basis:

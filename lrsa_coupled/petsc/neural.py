@@ -36,7 +36,7 @@ from lrsa_coupled.petsc.context import InnerPC, load_operator, read_settings, se
 from lrsa_coupled.petsc.describe import description_of
 
 if TYPE_CHECKING:
-    from lrsa_coupled.guess.learned import LearnedGuess as Predictor
+    from lrsa_coupled.coupling.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

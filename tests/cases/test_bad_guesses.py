@@ -29,8 +29,8 @@ def test_bad_guesses_end_right_and_are_switched_off() -> None:
     assert rows["as it is"]["outcomes"]["converged"] >= 1
     for name in ("not a number", "infinite", "zeros", "sign flipped", "ten times", "white noise of 100 %"):
         assert set(rows[name]["outcomes"]) == {"rejected", "not tried"}
-        assert 0.0 < rows[name]["wasted"]
-        assert rows[name]["decisions"][0]["choice"] == "classical"
+        assert rows[name]["wasted"] > 0.0
+        assert rows[name]["decisions"][0]["choice"] == "default"
     assert len(rows) == 10 and all(name in gate_table(ledger) for name in rows)
 
 

@@ -16,17 +16,19 @@ pytest.importorskip("dolfinx", reason="the attachment needs DOLFINx")
 from dolfinx import fem
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, assemble_vector, create_vector
 from dolfinx.mesh import CellType, create_unit_square, exterior_facet_indices
+from petsc4py import PETSc
+
 from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.guess.attach import attach
-from lrsa_coupled.guess.gate import CLASSICAL, Gate
-from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.script import Script as Signature
 from lrsa_coupled.coupling.script import unknown
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.schema import Field, Schema
+from lrsa_coupled.guess.attach import attach
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import DEFAULT, Adaptive
 from lrsa_coupled.mpi import share
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint
-from petsc4py import PETSc
 
 COMM = MPI.COMM_WORLD
 TIGHT = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_rtol": 1e-10, "ksp_norm_type": "unpreconditioned"}
@@ -81,18 +83,16 @@ class Constant(torch.nn.Module):
 
 
 def guess_of(values: np.ndarray) -> LearnedGuess:
-    guess = untrained()
-    guess.model = Constant(guess.model, values)
-    return guess
+    predictor = untrained()
+    predictor.model = Constant(predictor.model, values)
+    return LearnedGuess(predictor)
 
 
-def untrained() -> LearnedGuess:
+def untrained() -> Predictor:
     operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
-    card = checkpoint.ModelCard(
-        Schema("script", 2, (Field("source"),), ("load",), (Field("u"),)), 12, operator, TrainingConfig(),
-        checkpoint.DataInfo(10, 0), {},
-    )  # fmt: skip
-    model = checkpoint.make_model(operator, card.schema)
+    schema = Schema("script", 2, (Field("source"),), ("load",), (Field("u"),))
+    card = checkpoint.ModelCard(schema, 12, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
+    model = checkpoint.make_model(operator, schema)
     ones = torch.ones(50, 1)
     model.normaliser.fit(
         torch.rand(50, 2),
@@ -100,7 +100,7 @@ def untrained() -> LearnedGuess:
         scalars_SG=2.0 * ones + torch.randn(50, 1),
         outputs_TK=ones * torch.rand(50, 1),
     )
-    return LearnedGuess(model.eval(), card, GuessConfig(evaluate_at="nodes", max_ratio=1e9))
+    return Predictor(model.eval(), card, GuessConfig(evaluate_at="nodes", max_ratio=1e9))
 
 
 def solution(script: Script, problem: LinearProblem | NonlinearProblem) -> np.ndarray:
@@ -117,11 +117,11 @@ def owned(script: Script, values: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 @pytest.mark.parametrize(("factor", "outcome"), [(1.0, "converged"), (-3.0, "rejected"), (np.nan, "rejected")])
-def test_a_problem_solves_through_the_gate(kind: str, factor: float, outcome: str) -> None:
+def test_a_problem_solves_from_the_guess(kind: str, factor: float, outcome: str) -> None:
     script = Script()
     problem = getattr(script, kind)()
     truth = solution(script, problem)
-    classical = problem.solver.getIterationNumber()
+    default = problem.solver.getIterationNumber()
     guess = guess_of(factor * owned(script, truth))
     attached = attach(problem, guess, inputs=script.inputs, scalars=script.scalars)
     iterations = []
@@ -131,36 +131,36 @@ def test_a_problem_solves_through_the_gate(kind: str, factor: float, outcome: st
         iterations.append(problem.solver.getIterationNumber())
         assert problem.solver.getConvergedReason() > 0
         assert np.abs(script.u.x.array - truth).max(initial=0.0) < 1e-6
-    first, second = attached.gate.decisions
-    assert (first.choice, second.choice) == (CLASSICAL, "learned")
-    assert iterations[0] == classical and second.outcome.startswith(outcome)
-    assert iterations[1] <= classical // 2 if outcome == "converged" else iterations[1] == classical
-    inputs, scalars = guess.model.seen[0]
+    first, second = attached.policy.decisions
+    assert (first.choice, second.choice) == (DEFAULT, "learned")
+    assert iterations[0] == default and second.outcome.startswith(outcome)
+    assert iterations[1] <= default // 2 if outcome == "converged" else iterations[1] == default
+    inputs, scalars = guess.predictor.model.seen[0]
     expected = fem.Function(script.space)
     expected.interpolate(script.source)
     assert np.allclose(inputs[0, :, 0], owned(script, expected.x.array), atol=1e-5) and scalars.item() == 2.0
     attached.detach()
     script.u.x.array[:] = 0.0
     problem.solve()
-    assert len(attached.gate.decisions) == 2 and problem.solver.getIterationNumber() == classical
+    assert len(attached.policy.decisions) == 2 and problem.solver.getIterationNumber() == default
 
 
 def test_on_quadrilaterals_every_node_is_evaluated() -> None:
     script, values = Script(CellType.quadrilateral), []
-    problem, guess = script.nonlinear(), untrained()
-    what = unknown(script.u, [script.bc], guess.card.schema.outputs)
-    sources = {field: script.inputs[field.name] for field in guess.card.schema.inputs}
+    problem, predictor = script.nonlinear(), untrained()
+    what = unknown(script.u, [script.bc], predictor.card.schema.outputs)
+    sources = {field: script.inputs[field.name] for field in predictor.card.schema.inputs}
     signature = Signature(
-        "script", sources, script.scalars, outputs=guess.card.schema.outputs, node_space=what.node_space
+        "script", sources, script.scalars, outputs=predictor.card.schema.outputs, node_space=what.node_space
     )
     for evaluate_at in ("vertices", "nodes"):
-        guess.settings = GuessConfig(evaluate_at=evaluate_at, max_ratio=1e9)
-        values.append(guess.predict(signature, what, NodeSet(what, guess.card.schema.outputs)).values)
+        predictor.settings = GuessConfig(evaluate_at=evaluate_at, max_ratio=1e9)
+        values.append(predictor.predict(signature, what, NodeSet(what, predictor.card.schema.outputs)).values)
     assert np.array_equal(*values) and COMM.allreduce(np.abs(values[0]).sum()) > 0.0
-    attached = attach(problem, guess, inputs=script.inputs, scalars=script.scalars)
+    attached = attach(problem, LearnedGuess(predictor), inputs=script.inputs, scalars=script.scalars)
     solution(script, problem)
     solution(script, problem)
-    assert attached.gate.summary()
+    assert attached.policy.summary()
 
 
 def test_scalars_are_read_at_the_moment_of_the_solve() -> None:
@@ -171,14 +171,14 @@ def test_scalars_are_read_at_the_moment_of_the_solve() -> None:
     for load in (2.0, 1.5):
         script.load.value = load
         problem.solve()
-    inputs, scalars = guess.model.seen[0]
+    inputs, scalars = guess.predictor.model.seen[0]
     assert scalars.item() == 2.5
     expected = fem.Function(script.space)
     expected.interpolate(script.source)
     assert np.allclose(inputs[0, :, 0], 2.0 * owned(script, expected.x.array), atol=1e-5)
 
 
-def test_the_relative_tolerance_refers_to_the_own_start() -> None:
+def test_the_relative_tolerance_refers_to_the_own_guess() -> None:
     script = Script()
     problem = script.nonlinear(snes_rtol=1e-4)
     truth = solution(script, problem)
@@ -188,7 +188,7 @@ def test_the_relative_tolerance_refers_to_the_own_start() -> None:
     for _ in range(2):
         script.u.x.array[:] = 0.0
         problem.solve()
-    assert attached.gate.decisions[1].good
+    assert attached.policy.decisions[1].good
     assert problem.solver.getIterationNumber() <= 1
     assert problem.solver.getTolerances() == before
 
@@ -197,7 +197,7 @@ def test_bare_solvers() -> None:
     script = Script()
     problem = script.nonlinear()
     truth = solution(script, problem)
-    classical = problem.solver.getIterationNumber()
+    default = problem.solver.getIterationNumber()
     x = create_vector(script.space)
     attached = attach(
         problem.solver,
@@ -207,7 +207,7 @@ def test_bare_solvers() -> None:
         u=script.u,
         bcs=[script.bc],
     )
-    for expected in (classical, 1):  # the prediction is in single precision
+    for expected in (default, 1):  # the prediction is in single precision
         x.set(0.0)
         attached.solve(None, x)
         assert problem.solver.getIterationNumber() == expected
@@ -233,19 +233,19 @@ def test_bare_solvers() -> None:
     assert iterations[1] < 0.6 * iterations[0] and not ksp.getInitialGuessNonzero()
 
 
-def test_the_options_database_names_the_checkpoint_and_the_gate(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_options_database_names_the_checkpoint_and_the_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     script = Script()
     problem = script.linear()
     assert attach(problem, inputs=script.inputs, scalars=script.scalars) is None
     folder = Path(COMM.bcast(str(tmp_path_factory.mktemp("model")) if COMM.rank == 0 else None))
     torch.manual_seed(0)
-    card = guess_of(np.zeros(1)).card
+    card = untrained().card
     share(COMM, lambda: checkpoint.save(folder, checkpoint.make_model(card.operator, card.schema), card))
     options = PETSc.Options("linear_script_")
-    options["lrsa_checkpoint"], options["lrsa_gate_budget"], options["lrsa_gate_patience"] = str(folder), 0.25, 7
+    options["lrsa_checkpoint"], options["lrsa_guess_budget"], options["lrsa_guess_patience"] = str(folder), 0.25, 7
     attached = attach(problem, inputs=script.inputs, scalars=script.scalars)
-    assert (attached.gate.settings.budget, attached.gate.settings.patience) == (0.25, 7)
-    for name in ("lrsa_checkpoint", "lrsa_gate_budget", "lrsa_gate_patience"):
+    assert (attached.policy.settings.budget, attached.policy.settings.patience) == (0.25, 7)
+    for name in ("lrsa_checkpoint", "lrsa_guess_budget", "lrsa_guess_patience"):
         options.delValue(name)
 
 
@@ -254,9 +254,9 @@ def test_the_record_of_costs_is_on_disk_after_each_solve(tmp_path_factory: pytes
     problem = script.linear()
     truth = solution(script, problem)
     path = COMM.bcast(str(tmp_path_factory.mktemp("record") / "costs.json") if COMM.rank == 0 else None)
-    gate = Gate(GuessConfig(record=path), ["learned"])
-    attach(problem, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, gate=gate)
-    for expected in ({CLASSICAL}, {CLASSICAL, "learned"}):
+    policy = Adaptive(GuessConfig(record=path), ["learned"])
+    attach(problem, guess_of(owned(script, truth)), inputs=script.inputs, scalars=script.scalars, policy=policy)
+    for expected in ({DEFAULT}, {DEFAULT, "learned"}):
         problem.solve()
         COMM.Barrier()
         (times,) = json.loads(Path(path).read_text(encoding="utf-8")).values()
@@ -278,7 +278,7 @@ def test_what_is_missing_is_named(changes: dict[str, object], message: str) -> N
     with pytest.raises(ValueError, match=message):
         attach(script.linear(), guess_of(np.zeros(1)), **{"inputs": script.inputs, "scalars": script.scalars} | changes)
     with pytest.raises(ValueError, match="expected a LinearProblem"):
-        attach(script, guess_of(np.zeros(1)), **{"inputs": script.inputs, "scalars": script.scalars})
+        attach(script, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars)
 
 
 def test_an_input_of_the_wrong_size_and_a_solver_without_unknown_are_refused() -> None:

@@ -14,11 +14,12 @@ pytest.importorskip("dolfinx", reason="the collector needs DOLFINx")
 from dolfinx import fem
 from dolfinx.fem.petsc import NonlinearProblem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+
 from lrsa_coupled.config import Config, OperatorConfig, TrainingConfig
-from lrsa_coupled.guess.attach import attach
-from lrsa_coupled.generation.collect import Collector
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.collect import Collector
+from lrsa_coupled.guess.attach import attach
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training.loop import train
 
@@ -106,8 +107,8 @@ def test_collect_train_attach(folder: Path) -> None:
         script.set(number)
         script.problem.solve()
         assert script.problem.solver.getConvergedReason() > 0
-    first, second = attached.gate.decisions[:2]
-    assert first.choice == "classical" and second.choice == "learned"
+    first, second = attached.policy.decisions[:2]
+    assert first.choice == "default" and second.choice == "learned"
     assert second.good or second.outcome.startswith(
         "abandoned"
-    )  # used: it is better than the cold start; too dear for so small a problem
+    )  # used: it is better than zero; too expensive for so small a problem

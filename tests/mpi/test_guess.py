@@ -12,14 +12,17 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
 
+
 from lrsa_coupled.cases.cavity.case import CavityCase
-from dolfinx.fem.petsc import NonlinearProblem
 from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.guess.guess_solver import GuessSolver
+from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Problem, SolveResult
 from lrsa_coupled.training import checkpoint
 
 COMM = MPI.COMM_WORLD
@@ -31,7 +34,9 @@ def make_problem(comm: MPI.Comm = COMM) -> Problem:
     return CASE.problem(CASE.mesh(comm, PARAMETERS, 8), PARAMETERS)
 
 
-def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = False, kind: str = "lrsa") -> LearnedGuess:
+def make_predictor(
+    settings: GuessConfig | None = None, *, mass_weighted: bool = False, kind: str = "lrsa"
+) -> Predictor:
     """An untrained operator whose outputs are of the size of the lid's speed."""
     torch.manual_seed(0)
     operator = OperatorConfig(
@@ -40,10 +45,11 @@ def make_guess(settings: GuessConfig | None = None, *, mass_weighted: bool = Fal
     card = checkpoint.ModelCard(CASE.schema, 8, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
     model = checkpoint.make_model(operator, card.schema)
     points = torch.rand(100, 2)
-    num_inputs = CASE.schema.num_inputs
     scalars = torch.rand(10, len(CASE.schema.scalars))
-    model.normaliser.fit(points, torch.rand(100, num_inputs), scalars_SG=scalars, outputs_TK=torch.rand(100, 2) - 0.5)
-    return LearnedGuess(model.eval(), card, settings or GuessConfig(max_ratio=1e3))
+    model.normaliser.fit(
+        points, torch.rand(100, CASE.schema.num_inputs), scalars_SG=scalars, outputs_TK=torch.rand(100, 2) - 0.5
+    )
+    return Predictor(model.eval(), card, settings or GuessConfig(max_ratio=1e3))
 
 
 def sorted_by_position(points: np.ndarray, values: np.ndarray, comm: MPI.Comm) -> np.ndarray:
@@ -54,14 +60,14 @@ def sorted_by_position(points: np.ndarray, values: np.ndarray, comm: MPI.Comm) -
 def test_an_operator_that_needs_all_points_is_evaluated_on_one_rank() -> None:
     tables = []
     for comm in (COMM, MPI.COMM_SELF):
-        guess, problem = make_guess(GuessConfig(max_ratio=1e3, chunk_size=5), kind="flare"), make_problem(comm)
+        predictor, problem = make_predictor(GuessConfig(max_ratio=1e3, chunk_size=5), kind="flare"), make_problem(comm)
         nodes = NodeSet(problem, CASE.schema.outputs)
-        prediction = guess.predict(CASE, problem, nodes)
+        prediction = predictor.predict(CASE, problem, nodes)
         assert prediction.accepted
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
     assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
     with pytest.raises(ValueError, match="no uniform grid"):  # on all ranks
-        make_guess(kind="fno").predict(CASE, problem := make_problem(), NodeSet(problem, CASE.schema.outputs))
+        make_predictor(kind="fno").predict(CASE, problem := make_problem(), NodeSet(problem, CASE.schema.outputs))
 
 
 @pytest.mark.parametrize("evaluate_at", ["vertices", "nodes"])
@@ -69,12 +75,12 @@ def test_an_operator_that_needs_all_points_is_evaluated_on_one_rank() -> None:
 def test_prediction_depends_neither_on_the_partition_nor_on_chunks(evaluate_at: str, mass_weighted: bool) -> None:
     tables = []
     for comm, chunk_size in ((COMM, 65536), (COMM, 5), (MPI.COMM_SELF, 65536)):
-        guess = make_guess(
+        predictor = make_predictor(
             GuessConfig(evaluate_at=evaluate_at, max_ratio=1e3, chunk_size=chunk_size), mass_weighted=mass_weighted
         )
         problem = make_problem(comm)
         nodes = NodeSet(problem, CASE.schema.outputs)
-        prediction = guess.predict(CASE, problem, nodes)
+        prediction = predictor.predict(CASE, problem, nodes)
         assert prediction.accepted
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
     for table in tables[:2]:
@@ -86,15 +92,25 @@ def test_bf16_is_near_fp32() -> None:
     values = []
     for precision in ("fp32", "bf16"):
         problem = make_problem()
-        guess = make_guess(GuessConfig(precision=precision, max_ratio=1e3))
-        values.append(guess.predict(CASE, problem, NodeSet(problem, CASE.schema.outputs)).values)
+        predictor = make_predictor(GuessConfig(precision=precision, max_ratio=1e3))
+        values.append(predictor.predict(CASE, problem, NodeSet(problem, CASE.schema.outputs)).values)
     difference = COMM.allreduce(np.square(values[0] - values[1]).sum())
     assert 0.0 < np.sqrt(difference / COMM.allreduce(np.square(values[0]).sum())) < 0.03
 
 
+def solve(predictor: Predictor, problem: Problem) -> tuple[SolveResult, Always]:
+    policy, atol = Always(predictor.settings.max_iterations), CASE.rtol * reference_norm(problem)
+    solver = GuardedSolver([LearnedGuess(predictor, CASE)], CaseTarget(CASE, problem, atol), policy)
+    result = solver.solve()
+    solver.destroy()
+    assert result.converged and set(result.seconds) == {"transfer", "inference", "solve"}
+    assert residual_norm(problem) <= atol * (1 + 1e-6)
+    return result, policy
+
+
 def test_dirichlet_values_are_exact() -> None:
-    guess, problem = make_guess(), make_problem()
-    guess.start(CASE, problem)
+    problem = make_problem()
+    assert LearnedGuess(make_predictor(), CASE).put(problem).accepted
     array = problem.solution.x.array.copy()
     for bc in problem.bcs:
         bc.set(array)
@@ -103,54 +119,38 @@ def test_dirichlet_values_are_exact() -> None:
 
 
 def test_a_poor_guess_still_ends_at_the_tolerance() -> None:
-    problem, guess = make_problem(), make_guess()
-    atol = CASE.rtol * reference_norm(problem)
-    solver = GuessSolver(CASE, guess, problem, atol)
-    result = solver.solve()
-    solver.destroy()
-    assert result.converged
-    assert residual_norm(problem) <= atol * (1 + 1e-6)
-    assert set(result.seconds) == {"transfer", "inference", "solve"}
+    solve(make_predictor(), make_problem())
 
 
-def test_budget_then_classical_strategy(caplog: pytest.LogCaptureFixture) -> None:
-    problem = make_problem()
-    guess = make_guess(GuessConfig(max_iterations=1, max_ratio=1e3))
-    atol = CASE.rtol * reference_norm(problem)
-    solver = GuessSolver(CASE, guess, problem, atol)
-    result = solver.solve()
-    solver.destroy()
-    assert result.converged
-    assert result.used_fallback
-    assert (guess.counts.used, guess.counts.fallbacks) == (1, 1)
-    assert "classical strategy takes over" in caplog.text
-    assert residual_norm(problem) <= atol * (1 + 1e-6)
+def test_a_budget_of_iterations_then_the_default_solve(caplog: pytest.LogCaptureFixture) -> None:
+    result, policy = solve(make_predictor(GuessConfig(max_iterations=1, max_ratio=1e3)), make_problem())
+    assert result.used_fallback and policy.decisions[0].outcome.startswith("failed")
+    assert "default solve takes over" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", ["nan", "inf", "huge"])
 def test_spoilt_predictions_never_reach_petsc(spoil: str, caplog: pytest.LogCaptureFixture) -> None:
-    problem, guess = make_problem(), make_guess(GuessConfig())
+    predictor = make_predictor(GuessConfig())
     with torch.no_grad():
-        guess.model.head.bias.fill_({"nan": float("nan"), "inf": float("inf"), "huge": 1e6}[spoil])
-    solver = GuessSolver(CASE, guess, problem, CASE.rtol * reference_norm(problem))
-    result = solver.solve()
-    solver.destroy()
-    assert result.converged
-    assert result.used_fallback
-    assert (guess.counts.used, guess.counts.rejected) == (0, 1)
+        predictor.model.head.bias.fill_({"nan": float("nan"), "inf": float("inf"), "huge": 1e6}[spoil])
+    result, policy = solve(predictor, make_problem())
+    assert result.used_fallback and policy.decisions[0].outcome.startswith("rejected: the prediction")
     assert "rejected" in caplog.text
 
 
+def test_a_problem_far_from_the_training_is_not_predicted() -> None:
+    guess = LearnedGuess(make_predictor(), CASE, max_distance=1e-3).put(make_problem())
+    assert "standard deviations" in guess.reason and guess.seconds["inference"] == 0.0
+
+
 def test_model_of_another_case_is_refused() -> None:
-    guess, problem = make_guess(), make_problem()
-    guess.card = dataclasses.replace(guess.card, schema=dataclasses.replace(guess.card.schema, name="darcy"))
-    with pytest.raises(ValueError, match="darcy"):
-        guess.start(CASE, problem)
-
-
-def test_a_chunk_holds_points() -> None:
-    with pytest.raises(ValueError, match=r"guess\.chunk_size must be at least 1, got 0"):
-        make_guess(GuessConfig(chunk_size=0))
+    predictor, problem = make_predictor(), make_problem()
+    with pytest.raises(ValueError, match="call bind"):
+        LearnedGuess(predictor).put(problem)
+    predictor.card = dataclasses.replace(predictor.card, schema=dataclasses.replace(CASE.schema, name="darcy"))
+    for use in (lambda: LearnedGuess(predictor, CASE).put(problem), lambda: LearnedGuess(predictor).bind(CASE)):
+        with pytest.raises(ValueError, match="darcy"):
+            use()
 
 
 def test_missing_model(tmp_path: Path) -> None:

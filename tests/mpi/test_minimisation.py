@@ -8,11 +8,12 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
-from lrsa_coupled.cases.hyperelastic.case import LENGTH, HyperelasticCase, newton
 from dolfinx import fem
-from lrsa_coupled.guess.acceptance import judge
-from lrsa_coupled.generation.plan import sample_parameters
+
+from lrsa_coupled.cases.hyperelastic.case import LENGTH, HyperelasticCase, newton
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.acceptance import accept
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.petsc import rigid_body_modes
 from lrsa_coupled.solvers.relaxed import RelaxedSolver
@@ -81,7 +82,7 @@ def test_a_start_with_elements_inside_out_is_rescued() -> None:
     assert not plain.solve().converged
     plain.destroy()
     problem.solution.x.array[:] = start
-    assert judge(problem, 10.0).accepted
+    assert accept(problem, 10.0).accepted
     problem.solution.x.array[:] = start
     solver = case.solver(problem, atol)
     result = solver.solve()

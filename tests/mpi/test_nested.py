@@ -1,4 +1,4 @@
-"""Nested iteration: the same solution as from zero, sooner, on any number of ranks; the classical strategy where it fails."""
+"""Nested iteration: the same solution as from zero in fewer iterations, on any number of ranks; the default solve where it fails."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
-from lrsa_coupled.guess.coarse_mesh import NestedSolver, coarser_problems, interpolate
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess, interpolate
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Problem
 
 COMM = MPI.COMM_WORLD
@@ -21,7 +24,7 @@ COLD = {"cavity": 0, "hyperelastic": 1}
 
 
 def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
-    """A problem solved classically, its tolerance, the iterations."""
+    """A problem solved by default, its tolerance, the iterations."""
     parameters = sample_parameters(case, 3, index)
     problem = case.problem(case.mesh(COMM, parameters, FINE[case.name]), parameters)
     atol = case.rtol * reference_norm(problem)
@@ -33,16 +36,17 @@ def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
 
 
 @pytest.mark.parametrize("name", FINE)
-def test_the_solution_of_a_coarser_mesh_is_a_good_start(name: str) -> None:
+def test_the_solution_of_a_coarser_mesh_is_a_good_guess(name: str) -> None:
     case = load_case(name)
-    problem, atol, classical = solved(case)
+    problem, atol, default = solved(case)
     truth = problem.solution.x.array.copy()
     problem.solution.x.array[:] = 0.0
-    solver = NestedSolver(case, coarser_problems(case, problem, [FINE[name] // 2]), problem, atol=atol)
+    guess = CoarseMeshGuess(case, [FINE[name] // 2])
+    solver = GuardedSolver([guess], CaseTarget(case, problem, atol), Always())
     result = solver.solve()
     solver.destroy()
     assert result.converged and not result.used_fallback
-    assert result.iterations < classical
+    assert result.iterations < default
     assert residual_norm(problem) <= atol * (1.0 + 1e-6)
     scale = COMM.allreduce(np.abs(truth).max(initial=0.0), op=MPI.MAX)
     assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * scale
@@ -52,7 +56,7 @@ def test_the_solution_of_a_coarser_mesh_is_a_good_start(name: str) -> None:
 def test_a_solution_goes_to_a_coarser_mesh_and_back_with_its_boundary_values() -> None:
     case = load_case("cavity")
     problem, _, _ = solved(case)
-    (coarse,) = coarser_problems(case, problem, [6])
+    coarse = case.problem(case.mesh(COMM, problem.parameters, 6), problem.parameters)
     interpolate(case, problem, coarse)
     truth = problem.solution.x.array.copy()
     interpolate(case, coarse, problem)
@@ -66,17 +70,17 @@ def test_a_solution_goes_to_a_coarser_mesh_and_back_with_its_boundary_values() -
     assert 0.0 < error < 0.05 * size
 
 
-def test_where_the_start_fails_the_classical_strategy_takes_over() -> None:
+def test_where_the_guess_fails_the_default_solve_takes_over() -> None:
     case = load_case("cavity")
-    problem, atol, classical = solved(case)
-    result = NestedSolver(case, coarser_problems(case, problem, [6]), problem, atol=atol, max_iterations=1).solve()
+    problem, atol, default = solved(case)
+    result = GuardedSolver([CoarseMeshGuess(case, [6])], CaseTarget(case, problem, atol), Always(1)).solve()
     assert result.converged and result.used_fallback
-    assert result.iterations == classical + 1
+    assert result.iterations == default + 1
     assert residual_norm(problem) <= atol * (1.0 + 1e-6)
 
 
-def test_a_coarser_mesh_is_needed() -> None:
-    case = load_case("cavity")
-    problem, atol, _ = solved(case)
+def test_a_coarser_mesh_and_an_interpolation_are_needed() -> None:
     with pytest.raises(ValueError, match="at least one coarser mesh"):
-        NestedSolver(case, [], problem, atol=atol)
+        CoarseMeshGuess(load_case("cavity"), [])
+    with pytest.raises(ValueError, match="the case 'convection' has none"):
+        CoarseMeshGuess(load_case("convection"), [6])

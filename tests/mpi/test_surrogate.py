@@ -16,19 +16,21 @@ pytest.importorskip("dolfinx", reason="the estimate needs DOLFINx")
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from petsc4py import PETSc
+
 from lrsa_coupled import catalog
 from lrsa_coupled.bench.surrogate import true_solution
-from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
 from lrsa_coupled.certify.certify import Certified, certify
 from lrsa_coupled.certify.estimate import ConjugateGradients, Linearisation
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.coupling.norms import EnergyNorm, make_norm, set_solution, solution_vector
-from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
 from lrsa_coupled.certify.surrogate import Surrogate
+from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.coupling.norms import EnergyNorm, make_norm, set_solution, solution_vector
+from lrsa_coupled.coupling.predictor import Predictor
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.training import checkpoint
-from petsc4py import PETSc
 
 COMM = MPI.COMM_WORLD
 RESOLUTIONS = {"darcy": 32, "hyperelastic": 3, "cavity": 8, "helmholtz": 6}
@@ -232,7 +234,7 @@ def untrained(case: Case, bias: float | None = None) -> LearnedGuess:
         with torch.no_grad():
             model.head.weight.zero_()
             model.head.bias.fill_(bias)
-    return LearnedGuess(model.eval(), card, GuessConfig(max_ratio=1e6))
+    return LearnedGuess(Predictor(model.eval(), card, GuessConfig(max_ratio=1e6)))
 
 
 def answer(name: str, accept: float, bias: float | None = None) -> tuple[Certified, float, float]:
@@ -257,7 +259,7 @@ def test_the_worst_prediction_of_a_linear_problem_is_corrected(accept: float) ->
 @pytest.mark.parametrize(
     ("name", "bias"), [("darcy", float("nan")), ("hyperelastic", float("nan")), ("hyperelastic", -1e4), ("cavity", 1e5)]
 )
-def test_the_classical_strategy_delivers_after_a_hopeless_prediction(
+def test_the_default_solve_delivers_after_a_hopeless_prediction(
     name: str, bias: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     result, error, residual = answer(name, 1e-2, bias)
@@ -267,7 +269,7 @@ def test_the_classical_strategy_delivers_after_a_hopeless_prediction(
     assert error <= result.error * 3.0 + 1e-11 and result.error <= 1e-2
     assert result.reason and result.advice and result.prediction is None
     assert result.seconds["solve"] > 0.0
-    assert "the classical strategy takes over" in caplog.text
+    assert "the default solve takes over" in caplog.text
 
 
 @pytest.mark.parametrize("accept", [0.0, 1e-13, 1.5, float("nan")])

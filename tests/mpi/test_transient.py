@@ -11,6 +11,7 @@ pytest.importorskip("dolfinx", reason="solvers need DOLFINx")
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.transient import (
     BDF1,
@@ -18,7 +19,6 @@ from lrsa_coupled.solvers.transient import (
     KSP_GUESSES,
     Evolution,
     Scheme,
-    StartedSolver,
     TimeStepper,
     theta_scheme,
 )
@@ -70,14 +70,14 @@ class Manufactured:
         stepper, iterations = self.stepper, 0
         stepper.begin(self.exact(0.0), END / steps)
         newton = NewtonSolver(stepper.problem, 1e-11, options=options)
-        solver = StartedSolver(lambda problem: stepper.put(start), newton)
         for _ in range(steps):
-            solver.update(stepper.problem, 1e-11)
-            result = solver.solve()
+            newton.update(stepper.problem, 1e-11)
+            stepper.put(start)
+            result = newton.solve()
             assert result.converged, result.reason
             iterations += result.iterations
             stepper.advance()
-        solver.destroy()
+        newton.destroy()
         difference = np.abs(stepper.history[0].x.array - self.exact(END)).max(initial=0.0)
         return self.comm.allreduce(float(difference), op=MPI.MAX), iterations
 

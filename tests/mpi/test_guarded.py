@@ -1,4 +1,4 @@
-"""Solves through the gate: whatever the start, the answer is right; a bad start is found out before or soon after the solve begins."""
+"""The guarded solver: whatever the guess, the answer is right; a bad one is found out before or soon after the solve begins."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-pytest.importorskip("dolfinx", reason="the gate needs DOLFINx")
+pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.cases.hyperelastic.case import HyperelasticCase
 from lrsa_coupled.config import GuessConfig
-from lrsa_coupled.guess.gate import CLASSICAL, Gate
-from lrsa_coupled.guess.gated import GatedSolver, Watch, kind_of
-from lrsa_coupled.guess.learned import Prediction
-from lrsa_coupled.guess.acceptance import judge
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.acceptance import accept
+from lrsa_coupled.guess.guarded import GuardedSolver, kind_of
+from lrsa_coupled.guess.monitor import Monitor
+from lrsa_coupled.guess.policy import DEFAULT, Adaptive, Always
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 
 COMM = MPI.COMM_WORLD
 CASES = {"cavity": (CavityCase(), 10), "hyperelastic": (HyperelasticCase(), 3)}
@@ -54,73 +55,95 @@ def put(problem: Problem, values: np.ndarray) -> None:
     set_dirichlet(problem)
 
 
-def start_of(change: str, truth: np.ndarray) -> Callable[[Problem], Prediction]:
-    def start(problem: Problem) -> Prediction:
-        put(problem, CHANGES[change](truth, np.random.default_rng(COMM.rank)))
-        return Prediction(np.zeros((0, 0)), {"transfer": 0.0, "inference": 0.0}, True, "")
+class Changed(InitialGuess):
+    """The solution, changed."""
 
-    return start
+    name = "learned"
+
+    def __init__(self, change: str, truth: np.ndarray) -> None:
+        self.change, self.truth = CHANGES[change], truth
+
+    def put(self, problem: Problem) -> Guess:
+        put(problem, self.change(self.truth, np.random.default_rng(COMM.rank)))
+        return Guess()
+
+
+class Refused(InitialGuess):
+    name = "learned"
+
+    def put(self, problem: Problem) -> Guess:
+        problem.solution.x.array[:] = np.nan
+        return Guess(False, "too far", {"transfer": 0.0, "inference": 0.0})
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("change", CHANGES)
-def test_the_answer_is_right_whatever_the_start(name: str, change: str) -> None:
+def test_the_answer_is_right_whatever_the_guess(name: str, change: str) -> None:
     case, problem, atol, truth = solved(name)
-    gate = Gate(GuessConfig(), ["learned"])
-    outcomes = []
+    policy = Adaptive(GuessConfig(), ["learned"])
     for _ in range(3):
         problem.solution.x.array[:] = 0.0
-        solver = GatedSolver(case, gate, {"learned": start_of(change, truth)}, problem=problem, atol=atol)
+        solver = GuardedSolver([Changed(change, truth)], CaseTarget(case, problem, atol), policy)
         result = solver.solve()
         solver.destroy()
-        assert result.converged
+        assert result.converged and set(result.seconds) == {"transfer", "inference", "solve"}
         assert residual_norm(problem) <= atol * (1 + 1e-6)
-        outcomes.append(gate.decisions[-1].outcome)
-        everyone = COMM.allgather([vars(decision) for decision in gate.decisions])
+        everyone = COMM.allgather([vars(decision) for decision in policy.decisions])
         assert all(decisions == everyone[0] for decisions in everyone)
     assert np.abs(problem.solution.x.array - truth).max(initial=0.0) < 1e-5 * COMM.allreduce(
         np.abs(truth).max(initial=0.0), op=MPI.MAX
     )
-    assert [decision.choice for decision in gate.decisions[:2]] == [CLASSICAL, "learned"]
-    first = gate.decisions[1]
+    assert [decision.choice for decision in policy.decisions[:2]] == [DEFAULT, "learned"]
+    first = policy.decisions[1]
     if change in ("exact", "near"):
         assert first.good and first.wasted == 0.0
     if change in ("not a number", "infinite", "ten times", "noise"):
         assert first.outcome.startswith("rejected")
-        assert result.used_fallback or gate.decisions[-1].choice == CLASSICAL
+        assert result.used_fallback or policy.decisions[-1].choice == DEFAULT
         assert 0.0 < first.wasted < first.seconds
 
 
-def test_residual_and_energy_judge_a_start() -> None:
+@pytest.mark.parametrize("guess", [Refused(), None], ids=["refused", "too few iterations"])
+def test_always_falls_back_and_counts_every_iteration(guess: InitialGuess | None) -> None:
+    case, problem, atol, truth = solved("cavity")
+    default = GuardedSolver([], CaseTarget(case, problem, atol), Always()).solve()
+    policy = Always(max_iterations=1)
+    result = GuardedSolver([guess or Changed("near", truth)], CaseTarget(case, problem, atol), policy).solve()
+    assert result.converged and result.used_fallback and not default.used_fallback
+    assert result.iterations == default.iterations + (guess is None)
+    assert policy.decisions[0].outcome.startswith("failed" if guess is None else "rejected: too far")
+
+
+def test_residual_and_energy_decide_on_a_guess() -> None:
     _, flow, _, truth = solved("cavity")
     put(flow, truth)
-    assert judge(flow, 1.0).accepted
+    assert accept(flow, 1.0).accepted
     assert np.array_equal(flow.solution.x.array, truth)
     put(flow, np.zeros_like(truth))
-    verdict = judge(flow, 0.5)
-    assert not verdict.accepted and verdict.reason == "residual norm 1 times that of the cold start, 0.5 allowed"
+    found = accept(flow, 0.5)
+    assert not found.accepted and found.reason == "residual norm 1 times that of the default guess, 0.5 allowed"
     assert not flow.solution.x.array.any()
     _, block, _, shape = solved("hyperelastic")
     put(block, shape)
-    assert judge(block, 1.0).accepted
+    assert accept(block, 1.0).accepted
     assert np.array_equal(block.solution.x.array, shape)
     put(block, -shape)
-    assert "the energy is" in judge(block, 1.0).reason
+    assert "the energy is" in accept(block, 1.0).reason
 
 
-def test_a_start_beyond_the_minimum_is_drawn_back() -> None:
+def test_a_guess_beyond_the_minimum_is_drawn_back() -> None:
     _, block, _, shape = solved("hyperelastic")
     small = 0.02 * shape
     accepted = []
     for factor in (1.0, 150.0):
         put(block, factor * small)
-        verdict = judge(block, 1.0)
-        accepted.append((verdict.accepted, "drawn back to" in verdict.reason))
+        found = accept(block, 1.0)
+        accepted.append((found.accepted, "drawn back to" in found.reason))
     assert accepted[0] == (True, False)
     assert accepted[1] in ((True, True), (False, True), (False, False))
 
 
-def test_a_watched_newton_ends_when_it_is_told_to() -> None:
+def test_a_monitored_newton_ends_when_it_is_asked_to() -> None:
     case, problem, atol, truth = solved("cavity")
     put(problem, 0.9 * truth)
     seen = []
@@ -132,10 +155,10 @@ def test_a_watched_newton_ends_when_it_is_told_to() -> None:
     assert [iteration for iteration, _ in seen] == [0, 1] and seen[1][1] < seen[0][1]
 
 
-def test_a_watch_lets_go_on_what_will_arrive_and_ends_what_will_not() -> None:
+def test_a_monitor_lets_go_on_what_will_converge_and_ends_what_will_not() -> None:
     def ended(norms: list[float], *, waited: float = 0.5) -> list[bool]:
-        watch = Watch(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0)
-        return [watch(iteration, norm) for iteration, norm in enumerate(norms)]
+        monitor = Monitor(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0)
+        return [monitor(iteration, norm) for iteration, norm in enumerate(norms)]
 
     assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
     assert ended([1.0, 2.0]) == [False, True]
@@ -149,7 +172,7 @@ def test_a_watch_lets_go_on_what_will_arrive_and_ends_what_will_not() -> None:
     assert ended([1.0, 0.9]) == [False, True]
     assert ended([1.0, 0.3, 0.27]) == [False, False, True]
     assert ended([1.0, float("nan")]) == [False, True]
-    assert ended([1.0, 1e-3], waited=1.6) == [False, True]  # a classical solve would have ended
+    assert ended([1.0, 1e-3], waited=1.6) == [False, True]  # a default solve would have ended
 
 
 def test_problems_of_about_the_same_size_are_of_one_kind() -> None:

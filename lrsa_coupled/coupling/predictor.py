@@ -1,0 +1,198 @@
+"""The evaluation of a trained operator on the distributed mesh of a problem."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from mpi4py import MPI
+
+from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.prolong import VertexProlongation
+from lrsa_coupled.coupling.reducer import MPIReducer
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Described, Features, Unknown
+from lrsa_coupled.mpi import raise_on_all_ranks
+from lrsa_coupled.operators.lrsa import Tokens
+from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.operators.precision import autocast, choose_device
+from lrsa_coupled.training.checkpoint import ModelCard, load
+
+Points = npt.NDArray[np.float64]
+Encoded = tuple[torch.Tensor, list[Tokens]]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted fields on this rank.
+
+    Args:
+        values: Fields at the owned nodes ``(num_owned, K)``, Dirichlet values exact; zeros when not accepted.
+        inference: Wall time of the operator [s].
+        reason: Why the values are of no use on some rank: not finite, or far outside the training range; empty when accepted.
+    """
+
+    values: Points
+    inference: float
+    reason: str
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the values can be used."""
+        return not self.reason
+
+
+@final
+class Predictor:
+    """A trained operator, evaluated where the nodes of a problem are.
+
+    Attributes:
+        card: What the model was trained for.
+        settings: How it is evaluated.
+    """
+
+    def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
+        self.device = choose_device(settings.device)
+        if self.device.type == "cuda":
+            self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())
+        self.model, self.card, self.settings = model.to(self.device), card, settings
+
+    @classmethod
+    def load(cls, folder: Path | str, settings: GuessConfig | None = None) -> Predictor:
+        """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS says otherwise. Collective: no.
+
+        Raises:
+            ValueError: If there is no model in the folder, it is damaged, or a setting is invalid.
+        """
+        if MPI.COMM_WORLD.size > 1 and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(1)
+        model, card = load(Path(folder))
+        return cls(model.eval(), card, settings or GuessConfig())
+
+    def check(self, described: Described) -> None:
+        """Raise ValueError when the model was trained for another case or other fields. Collective: no."""
+        if (difference := self.card.schema.difference(described.schema)) is not None:
+            raise ValueError(
+                f"the model does not fit the problem, it has {difference}; train one with 'lrsa-coupled train'"
+            )
+
+    def distance(self, features: Features, comm: MPI.Comm) -> float:
+        """Return how far a problem is from those of the training, in standard deviations. Collective.
+
+        It is the largest over scalars and inputs; of a nodal input the root mean square over the nodes counts, as single
+        nodes of a random field reach any value.
+        """
+        normaliser = self.model.normaliser
+        nodal = (features.nodal - normaliser.inputs_mean.cpu().numpy()) / normaliser.inputs_std.cpu().numpy()
+        sums = comm.allreduce(np.append(np.sum(nodal**2, axis=0), len(nodal)), op=MPI.SUM)
+        scalars = (features.scalars - normaliser.scalars_mean.cpu().numpy()) / normaliser.scalars_std.cpu().numpy()
+        return float(max(np.abs(scalars).max(initial=0.0), np.sqrt(sums[:-1] / max(sums[-1], 1.0)).max(initial=0.0)))
+
+    def predict(
+        self, described: Described, problem: Unknown, nodes: NodeSet, features: Features | None = None
+    ) -> Prediction:
+        """Evaluate the operator on a problem, each rank at its own nodes. Collective.
+
+        Args:
+            described: Case or script that gives the features.
+            problem: The problem.
+            nodes: Its nodes.
+            features: Its features, when they are known.
+
+        Raises:
+            ValueError: If the model belongs to another case or has other fields, on all ranks.
+        """
+        self.check(described)
+        comm, model = problem.mesh.comm, self.model
+        features = features or described.features(problem)
+        at_vertices = self.settings.evaluate_at == "vertices" and model.config.takes_parts and nodes.on_simplices
+        prolongation = VertexProlongation(nodes) if at_vertices else None
+        rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
+        arrays = [nodes.points[rows], features.nodal[rows]]
+        arrays += [nodes.mass[rows]] if model.config.mass_weighted else []
+        started = time.perf_counter()
+        outputs, tokens = self.evaluate(arrays, features.scalars, comm)
+        inference = time.perf_counter() - started
+        values = np.zeros((nodes.num_owned, nodes.num_values))
+        reason = self._objection(outputs, comm)
+        if reason:
+            return Prediction(values, inference, reason)
+        exact = nodes.dirichlet_values()
+        values[rows] = outputs.cpu().numpy()
+        values = np.where(nodes.constrained, exact, values)
+        if prolongation is not None:
+            values, doubt = prolongation(values)
+            limit = self.settings.refine_above * float(model.normaliser.outputs_std.norm())
+            doubtful = np.flatnonzero((doubt > limit) & ~nodes.constrained.all(axis=1))
+            started = time.perf_counter()
+            if len(doubtful):
+                nodal = features.nodal[doubtful]
+                values[doubtful] = self._decode(nodes.points[doubtful], nodal, features.scalars, tokens=tokens)
+            inference += time.perf_counter() - started
+            values = np.where(nodes.constrained, exact, values)
+        return Prediction(values, inference, "")
+
+    def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
+        """Evaluate at points of this rank; the tokens are for further points. Collective.
+
+        Args:
+            arrays: Points, nodal inputs and, for a mass-weighted operator, masses.
+            scalars: The scalars.
+            comm: Ranks that share the points.
+        """
+        if comm.size == 1 or self.model.config.takes_parts:
+            return self._encode(arrays, scalars, comm=comm)
+        return self._encode_on_one_rank(arrays, scalars, comm=comm), []
+
+    def _encode(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> Encoded:
+        reducer = MPIReducer(comm) if comm.size > 1 else None
+        chunks = self.model.config.takes_parts and len(arrays[0]) > self.settings.chunk_size
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
+            points, inputs, *mass = (self._batch(array) for array in arrays)
+            outputs_BNK, tokens = self.model.encode(
+                points,
+                inputs,
+                self._batch(scalars),
+                *mass,
+                reducer=reducer,
+                chunk_size=self.settings.chunk_size if chunks else 0,
+            )
+        return outputs_BNK[0].float(), tokens
+
+    def _encode_on_one_rank(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> torch.Tensor:
+        """Evaluate an operator that needs all points at once: the first rank gathers them."""
+        gathered, error, parts = comm.gather(arrays), None, None
+        if gathered is not None:
+            whole = [np.concatenate(parts) for parts in zip(*gathered, strict=True)]
+            try:
+                outputs = self._encode(whole, scalars, comm=MPI.COMM_SELF)[0].cpu().numpy()
+                parts = np.split(outputs, np.cumsum([len(points) for points, *_ in gathered])[:-1])
+            except ValueError as caught:
+                error = caught
+        raise_on_all_ranks(comm, error)
+        return torch.from_numpy(comm.scatter(parts))
+
+    def _decode(self, points: Points, nodal: Points, scalars: Points, *, tokens: list[Tokens]) -> Points:
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
+            batch = (self._batch(array) for array in (points, nodal, scalars))
+            return self.model.decode(*batch, tokens=tokens)[0].float().cpu().numpy()
+
+    def _batch(self, array: Points) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
+
+    def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
+        finite = bool(torch.isfinite(outputs).all())
+        excess = (self.model.normaliser.excess(outputs[None]) if outputs.numel() else 0.0) if finite else np.inf
+        worst, limit = comm.allreduce(excess, op=MPI.MAX), self.settings.max_ratio
+        if not np.isfinite(worst):
+            return "the prediction is not finite"
+        if worst > limit:
+            return f"the prediction reaches {worst:.1f} times the range seen in training, {limit:g} allowed"
+        return ""

@@ -1,0 +1,73 @@
+"""The convergence monitor: ends a solve from a guess that has used up its budget and does not converge."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import final
+
+from mpi4py import MPI
+
+
+@final
+class Monitor:
+    """Called by the solver after each iteration; returns whether to end the solve.
+
+    A solve goes on past its budget while the residual norm falls to less than ``stalled`` in an iteration, the mean of the
+    last two, and while it would end before a default solve of a problem ``harder`` than expected. For that the norm is taken
+    to fall as that of Newton's method near a solution: the number of digits gained doubles with each iteration.
+
+    Args:
+        comm: Ranks of the problem.
+        atol: Tolerance of the residual norm.
+        started: When the guess was begun, ``time.perf_counter()`` [s].
+        budget: What a guess that fails may cost [s].
+        expected: What a default solve is expected to cost [s].
+        stalled: Reduction of the residual norm in an iteration from which Newton's method is not near a solution.
+        harder: How many times harder than expected a problem may be.
+
+    Attributes:
+        reason: Why the solve was ended, empty when it was not.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Comm,
+        atol: float,
+        *,
+        started: float,
+        budget: float,
+        expected: float,
+        stalled: float = 0.5,
+        harder: float = 1.5,
+    ) -> None:
+        self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, harder * expected
+        self.started, self.budget = started, budget
+        self.reason = ""
+        self._norms: list[float] = []
+        self._begun = 0.0
+
+    def __call__(self, iteration: int, norm: float) -> bool:
+        """Return whether to end the solve. Collective."""
+        elapsed = self.comm.allreduce(time.perf_counter() - self.started, op=MPI.MAX)
+        self._norms.append(norm)
+        if iteration == 0:
+            self._begun = elapsed
+        if iteration == 0 or elapsed <= self.budget or norm <= self.atol:
+            return False
+        pace = (elapsed - self._begun) / iteration
+        if elapsed + pace * self._remaining() <= self.longest:
+            return False
+        self.reason = (
+            f"residual norm {norm:.2g} after {iteration} iterations, {self._norms[-2]:.2g} before the last, "
+            f"{self.atol:.2g} asked for"
+        )
+        return True
+
+    def _remaining(self) -> float:
+        """Return the iterations from here to the tolerance."""
+        last = self._norms[-3:]
+        gained = math.log(last[0] / last[-1]) / (len(last) - 1) if last[-1] < last[0] else 0.0
+        if gained <= -math.log(self.stalled):
+            return math.inf
+        return math.log2(1.0 + math.log(last[-1] / self.atol) / (2.0 * gained))

@@ -1,0 +1,168 @@
+"""What a guarded solver solves: adapters of a case's problem; those of a script's SNES or KSP are in ``petsc_targets.py``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import final
+
+from lrsa_coupled.guess.acceptance import Acceptance, accept
+from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, SolveResult, Unknown
+
+Check = Callable[[int, float], bool]
+"""Called with iterations and residual norm after each iteration; True ends the solve, unconverged."""
+
+
+class Target(ABC):
+    """A problem and two ways to solve it.
+
+    Attributes:
+        problem: Its solution holds the guess, and in the end the answer.
+    """
+
+    problem: Unknown
+
+    @property
+    @abstractmethod
+    def minimises(self) -> bool:
+        """Whether the solver lowers an energy; the residual norm may then fall slowly for a while."""
+
+    @abstractmethod
+    def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
+        """Solve from what is in the solution; ``used_fallback`` when the solver has dropped it unused. Collective."""
+
+    @abstractmethod
+    def by_default(self) -> SolveResult:
+        """Solve as without a guess, whatever is in the solution. Collective."""
+
+    @abstractmethod
+    def accept(self, max_residual: float) -> Acceptance:
+        """Return whether the guess in the solution is worth solving from. Collective."""
+
+    @abstractmethod
+    def tolerance(self) -> float:
+        """Return the residual norm that a solve aims at. Collective."""
+
+    def update(self, problem: Problem, atol: float) -> None:
+        """Take over the next problem of a sequence. Collective."""
+        raise ValueError(f"{type(self).__name__} is made for one solve, it takes over no further problem")
+
+    def observe(self, check: Check) -> None:
+        """Call ``check`` after each iteration of every solve, as far as the solver can. Collective: no."""
+
+    def destroy(self) -> None:
+        """Free the PETSc objects that were made for the target. Collective."""
+
+
+class _CaseTarget(Target):
+    """A problem of a case."""
+
+    def __init__(self, problem: Problem, atol: float) -> None:
+        self.problem: Problem = problem
+        self.atol = atol
+
+    @property
+    def minimises(self) -> bool:
+        """Whether the problem has an energy."""
+        return self.problem.energy is not None
+
+    def accept(self, max_residual: float) -> Acceptance:
+        """Compare the guess with the zero guess, by energy or residual norm. Collective."""
+        return accept(self.problem, max_residual)
+
+    def tolerance(self) -> float:
+        """Return the tolerance. Collective: no."""
+        return self.atol
+
+    def update(self, problem: Problem, atol: float) -> None:
+        """Take over the next problem. Collective."""
+        self.problem, self.atol = problem, atol
+
+
+@final
+class CaseTarget(_CaseTarget):
+    """A problem solved by the solver that its case makes for a guess, by default by a method of the case.
+
+    Args:
+        case: The case.
+        problem: Problem to solve.
+        atol: Absolute tolerance of the residual norm.
+        method: Name of the method, None for the case's default.
+    """
+
+    def __init__(self, case: Case, problem: Problem, atol: float, *, method: str | None = None) -> None:
+        super().__init__(problem, atol)
+        self.case, self.method = case, method
+
+    def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
+        """Solve by ``case.solver``. Collective."""
+        solver = self.case.solver(self.problem, self.atol, max_iterations=max_iterations)
+        if check is not None:
+            solver.monitor(check)
+        result = solver.solve()
+        solver.destroy()
+        return result
+
+    def by_default(self) -> SolveResult:
+        """Solve by the method, from zero. Collective."""
+        return solve_from_zero(self.case, self.problem, self.atol, method=self.method)
+
+
+@final
+class SolverTarget(_CaseTarget):
+    """A problem, often one of a sequence, and a solver that is there already.
+
+    Args:
+        solver: Solves from a guess; it is freed with the target.
+        problem: Problem to solve.
+        atol: Absolute tolerance of the residual norm.
+        default: Solves the problem without a guess.
+    """
+
+    def __init__(
+        self, solver: SequenceSolver, problem: Problem, atol: float, default: Callable[[Problem, float], SolveResult]
+    ) -> None:
+        super().__init__(problem, atol)
+        self.solver, self._default = solver, default
+        self._check: Check | None = None
+        self._observer: Check | None = None
+        self._limit: int | None = None
+        solver.monitor(self._after_iteration)
+
+    def update(self, problem: Problem, atol: float) -> None:
+        """Let the solver take over the next problem. Collective."""
+        super().update(problem, atol)
+        self.solver.update(problem, atol)
+
+    def observe(self, check: Check) -> None:
+        """Call ``check`` after each iteration. Collective: no."""
+        self._observer = check
+
+    def destroy(self) -> None:
+        """Free the solver. Collective."""
+        self.solver.destroy()
+
+    def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
+        """Solve by the solver. Collective."""
+        self._check, self._limit = check, max_iterations
+        result = self.solver.solve()
+        self._check = self._limit = None
+        return result
+
+    def by_default(self) -> SolveResult:
+        """Solve by the function. Collective."""
+        return self._default(self.problem, self.atol)
+
+    def _after_iteration(self, iteration: int, norm: float) -> bool:
+        checks = [check for check in (self._observer, self._check) if check is not None]
+        limited = self._limit is not None and iteration >= self._limit and norm > self.atol
+        return any([check(iteration, norm) for check in checks]) or limited
+
+
+def solve_from_zero(case: Case, problem: Problem, atol: float, *, method: str | None = None) -> SolveResult:
+    """Solve by a method of the case, None for its default. Collective."""
+    problem.solution.x.array[:] = 0.0
+    solver = case.methods()[method or case.default_method](problem, atol)
+    result = solver.solve()
+    solver.destroy()
+    return result

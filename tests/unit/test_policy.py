@@ -1,0 +1,179 @@
+"""The policies on made-up times: the adaptive one finds the fastest choice, loses little on the way, and drops a guess that fails."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mpi4py", reason="the coupling needs MPI")
+
+from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.guess.policy import DEFAULT, Adaptive, Always, Decision, make_policy
+
+KIND = "1 ranks, about 1e+04 unknowns"
+
+
+def run(
+    policy: Adaptive, times: dict[str, float], count: int, *, spread: float = 0.2, fails: str = "", wasted: float = 0.0
+) -> float:
+    """Solve ``count`` problems whose times scatter log-normally; return the mean time over the least mean of a choice."""
+    rng = np.random.default_rng(0)
+    total, best = 0.0, 0.0
+    for _ in range(count):
+        hardness = np.exp(spread * rng.standard_normal())
+        choice, why = _choose(policy)
+        failed = choice == fails
+        seconds = hardness * (times[DEFAULT] + wasted if failed else times[choice])
+        outcome = "rejected: too far" if failed else "converged"
+        policy.note(
+            KIND,
+            Decision(len(policy.decisions) + 1, choice, why, outcome, hardness * wasted if failed else 0.0, seconds),
+        )
+        total += seconds
+        best += hardness * min(time for name, time in times.items() if name != fails)
+    return total / best
+
+
+def _choose(policy: Adaptive) -> tuple[str, str]:
+    choice = policy.choose(KIND, policy.names)
+    return choice.name, choice.why
+
+
+def chosen(policy: Adaptive, name: str) -> int:
+    return sum(decision.choice == name for decision in policy.decisions)
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.2, 0.6])
+@pytest.mark.parametrize("learned", [0.33, 0.8, 0.95, 1.05, 1.2, 3.0])
+def test_ends_near_the_best_choice(learned: float, spread: float) -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    assert run(policy, {"learned": learned, DEFAULT: 1.0}, 200, spread=spread) < 1.1
+    worse = DEFAULT if learned < 1.0 else "learned"
+    assert chosen(policy, worse) < 100 or abs(learned - 1.0) < 0.1
+
+
+def test_a_clear_case_is_decided_after_one_solve_each() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    run(policy, {"learned": 1.0, DEFAULT: 3.0}, 40, spread=0.1)
+    assert chosen(policy, DEFAULT) == 1
+    assert [decision.choice for decision in policy.decisions[:3]] == [DEFAULT, "learned", "learned"]
+
+
+def test_the_best_of_several_guesses_is_found() -> None:
+    policy = Adaptive(GuessConfig(), ["learned", "previous"])
+    assert run(policy, {"learned": 1.0, "previous": 0.6, DEFAULT: 2.0}, 200) < 1.1
+    assert chosen(policy, "previous") > 150
+
+
+def test_a_guess_that_fails_rests_and_is_tried_again() -> None:
+    policy = Adaptive(GuessConfig(patience=3, rest=20), ["learned"])
+    ratio = run(policy, {"learned": 0.5, DEFAULT: 1.0}, 60, fails="learned", wasted=0.1)
+    tries = [decision.number for decision in policy.decisions if decision.choice == "learned"]
+    assert len(tries) <= 6
+    assert ratio < 1.02
+    assert max(np.diff(tries)) > 20
+    assert "rests until solve" in _choose(policy)[1] or _choose(policy)[0] == "learned"
+
+
+def test_a_guess_of_which_the_first_goes_wrong_is_not_given_up() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    for number in range(1, 61):
+        choice, why = _choose(policy)
+        wasted = 0.4 if choice == "learned" and chosen(policy, "learned") == 0 else 0.0
+        seconds = 0.4 if choice == "learned" and not wasted else 1.0 + wasted
+        policy.note(
+            KIND, Decision(number, choice, why, "failed: late" if wasted else "converged", wasted, seconds, 0.1)
+        )
+    assert chosen(policy, "learned") > 40
+
+
+@pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
+def test_bad_guesses_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
+    """Every third start goes wrong, so that none rests, and the geometric mean of the times is below that of the default solves."""
+    policy = Adaptive(GuessConfig(patience=2), ["learned"])
+    tries, total = 0, 0.0
+    for number in range(1, 201):
+        choice, why = _choose(policy)
+        tries += choice == "learned"
+        bad = choice == "learned" and tries % 3 == 0
+        seconds = 1.0 + wasted if bad else 0.4 if choice == "learned" else 1.0
+        policy.note(
+            KIND,
+            Decision(
+                number, choice, why, "abandoned: it stalls" if bad else "converged", wasted * bad, seconds, risk=0.1
+            ),
+        )
+        total += seconds
+        assert total <= 1.15 * number + wasted  # the first may lose what nobody could know
+    assert tries > 20
+
+
+def test_a_guess_whose_risk_is_not_covered_waits_and_says_so() -> None:
+    policy, chosen_now = Adaptive(GuessConfig(), ["learned"]), []
+    for number in range(1, 5):
+        choice, why = _choose(policy)
+        chosen_now.append((choice, "not yet within the budget" in why))
+        policy.note(KIND, Decision(number, choice, why, "converged", 0.0, 1.0 if choice == DEFAULT else 0.9, risk=0.5))
+    assert chosen_now == [(DEFAULT, False), ("learned", False), (DEFAULT, True), ("learned", False)]
+
+
+def test_problems_of_another_kind_have_a_record_of_their_own() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    run(policy, {"learned": 1.0, DEFAULT: 3.0}, 10)
+    assert policy.expected(KIND) == pytest.approx(3.0, rel=0.5)
+    other = policy.choose("8 ranks, about 1e+06 unknowns", policy.names)
+    assert (other.name, other.why) == (DEFAULT, "not yet measured")
+
+
+def test_the_record_outlives_the_run(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    first = Adaptive(GuessConfig(record=str(path)), ["learned"])
+    run(first, {"learned": 3.0, DEFAULT: 1.0}, 10, spread=0.05)
+    first.save()
+    second = Adaptive(GuessConfig(record=str(path)), ["learned"])
+    assert _choose(second)[0] == DEFAULT
+    path.write_text("[1, 2]")
+    with pytest.raises(ValueError, match="is not a record of costs"):
+        Adaptive(GuessConfig(record=str(path)), ["learned"])
+
+
+def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps({KIND: {"classical": [0.0, 0.0], "learned": [-1.0]}}))
+    assert _choose(Adaptive(GuessConfig(record=str(path)), ["learned"]))[0] == "learned"
+
+
+def test_the_guess_goes_first_where_one_solve_is_all_there_is() -> None:
+    policy = Adaptive(GuessConfig(max_iterations=5), ["learned"], guess_first=True)
+    choice = policy.choose(KIND, policy.names)
+    assert (choice.name, choice.max_iterations, choice.max_residual, choice.expected) == ("learned", 5, 0.9, None)
+    policy.note(KIND, Decision(1, "learned", "", "failed: late", 0.4, 1.4, 0.1))
+    assert policy.expected(KIND) == pytest.approx(1.0)
+    choice = policy.choose(KIND, policy.names)
+    assert choice.max_iterations is None and (choice.name == DEFAULT or choice.budget == pytest.approx(0.15))
+
+
+def test_always_takes_the_first_guess_whatever_it_costs() -> None:
+    policy = make_policy(GuessConfig(max_iterations=7), ["learned"], default="always")
+    assert policy.choose(KIND, ["learned", "previous"]).name == "learned"
+    assert policy.choose(KIND, ["learned"]).max_iterations == 7 and policy.choose(KIND, ["learned"]).expected is None
+    assert Always().choose(KIND, []).name == DEFAULT
+    assert isinstance(make_policy(GuessConfig(policy="adaptive"), ["learned"], default="always"), Adaptive)
+
+
+def test_names_must_differ() -> None:
+    with pytest.raises(ValueError, match="names of their own"):
+        Adaptive(GuessConfig(), [DEFAULT])
+
+
+def test_the_summary_says_what_was_chosen_and_lost() -> None:
+    policy = Adaptive(GuessConfig(), ["learned", "previous"])
+    run(policy, {"learned": 0.5, "previous": 0.4, DEFAULT: 1.0}, 20, fails="learned", wasted=0.1)
+    learned, previous, default = policy.summary().splitlines()
+    assert "rejected" in learned and "lost on bad guesses" in learned
+    assert previous.startswith("previous: chosen") and "converged" in previous
+    assert default.startswith("default: chosen")
+    assert "never chosen" in Adaptive(GuessConfig(), ["learned"]).summary()
