@@ -8,7 +8,7 @@ from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.reducer import Reducer
-from lrsa_coupled.training.losses import field_columns, relative_l2, weighted_mean
+from lrsa_coupled.training.losses import Reference, field_columns, relative_l2, weighted_mean
 
 CONFIG = OperatorConfig(
     width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True
@@ -58,7 +58,7 @@ def exact_outputs(points: torch.Tensor) -> torch.Tensor:
 def gradients(model: Operator, outputs: torch.Tensor, exact: torch.Tensor, *, mass: torch.Tensor, reducer: Reducer | None = None,
               ranks: int = 1) -> dict[str, torch.Tensor]:  # fmt: skip
     """Return this rank's part of the gradients of the training loss, by name."""
-    errors = relative_l2(outputs, exact, mass_BN=mass, free_BNK=torch.ones_like(exact), fields=FIELDS, reducer=reducer)
+    errors = relative_l2(outputs, Reference(exact, mass, torch.ones_like(exact), FIELDS, reducer))
     model.zero_grad()
     (weighted_mean(errors, FIELDS) / ranks).backward()
     return {name: weight.grad.clone() for name, weight in model.named_parameters()}

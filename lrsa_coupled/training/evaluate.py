@@ -22,7 +22,7 @@ from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
-from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2
+from lrsa_coupled.training.losses import FieldColumns, Reference, aligned, field_columns, relative_h1, relative_l2
 from lrsa_coupled.training.group import ProcessGroup
 
 VALIDATION_POINTS = 2048
@@ -104,7 +104,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
-        batch, columns = dataset.whole(place, with_cells=True).to(device), slice(item.start, item.stop)
+        batch, columns = dataset.whole(place, with_cells=True).to(device), item.columns
         predicted = _comparable(operator, batch, fields=fields, precision=precision)
         predicted = torch.where(batch.free_BNK > 0, predicted, batch.outputs_BNK)
         arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
@@ -118,14 +118,10 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
 
 def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColumns, ...]) -> Tensor:
     """Return L2 and, on simplices, H1 errors of a batch of one: ``(1 or 2, fields)``."""
-    common = {"free_BNK": batch.free_BNK, "fields": fields}
-    errors = [relative_l2(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, **common)]
+    reference = _reference(batch, fields)
+    errors = [relative_l2(predicted_BNK, reference)]
     if batch.cells_EV is not None and batch.cells_EV.shape[1] == batch.points_BNd.shape[-1] + 1:
-        errors.append(
-            relative_h1(
-                predicted_BNK, batch.outputs_BNK, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV, **common
-            )
-        )
+        errors.append(relative_h1(predicted_BNK, reference, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV))
     return torch.cat(errors)
 
 
@@ -137,13 +133,16 @@ def check_match(card: ModelCard, schema: Schema) -> None:
 
 def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
     predicted = _comparable(forward, batch, fields=fields, precision=precision)
-    return relative_l2(predicted, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
+    return relative_l2(predicted, _reference(batch, fields))
 
 
 def _comparable(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
     """Predict, and take from the span of a basis what is nearest to the exact one."""
-    predicted_BNK = predict(forward, batch, precision=precision)
-    return aligned(predicted_BNK, batch.outputs_BNK, mass_BN=batch.mass_BN, free_BNK=batch.free_BNK, fields=fields)
+    return aligned(predict(forward, batch, precision=precision), _reference(batch, fields))
+
+
+def _reference(batch: Batch, fields: tuple[FieldColumns, ...]) -> Reference:
+    return Reference(batch.outputs_BNK, batch.mass_BN, batch.free_BNK, fields)
 
 
 def _statistics(errors_S: npt.NDArray[np.float64], indices: list[int]) -> dict[str, float | int]:

@@ -26,13 +26,13 @@ from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.evaluate import validate
+from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
-from lrsa_coupled.training.optimiser import learning_rate, set_learning_rate
+from lrsa_coupled.training.optimiser import make_schedules
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, identity, prepare
 from lrsa_coupled.training.step import take_step
-from lrsa_coupled.training.group import ProcessGroup
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,14 +43,14 @@ def train(
     """Train an operator.
 
     The number of threads is left to the environment. Collective: over the ranks of ``group``; the first one writes. With the same
-    ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was interrupted, at any moment, goes
-    on from its last state and on a CPU ends bit for bit as if it had not been, with the same ranks and threads.
+    ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was interrupted, at any moment,
+    goes on from its last state and on a CPU ends bit for bit as if it had not been, with the same ranks and threads.
 
     Args:
         data: Folder of the data set.
         out: Folder of the results.
         config: Configuration; ``operator`` and ``training`` are read, and ``case`` when not empty.
-        resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start anew.
+        resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start again.
         group: The ranks that train together, None for this process alone.
     Returns:
         Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``, ``best_error``, ``errors``
@@ -77,125 +77,119 @@ def train(
             progress = Progress()
         else:
             load_state(out / "last", run.models, optimisers=run.optimisers)
-            progress = _with_readable_best(progress, out)
-            LOGGER.info(
-                "going on after epoch %d of %d, step %d", progress.epoch, config.training.epochs, len(progress.losses)
-            )
-        progress = _Loop(run, identified).run(progress)
+            _check_best(progress, out)
+            epochs, step = config.training.epochs, len(progress.losses)
+            LOGGER.info("going on after epoch %d of %d, step %d", progress.epoch, epochs, step)
+        _Loop(run, identified, progress).finish()
     return _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
 
 
 class _Loop:
-    """The epochs of a run; the first rank writes."""
+    """The epochs of a run, which move ``progress`` on; the first rank writes."""
 
-    def __init__(self, run: Run, identified: dict[str, Any]) -> None:
-        self.config = run.config.training
-        self.job = run
-        self.identified = identified
+    def __init__(self, run: Run, identified: dict[str, Any], progress: Progress) -> None:
+        self.run, self.training = run, run.config.training
+        self.identified, self.progress = identified, progress
         self.writes = run.group.rank == 0
-        self.total_steps = self.config.epochs * run.steps_per_epoch
-        self.saved = self.started = time.perf_counter()
+        self.total_steps = self.training.epochs * run.steps_per_epoch
+        self.done = progress.epoch * run.steps_per_epoch + len(progress.losses)
+        self.schedules = make_schedules(run.optimisers, self.training, num_steps=self.total_steps, done=self.done)
+        self.saved = time.perf_counter()
+        self.started = self.saved - progress.seconds
 
-    def run(self, progress: Progress) -> Progress:
-        """Train until the end; return how far that is."""
-        run, training = self.job, self.config
-        self.started = time.perf_counter() - progress.seconds
-        metrics = None
+    def finish(self) -> None:
+        """Train until the end."""
+        run, progress, metrics = self.run, self.progress, None
         if self.writes:
             configuration.save(run.config, run.out)
-            metrics = Metrics(run.out, epoch=progress.epoch, tensorboard=training.tensorboard)
-        done = progress.epoch * run.steps_per_epoch + len(progress.losses)
-        with progress_bar(description="training", unit="step", total=self.total_steps, done=done) as bar:
+            metrics = Metrics(run.out, epoch=progress.epoch, tensorboard=self.training.tensorboard)
+        with progress_bar(description="training", unit="step", total=self.total_steps, done=self.done) as bar:
             while not progress.ended:
-                progress, values = self._epoch(progress, bar)
-                if (epoch := progress.epoch) == training.epochs or epoch % training.validate_every == 0:
-                    progress, valid = self._validated(progress)
-                    values |= valid
+                values = self._epoch(bar)
+                if validates := progress.ended or progress.epoch % self.training.validate_every == 0:
+                    values |= self._validate()
                     bar.set_postfix(loss=f"{values['loss']:.4f}", valid=f"{values['valid_error']:.4f}")
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
                 if (
                     progress.ended and self.writes
-                ):  # before the state says so: a run that is killed in between comes here again
+                ):  # before the state that says so: a run killed in between comes here again
                     checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
-                if progress.ended or epoch % training.validate_every == 0:
-                    self._save(progress)
+                if validates:
+                    self._save()
         if metrics is not None:
             metrics.close()
-        return progress
 
-    def _epoch(self, progress: Progress, bar: Any) -> tuple[Progress, dict[str, Any]]:
+    def _epoch(self, bar: Any) -> dict[str, Any]:
         """Take the steps of the next epoch that are not taken yet."""
-        run, training = self.job, self.config
-        epoch, losses, rate = progress.epoch + 1, [torch.tensor(loss) for loss in progress.losses], 0.0
+        run, training, progress = self.run, self.training, self.progress
+        losses, rate = [torch.tensor(loss) for loss in progress.losses], 0.0
         run.model.train()
-        generator = epoch_generator(training.seed, epoch)
+        generator = epoch_generator(training.seed, progress.epoch + 1)
         batches = training_batches(run.dataset, run.train_samples, run.plan, generator=generator, first=len(losses))
         for micro_batches in drawn_ahead(batches):
-            number = (epoch - 1) * run.steps_per_epoch + len(losses)
-            rate = learning_rate(training, number, num_steps=self.total_steps)
-            set_learning_rate(run.optimisers, rate)
-            losses.append(take_step(run, micro_batches, number=number))
+            rate = self.schedules[0].get_last_lr()[0]
+            losses.append(take_step(run, micro_batches, number=self.done))
+            for schedule in self.schedules:
+                schedule.step()
+            self.done += 1
             bar.update()
-            if (
-                self.writes
-                and time.perf_counter() - self.saved > training.save_every
-                and len(losses) < run.steps_per_epoch
-            ):
-                self._save(
-                    dataclasses.replace(
-                        progress, losses=self._finite(losses, epoch), seconds=time.perf_counter() - self.started
-                    )
-                )
-        values = self._finite(losses, epoch)
-        progress = dataclasses.replace(progress, epoch=epoch, losses=(), ended=epoch == training.epochs)
-        progress = dataclasses.replace(progress, seconds=time.perf_counter() - self.started)
-        return progress, {"epoch": epoch, "loss": sum(values) / len(values), "learning_rate": rate}
+            late = time.perf_counter() - self.saved > training.save_every
+            if self.writes and late and len(losses) < run.steps_per_epoch:
+                progress.losses, progress.seconds = self._finite(losses), time.perf_counter() - self.started
+                self._save()
+        values = self._finite(losses)
+        progress.epoch, progress.losses, progress.seconds = progress.epoch + 1, (), time.perf_counter() - self.started
+        progress.ended = progress.epoch == training.epochs
+        return {"epoch": progress.epoch, "loss": sum(values) / len(values), "learning_rate": rate}
 
-    def _finite(self, losses: list[Tensor], epoch: int) -> tuple[float, ...]:
-        """Return the losses, waiting for the device; FloatingPointError when one is not finite."""
-        values = torch.stack([loss.to(self.job.device, torch.float64) for loss in losses]).tolist()
-        for place, value in enumerate(values):
-            if not math.isfinite(value):
-                raise FloatingPointError(self._diverged(f"the loss or its gradient at epoch {epoch}, step {place + 1}"))
-        return tuple(values)
-
-    def _validated(self, progress: Progress) -> tuple[Progress, dict[str, Any]]:
+    def _validate(self) -> dict[str, Any]:
         """Validate, save the model when it is the best so far, and end the run when it has been so for too long."""
-        run, training = self.job, self.config
+        run, training, progress = self.run, self.training, self.progress
         run.model.eval()
-        as_trained = dataclasses.replace(training, precision=run.precision(progress.epoch * run.steps_per_epoch - 1))
+        as_trained = dataclasses.replace(training, precision=run.precision(self.done - 1))
         errors_SP = validate(
-            run.kept, run.dataset, samples=run.valid_samples, fields=run.fields, training=as_trained, group=run.group
+            run.validated,
+            run.dataset,
+            samples=run.valid_samples,
+            fields=run.fields,
+            training=as_trained,
+            group=run.group,
         )
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
             raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))
         errors = {item.name: float(value) for item, value in zip(run.fields, errors_SP.mean(dim=0), strict=True)}
+        without = (progress.epoch - progress.best_epoch) // training.validate_every
         if error < progress.best_error:
-            progress = dataclasses.replace(progress, best_epoch=progress.epoch, best_error=error, best_errors=errors)
+            progress.best_epoch, progress.best_error, progress.best_errors = progress.epoch, error, errors
             if self.writes:
-                checkpoint.save(run.out, run.kept, card(run, errors, seconds=progress.seconds))
-        elif (
-            training.patience and training.patience <= (progress.epoch - progress.best_epoch) // training.validate_every
-        ):
+                checkpoint.save(run.out, run.validated, card(run, errors, seconds=progress.seconds))
+        elif training.patience is not None and without >= training.patience:
             LOGGER.info(
-                "ended after epoch %d: no better validation error since epoch %d", progress.epoch, progress.best_epoch
+                "ended at epoch %d: the validation error of %d is the best", progress.epoch, progress.best_epoch
             )
-            progress = dataclasses.replace(progress, ended=True)
-        return progress, {"valid_error": error, "valid": errors}
+            progress.ended = True
+        return {"valid_error": error, "valid": errors}
 
-    def _save(self, progress: Progress) -> None:
+    def _finite(self, losses: list[Tensor]) -> tuple[float, ...]:
+        """Return the losses, waiting for the device; FloatingPointError when one is not finite."""
+        values = torch.stack([loss.to(self.run.device, torch.float64) for loss in losses]).tolist()
+        for place, value in enumerate(values):
+            if not math.isfinite(value):
+                where = f"epoch {self.progress.epoch + 1}, step {place + 1}"
+                raise FloatingPointError(self._diverged(f"the loss or its gradient at {where}"))
+        return tuple(values)
+
+    def _save(self) -> None:
         if self.writes:
-            run = self.job
-            save_state(
-                run.out / "last", run.models, optimisers=run.optimisers, progress=progress, identity=self.identified
-            )
+            run, last = self.run, self.run.out / "last"
+            save_state(last, run.models, optimisers=run.optimisers, progress=self.progress, identity=self.identified)
             self.saved = time.perf_counter()
 
     def _diverged(self, what: str) -> str:
         return (
-            f"training diverged: {what} is not finite; the checkpoints in {self.job.out} are from before; "
+            f"training diverged: {what} is not finite; the checkpoints in {self.run.out} are from before; "
             "lower training.learning_rate or use training.precision=fp32"
         )
 
@@ -215,12 +209,11 @@ def _summary(config: Config, schema: Schema, *, progress: Progress, num_samples:
     }
 
 
-def _with_readable_best(progress: Progress, out: Path) -> Progress:
+def _check_best(progress: Progress, out: Path) -> None:
     """Forget the best validation so far when its checkpoint cannot be read."""
     try:
         checkpoint.load(out)
     except ValueError as error:
         if progress.best_epoch > 0:
             LOGGER.warning("%s; the best checkpoint is written again at the next validation", error)
-        return dataclasses.replace(progress, best_epoch=0, best_error=math.inf, best_errors={})
-    return progress
+        progress.best_epoch, progress.best_error, progress.best_errors = 0, math.inf, {}

@@ -1,14 +1,14 @@
 """Relative errors of nodal predictions, one number a sample and field, and the training loss made of them.
 
-Where a Dirichlet condition fixes an output (``free_BNK`` is 0) it counts as exact, since a guess carries the exact value. Both errors divide
-by the norm of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a
+Where a Dirichlet condition fixes an output it counts as exact, since a guess carries the exact value. Both errors divide by the norm
+of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a
 sample whose field vanishes does not take over the loss.
 
-The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence, of which the last and
-the first left out are often near each other, so that no span of K fields has all of the last.
+The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence, of which the
+last and the first left out are often near each other, so that no span of K fields has all of the last.
 
-With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective, forward
-and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.
+With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective,
+forward and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.
 
 Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
 """
@@ -22,17 +22,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
+from lrsa_coupled.schema import Field
 
 SMALL = 1e-3
 DEPENDENT = 3e-4
-"""Relative size of a direction from which it counts in the span of a basis; its square is the rounding of a Gram matrix in single precision."""
+"""Relative size from which a direction counts in the span of a basis; its square is the rounding of a Gram matrix in float32."""
 
 
 @dataclass(frozen=True)
 class FieldColumns:
-    """Columns ``start`` to ``stop`` of the outputs hold a field, or a basis of its ``span``; ``scale`` is its size in training (0: unknown)."""
+    """Columns ``start`` to ``stop`` of the outputs: a field, or a basis of its ``span``; ``scale`` is its size in training."""
 
     name: str
     start: int
@@ -41,133 +41,95 @@ class FieldColumns:
     scale: float = 0.0
     span: bool = False
 
+    @property
+    def columns(self) -> slice:
+        """The columns as a slice."""
+        return slice(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Exact outputs of some samples, and what errors are measured with.
+
+    Args:
+        exact_BNK: Exact outputs.
+        mass_BN: Lumped mass of the points, any unit.
+        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
+        fields: Columns of the fields.
+        reducer: Combines the ranks that share the point set.
+    """
+
+    exact_BNK: Tensor
+    mass_BN: Tensor
+    free_BNK: Tensor
+    fields: Sequence[FieldColumns]
+    reducer: Reducer | None = None
+
 
 def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None = None) -> tuple[FieldColumns, ...]:
     """Lay ``fields`` side by side; ``outputs_std`` gives the standard deviation of each output."""
     columns, start = [], 0
     for item in fields:
         stop = start + item.components
-        scale = 0.0 if outputs_std is None else math.sqrt(sum(value**2 for value in outputs_std[start:stop]))
+        scale = 0.0 if outputs_std is None else math.hypot(*outputs_std[start:stop])
         columns.append(FieldColumns(item.name, start, stop, item.loss_weight, scale, item.span))
         start = stop
     return tuple(columns)
 
 
-def aligned(
-    predicted_BNK: Tensor,
-    exact_BNK: Tensor,
-    *,
-    mass_BN: Tensor,
-    free_BNK: Tensor,
-    fields: Sequence[FieldColumns],
-    reducer: Reducer | None = None,
-) -> Tensor:
-    """Return the predictions, those of a field of which the span counts replaced by what is nearest to the exact ones in their span.
+def aligned(predicted_BNK: Tensor, reference: Reference) -> Tensor:
+    """Return the predictions, those of a basis replaced by what is nearest to the exact ones in their span.
 
-    Nearest in the norm of the lumped masses. The relative L2 error is then a root mean square of the sines of the angles between the exact fields
-    and the span when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
+    Nearest in the norm of the lumped masses. The relative L2 error is then a root mean square of the sines of the angles between the
+    exact fields and the span when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
 
-    Args:
-        predicted_BNK: Predicted outputs.
-        exact_BNK: Exact outputs.
-        mass_BN: Lumped mass of the points, any unit.
-        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
-        fields: Columns of the fields.
-        reducer: Combines the ranks that share the point set.
     Source: Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces", Math. Comput. 27.
     """
-    if not any(item.span for item in fields):
+    if not any(item.span for item in reference.fields):
         return predicted_BNK
     parts = []
-    for item in fields:
-        columns = slice(item.start, item.stop)
-        predicted = predicted_BNK[..., columns]
-        parts.append(
-            _nearest(predicted * free_BNK[..., columns], exact_BNK[..., columns], mass_BN, reducer)
-            if item.span
-            else predicted
-        )
+    for item in reference.fields:
+        predicted = predicted_BNK[..., item.columns]
+        if item.span:
+            basis, exact = predicted * reference.free_BNK[..., item.columns], reference.exact_BNK[..., item.columns]
+            predicted = _nearest(basis, exact, reference.mass_BN, reference.reducer)
+        parts.append(predicted)
     return torch.cat(parts, dim=-1)
 
 
-def relative_l2(
-    predicted_BNK: Tensor,
-    exact_BNK: Tensor,
-    *,
-    mass_BN: Tensor,
-    free_BNK: Tensor,
-    fields: Sequence[FieldColumns],
-    reducer: Reducer | None = None,
-) -> Tensor:
-    """Return ``|free (predicted - exact)| / |exact|`` in the norm of the lumped masses.
+def relative_l2(predicted_BNK: Tensor, reference: Reference) -> Tensor:
+    """Return the errors ``|free (predicted - exact)| / |exact|`` ``(B, P)`` in the norm of the lumped masses."""
+    root_BN1 = torch.sqrt(reference.mass_BN).unsqueeze(-1)
+    taper_K = _taper(reference.exact_BNK, reference.fields)
+    error_BNK = (predicted_BNK - reference.exact_BNK) * (reference.free_BNK * root_BN1) * taper_K
+    unit_B = SMALL * torch.sqrt(_total(reference.mass_BN.sum(dim=1), reference.reducer))
+    return _ratios(error_BNK, reference.exact_BNK * root_BN1 * taper_K, unit_B, reference)
+
+
+def relative_h1(predicted_BNK: Tensor, reference: Reference, *, points_BNd: Tensor, cells_EV: Tensor) -> Tensor:
+    """Return the relative H1 seminorms of the errors ``(B, P)`` over some simplices, from the P1 gradients of nodal values.
 
     Args:
         predicted_BNK: Predicted outputs.
-        exact_BNK: Exact outputs.
-        mass_BN: Lumped mass of the points, any unit.
-        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
-        fields: Columns of the fields.
-        reducer: Combines the ranks that share the point set.
-    Returns:
-        Errors ``(B, P)``.
-    """
-    root_BN1 = torch.sqrt(mass_BN).unsqueeze(-1)
-    taper_K = _taper(exact_BNK, fields)
-    error_BNK = (predicted_BNK - exact_BNK) * (free_BNK * root_BN1) * taper_K
-    weighted_BNK = exact_BNK * root_BN1 * taper_K
-    root_total_B = torch.sqrt(_total(mass_BN.sum(dim=1), reducer))
-    errors = []
-    for item in fields:
-        columns = slice(item.start, item.stop)
-        floor_B = SMALL * item.scale * root_total_B
-        errors.append(_ratio(error_BNK[..., columns], weighted_BNK[..., columns], floor_B=floor_B, reducer=reducer))
-    return torch.stack(errors, dim=1)
-
-
-def relative_h1(
-    predicted_BNK: Tensor,
-    exact_BNK: Tensor,
-    *,
-    points_BNd: Tensor,
-    free_BNK: Tensor,
-    cells_EV: Tensor,
-    fields: Sequence[FieldColumns],
-    reducer: Reducer | None = None,
-) -> Tensor:
-    """Return the relative H1 seminorm of the error over some simplices, from the P1 gradients of the values at their vertices.
-
-    Args:
-        predicted_BNK: Predicted outputs.
-        exact_BNK: Exact outputs.
+        reference: Exact outputs.
         points_BNd: Coordinates of the points.
-        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
         cells_EV: Row numbers of the points that are the vertices of each simplex, the same for all samples.
-        fields: Columns of the fields.
-    Returns:
-        Errors ``(B, P)``.
     """
-    taper_K = _taper(exact_BNK, fields)
-    error_BNK = (predicted_BNK - exact_BNK) * free_BNK * taper_K
+    taper_K = _taper(reference.exact_BNK, reference.fields)
     corners_BEVd = points_BNd[:, cells_EV]
     edges_BEdd = corners_BEVd[:, :, 1:] - corners_BEVd[:, :, :1]
-    inverse_BEdd = torch.linalg.inv_ex(edges_BEdd).inverse
     root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEdd).abs())[..., None, None]
-    operator_BEdd = inverse_BEdd * root_volume_BE11
-    error_gradient, exact_gradient = (
-        operator_BEdd @ (values[:, cells_EV[:, 1:]] - values[:, cells_EV[:, :1]])
-        for values in (error_BNK, exact_BNK * taper_K)
-    )
-    unit_B = (
-        SMALL * torch.sqrt(_total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reducer)) / _extent(points_BNd, reducer)
-    )
-    errors = []
-    for item in fields:
-        columns = slice(item.start, item.stop)
-        ratio_B = _ratio(
-            error_gradient[..., columns], exact_gradient[..., columns], floor_B=item.scale * unit_B, reducer=reducer
+    operator_BEdd = torch.linalg.inv_ex(edges_BEdd).inverse * root_volume_BE11
+    error_BEdK, exact_BEdK = (
+        operator_BEdd @ (values_BNK[:, cells_EV[:, 1:]] - values_BNK[:, cells_EV[:, :1]])
+        for values_BNK in (
+            (predicted_BNK - reference.exact_BNK) * reference.free_BNK * taper_K,
+            reference.exact_BNK * taper_K,
         )
-        errors.append(ratio_B)
-    return torch.stack(errors, dim=1)
+    )
+    volume_B = _total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reference.reducer)
+    unit_B = SMALL * torch.sqrt(volume_B) / _extent(points_BNd, reference.reducer)
+    return _ratios(error_BEdK, exact_BEdK, unit_B, reference)
 
 
 def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
@@ -181,12 +143,10 @@ def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Red
     weighted_BNK = basis_BNK * mass_BN.unsqueeze(-1)
     products = _total(weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1), reducer).double()
     gram_BKK, right_BKK = products.chunk(2, dim=-1)
-    size_BK1 = (
-        torch.diagonal(gram_BKK, dim1=1, dim2=2).clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
-    )
-    scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + DEPENDENT**2 * torch.eye(
-        gram_BKK.shape[1], device=gram_BKK.device
-    )
+    square_BK = torch.diagonal(gram_BKK, dim1=1, dim2=2)
+    size_BK1 = square_BK.clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
+    shift_KK = DEPENDENT**2 * torch.eye(gram_BKK.shape[1], device=gram_BKK.device)
+    scaled_BKK = gram_BKK / size_BK1 / size_BK1.transpose(1, 2) + shift_KK
     weights_BKK = torch.linalg.solve_ex(scaled_BKK, right_BKK / size_BK1).result / size_BK1
     return basis_BNK @ weights_BKK.to(basis_BNK.dtype)
 
@@ -197,24 +157,27 @@ def _taper(like_BNK: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     for item in fields:
         if item.span:
             count = item.stop - item.start
-            weights_K[item.start : item.stop] = (
-                1.0 - (torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device) / count).square()
-            )
+            steps_K = torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device)
+            weights_K[item.columns] = 1.0 - (steps_K / count).square()
     return weights_K
 
 
-def _ratio(error: Tensor, exact: Tensor, *, floor_B: Tensor, reducer: Reducer | None) -> Tensor:
+def _ratios(error: Tensor, exact: Tensor, unit_B: Tensor, reference: Reference) -> Tensor:
+    """Return the norms of the errors of the fields divided by those of the exact ones, or by the field's scale in ``unit``."""
     tiny = torch.finfo(exact.dtype).tiny ** 0.5
-    return _norm(error, reducer) / torch.maximum(_norm(exact, reducer), floor_B).clamp_min(tiny)
+    ratios = []
+    for item in reference.fields:
+        norm_B = torch.maximum(_norm(exact[..., item.columns], reference.reducer), item.scale * unit_B)
+        ratios.append(_norm(error[..., item.columns], reference.reducer) / norm_B.clamp_min(tiny))
+    return torch.stack(ratios, dim=1)
 
 
 def _norm(values: Tensor, reducer: Reducer | None) -> Tensor:
     norm_B = torch.linalg.vector_norm(values.flatten(start_dim=1), dim=1)
     if reducer is None:
         return norm_B
-    return torch.sqrt(
-        _total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny)
-    )  # the root has no slope at zero
+    # The root has no slope at zero.
+    return torch.sqrt(_total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny))
 
 
 def _total(sums_B: Tensor, reducer: Reducer | None) -> Tensor:
@@ -222,7 +185,7 @@ def _total(sums_B: Tensor, reducer: Reducer | None) -> Tensor:
 
 
 def _extent(points_BNd: Tensor, reducer: Reducer | None) -> Tensor:
-    """Return the diagonal of the box around the points; no rank's N is 0 without a reducer."""
+    """Return the diagonal of the box around the points; without a reducer there is at least one point."""
     if points_BNd.shape[1] > 0:
         bounds = torch.stack((points_BNd.amax(dim=1), -points_BNd.amin(dim=1)))
     else:

@@ -9,8 +9,6 @@ from typing import Any, final
 
 from lrsa_coupled.files import write_text_atomically
 
-METRICS = "metrics.jsonl"
-
 
 @final
 class Metrics:
@@ -25,18 +23,20 @@ class Metrics:
     """
 
     def __init__(self, out: Path, *, epoch: int, tensorboard: bool) -> None:
-        self._path = out / METRICS
+        self._path = out / "metrics.jsonl"
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             write_text_atomically(self._path, "".join(f"{line}\n" for line in lines[:epoch]))
         self._board = _summary_writer(out / "tensorboard", epoch) if tensorboard else None
 
     def write(self, metrics: Mapping[str, Any]) -> None:
-        """Add the metrics of an epoch; ``epoch`` is one of them."""
+        """Add the metrics of an epoch; ``epoch`` is one of them, ``valid`` may hold errors by field."""
         with open(self._path, "a", encoding="utf-8") as stream:
             stream.write(json.dumps(metrics) + "\n")
         if self._board is not None:
-            for name, value in _scalars(metrics):
+            scalars = {name: value for name, value in metrics.items() if name not in ("epoch", "valid")}
+            scalars |= {f"valid/{name}": value for name, value in metrics.get("valid", {}).items()}
+            for name, value in scalars.items():
                 self._board.add_scalar(name, value, metrics["epoch"])
             self._board.flush()
 
@@ -44,16 +44,6 @@ class Metrics:
         """Close the files."""
         if self._board is not None:
             self._board.close()
-
-
-def _scalars(metrics: Mapping[str, Any], prefix: str = "") -> list[tuple[str, float]]:
-    pairs = []
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            pairs += _scalars(value, f"{prefix}{name}/")
-        elif name != "epoch":
-            pairs.append((prefix + name, float(value)))
-    return pairs
 
 
 def _summary_writer(folder: Path, epoch: int) -> Any:

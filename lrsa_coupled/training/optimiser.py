@@ -1,20 +1,23 @@
-"""Optimisers by name and their learning rate by step."""
+"""Optimisers by name, the schedule of their learning rate, and the average of the weights."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.swa_utils import AveragedModel
 
 from lrsa_coupled.config import TrainingConfig
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.muon import Muon
 
-WARM_UP = {"one-cycle": 0.3, "cosine": 0.05}
-START_DIVISOR = 25.0
-END_DIVISOR = 1e4
+RISE = {"one-cycle": 0.3, "cosine": 0.05}
+"""Share of the steps during which the learning rate rises."""
+WARM_UP = 10
+"""Steps after which an average of the weights forgets as slowly as it can, roughly; before, it follows the weights."""
 
 
 def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
@@ -22,9 +25,8 @@ def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
 
     Muon's updates are scaled to the size of AdamW's, so both take the same learning rate and weight decay.
     """
-    matrices = (
-        [weight for weight in model.blocks.parameters() if weight.ndim == 2] if config.optimizer == "muon" else []
-    )
+    muon = config.optimizer == "muon"
+    matrices = [weight for weight in model.blocks.parameters() if muon and weight.ndim == 2]
     chosen = {id(weight) for weight in matrices}
     rest = [weight for weight in model.parameters() if id(weight) not in chosen]
     optimisers: list[Optimizer] = [AdamW(rest, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)]
@@ -33,52 +35,35 @@ def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
     return optimisers
 
 
-def learning_rate(config: TrainingConfig, step: int, *, num_steps: int) -> float:
-    """Return the learning rate of step 0 <= step < num_steps.
+def make_schedules(
+    optimisers: Sequence[Optimizer], config: TrainingConfig, *, num_steps: int, done: int = 0
+) -> list[OneCycleLR]:
+    """Return the schedules of the learning rate for ``num_steps`` steps, of which ``done`` are taken.
 
-    Both rise along a cosine from 1/25 of the maximum, ``one-cycle`` during the first 30 % of the steps, ``cosine`` during the first 5 %,
-    and fall along one to 1e-4 / 25 of it.
+    The rate rises along a cosine from 1/25 of the largest, ``one-cycle`` during the first 30 % of the steps, ``cosine`` during the
+    first 5 %, and falls along one to 1e-4 / 25 of it.
     """
-    start, end = 1.0 / START_DIVISOR, 1.0 / (START_DIVISOR * END_DIVISOR)
-    peak = max(1, round(WARM_UP[config.schedule] * num_steps))
-    if step < peak:
-        return config.learning_rate * _cosine(start, 1.0, part=step / peak)
-    return config.learning_rate * _cosine(1.0, end, part=(step - peak) / max(1, num_steps - 1 - peak))
-
-
-def set_learning_rate(optimisers: list[Optimizer], value: float) -> None:
-    """Set the learning rate of all parameter groups."""
+    peak, total = max(1, round(RISE[config.schedule] * num_steps)), max(3, num_steps)
+    schedules = []
     for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["lr"] = value
+        schedule = OneCycleLR(  # torch puts the peak at pct_start * total_steps - 1
+            optimiser, config.learning_rate, total_steps=total, pct_start=(peak + 1) / total, cycle_momentum=False
+        )
+        if done > 0:
+            schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
+            schedule.step()
+        schedules.append(schedule)
+    return schedules
 
 
-def optimiser_tensors(optimisers: list[Optimizer]) -> dict[str, Tensor]:
-    """Return the states of all optimisers as tensors named ``<optimiser>.<parameter>.<entry>``."""
-    tensors = {}
-    for place, optimiser in enumerate(optimisers):
-        for parameter, entries in optimiser.state_dict()["state"].items():
-            for entry, value in entries.items():
-                tensors[f"{place}.{parameter}.{entry}"] = torch.as_tensor(value).detach().cpu().contiguous()
-    return tensors
+def make_average(model: Operator, decay: float) -> AveragedModel:
+    """Return an exponential average of the weights, the first ones included, that forgets by ``decay`` a step, faster at first."""
 
+    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
+        kept = torch.clamp(count / (WARM_UP - 1 + count), max=decay)
+        torch._foreach_mul_(averages, kept)
+        torch._foreach_add_(averages, torch._foreach_mul(weights, 1.0 - kept))
 
-def load_optimiser_tensors(optimisers: list[Optimizer], tensors: dict[str, Tensor]) -> None:
-    """Set the states from ``optimiser_tensors`` of optimisers made alike.
-
-    Raises:
-        ValueError: If a name is not of that form or names no parameter.
-    """
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
-    for name, tensor in tensors.items():
-        try:
-            place, parameter, entry = name.split(".")
-            states[int(place)].setdefault(int(parameter), {})[entry] = tensor
-        except (ValueError, IndexError) as error:
-            raise ValueError(f"'{name}' is not an optimiser state of this run") from error
-    for optimiser, state in zip(optimisers, states, strict=True):
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
-def _cosine(start: float, end: float, *, part: float) -> float:
-    return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * part))
+    average = AveragedModel(model, multi_avg_fn=torch.no_grad()(update)).requires_grad_(False).eval()
+    average.update_parameters(model)
+    return average

@@ -1,37 +1,37 @@
 """State of an unfinished training run, so that a later call goes on where it stopped.
 
-The folder ``last/`` holds ``state-<epochs>-<steps>.safetensors`` (weights and optimiser states) and ``state.json`` (everything else), which names
-the former and its digest. ``state.json`` is replaced last, by atomic rename: a crash at any moment leaves the previous state whole.
+The folder ``last/`` holds ``state-<epochs>-<steps>.safetensors`` (weights and optimiser states) and ``state.json`` (everything else),
+which names the former and its digest. ``state.json`` is replaced last, by atomic rename: a crash at any moment leaves the previous
+state whole.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lrsa_coupled.files import atomic_path, write_text_atomically
-from lrsa_coupled.operators.model import Operator
-from lrsa_coupled.training.checkpoint import check_tensors, read_json, read_tensors
-from lrsa_coupled.training.optimiser import load_optimiser_tensors, optimiser_tensors
+from lrsa_coupled.training.checkpoint import read_json, read_tensors
 
 STATE = "state.json"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
+"""Settings that may change between the parts of a run."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Progress:
     """How far a run is: finished epochs, losses of the steps of the next one, best validation so far, wall time [s].
 
-    ``ended`` tells that no epoch follows.
+    ``ended``: no epoch follows.
     """
 
     epoch: int = 0
@@ -44,17 +44,24 @@ class Progress:
 
 
 def save_state(
-    folder: Path, models: Mapping[str, Operator], *, optimisers: list[Optimizer], progress: Progress, identity: Mapping[str, Any]
-) -> None:  # fmt: skip
-    """Write the state of a run, its model and what else is to go on, by name. Call on one rank."""
+    folder: Path,
+    models: Mapping[str, nn.Module],
+    *,
+    optimisers: Sequence[Optimizer],
+    progress: Progress,
+    identity: Mapping[str, Any],
+) -> None:
+    """Write the state of a run, its models by name. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{kind}.{name}": tensor.detach().cpu().contiguous()
-        for kind, model in models.items()
-        for name, tensor in model.state_dict().items()
+        f"{kind}.{name}": tensor for kind, model in models.items() for name, tensor in model.state_dict().items()
     }
-    tensors |= {f"optimiser.{name}": tensor for name, tensor in optimiser_tensors(optimisers).items()}
-    content = safetensors.torch.save(tensors)
+    for place, optimiser in enumerate(optimisers):
+        for parameter, entries in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{place}.{parameter}.{entry}": value for entry, value in entries.items()}
+    content = safetensors.torch.save(
+        {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
+    )
     path = folder / f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -84,15 +91,22 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
         found = state["identity"]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / STATE}: damaged ({error}): train without resuming") from error
-    _check_identity(found, json.loads(json.dumps(identity)), out=folder.parent)
+    for section, expected in json.loads(json.dumps(identity)).items():
+        before = found.get(section, {})
+        for key, now in expected.items():
+            if key not in FREE and before.get(key) != now:
+                raise ValueError(
+                    f"{folder.parent} holds a run with {section}.{key} = {before.get(key)!r}, now it is {now!r}: "
+                    "choose another output folder or train without resuming"
+                )
     return progress
 
 
-def load_state(folder: Path, models: Mapping[str, Operator], *, optimisers: list[Optimizer]) -> None:
-    """Set weights and optimiser states, of what ``save_state`` was given, from the state in ``folder``.
+def load_state(folder: Path, models: Mapping[str, nn.Module], *, optimisers: Sequence[Optimizer]) -> None:
+    """Set the weights and optimiser states that ``save_state`` was given from the state in ``folder``.
 
     Raises:
-        ValueError: If the state is damaged.
+        ValueError: If the state is damaged or of another version of this library.
     """
     state = read_json(folder / STATE)
     path = folder / str(state.get("file"))
@@ -103,17 +117,17 @@ def load_state(folder: Path, models: Mapping[str, Operator], *, optimisers: list
     if hashlib.sha256(content).hexdigest() != state.get("sha256"):
         raise ValueError(f"{path}: damaged (checksum differs): train without resuming")
     tensors = read_tensors(content, path)
-    for kind, model in models.items():
-        weights = _named(tensors, kind)
-        check_tensors(
-            weights, {name: tensor.to(dtype=torch.float32) for name, tensor in model.state_dict().items()}, path=path
-        )
-        model.load_state_dict(weights)
-    load_optimiser_tensors(optimisers, _named(tensors, "optimiser"))
-
-
-def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
+    try:
+        for kind, model in models.items():
+            model.load_state_dict(_named(tensors, kind))
+        for name, tensor in _named(tensors, "optimiser").items():
+            place, parameter, entry = name.split(".")
+            states[int(place)].setdefault(int(parameter), {})[entry] = tensor
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{path}: of another version of this library ({error}): train without resuming") from error
+    for optimiser, entries in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def clear(folder: Path) -> None:
@@ -122,12 +136,5 @@ def clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any], *, out: Path) -> None:
-    for section in expected:
-        before, now = found.get(section, {}), expected[section]
-        for key in now:
-            if key not in FREE and before.get(key) != now[key]:
-                raise ValueError(
-                    f"{out} holds a run with {section}.{key} = {before.get(key)!r}, now it is {now[key]!r}: "
-                    "choose another output folder or train without resuming"
-                )
+def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, Precision
@@ -26,21 +26,19 @@ from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward
-from lrsa_coupled.training.losses import FieldColumns, field_columns
-from lrsa_coupled.training.optimiser import make_optimisers
 from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.losses import FieldColumns, field_columns
+from lrsa_coupled.training.optimiser import make_average, make_optimisers
 
 LOGGER = logging.getLogger(__name__)
-FIRST_WEIGHTS = ("weight_std", "score_gain")
-"""Settings of an operator that say nothing once it has weights."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """All that stays the same during a run.
 
-    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is what the data set cost,
-    ``initial_seconds`` what the training of the model that this one begins with would have cost on the ranks of this run.
+    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is the cost of the data
+    set, ``initial_seconds`` that of training the model that this one begins with, as if on the ranks of this run.
     """
 
     config: Config
@@ -50,14 +48,14 @@ class Run:
     train_samples: Tensor
     valid_samples: Tensor
     model: Operator
-    average: Operator | None
+    average: AveragedModel | None
     forward: Forward
     fields: tuple[FieldColumns, ...]
     optimisers: list[Optimizer]
     device: torch.device
+    symmetries: SymmetryGroup | None
+    initial_seconds: float
     data_seconds: float = 0.0
-    initial_seconds: float = 0.0
-    symmetries: SymmetryGroup | None = None
 
     @property
     def batch_size(self) -> int:
@@ -72,89 +70,110 @@ class Run:
     def precision(self, step: int) -> Precision:
         """Return the number format of the blocks at an optimiser step."""
         training = self.config.training
-        in_full = training.fp32_epochs > 0 and step >= (training.epochs - training.fp32_epochs) * self.steps_per_epoch
-        return "fp32" if in_full else training.precision
+        rounded = step < (training.epochs - training.fp32_epochs) * self.steps_per_epoch
+        return training.precision if rounded else "fp32"
 
     @property
-    def kept(self) -> Operator:
-        """The model that is validated and kept."""
-        return self.model if self.average is None else self.average
+    def validated(self) -> Operator:
+        """The model that is validated and saved."""
+        return self.model if self.average is None else cast(Operator, self.average.module)
 
     @property
-    def models(self) -> dict[str, Operator]:
+    def models(self) -> dict[str, nn.Module]:
         """What a state to resume from holds."""
         return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
 
     @property
     def plan(self) -> BatchPlan:
         """How an epoch is cut into steps and shares."""
-        training = self.config.training
-        cells = training.gradient_weight > 0.0
-        return BatchPlan(self.batch_size, training.num_points, cells, training.micro_batch_size, self.group.rank, self.group.size,
-                         self.symmetries)  # fmt: skip
+        training, group = self.config.training, self.group
+        return BatchPlan(
+            self.batch_size,
+            training.num_points,
+            with_cells=training.gradient_weight > 0.0,
+            micro_batch_size=training.micro_batch_size,
+            rank=group.rank,
+            num_ranks=group.size,
+            symmetries=self.symmetries,
+        )
 
 
 def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessGroup) -> Run:
     """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
 
     Raises:
-        ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the model to begin with is not
-            of this case and these sizes.
+        ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the model to begin
+            with is not of this case and these sizes.
     """
-    training = config.training
+    training, schema = config.training, dataset.schema
     device = group.device(choose_device(training.device))
+    _warn(dataset, config, device)
+    train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
+    if min(training.batch_size, len(train_samples)) < group.size:
+        raise ValueError(
+            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of "
+            f"{group.size} ranks"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = checkpoint.make_model(config.operator, schema)
+    initial_seconds = 0.0
+    if training.initial is not None:
+        initial_seconds = _load_initial(Path(training.initial), model, config, schema) / group.size
+    else:
+        points, inputs, scalars, outputs = dataset.moments(train_samples)
+        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
+    model.to(device)
+    return Run(
+        config,
+        out,
+        group,
+        dataset,
+        train_samples,
+        valid_samples,
+        model,
+        average=None if training.ema is None else make_average(model, training.ema),
+        forward=torch.compile(model) if training.compile else model,
+        fields=field_columns(schema.outputs, model.normaliser.outputs_std.tolist()),
+        optimisers=make_optimisers(model, training),
+        device=device,
+        symmetries=SymmetryGroup(schema) if training.augment else None,
+        initial_seconds=initial_seconds,
+    )
+
+
+def _warn(dataset: PointDataset, config: Config, device: torch.device) -> None:
+    """Warn of settings that make the training slow or inaccurate here."""
+    training = config.training
     if device.type == "cpu" and not cpu_has_bf16():
         if training.precision == "bf16":
             LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
         if training.optimizer == "muon":
-            LOGGER.warning(
-                "this CPU has no bfloat16 instructions, in which Muon orthogonalises: steps take some three times longer"
-            )
+            LOGGER.warning("this CPU has no bfloat16 instructions, which Muon needs: its steps take three times longer")
     if training.precision == "bf16" and any(item.span for item in dataset.schema.outputs):
         LOGGER.warning(
-            "a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with training.precision=fp32"
+            "a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with "
+            "training.precision=fp32"
         )
     if not dataset.fits:
-        memory = f"data.memory_gib = {config.data.memory_gib:g}"
         LOGGER.warning(
-            "the data set does not fit into %s: samples are read from disk again and again; raise it if there is memory",
-            memory,
+            "the data set does not fit into data.memory_gib = %g: samples are read from disk again and again; raise it if "
+            "there is memory",
+            config.data.memory_gib,
         )
-    train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
-    if min(training.batch_size, len(train_samples)) < group.size:
-        raise ValueError(
-            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of {group.size} ranks"
-        )
-    symmetries = SymmetryGroup(dataset.schema) if training.augment else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        model = checkpoint.make_model(config.operator, dataset.schema)
-    initial_seconds = 0.0
-    if training.initial:
-        initial_seconds = _begin_with(Path(training.initial), model, config, dataset.schema) / group.size
-    else:
-        points, inputs, scalars, outputs = dataset.moments(train_samples)
-        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
-    fields = field_columns(dataset.schema.outputs, model.normaliser.outputs_std.tolist())
-    model.to(device)
-    average = copy.deepcopy(model).requires_grad_(False).eval() if training.ema is not None else None
-    forward = torch.compile(model) if training.compile else model
-    optimisers = make_optimisers(model, training)
-    return Run(config, out, group, dataset, train_samples, valid_samples, model, average, forward, fields, optimisers, device,
-               initial_seconds=initial_seconds, symmetries=symmetries)  # fmt: skip
 
 
-def _begin_with(folder: Path, model: Operator, config: Config, schema: Schema) -> float:
-    """Give the model the weights of another; return what they cost, wall time x ranks [s]. ValueError when that one is of another case or other sizes."""
+def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema) -> float:
+    """Give the model the weights of another of this case and these sizes; return their cost, wall time x ranks [s]."""
     initial, card = checkpoint.load(folder)
-    found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
-    differing = [
-        f"{key} = {found[key]} instead of {value}"
-        for key, value in expected.items()
-        if found[key] != value and key not in FIRST_WEIGHTS
-    ]
     if (difference := card.schema.difference(schema)) is not None:
         raise ValueError(f"training.initial: {folder} is not a model of these data: it has {difference}")
+    found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
+    differing = [
+        f"{key} = {found.get(key)} instead of {value}"
+        for key, value in expected.items()
+        if found.get(key) != value and key not in ("weight_std", "score_gain")  # of the first weights
+    ]
     if differing:
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
     model.load_state_dict(initial.state_dict())
@@ -178,17 +197,15 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
 
 
 def identity(config: Config, about: DataCard, *, solved: list[int]) -> dict[str, Any]:
-    """Return what must not change between the parts of a run; the samples are a function of what is listed under ``data``."""
-    indices = hashlib.sha256(json.dumps(solved).encode()).hexdigest()
-    data = {
-        "case": about.schema.name,
-        "seed": about.seed,
-        "resolution": about.resolution,
-        "samples": len(solved),
-        "indices": indices,
-    }
+    """Return what must not change between the parts of a run; ``data`` lists what the samples are a function of."""
     return {
         "operator": configuration.to_dict(config.operator),
         "training": configuration.to_dict(config.training),
-        "data": data,
+        "data": {
+            "case": about.schema.name,
+            "seed": about.seed,
+            "resolution": about.resolution,
+            "samples": len(solved),
+            "indices": hashlib.sha256(json.dumps(solved).encode()).hexdigest(),
+        },
     }

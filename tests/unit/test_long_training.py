@@ -158,8 +158,7 @@ def initial(run):
 
 
 def test_a_run_ends_early_when_validation_gets_no_better(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 0.0)
-    config = with_training(epochs=40, validate_every=2, patience=3)
+    config = with_training(epochs=40, validate_every=2, patience=3, learning_rate=1e-30)
     summary = train(data, tmp_path, config)
     assert (summary["best_epoch"], summary["epochs"]) == (2, 8)
     monkeypatch.setattr(loop, "prepare", None)
@@ -170,10 +169,7 @@ def test_the_card_tells_what_data_and_training_cost(data, tmp_path, monkeypatch)
     """The time is that of all parts of a run, as in its last metrics, though the best weights are from before."""
     folder = shutil.copytree(data, tmp_path / "data")
     (folder / "config.json").write_text(json.dumps({"generate": {"ranks_per_sample": 3}}))
-    monkeypatch.setattr(
-        loop, "learning_rate", lambda config, step, num_steps: 0.0
-    )  # the first validation stays the best
-    config = with_training(epochs=8, validate_every=2)
+    config = with_training(epochs=8, validate_every=2, learning_rate=1e-30)  # the first validation stays the best
     replace, calls = checkpoint.set_seconds, []
 
     def killed(*given):

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 from lrsa_coupled.schema import Field
-from lrsa_coupled.training.losses import FieldColumns, aligned, field_columns, relative_h1, relative_l2, weighted_mean
+from lrsa_coupled.training.losses import (
+    FieldColumns,
+    Reference,
+    aligned,
+    field_columns,
+    relative_h1,
+    relative_l2,
+    weighted_mean,
+)
 
 FIELDS = field_columns((Field("u", 2, loss_weight=3.0), Field("p")))
 
@@ -21,6 +29,11 @@ def square(n):
     return torch.tensor(points), torch.tensor(np.concatenate((np.stack((a, b, d), 1), np.stack((a, d, c), 1))))
 
 
+def nodal(exact, fields):
+    """Return exact outputs at points of mass one, none of them fixed."""
+    return Reference(exact, torch.ones_like(exact[..., 0]), torch.ones_like(exact), fields)
+
+
 def test_columns_lie_side_by_side():
     assert FIELDS == (FieldColumns("u", 0, 2, 3.0), FieldColumns("p", 2, 3, 1.0))
     assert field_columns((Field("u", 2),), [3.0, 4.0])[0].scale == 5.0
@@ -30,7 +43,7 @@ def test_relative_l2_by_hand():
     exact = torch.tensor([[[3.0, 4.0, 1.0], [0.0, 0.0, 2.0]]])
     predicted = exact + torch.tensor([[[1.0, 2.0, 0.5], [2.0, 4.0, 1.0]]])
     free = torch.tensor([[[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]])
-    errors = relative_l2(predicted, exact, mass_BN=torch.tensor([[4.0, 1.0]]), free_BNK=free, fields=FIELDS)
+    errors = relative_l2(predicted, Reference(exact, torch.tensor([[4.0, 1.0]]), free, FIELDS))
     assert errors.shape == (1, 2)
     assert errors[0, 0].item() == pytest.approx(math.sqrt((4 * 1 + 1 * (4 + 16)) / (4 * 25)))
     assert errors[0, 1].item() == pytest.approx(0.5)
@@ -48,11 +61,10 @@ def test_the_span_of_a_basis_counts_not_the_basis():
     exact, others = torch.cat((whole[..., :3], torch.ones(2, 40, 1)), dim=-1), whole[..., 3:]
     free = torch.ones_like(exact)
 
+    reference = Reference(exact, mass, free, fields)
+
     def error(basis):
-        predicted = aligned(
-            torch.cat((basis, 2.0 * exact[..., 3:]), dim=-1), exact, mass_BN=mass, free_BNK=free, fields=fields
-        )
-        return relative_l2(predicted, exact, mass_BN=mass, free_BNK=free, fields=fields)
+        return relative_l2(aligned(torch.cat((basis, 2.0 * exact[..., 3:]), dim=-1), reference), reference)
 
     mixing = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64) + 4.0 * torch.eye(3)
     rotated = error(exact[..., :3] @ mixing)
@@ -75,9 +87,10 @@ def test_the_angle_of_spans_has_a_gradient():
     )
     mass, free = mass.exp(), torch.ones_like(exact)
 
+    reference = Reference(exact, mass, free, fields)
+
     def loss(basis):
-        predicted = aligned(basis, exact, mass_BN=mass, free_BNK=free, fields=fields)
-        return relative_l2(predicted, exact, mass_BN=mass, free_BNK=free, fields=fields).sum()
+        return relative_l2(aligned(basis, reference), reference).sum()
 
     assert torch.autograd.gradcheck(loss, basis.requires_grad_())
 
@@ -85,7 +98,7 @@ def test_the_angle_of_spans_has_a_gradient():
 def test_a_vanishing_field_counts_against_its_size_in_training():
     fields = (FieldColumns("p", 0, 1, scale=2.0),)
     ones = torch.ones(1, 10, 1)
-    errors = relative_l2(2e-3 * ones, 0.0 * ones, mass_BN=0.1 * ones[..., 0], free_BNK=ones, fields=fields)
+    errors = relative_l2(2e-3 * ones, Reference(0.0 * ones, 0.1 * ones[..., 0], ones, fields))
     assert errors.item() == pytest.approx(1.0)
 
 
@@ -93,9 +106,9 @@ def test_a_perfect_prediction_has_a_finite_gradient():
     points, cells = square(2)
     exact = torch.stack((points[:, 0], points[:, 1], points.sum(dim=1)), dim=1)[None]
     predicted = exact.clone().requires_grad_()
-    arguments = {"free_BNK": torch.ones_like(exact), "fields": FIELDS}
-    loss = relative_l2(predicted, exact, mass_BN=torch.ones(1, 9, dtype=torch.float64), **arguments).sum()
-    loss = loss + relative_h1(predicted, exact, points_BNd=points[None], cells_EV=cells, **arguments).sum()
+    reference = nodal(exact, FIELDS)
+    loss = relative_l2(predicted, reference).sum()
+    loss = loss + relative_h1(predicted, reference, points_BNd=points[None], cells_EV=cells).sum()
     loss.backward()
     assert loss.item() == 0.0 and predicted.grad.abs().max() == 0.0
 
@@ -107,9 +120,7 @@ def test_h1_seminorm_of_linear_fields_is_exact():
         None
     ]
     predicted = exact + torch.stack((0.5 * points[:, 0], 0.0 * points[:, 0], 4.0 * points[:, 1] - 1.0), dim=1)[None]
-    errors = relative_h1(
-        predicted, exact, points_BNd=points[None], free_BNK=torch.ones_like(exact), cells_EV=cells, fields=FIELDS
-    )  # fmt: skip
+    errors = relative_h1(predicted, nodal(exact, FIELDS), points_BNd=points[None], cells_EV=cells)
     expected = [math.sqrt(0.25 / 6.0), 4.0 / 3.0]
     assert errors[0].tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -119,14 +130,8 @@ def test_h1_seminorm_in_space_is_exact():
     cells = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
     gradient, error = torch.tensor([1.0, -2.0, 0.5]).double(), torch.tensor([0.1, 0.2, -0.3]).double()
     exact = (points @ gradient)[None, :, None]
-    errors = relative_h1(
-        exact + (points @ error)[None, :, None],
-        exact,
-        points_BNd=points[None],
-        free_BNK=torch.ones_like(exact),
-        cells_EV=cells,
-        fields=(FieldColumns("u", 0, 1),),
-    )
+    reference = nodal(exact, (FieldColumns("u", 0, 1),))
+    errors = relative_h1(exact + (points @ error)[None, :, None], reference, points_BNd=points[None], cells_EV=cells)
     assert errors.item() == pytest.approx(float(error.norm() / gradient.norm()), rel=1e-12)
 
 
@@ -138,10 +143,8 @@ def test_h1_seminorm_of_interpolants_converges_with_order_two():
         points, cells = square(n)
         exact = (torch.sin(math.pi * points[:, 0]) * torch.sin(math.pi * points[:, 1]))[None, :, None]
         error = (points[:, 0] * (1.0 - points[:, 0]))[None, :, None]
-        value = relative_h1(
-            exact + error, exact, points_BNd=points[None], free_BNK=torch.ones_like(exact), cells_EV=cells,
-            fields=(FieldColumns("u", 0, 1),),
-        )  # fmt: skip
+        reference = nodal(exact, (FieldColumns("u", 0, 1),))
+        value = relative_h1(exact + error, reference, points_BNd=points[None], cells_EV=cells)
         gaps.append(abs(value.item() - expected))
     assert math.log2(gaps[0] / gaps[1]) == pytest.approx(2.0, abs=0.1)
 
@@ -153,7 +156,6 @@ def test_constrained_values_count_as_exact_in_the_seminorm():
     free[0, 5] = 0.0
     predicted = exact.clone()
     predicted[0, 5] += 10.0
-    errors = relative_h1(
-        predicted, exact, points_BNd=points[None], free_BNK=free, cells_EV=cells, fields=(FieldColumns("u", 0, 1),)
-    )  # fmt: skip
+    reference = Reference(exact, torch.ones_like(exact[..., 0]), free, (FieldColumns("u", 0, 1),))
+    errors = relative_h1(predicted, reference, points_BNd=points[None], cells_EV=cells)
     assert errors.item() == 0.0

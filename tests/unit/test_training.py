@@ -18,7 +18,7 @@ from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
-from lrsa_coupled.training.optimiser import learning_rate
+from lrsa_coupled.training.optimiser import make_schedules
 from lrsa_coupled.training.resume import read_progress
 from lrsa_coupled.training.run import prepare
 from lrsa_coupled.training.step import objective
@@ -237,11 +237,22 @@ def test_a_damaged_state_is_a_value_error(data, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "learning_rate", lambda config, step, num_steps: 1e-3 if step < 6 else float("inf"))
+    step = loop.take_step
+
+    def diverging(run, batches, *, number):
+        loss = step(run, batches, number=number)
+        return loss if number < 6 else torch.nan * loss
+
+    monkeypatch.setattr(loop, "take_step", diverging)
     with pytest.raises(FloatingPointError, match="diverged.*epoch"):
         train(data, tmp_path, CONFIG)
     model, card = checkpoint.load(tmp_path)
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path):
+    with pytest.raises(FloatingPointError, match="diverged.*epoch"):
+        train(data, tmp_path, with_training(learning_rate=1e30, epochs=20))
 
 
 @pytest.mark.parametrize(
@@ -304,11 +315,30 @@ def test_training_begins_with_another_model_when_asked(data, tmp_path):
         train(data, tmp_path / "third", with_training(initial=str(tmp_path / "nothing")))
 
 
+def rates(schedule, *, num_steps, done=0):
+    weight = torch.nn.Parameter(torch.ones(1))
+    weight.grad = torch.zeros(1)
+    optimiser, config = torch.optim.SGD([weight]), TrainingConfig(schedule=schedule, learning_rate=2.0)
+    (schedule,) = make_schedules([optimiser], config, num_steps=num_steps, done=done)
+    found = []
+    for _ in range(done, num_steps):
+        found.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    return found
+
+
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
 def test_the_learning_rate_rises_once_and_falls(schedule):
-    config = TrainingConfig(schedule=schedule, learning_rate=2.0)
-    rates = [learning_rate(config, step, num_steps=100) for step in range(100)]
-    peak = int(np.argmax(rates))
-    assert rates[peak] == 2.0 and peak == {"one-cycle": 30, "cosine": 5}[schedule]
-    assert rates[0] == pytest.approx(2.0 / 25.0) and rates[-1] < 1e-5
-    assert np.all(np.diff(rates[: peak + 1]) > 0) and np.all(np.diff(rates[peak:]) < 0)
+    found = rates(schedule, num_steps=100)
+    peak = int(np.argmax(found))
+    assert found[peak] == 2.0 and peak == {"one-cycle": 30, "cosine": 5}[schedule]
+    assert found[0] == pytest.approx(2.0 / 25.0) and found[-1] == pytest.approx(2.0 / 25e4)
+    assert np.all(np.diff(found[: peak + 1]) > 0) and np.all(np.diff(found[peak:]) < 0)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+@pytest.mark.parametrize("num_steps", [1, 2, 3, 17])
+def test_the_learning_rate_goes_on_where_it_was(schedule, num_steps):
+    found = rates(schedule, num_steps=num_steps)
+    assert all(rates(schedule, num_steps=num_steps, done=done) == found[done:] for done in range(num_steps))
