@@ -11,7 +11,7 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import create_unit_square
-from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.config import LrsaConfig, TrainingConfig
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training import checkpoint
@@ -70,9 +70,7 @@ def operator(
 
     def save() -> None:
         torch.manual_seed(0)
-        config = OperatorConfig(
-            width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True
-        )
+        config = LrsaConfig(width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True)
         fields = tuple(Field(name) for name in inputs)
         schema = Schema(case, dim, fields, (), (outputs,))
         card = checkpoint.ModelCard(schema, 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {})

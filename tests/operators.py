@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import LrsaConfig, OperatorConfig
 from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.reducer import Reducer
 from lrsa_coupled.training.losses import Reference, field_columns, relative_l2, weighted_mean
 
-CONFIG = OperatorConfig(
+CONFIG = LrsaConfig(
     width=32, num_blocks=2, num_heads=4, num_latents=12, ffn_ratio=2, num_frequencies=3, mass_weighted=True
 )
 SIZES = {"num_inputs": 3, "num_scalars": 2, "num_outputs": 4}
-REDUCED = OperatorConfig(
+REDUCED = LrsaConfig(
     width=24, num_blocks=1, num_heads=3, num_latents=6, tied=True, latent_attention=False, qk_norm=False
 )
-VARIANTS = [CONFIG, OperatorConfig(width=24, num_blocks=1, num_heads=2, num_latents=5), REDUCED]
+VARIANTS = [CONFIG, LrsaConfig(width=24, num_blocks=1, num_heads=2, num_latents=5), REDUCED]
 FIELDS = field_columns((Field("u", 3, loss_weight=2.0), Field("p")), [1.0, 1.0, 1.0, 1.0])
 BASELINES = ("flare", "transolver", "full", "fno")
 LIMITS = {torch.float32: 1e-5, torch.float64: 1e-12}
+
+
+def of_kind(config: LrsaConfig, kind: str, **changes: object) -> OperatorConfig:
+    """Return a small operator of a kind: LRSA with masses, a Fourier operator of two modes."""
+    changes |= {"lrsa": {"mass_weighted": True}, "fno": {"num_modes": 2}}.get(kind, {})
+    return dataclasses.replace(configuration.of_kind(config, kind), **changes)
 
 
 def make_operator(config: OperatorConfig = CONFIG, dim: int = 2, dtype: torch.dtype = torch.float32) -> Operator:
@@ -71,9 +80,7 @@ def assert_equal_gradients(found: dict[str, torch.Tensor], expected: dict[str, t
         assert (found[name] - gradient).norm().item() < limit * scale, name
 
 
-def lrsa_parameter_count(
-    config: OperatorConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int
-) -> int:
+def lrsa_parameter_count(config: LrsaConfig, dim: int, *, num_inputs: int, num_scalars: int, num_outputs: int) -> int:
     """Return the number of trained values of LRSA, in closed form."""
     width, head_width = config.width, config.width // config.num_heads
     features = dim * (1 + 2 * config.num_frequencies) + num_inputs + num_scalars
@@ -88,7 +95,7 @@ def lrsa_parameter_count(
 
 
 def lrsa_flop_count(
-    config: OperatorConfig, num_points: int, *, dim: int, num_inputs: int, num_scalars: int, num_outputs: int
+    config: LrsaConfig, num_points: int, *, dim: int, num_inputs: int, num_scalars: int, num_outputs: int
 ) -> int:
     """Return the floating-point operations of the matrix products of LRSA for one sample, two a multiply-add."""
     width, latents = config.width, config.num_latents

@@ -19,7 +19,7 @@ import torch
 
 from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.config import Config, OperatorConfig, nearest
+from lrsa_coupled.config import AttentionConfig, Config, OperatorConfig, nearest, of_kind
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.operators.grid import find_grid
@@ -39,14 +39,11 @@ def variants(what: str, operator: OperatorConfig, schema: Schema) -> dict[str, O
     ``operators``: the rivals, with the width at which they have as many parameters as ``operator``, to within a head. ``ablations``:
     the same with a part taken out or another number of latent tokens, everything else as it is.
     """
-    lrsa = dataclasses.replace(operator, kind="lrsa")
+    lrsa = of_kind(operator, "lrsa")
     if what == "operators":
         count = parameter_count(lrsa, schema)
-        plain = dataclasses.replace(lrsa, mass_weighted=False, tied=False, latent_attention=True, qk_norm=True)
-        return {
-            kind: lrsa if kind == "lrsa" else of_size(dataclasses.replace(plain, kind=kind), count, schema)
-            for kind in RIVALS
-        }
+        plain = dataclasses.replace(lrsa, qk_norm=True)
+        return {kind: lrsa if kind == "lrsa" else of_size(of_kind(plain, kind), count, schema) for kind in RIVALS}
     changes: dict[str, Mapping[str, Any]] = {
         "lrsa": {}, "tied": {"tied": True}, "no latent attention": {"latent_attention": False}, "no QK norm": {"qk_norm": False},
         "mass-weighted" if not lrsa.mass_weighted else "not mass-weighted": {"mass_weighted": not lrsa.mass_weighted},
@@ -57,8 +54,8 @@ def variants(what: str, operator: OperatorConfig, schema: Schema) -> dict[str, O
 
 def of_size(operator: OperatorConfig, count: int, schema: Schema) -> OperatorConfig:
     """Return the operator with the width, a multiple of its heads, whose number of parameters is nearest to ``count``."""
-    heads = 1 if operator.kind == "fno" else operator.num_heads
-    sizes = [dataclasses.replace(operator, num_heads=heads, width=heads)]
+    heads = operator.num_heads if isinstance(operator, AttentionConfig) else 1
+    sizes = [dataclasses.replace(operator, width=heads)]
     while parameter_count(sizes[-1], schema) < count:
         sizes.append(dataclasses.replace(sizes[-1], width=sizes[-1].width + heads))
     return min(sizes[-2:], key=lambda size: abs(parameter_count(size, schema) - count))

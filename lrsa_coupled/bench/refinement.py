@@ -84,7 +84,7 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
     result = {
         "case": card.schema.name,
         "samples": len(dataset),
-        "mass_weighted": card.operator.mass_weighted,
+        "mass_weighted": card.operator.needs_mass,
         "points": points,
     }
     return result | {"error": {name: _mean(values) for name, values in errors.items()},

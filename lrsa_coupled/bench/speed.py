@@ -11,7 +11,7 @@ import torch
 
 from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import OperatorConfig, of_kind
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.precision import choose_device, product_rate
 
@@ -46,7 +46,7 @@ def bench_speed(
     for kind, count, precision, backward in progress(tasks, description="measuring", unit="row"):
         chunks = chunk_size if kind == "lrsa" and count > chunk_size else 0
         repeats = 3 if count > 100000 and place.type == "cpu" else 5
-        work = Work(dataclasses.replace(operator, kind=kind), count, precision=precision, device=device, backward=backward,
+        work = Work(of_kind(operator, kind), count, precision=precision, device=device, backward=backward,
                     chunk_size=chunks, repeats=repeats)  # fmt: skip
         cost = measure(work)
         share = cost.flops / cost.seconds / rates[precision] if cost.seconds else 0.0

@@ -116,7 +116,7 @@ class Predictor:
         prolongation = VertexProlongation(nodes) if at_vertices else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         arrays = [nodes.points[rows], features.nodal[rows]]
-        arrays += [nodes.mass[rows]] if model.config.mass_weighted else []
+        arrays += [nodes.mass[rows]] if model.config.needs_mass else []
         started = time.perf_counter()
         outputs, tokens = self.evaluate(arrays, features.scalars, comm)
         inference = time.perf_counter() - started

@@ -12,7 +12,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import LrsaConfig
 from lrsa_coupled.operators.attention import merge, normalise, pool_partially, softmax_attention
 from lrsa_coupled.operators.chunks import over_chunks
 from lrsa_coupled.operators.layers import (
@@ -37,7 +37,7 @@ class LRSABlock(PointBlock):
     separate weights are stacked into one matrix. The projected point features are normalised without a gain, see ``attention.py``.
     """
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: LrsaConfig) -> None:
         super().__init__()
         width, num_heads, head_width = config.width, config.num_heads, config.width // config.num_heads
         self.num_heads, self.tied, self.qk_norm = num_heads, config.tied, config.qk_norm

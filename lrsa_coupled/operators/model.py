@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import AttentionConfig, FullConfig, LrsaConfig, OperatorConfig, TransolverConfig
 from lrsa_coupled.operators.chunks import over_chunks
 from lrsa_coupled.operators.embedding import Lift
 from lrsa_coupled.operators.grid import find_grid
@@ -172,7 +172,7 @@ class Operator(nn.Module):
 
     @property
     def _name(self) -> str:
-        return f"{self.config.kind} with grid_convolution" if self.config.grid_convolution else self.config.kind
+        return f"{self.config.kind} on a grid" if self.config.needs_grid else self.config.kind
 
     def _whole(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None) -> Tensor:
         """Predict with blocks that need all points at once, in the order of the grid when they need one."""
@@ -200,7 +200,7 @@ class Operator(nn.Module):
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
         """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""
-        if mass_BN is None or not self.config.mass_weighted:
+        if mass_BN is None or not self.config.needs_mass:
             return None
         bias_BN = torch.log(mass_BN)
         if reducer is None:
@@ -216,7 +216,7 @@ class Operator(nn.Module):
         ]
         if mass is not None:
             checks.append(("mass", mass, (batch, num_points)))
-        elif self.config.mass_weighted and self.config.kind == "lrsa":
+        elif self.config.needs_mass:
             raise ValueError("this model is mass-weighted: it needs the lumped mass of the points")
         for name, tensor, shape in checks:
             if tuple(tensor.shape) != shape:
@@ -224,18 +224,12 @@ class Operator(nn.Module):
 
 
 def _check(config: OperatorConfig, dim: int, *, num_outputs: int) -> None:
-    sizes = ("width", "num_blocks", "num_heads", "num_latents", "ffn_ratio", "num_modes")
-    positive = {name: getattr(config, name) for name in sizes} | {"dim": dim, "the number of outputs": num_outputs}
-    for name, value in positive.items():
+    for name, value in {"dim": dim, "the number of outputs": num_outputs}.items():
         if value < 1:
             raise ValueError(f"operator: {name} must be at least 1, got {value}")
-    if config.num_frequencies < 0:
-        raise ValueError(f"operator: num_frequencies cannot be negative, got {config.num_frequencies}")
-    if config.score_gain <= 0.0:
-        raise ValueError(f"operator: score_gain must be positive, got {config.score_gain}")
-    if config.grid_skip and not config.grid_convolution:
-        raise ValueError("operator: grid_skip adds the result of grid_convolution, which is off")
-    if config.grid_convolution and dim != 2:
-        raise ValueError(f"operator: grid_convolution is for two dimensions, the points have {dim}")
-    if config.width % config.num_heads != 0:
+    if config.needs_grid and dim != 2:
+        raise ValueError(f"operator: {config.kind} on a grid is for two dimensions, the points have {dim}")
+    if isinstance(config, AttentionConfig) and config.width % config.num_heads != 0:
         raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")
+    if isinstance(config, LrsaConfig | TransolverConfig | FullConfig) and config.grid_skip > config.grid_convolution:
+        raise ValueError("operator: grid_skip adds the result of grid_convolution, which is off")

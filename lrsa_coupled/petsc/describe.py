@@ -90,7 +90,7 @@ class Description:
 
     def arrays(self, predictor: Predictor, nodal: npt.NDArray[np.float64]) -> list[npt.NDArray[np.float64]]:
         """Return what the operator is evaluated on: points, inputs, and masses if it needs them. Collective."""
-        return [self.nodes.points, nodal, *([self.nodes.mass] if predictor.model.config.mass_weighted else [])]
+        return [self.nodes.points, nodal, *([self.nodes.mass] if predictor.model.config.needs_mass else [])]
 
     def grid(self, cells: int) -> BackgroundGrid:
         """Return the background grid with this many cells along the longest side. Collective at the first use."""

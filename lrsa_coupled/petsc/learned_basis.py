@@ -59,7 +59,7 @@ class GridBasis(Basis):
     def __init__(self, predictor: Predictor, grid: BackgroundGrid, features: Features, *,
                  fixed: npt.NDArray[np.bool_], comm: MPI.Comm) -> None:  # fmt: skip
         arrays = [grid.nodes, grid.restrict(features.nodal)]
-        arrays += [grid.mass] if predictor.model.config.mass_weighted else []
+        arrays += [grid.mass] if predictor.model.config.needs_mass else []
         ends = np.linspace(0, len(grid.nodes), comm.size + 1).astype(int)
         own = slice(ends[comm.rank], ends[comm.rank + 1])
         outputs = predictor.evaluate([array[own] for array in arrays], features.scalars, comm)[0].cpu().numpy()

@@ -21,7 +21,7 @@ from lrsa_coupled.cases.convection.stirring import Stirring
 from lrsa_coupled.cases.darcy.case import DarcyCase
 from lrsa_coupled.bench.pictures import GATED, LEARNED
 from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
-from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, OperatorConfig, ProblemConfig, TrainingConfig
+from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, LrsaConfig, ProblemConfig, TrainingConfig
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
@@ -145,7 +145,7 @@ def test_options_out_of_range_are_refused() -> None:
 def test_ledger_of_time_stepping(tmp_path: Path) -> None:
     config = Config(
         case="convection", generate=GenerateConfig(samples=20, reuse="setup"), problem=ProblemConfig(seed=3, resolution=6), bench=BenchConfig(samples=1),
-        operator=OperatorConfig(width=16, num_blocks=1, num_heads=1, num_latents=8),
+        operator=LrsaConfig(width=16, num_blocks=1, num_heads=1, num_latents=8),
         training=TrainingConfig(epochs=2, batch_size=4, num_points=64),
     )  # fmt: skip
     assert generate(CASE, config, tmp_path / "data", COMM).solved == 20

@@ -18,7 +18,7 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assemble_matrix, 
 from dolfinx.mesh import CellType, create_unit_square, exterior_facet_indices
 from petsc4py import PETSc
 
-from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.script import Script as Signature
 from lrsa_coupled.coupling.script import unknown
@@ -89,7 +89,7 @@ def guess_of(values: np.ndarray) -> LearnedGuess:
 
 
 def untrained() -> Predictor:
-    operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
+    operator = LrsaConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
     schema = Schema("script", 2, (Field("source"),), ("load",), (Field("u"),))
     card = checkpoint.ModelCard(schema, 12, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
     model = checkpoint.make_model(operator, schema)

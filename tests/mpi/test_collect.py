@@ -15,7 +15,7 @@ from dolfinx import fem
 from dolfinx.fem.petsc import NonlinearProblem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
-from lrsa_coupled.config import Config, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import Config, LrsaConfig, TrainingConfig
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.collect import Collector
 from lrsa_coupled.guess.attach import attach
@@ -99,7 +99,7 @@ def test_another_data_set_is_not_added_to(folder: Path) -> None:
 def test_collect_train_attach(folder: Path) -> None:
     script = Script()
     collect(script, folder / "data", range(24))
-    config = Config(operator=OperatorConfig(width=32, num_blocks=2, num_heads=2, num_latents=16),
+    config = Config(operator=LrsaConfig(width=32, num_blocks=2, num_heads=2, num_latents=16),
                     training=TrainingConfig(epochs=40, batch_size=4, num_points=81, learning_rate=3e-3, valid_fraction=0.1, device="cpu"))  # fmt: skip
     share(COMM, lambda: train(folder / "data", folder / "model", config))
     attached = attach(script.problem, LearnedGuess.load(folder / "model"), inputs=script.inputs, scalars=script.scalars)

@@ -14,7 +14,7 @@ pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
 
 
 from lrsa_coupled.cases.cavity.case import CavityCase
-from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig, of_kind
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -39,9 +39,8 @@ def make_predictor(
 ) -> Predictor:
     """An untrained operator whose outputs are of the size of the lid's speed."""
     torch.manual_seed(0)
-    operator = OperatorConfig(
-        width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted, kind=kind
-    )
+    lrsa = LrsaConfig(width=16, num_blocks=2, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
+    operator = of_kind(lrsa, kind)
     card = checkpoint.ModelCard(CASE.schema, 8, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
     model = checkpoint.make_model(operator, card.schema)
     points = torch.rand(100, 2)

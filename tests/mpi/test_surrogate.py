@@ -23,7 +23,7 @@ from lrsa_coupled.bench.surrogate import true_solution
 from lrsa_coupled.certify.certify import Certified, certify
 from lrsa_coupled.certify.estimate import ConjugateGradients, Linearisation
 from lrsa_coupled.certify.surrogate import Surrogate
-from lrsa_coupled.config import GuessConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.coupling.norms import EnergyNorm, make_norm, set_solution, solution_vector
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm, set_dirichlet
@@ -219,7 +219,7 @@ def test_without_a_minimum_there_is_no_certificate() -> None:
 def untrained(case: Case, bias: float | None = None) -> LearnedGuess:
     """An untrained operator, whose outputs are all ``bias`` when that is given."""
     torch.manual_seed(0)
-    operator = OperatorConfig(width=16, num_blocks=2, num_heads=2, num_latents=8)
+    operator = LrsaConfig(width=16, num_blocks=2, num_heads=2, num_latents=8)
     card = checkpoint.ModelCard(case.schema, 8, operator, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
     model = checkpoint.make_model(operator, card.schema)
     sizes = (case.schema.num_inputs, case.schema.num_outputs)

@@ -18,7 +18,7 @@ SOURCES = {
 }
 MAX_FILE, MAX_FUNCTION = 400, 50
 
-BASE = frozenset({"", "schema", "interfaces", "config", "files", "mpi", "logs"})
+BASE = frozenset({"", "schema", "interfaces", "config", "settings", "files", "mpi", "logs"})
 COUPLING = BASE | {"operators", "data", "training", "coupling"}
 ARROWS = {
     "operators": BASE | {"operators"},

@@ -8,12 +8,12 @@ import pytest
 from lrsa_coupled import cli
 from lrsa_coupled.bench import operators, speed, training_steps
 from lrsa_coupled.bench.cost import Cost, Work, measure
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import LrsaConfig, of_kind
 from lrsa_coupled.training.checkpoint import parameter_count
 from tests.operators import lrsa_flop_count
 from tests.unit.test_training import SCHEMA, sample, with_training, write
 
-SMALL = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, num_modes=2)
+SMALL = LrsaConfig(width=16, num_blocks=1, num_heads=2, num_latents=8)
 
 
 @pytest.fixture(scope="module")
@@ -31,15 +31,14 @@ def config():
 
 
 def test_rivals_have_the_size_of_lrsa():
-    operator = OperatorConfig(width=64, num_blocks=4, num_heads=4, num_modes=8)
+    operator = LrsaConfig(width=64, num_blocks=4, num_heads=4)
     found = operators.variants("operators", operator, SCHEMA)
     count = parameter_count(operator, SCHEMA)
     assert list(found) == list(operators.RIVALS) and found["lrsa"] == operator
     for name, rival in found.items():
-        assert (rival.kind, rival.num_blocks, rival.num_latents) == (name, 4, 64)
-        wider, narrower = (
-            dataclasses.replace(rival, width=rival.width + step) for step in (rival.num_heads, -rival.num_heads)
-        )
+        assert (rival.kind, rival.num_blocks) == (name, 4)
+        heads = 1 if name == "fno" else rival.num_heads
+        wider, narrower = (dataclasses.replace(rival, width=rival.width + step) for step in (heads, -heads))
         assert abs(parameter_count(rival, SCHEMA) - count) <= min(
             abs(parameter_count(other, SCHEMA) - count) for other in (wider, narrower)
         )
@@ -103,19 +102,14 @@ def test_operations_follow_from_few_points():
     sizes = {"num_inputs": 1, "num_scalars": 0, "num_outputs": 1}
     cost = measure(Work(SMALL, 5000, sizes=(2, 1, 0, 1), repeats=1))
     assert cost.flops == lrsa_flop_count(SMALL, 5000, dim=2, **sizes)
-    full = measure(
-        Work(dataclasses.replace(SMALL, kind="full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True)
-    )
+    full = measure(Work(of_kind(SMALL, "full"), 1100, batch=2, sizes=(2, 1, 0, 1), repeats=1, backward=True))
     ends, products = 2 * 1100 * (3 + 16 + 1) * 16, 2 * 1100 * 6 * 16**2 + 4 * 1100**2 * 16
     assert full.flops == 3 * 2 * (ends + products)
     assert cost.seconds > 0.0 and cost.memory > 0 and cost.error == ""
 
 
 def test_what_does_not_fit_is_told():
-    assert (
-        measure(Work(dataclasses.replace(SMALL, kind="transolver"), 10**6, repeats=1, memory_share=0.01)).error
-        == "out of memory"
-    )
+    assert measure(Work(of_kind(SMALL, "transolver"), 10**6, repeats=1, memory_share=0.01)).error == "out of memory"
 
 
 def test_the_table_of_speeds_compares_with_lrsa(tmp_path, capsys):

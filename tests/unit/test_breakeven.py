@@ -10,7 +10,7 @@ from lrsa_coupled.bench.breakeven import break_even, break_even_note, break_even
 from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.pictures import LEARNED
 from lrsa_coupled.bench.report import table
-from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.config import LrsaConfig, TrainingConfig
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard, load
 from tests.helpers import ROOT
@@ -92,7 +92,7 @@ def test_costs_of_a_card() -> None:
     card = ModelCard(
         Schema("c", 2, (), (), (Field("u"),)),
         8,
-        OperatorConfig(),
+        LrsaConfig(),
         TrainingConfig(),
         DataInfo(10, 0, 50.0),
         {},

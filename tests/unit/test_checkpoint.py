@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lrsa_coupled.config import OperatorConfig, TrainingConfig
+from lrsa_coupled.config import LrsaConfig, TrainingConfig
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import CARD, WEIGHTS, DataInfo, ModelCard
@@ -23,7 +23,7 @@ CARD_OF_TEST = ModelCard(
         (Field("velocity", 2, "m/s", (0,), 2.0), Field("pressure", unit="Pa", subspace=(1,))),
     ),
     resolution=16,
-    operator=OperatorConfig(width=8, num_blocks=1, num_heads=2, num_latents=3, num_frequencies=2),
+    operator=LrsaConfig(width=8, num_blocks=1, num_heads=2, num_latents=3, num_frequencies=2),
     training=TrainingConfig(epochs=3),
     data=DataInfo(samples=10, seed=4, seconds=125.5),
     errors={"velocity": 0.1, "pressure": 0.25},

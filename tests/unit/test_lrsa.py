@@ -19,6 +19,7 @@ from tests.operators import (
     lrsa_flop_count,
     lrsa_parameter_count,
     make_operator,
+    of_kind,
     relative,
 )
 
@@ -48,7 +49,7 @@ def test_every_weight_gets_a_gradient(config):
 @pytest.mark.parametrize("kind", ["lrsa", *BASELINES])
 @pytest.mark.parametrize("gradient", [False, True])
 def test_bf16_agrees_with_fp32(kind, gradient):
-    model = make_operator(dataclasses.replace(CONFIG, kind=kind, mass_weighted=kind == "lrsa", num_modes=2))
+    model = make_operator(of_kind(CONFIG, kind))
     points, inputs, scalars, mass = arguments(points=49)
     axis = torch.linspace(0.0, 1.0, 7)
     points[:] = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(1, 49, 2)
@@ -214,10 +215,6 @@ def test_fit_of_the_normaliser_and_excess():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="num_frequencies cannot be negative"):
-        make_operator(dataclasses.replace(CONFIG, num_frequencies=-1))
-    with pytest.raises(ValueError, match="score_gain must be positive, got 0"):
-        make_operator(dataclasses.replace(CONFIG, score_gain=0.0))
     with pytest.raises(ValueError, match="grid_skip .* grid_convolution, which is off"):
         make_operator(dataclasses.replace(CONFIG, grid_skip=True))
     model, (points, inputs, scalars, mass) = make_operator(), arguments()
@@ -231,9 +228,9 @@ def test_wrong_arguments_are_named():
         model(points[:, :0], inputs[:, :0], scalars, mass[:, :0])
 
 
-@pytest.mark.parametrize("change", [{"num_heads": 5}, {"num_blocks": 0}, {"num_frequencies": -1}])
+@pytest.mark.parametrize("change", [{"num_heads": 5}, {"num_blocks": 0}, {"num_frequencies": -1}, {"score_gain": 0.0}])
 def test_impossible_sizes_are_refused(change):
-    with pytest.raises(ValueError, match="operator: num"):
+    with pytest.raises(ValueError, match=next(iter(change))):
         Operator(dataclasses.replace(CONFIG, **change), 2, 3, 2, 4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lrsa_coupled.bench.refinement import bench_refinement, node_sets, refinement_table
-from lrsa_coupled.config import Config, OperatorConfig
+from lrsa_coupled.config import Config, LrsaConfig
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.training import checkpoint
 from tests.unit.test_checkpoint import CARD_OF_TEST
@@ -39,7 +39,7 @@ def test_a_grid_that_cannot_be_halved_is_refused():
 def test_mass_weighted_attention_does_not_see_a_refined_half(tmp_path, mass_weighted, monkeypatch):
     monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index + 1))  # on 9 x 9 points
     data = write(tmp_path / "data", count=4)
-    operator = OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
+    operator = LrsaConfig(width=16, num_blocks=1, num_heads=2, num_latents=8, mass_weighted=mass_weighted)
     torch.manual_seed(0)
     model = checkpoint.make_model(operator, SCHEMA)
     with torch.no_grad():

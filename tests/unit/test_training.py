@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lrsa_coupled.config import Config, DataConfig, OperatorConfig, TrainingConfig
+from lrsa_coupled.config import Config, DataConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, drawn_ahead, epoch_generator, training_batches
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord
@@ -26,7 +26,7 @@ from lrsa_coupled.training.group import ProcessGroup
 
 NUM_SAMPLES = 20
 CONFIG = Config(
-    operator=OperatorConfig(width=16, num_blocks=1, num_heads=2, num_latents=8),
+    operator=LrsaConfig(width=16, num_blocks=1, num_heads=2, num_latents=8),
     training=TrainingConfig(epochs=4, batch_size=6, num_points=40, validate_every=2, valid_fraction=0.2, device="cpu"),
 )
 SCHEMA = Schema("synthetic", 2, (Field("a"),), ("s",), (Field("u", 2, subspace=(0,)), Field("p", subspace=(1,))))
@@ -303,7 +303,7 @@ def test_training_begins_with_another_model_when_asked(data, tmp_path):
         train(
             data,
             tmp_path / "fourth",
-            dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, weight_std=0.0)),
+            dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, weight_std=None)),
         )["epochs"]
         == 1
     )

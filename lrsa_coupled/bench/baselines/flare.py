@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import FlareConfig
 from lrsa_coupled.operators.attention import softmax_attention
 from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
 
@@ -42,7 +42,7 @@ class ResidualMLP(nn.Module):
 class Block(PointBlock):
     """One FLARE block: ``x + FLARE(norm x)``, then ``x + MLP(norm x)``."""
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: FlareConfig) -> None:
         super().__init__()
         width, self.num_heads = config.width, config.num_heads
         self.norm = nn.LayerNorm(width)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import FnoConfig
 from lrsa_coupled.operators.layers import PointBlock
 from lrsa_coupled.operators.precision import in_full_precision
 
@@ -26,7 +26,7 @@ PADDING = 0.1
 class Block(PointBlock):
     """One Fourier layer ``gelu(W x + inverse FFT(R FFT(x)))``; R has the lowest modes, of both signs along the first axis."""
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: FnoConfig) -> None:
         super().__init__()
         width, self.modes = config.width, config.num_modes
         self.pointwise = nn.Linear(width, width)

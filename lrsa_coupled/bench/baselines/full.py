@@ -11,7 +11,7 @@ from typing import final
 
 from torch import Tensor
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import FullConfig
 from lrsa_coupled.operators.layers import FeedForward, PointBlock, SelfAttention
 
 
@@ -19,7 +19,7 @@ from lrsa_coupled.operators.layers import FeedForward, PointBlock, SelfAttention
 class Block(PointBlock):
     """Self-attention, then a feed-forward network."""
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: FullConfig) -> None:
         super().__init__()
         self.attention = SelfAttention(config.width, config.num_heads, qk_norm=config.qk_norm)
         self.ffn = FeedForward(config.width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lrsa_coupled.config import OperatorConfig
+from lrsa_coupled.config import TransolverConfig
 from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
 
 TEMPERATURE = 0.5
@@ -25,7 +25,7 @@ SMALL = 1e-5
 class Block(PointBlock):
     """One Transolver block: ``x + PhysicsAttention(norm x)``, then ``x + MLP(norm x)``; the heads share the weights of the slices."""
 
-    def __init__(self, config: OperatorConfig) -> None:
+    def __init__(self, config: TransolverConfig) -> None:
         super().__init__()
         width, self.num_heads = config.width, config.num_heads
         head_width = width // config.num_heads
