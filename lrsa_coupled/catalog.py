@@ -12,10 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lrsa_coupled.config import nearest, update
 from lrsa_coupled.files import read_toml
 from lrsa_coupled.interfaces import Case
-
+from lrsa_coupled.settings import nearest, update
 
 WRAPPERS = {
     "modes": ("lrsa_coupled.generation.modes", "ModesCase", "basis"),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from lrsa_coupled.files import read_json, read_toml, write_text_atomically
-from lrsa_coupled.settings import Section, hints, nearest, parse, setting, update
+from lrsa_coupled.settings import Section, hints, parse, setting, update
 
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]

@@ -11,12 +11,13 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import create_unit_square
-from lrsa_coupled.config import LrsaConfig, TrainingConfig
-from lrsa_coupled.schema import Field, Schema
-from lrsa_coupled.mpi import share
-from lrsa_coupled.training import checkpoint
 from petsc4py import PETSc
+
+from lrsa_coupled.config import LrsaConfig, TrainingConfig
+from lrsa_coupled.mpi import share
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.solvers.interpolation import boundary_dofs
+from lrsa_coupled.training import checkpoint
 
 COMM = MPI.COMM_WORLD
 SHIFT = 130.0

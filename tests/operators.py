@@ -8,9 +8,9 @@ import torch
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import LrsaConfig, OperatorConfig
-from lrsa_coupled.schema import Field
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.reducer import Reducer
+from lrsa_coupled.schema import Field
 from lrsa_coupled.training.losses import Reference, field_columns, relative_l2, weighted_mean
 
 CONFIG = LrsaConfig(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lrsa_coupled.bench.pictures import GATED, LEARNED
-from lrsa_coupled.config import nearest
+from lrsa_coupled.settings import nearest
 
 NEAREST = "nearest sample"
 STAGES = ("transfer", "inference", "solve", "total")

@@ -19,11 +19,12 @@ import torch
 
 from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.config import AttentionConfig, Config, OperatorConfig, nearest, of_kind
+from lrsa_coupled.config import AttentionConfig, Config, OperatorConfig, of_kind
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.schema import Schema
+from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import parameter_count
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train

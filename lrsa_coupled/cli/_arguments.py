@@ -9,7 +9,9 @@ import argparse
 from pathlib import Path
 from typing import IO, NoReturn, final
 
-from lrsa_coupled import config, mpi
+from lrsa_coupled import mpi
+from lrsa_coupled.config import Config
+from lrsa_coupled.settings import describe, parse
 
 
 @final
@@ -60,7 +62,7 @@ def add_preset(parser: argparse.ArgumentParser, default: str = "none by default"
 
 def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
     """Add a flag for each setting: ``generate.ranks_per_sample`` is ``--ranks-per-sample``."""
-    docs = {item.key: item.doc for item in config.describe(config.Config())}
+    docs = {item.key: item.doc for item in describe(Config())}
     for key in keys:
         name = key.rpartition(".")[2].replace("_", "-")
-        parser.add_argument(f"--{name}", dest=key, type=config.parse, metavar=name[0].upper(), help=docs[key])
+        parser.add_argument(f"--{name}", dest=key, type=parse, metavar=name[0].upper(), help=docs[key])

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
+from lrsa_coupled.settings import nearest, update
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -33,14 +34,14 @@ def case_config(args: Namespace, case: str | None = None) -> Config:
     name = case or args.case
     values, presets = catalog.case_settings(name)
     where = str(catalog.case_folder(name) / "config.toml")
-    config = configuration.update(Config(), values, where=where)
+    config = update(Config(), values, where=where)
     preset = vars(args).get("preset")
     if preset is None and args.verb == "run" and "smoke" in presets:
         preset = "smoke"
     if preset is not None:
         if preset not in presets:
-            raise ValueError(f"{where}: no preset '{preset}'{configuration.nearest(preset, [*presets] or ['none'])}")
-        config = configuration.update(config, presets[preset], where=f"{where}, preset '{preset}'")
+            raise ValueError(f"{where}: no preset '{preset}'{nearest(preset, [*presets] or ['none'])}")
+        config = update(config, presets[preset], where=f"{where}, preset '{preset}'")
     return resolve(args, config)
 
 
@@ -67,7 +68,7 @@ def resolve(args: Namespace, base: Config) -> Config:
         section, dot, name = key.partition(".")
         if dot and value is not None:
             flags.setdefault(section, {})[name] = value
-    return configuration.update(config, flags, where="command line")
+    return update(config, flags, where="command line")
 
 
 def start_petsc(petsc: Sequence[str]) -> MPI.Comm:

@@ -6,9 +6,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrsa_coupled import config as configuration
 from lrsa_coupled.cli._startup import one_process, resolve
 from lrsa_coupled.config import Config
+from lrsa_coupled.settings import update
 
 HELP = "speed and memory of LRSA and Transolver on this machine (one process, no MPI)"
 
@@ -45,7 +45,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     one_process("bench-operator", petsc)
     from lrsa_coupled.bench import report, speed
 
-    base = configuration.update(Config(), {"operator": speed.SIZES}, where="bench-operator")
+    base = update(Config(), {"operator": speed.SIZES}, where="bench-operator")
     config = resolve(args, base)
     points = args.points or list(speed.POINTS)
     if min(points) < 1:

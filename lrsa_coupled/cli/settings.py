@@ -5,9 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from lrsa_coupled import config as configuration
 from lrsa_coupled.cli._arguments import add_preset
 from lrsa_coupled.cli._startup import case_config, one_process, resolve
+from lrsa_coupled.config import Config
+from lrsa_coupled.settings import describe
 
 HELP = "print every setting with its type, value and meaning"
 
@@ -23,8 +24,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     one_process("settings", petsc)
     if args.case is None and args.preset is not None:
         raise ValueError("--preset is a table of a case: give the case, too")
-    config = resolve(args, configuration.Config()) if args.case is None else case_config(args)
-    for item in configuration.describe(config):
+    config = resolve(args, Config()) if args.case is None else case_config(args)
+    for item in describe(config):
         value = "none" if item.value is None else item.value
         print(f"{item.key} = {value}  ({item.type_text})\n    {item.doc}")
     return 0

@@ -18,6 +18,7 @@ from lrsa_coupled import config as configuration
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, prepare, start
 from lrsa_coupled.files import read_json, write_text_atomically
+from lrsa_coupled.settings import nearest, update
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -113,7 +114,7 @@ def solve(request: Request, comm: MPI.Comm) -> SolveResult:
 
     case, methods = request.case, request.case.methods()
     if request.method is not None and request.method not in methods:
-        raise ValueError(f"unknown method '{request.method}'{configuration.nearest(request.method, [*methods])}")
+        raise ValueError(f"unknown method '{request.method}'{nearest(request.method, [*methods])}")
     with mpi.collective_errors(comm):
         settings = request.config.guess
         policy = make_policy(settings, [LEARNED], default="adaptive", guess_first=True)
@@ -158,7 +159,7 @@ def read_parameters[T](sample: T, path: Path) -> T:
         ValueError: If the file is not a JSON object, a name is unknown, or a value is of another type or shape.
     """
     values = read_json(path)
-    changed = configuration.update(sample, values, where=str(path))
+    changed = update(sample, values, where=str(path))
     for name in values:
         expected, found = (np.shape(getattr(parameters, name)) for parameters in (sample, changed))
         if found != expected:

@@ -13,10 +13,10 @@ from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpa
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.config import nearest
 from lrsa_coupled.coupling.transfer import lagrange_degree
 from lrsa_coupled.interfaces import Described, Features, Unknown
 from lrsa_coupled.schema import Field, Schema
+from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import ModelCard
 
 Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]

@@ -27,6 +27,7 @@ from lrsa_coupled.guess.policy import make_policy
 from lrsa_coupled.interfaces import Case, InitialGuess
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
+from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import CARD
 
 logger = logging.getLogger(__name__)
@@ -196,7 +197,7 @@ def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
             f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}"
         )
     if settings.method is not None and settings.method not in case.methods():
-        near = configuration.nearest(settings.method, list(case.methods()))
+        near = nearest(settings.method, list(case.methods()))
         raise ValueError(f"unknown generate.method '{settings.method}'{near}")
     _check_chains(case, settings)
 

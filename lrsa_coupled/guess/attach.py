@@ -18,7 +18,6 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
 from petsc4py import PETSc
 
-from lrsa_coupled import config as configuration
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.script import Input, Scalar, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -27,6 +26,7 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.petsc_targets import Hooks, KSPTarget, Run, SNESTarget
 from lrsa_coupled.guess.policy import Policy, make_policy
 from lrsa_coupled.interfaces import InitialGuess, Unknown
+from lrsa_coupled.settings import parse, update
 
 Solver = PETSc.SNES | PETSc.KSP
 
@@ -147,8 +147,8 @@ class AttachedGuess:
 def _settings(options: PETSc.Options) -> GuessConfig:
     """Read the settings of the guess from PETSc's options."""
     given = {
-        item.name: configuration.parse(options.getString(f"lrsa_guess_{item.name}"))
+        item.name: parse(options.getString(f"lrsa_guess_{item.name}"))
         for item in dataclasses.fields(GuessConfig)
         if options.hasName(f"lrsa_guess_{item.name}")
     }
-    return configuration.update(GuessConfig(), given, where="PETSc options", prefix="lrsa_guess_")
+    return update(GuessConfig(), given, where="PETSc options", prefix="lrsa_guess_")

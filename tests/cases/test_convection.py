@@ -16,19 +16,19 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
+from lrsa_coupled.bench.pictures import GATED, LEARNED
+from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
 from lrsa_coupled.cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
 from lrsa_coupled.cases.convection.stirring import Stirring
 from lrsa_coupled.cases.darcy.case import DarcyCase
-from lrsa_coupled.bench.pictures import GATED, LEARNED
-from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
 from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, LrsaConfig, ProblemConfig, TrainingConfig
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
-from lrsa_coupled.training.loop import train
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.transient import BDF2, Evolution, TimeStepper
+from lrsa_coupled.training.loop import train
 
 COMM = MPI.COMM_SELF
 CASE = ConvectionCase(ConvectionOptions(steps=5))

@@ -21,18 +21,19 @@ from lrsa_coupled.bench.ledger import bench
 from lrsa_coupled.bench.pictures import GATED
 from lrsa_coupled.bench.report import LEARNED, pictures, table
 from lrsa_coupled.bench.stored import check_ledger
-from lrsa_coupled.generation.generate import generate
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import generate
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.settings import update
 from lrsa_coupled.training.loop import train
 
 
 def smoke_config(name: str) -> config.Config:
     values, presets = catalog.case_settings(catalog.case_folder(name))
-    base = config.update(config.Config(case=name), values, where=name)
-    base = config.update(base, presets["smoke"], where=name)
+    base = update(config.Config(case=name), values, where=name)
+    base = update(base, presets["smoke"], where=name)
     tiny = ["generate.samples=10", "training.epochs=4", "bench.samples=1", "training.valid_fraction=0.2"]
     return config.load(base, assignments=tiny)
 

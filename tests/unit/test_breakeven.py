@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+
 from lrsa_coupled.bench.breakeven import break_even, break_even_note, break_even_rows, cost_of
 from lrsa_coupled.bench.compare import NEAREST
 from lrsa_coupled.bench.pictures import LEARNED

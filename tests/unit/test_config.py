@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from lrsa_coupled import config as configuration
-from lrsa_coupled.config import Config, load, to_dict, update
+from lrsa_coupled.config import Config, load, to_dict
+from lrsa_coupled.settings import update
 
 
 def test_file_then_assignments(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ from lrsa_coupled.data.store import DataStore, create
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
+from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.loop import train
 from lrsa_coupled.training.optimiser import make_schedules
 from lrsa_coupled.training.resume import read_progress
 from lrsa_coupled.training.run import prepare
 from lrsa_coupled.training.step import objective
-from lrsa_coupled.training.group import ProcessGroup
 
 NUM_SAMPLES = 20
 CONFIG = Config(
