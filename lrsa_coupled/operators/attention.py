@@ -1,7 +1,7 @@
 """Softmax attention between points and latent tokens: on one process, over chunks of points, over a partitioned point set.
 
-The softmax over the points is a ratio of sums over the points. A chunk, or a rank, contributes its largest scores, its sum of exponentials
-and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge`` adds these up exactly.
+The softmax over the points is a ratio of sums over the points. A chunk, or a rank, contributes its largest scores, its sum of
+exponentials and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge`` adds these up exactly.
 
 Queries and keys of every attention are normalised head by head (QK norm); as only their product enters the scores, one learned gain a
 head channel stands for the gains of both and is applied on the side of the latent tokens, the smaller one.
@@ -71,10 +71,10 @@ def softmax_attention(
 
 
 def by_exponentials(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``softmax(queries keys' + bias) values`` for scores of moderate size: the division by the sum of exponentials comes last.
+    """Return ``softmax(queries keys' + bias) values`` for scores of moderate size, divided by the sum of exponentials at the end.
 
-    Every pass over the scores is then a product of matrices or works number by number, and they lie in memory with the longer side, the
-    points, as rows.
+    Every pass over the scores is then a product of matrices or works number by number, and they lie in memory with the longer side,
+    the points, as rows.
     """
     width = values.shape[-1]
     ones = torch.ones_like(values[..., :1])

@@ -22,7 +22,7 @@ class Lift(nn.Module):
     def __init__(self, dim: int, width: int, *, num_inputs: int, num_scalars: int, num_frequencies: int) -> None:
         super().__init__()
         frequencies = [math.pi * 2.0 ** (-4.0 + 8.0 * j / max(1, num_frequencies - 1)) for j in range(num_frequencies)]
-        self.register_buffer("frequencies_J", torch.tensor(frequencies, dtype=torch.float32))
+        self.frequencies_J = nn.Buffer(torch.tensor(frequencies, dtype=torch.float32))
         self.first = nn.Linear(dim * (1 + 2 * num_frequencies) + num_inputs + num_scalars, width)
         self.second = nn.Linear(width, width)
 

@@ -33,8 +33,8 @@ Tokens = tuple[Tensor, Tensor]
 class LRSABlock(PointBlock):
     """One LRSA block; attribute names follow the steps compress (down), process (latent), reconstruct (up).
 
-    The keys and values of the down attention and the queries of the up attention are projections of the same normalised features; their
-    separate weights are stacked into one matrix. The projected point features are normalised without a gain, see ``attention.py``.
+    The keys and values of the down attention and the queries of the up attention are projections of the same normalised features;
+    their separate weights are stacked into one matrix. The projected features are normalised without a gain, see ``attention.py``.
     """
 
     def __init__(self, config: LrsaConfig) -> None:
@@ -109,10 +109,8 @@ class LRSABlock(PointBlock):
         return pool_partially(self._queries(), keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN)
 
     def _queries(self) -> Tensor:
-        return self._normalised(self.down_queries_HMD) * self.down_gain_D
-
-    def _normalised(self, heads: Tensor) -> Tensor:
-        return normalise(heads) if self.qk_norm else heads
+        queries_HMD = normalise(self.down_queries_HMD) if self.qk_norm else self.down_queries_HMD
+        return queries_HMD * self.down_gain_D
 
     def _split(self, projected: Tensor, parts: int, *, scored: int) -> tuple[Tensor, ...]:
         """Split into heads; the first ``scored`` parts enter scores."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 CONSTANT = 1e-6
+"""Deviation relative to the mean up to which a channel is constant."""
 
 
 class Normaliser(nn.Module):
@@ -20,11 +21,12 @@ class Normaliser(nn.Module):
 
     def __init__(self, dim: int, num_inputs: int, *, num_scalars: int, num_outputs: int) -> None:
         super().__init__()
-        for name, size in (("points", dim), ("inputs", num_inputs), ("scalars", num_scalars), ("outputs", num_outputs)):
-            self.register_buffer(f"{name}_mean", torch.zeros(size))
-            self.register_buffer(f"{name}_std", torch.ones(size))
-        self.register_buffer("outputs_min", torch.full((num_outputs,), -1.0))
-        self.register_buffer("outputs_max", torch.ones(num_outputs))
+        self.points_mean, self.points_std = _unit(dim)
+        self.inputs_mean, self.inputs_std = _unit(num_inputs)
+        self.scalars_mean, self.scalars_std = _unit(num_scalars)
+        self.outputs_mean, self.outputs_std = _unit(num_outputs)
+        self.outputs_min = nn.Buffer(torch.full((num_outputs,), -1.0))
+        self.outputs_max = nn.Buffer(torch.ones(num_outputs))
 
     @torch.no_grad()
     def fit(
@@ -36,15 +38,12 @@ class Normaliser(nn.Module):
         outputs_TK: Tensor,
         base_TK: Tensor | None = None,
     ) -> None:
-        """Set all buffers from training data in physical units; mean and deviation of the outputs are those of their difference from the base, if any."""
-        pairs = (
-            (points_Td, self.points_mean, self.points_std),
-            (inputs_TF, self.inputs_mean, self.inputs_std),
-            (scalars_SG, self.scalars_mean, self.scalars_std),
-            (outputs_TK if base_TK is None else outputs_TK - base_TK, self.outputs_mean, self.outputs_std),
-        )
-        for values, mean, std in pairs:
-            _set_moments(values, mean=mean, std=std)
+        """Set all buffers from training data in physical units; with a base, the outputs have the moments of their difference to it."""
+        _set_moments(points_Td, mean=self.points_mean, std=self.points_std)
+        _set_moments(inputs_TF, mean=self.inputs_mean, std=self.inputs_std)
+        _set_moments(scalars_SG, mean=self.scalars_mean, std=self.scalars_std)
+        difference_TK = outputs_TK if base_TK is None else outputs_TK - base_TK
+        _set_moments(difference_TK, mean=self.outputs_mean, std=self.outputs_std)
         if outputs_TK.shape[1] > 0:
             self.outputs_min.copy_(outputs_TK.amin(dim=0))
             self.outputs_max.copy_(outputs_TK.amax(dim=0))
@@ -69,8 +68,8 @@ class Normaliser(nn.Module):
     def excess(self, outputs_BNK: Tensor) -> float:
         """Return how far predictions leave the training range: the largest |value - mid-range| / half-range over all channels.
 
-        At most 1 inside the range, infinite when a value is not finite, 0 without points. A channel without range counts in units of
-        its standard deviation (1).
+        At most 1 inside the range, infinite when a value is not finite, 0 without points. A channel without range counts in units
+        of its standard deviation (1).
         """
         if outputs_BNK.numel() == 0:
             return 0.0
@@ -79,6 +78,10 @@ class Normaliser(nn.Module):
         half_K = torch.where(half_K > 0, half_K, self.outputs_std)
         largest = ((outputs_BNK - middle_K) / half_K).abs().amax()
         return float(torch.nan_to_num(largest, nan=torch.inf, posinf=torch.inf))
+
+
+def _unit(size: int) -> tuple[nn.Buffer, nn.Buffer]:
+    return nn.Buffer(torch.zeros(size)), nn.Buffer(torch.ones(size))
 
 
 def _normalised(values: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
@@ -91,6 +94,5 @@ def _set_moments(values: Tensor, *, mean: Tensor, std: Tensor) -> None:
     for chunk in values.split(1 << 20):
         square += (chunk.to(torch.float64) - values_mean).square_().sum(dim=0)
     values_std = torch.sqrt(square / max(1, len(values)))
-    constant = values_std <= CONSTANT * values_mean.abs()
     mean.copy_(values_mean)
-    std.copy_(torch.where(constant, torch.ones_like(values_std), values_std))
+    std.copy_(torch.where(values_std <= CONSTANT * values_mean.abs(), 1.0, values_std))

@@ -1,7 +1,7 @@
-"""Devices and floating-point formats; the only file that names bfloat16.
+"""Devices and floating-point formats; the only file that names bfloat16 for the blocks.
 
-With ``bf16`` the blocks run under autocast: matrix products and attention in bfloat16, accumulated in float32. What stays in float32, by
-``in_full_precision`` or by its type, and why:
+With ``bf16`` the blocks run under autocast: matrix products and attention in bfloat16, accumulated in float32. What stays in float32,
+by ``in_full_precision`` or by its type, and why:
 
 * master weights, optimiser states and averages: an update is smaller than the spacing of bfloat16 (2^-8) around a weight;
 * coordinates, their sinusoids and the lift: neighbours on a fine mesh have the same bfloat16 coordinates;
@@ -9,14 +9,12 @@ With ``bf16`` the blocks run under autocast: matrix products and attention in bf
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
 * FFTs: there are none in bfloat16;
-* all of an operator that predicts a basis, by the user's choice: small differences between its columns count, which rounding hides. The modes of 16
-  Helmholtz media from the operator shipped: 4.0 % off in float32, 11.1 % in bfloat16, their gradients 6.2 and 37.9 %; one trained in bfloat16 stops
-  at 5.3 % on four times the data.
+* all of an operator that predicts a basis, by the user's choice: small differences between its columns count, which rounding hides
+  (the shipped Helmholtz modes: 4.0 % off in float32, 11.1 % in bfloat16).
 
-What is in bfloat16 beside the products: the scores of attention, their exponentials and, where ``by_products`` says so, the sums that divide them.
-
-Torch's own attention is no quicker in bfloat16 than in float32 on a CPU, and its backward pass takes two to three times as long. Where the number of
-scores a point is small, attention in training is therefore written as products of matrices (``by_products``); elsewhere it runs in float32 then.
+What is in bfloat16 beside the products: the scores of attention, their exponentials and, with ``by_products``, the sums that divide
+them. Torch's own attention is no faster in bfloat16 than in float32 on a CPU, its backward pass two to three times slower. Where the
+scores a point are few, attention in training is therefore written as products of matrices; elsewhere it runs in float32 then.
 """
 
 from __future__ import annotations
@@ -28,8 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-MOST_TOKENS = 256
+MAX_TOKENS = 256
 """Scores a point up to which they are kept for the backward pass."""
 
 
@@ -68,15 +65,13 @@ def in_full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 def by_products(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
     """Return whether attention is to be written as products of matrices, for the reason above."""
-    few = min(queries.shape[-2], keys.shape[-2]) <= MOST_TOKENS
+    few = min(queries.shape[-2], keys.shape[-2]) <= MAX_TOKENS
     return few and _trains_on_cpu(values) and values.dtype == torch.bfloat16
 
 
 def for_attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values in the type that torch's attention is to run in: that of the values, but as the module says."""
-    dtype = values.dtype
-    if _trains_on_cpu(values):
-        dtype = torch.promote_types(dtype, torch.float32)
+    """Return queries, keys and values in the type that torch's attention is to run in: that of the values, or see above."""
+    dtype = torch.promote_types(values.dtype, torch.float32) if _trains_on_cpu(values) else values.dtype
     return queries.to(dtype), keys.to(dtype), values.to(dtype)
 
 
@@ -87,7 +82,7 @@ def _trains_on_cpu(tensor: Tensor) -> bool:
 def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> float:
     """Measure the rate of large square matrix products [FLOP/s] on the device, on the CPU with this number of threads.
 
-    ``fp32`` products are those of the operators: on a GPU without TF32 unless torch was told otherwise.
+    ``fp32`` products are those of the operators: on a GPU without TF32 unless torch is set so.
     """
     size = 8192 if device.type == "cuda" else 2048
     factor = torch.rand(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
@@ -108,4 +103,4 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     except OSError:
         return False
     flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return any(flag in flags for flag in CPU_FLAGS)
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -128,7 +128,7 @@ class _Loop:
         generator = epoch_generator(training.seed, progress.epoch + 1)
         batches = training_batches(run.dataset, run.train_samples, run.plan, generator=generator, first=len(losses))
         for micro_batches in drawn_ahead(batches):
-            rate = self.schedules[0].get_last_lr()[0]
+            rate = float(self.schedules[0].get_last_lr()[0])
             losses.append(take_step(run, micro_batches, number=self.done))
             for schedule in self.schedules:
                 schedule.step()

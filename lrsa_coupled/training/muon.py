@@ -18,12 +18,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the polynomial that takes singular values in (0, 1] towards one, fastest near zero."""
-ITERATIONS = 5
 RMS = 0.2
 """Root mean square of an entry of AdamW's updates, roughly."""
-EPS = 1e-7
 
 
 @final
@@ -42,10 +38,7 @@ class Muon(Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Take a step along the gradients; weights without one stay as they are."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else torch.enable_grad()(closure)()
         for group in self.param_groups:
             shapes: dict[torch.Size, list[Tensor]] = {}
             for weight in group["params"]:
@@ -59,24 +52,25 @@ class Muon(Optimizer):
 
     def _momentum(self, weights: list[Tensor]) -> Tensor:
         """Move the averages towards the gradients, and return the steps ahead of them, side by side."""
-        gradients, averages = [], []
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-            gradients.append(weight.grad)
-            averages.append(self.state[weight]["momentum_buffer"])
+        averages = [self.state[weight]["momentum_buffer"] for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1.0 - MOMENTUM)
         return torch.stack(gradients).lerp_(torch.stack(averages), MOMENTUM)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices ``(count, rows, columns)`` with the singular vectors of these and singular values near one, in bfloat16."""
+    """Return matrices ``(count, rows, columns)`` with the singular vectors of these and singular values near one, in bfloat16.
+
+    Five steps of the polynomial that takes singular values in (0, 1] towards one, fastest near zero.
+    """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
     wide = (matrices.mT if is_tall else matrices).to(torch.bfloat16)
-    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=EPS)
-    first, second, third = COEFFICIENTS
-    for _ in range(ITERATIONS):
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
+    for _ in range(5):
         square = torch.bmm(wide, wide.mT)
-        polynomial = torch.baddbmm(square, square, square, beta=second, alpha=third)
-        wide = torch.baddbmm(wide, polynomial, wide, beta=first)
+        polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+        wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
     return wide.mT if is_tall else wide

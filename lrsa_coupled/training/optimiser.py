@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
@@ -59,7 +59,7 @@ def make_schedules(
 def make_average(model: Operator, decay: float) -> AveragedModel:
     """Return an exponential average of the weights, the first ones included, that forgets by ``decay`` a step, faster at first."""
 
-    def update(averages: Sequence[Tensor], weights: Sequence[Tensor], count: Tensor | int) -> None:
+    def update(averages: Any, weights: Any, count: Any) -> None:
         kept = torch.clamp(count / (WARM_UP - 1 + count), max=decay)
         torch._foreach_mul_(averages, kept)
         torch._foreach_add_(averages, torch._foreach_mul(weights, 1.0 - kept))

@@ -9,7 +9,7 @@ from lrsa_coupled.bench.cost import flop_counter
 from lrsa_coupled.operators.attention import by_exponentials, softmax_attention
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.normalise import Normaliser
-from lrsa_coupled.operators.precision import MOST_TOKENS, autocast, by_products, choose_device, cpu_has_bf16
+from lrsa_coupled.operators.precision import MAX_TOKENS, autocast, by_products, choose_device, cpu_has_bf16
 from tests.operators import (
     BASELINES,
     CONFIG,
@@ -61,7 +61,7 @@ def test_bf16_agrees_with_fp32(kind, gradient):
     assert 0.0 < relative(rounded, exact) < 0.03
 
 
-@pytest.mark.parametrize("tokens", [16, MOST_TOKENS + 16])
+@pytest.mark.parametrize("tokens", [16, MAX_TOKENS + 16])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bounded", [False, True])
 def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weighted, bounded):
@@ -69,7 +69,7 @@ def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weig
     exact = attention_arguments(tokens, 300)
     rounded = [tensor.detach().to(torch.bfloat16).requires_grad_() for tensor in exact]
     bias = attention_bias(300) if weighted else None
-    assert by_products(*rounded) == (tokens <= MOST_TOKENS)
+    assert by_products(*rounded) == (tokens <= MAX_TOKENS)
     results = [softmax_attention(*tensors, bias=bias, bounded=bounded) for tensors in (exact, rounded)]
     assert relative(results[1].double(), results[0]) < 0.02
     for result in results:
