@@ -40,7 +40,7 @@ class Continuation:
 
     Args:
         set_value: Sets the path parameter in the forms of the problem.
-        start: Value at which the solver converges from the zero start, or from a bad one.
+        start: Value at which the solver converges from the zero guess, or from a bad one.
         target: Value of the problem to solve.
         logarithmic: Whether steps are ratios rather than differences.
     """
@@ -143,7 +143,7 @@ class SolveResult:
         iterations: Newton iterations (KSP iterations of a linear problem), those of failed attempts included.
         residual: Euclidean norm of the true residual at the end.
         seconds: Wall time by stage [s].
-        used_fallback: Whether a learned guess was given up for the classical strategy.
+        used_fallback: Whether a guess was given up for the default method.
         linear_iterations: KSP iterations inside those of Newton, of the last attempt.
     """
 

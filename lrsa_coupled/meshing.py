@@ -8,6 +8,7 @@ from types import ModuleType
 from mpi4py import MPI
 from dolfinx.io import gmsh as gmsh_io
 from dolfinx.mesh import Mesh
+
 from lrsa_coupled.mpi import collective_errors
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
-
 from lrsa_coupled.solvers.newton import NewtonSolver
-
 
 Point = tuple[float, npt.NDArray[np.float64]]
 """Scaled parameter of the path and the solution there."""
@@ -24,19 +23,19 @@ class StepControl:
 
     Args:
         first_step: First step: a ratio on a logarithmic path, a share of the whole path otherwise.
-        growth: Factor on the step (its logarithm on a logarithmic path) after a quick success.
-        quick: Newton iterations up to which a success is quick.
+        growth: Factor on the step (its logarithm on a logarithmic path) after a success in few iterations.
+        few: Newton iterations that are few.
         inner_rtol: Relative tolerance of the solves before the target; 0 solves them to the tolerance of the target.
-        max_inner: Newton iterations after which a step is given up and halved, or with a loose ``inner_rtol`` accepted as it is.
+        max_inner: Newton iterations after which a step is halved, or with a loose ``inner_rtol`` accepted as it is.
         max_last: Newton iterations at the target after which the last step is halved.
-        extrapolate: Whether the start of a step is the secant through the last two points.
+        extrapolate: Whether the guess of a step is the secant through the last two points.
         min_step: Smallest step, as a share of the path.
         otherwise: How to walk when this has failed, from the start of the path again.
     """
 
     first_step: float
     growth: float = 1.5
-    quick: int = 4
+    few: int = 4
     inner_rtol: float = 0.0
     max_inner: int = 12
     max_last: int = 12
@@ -46,9 +45,10 @@ class StepControl:
 
 
 class ContinuationSolver(Solver):
-    """Walks ``problem.continuation`` from its start, zero solution, to its target. Starts cold: the values in the solution are dropped.
+    """Walks ``problem.continuation`` from its start and zeros to its target; the values in the solution are dropped.
 
-    The path is scaled to [0, 1], in the logarithm of the parameter when the path is logarithmic. A step that fails is halved.
+    The path is scaled to [0, 1], in the logarithm of the parameter when the path is logarithmic. A step that fails is
+    halved.
 
     Raises:
         ValueError: If the problem has no continuation path or the step control is out of range.
@@ -90,7 +90,7 @@ class ContinuationSolver(Solver):
             iterations += result.iterations
             if _accepted(result, control) and (trial < 1.0 or result.converged):
                 t, previous, current = trial, current, (trial, solution.copy())
-                step *= control.growth if result.iterations <= control.quick else 1.0
+                step *= control.growth if result.iterations <= control.few else 1.0
             else:
                 step /= 2.0
         return dataclasses.replace(result, iterations=iterations)
@@ -130,5 +130,5 @@ def _predicted(previous: Point | None, current: Point, t: float) -> npt.NDArray[
 
 
 def _accepted(result: SolveResult, control: StepControl) -> bool:
-    """Tell whether a point on the way will do: loose inner tolerances may be missed, the line search has lowered the residual."""
+    """Return whether a point will do: loose tolerances may be missed, the line search has lowered the residual."""
     return result.converged or (control.inner_rtol > 0.0 and result.reason == "DIVERGED_MAX_IT")

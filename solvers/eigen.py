@@ -16,34 +16,33 @@ import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import Form
 from dolfinx.fem.petsc import assemble_matrix
-from lrsa_coupled.interfaces import Modes, Pencil, Unknown
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
-from lrsa_coupled.solvers.petsc import default_options, reason_name
+from lrsa_coupled.coupling.options import default_options
+from lrsa_coupled.interfaces import Modes, Pencil, Unknown
+from lrsa_coupled.solvers.petsc import reason_name
 
-KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly", "st_pc_type": "cholesky",
-                                   "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
+KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly",
+                                   "st_pc_type": "cholesky", "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
 """Shift-and-invert at zero: few iterations, one factorisation."""
 
-LOBPCG: Mapping[str, str] = {"eps_type": "lobpcg", "st_type": "precond", "st_ksp_type": "richardson", "st_ksp_max_it": "1",
-                             "st_ksp_norm_type": "none", "st_pc_type": "gamg"}  # fmt: skip
-"""No factorisation; takes an initial space well. With preonly all vectors are preconditioned at once, at which GAMG of PETSc 3.25 crashes on
-several ranks."""
+LOBPCG: Mapping[str, str] = {"eps_type": "lobpcg", "st_type": "precond", "st_ksp_type": "richardson",
+                             "st_ksp_max_it": "1", "st_ksp_norm_type": "none", "st_pc_type": "gamg"}  # fmt: skip
+"""No factorisation; takes an initial space well. With preonly all vectors are preconditioned at once, at which GAMG of
+PETSc 3.25 crashes on several ranks."""
 
 GUARD = 1.25
-"""Vectors of a block of LOBPCG, to a mode that is wanted: the further ones are for the rate of convergence. Of 1, 1.25, 1.5, 2 and 3 this is the
-quickest for 8, 16 and 32 modes of a wave problem in a random medium from a random block, and for 32 from a predicted one."""
-
-DEPENDENT = 1e-12
-"""Eigenvalues of a Gram matrix, relative to the largest, that are zero."""
+"""Vectors of a block of LOBPCG for each mode that is wanted: more of them converge in fewer iterations. Of 1 to 3, 1.25
+takes the least time for 8 to 32 modes of waves in a random medium."""
 
 Eigensolver = Literal["krylov-schur", "lobpcg"]
 EIGENSOLVERS: Mapping[Eigensolver, Mapping[str, str]] = {"krylov-schur": KRYLOV_SCHUR, "lobpcg": LOBPCG}
 
 
-def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: float = 1e-8, initial: npt.NDArray[np.float64] | None = None,
-                 options: Mapping[str, str] = KRYLOV_SCHUR, prefix: str = "modes_", max_iterations: int = 500) -> Modes:  # fmt: skip
+def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: float = 1e-8,
+                 initial: npt.NDArray[np.float64] | None = None, options: Mapping[str, str] = KRYLOV_SCHUR,
+                 max_iterations: int = 500) -> Modes:  # fmt: skip
     """Find the modes of ``stiffness x = lambda mass x`` with the least eigenvalues.
 
     Collective: yes. Memory: a factorisation with ``KRYLOV_SCHUR``, some 2 m to 3 m vectors.
@@ -52,11 +51,10 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
         stiffness: Symmetric positive (semi-)definite.
         mass: Symmetric positive definite.
         count: Modes wanted.
-        rtol: Tolerance of SLEPc's estimate of the relative residual; that of shift-and-invert refers to the inverted problem.
-        initial: Owned rows of the vectors to begin with ``(num_owned, any number)``, of which the best combinations are taken (Rayleigh-Ritz);
-            random when None.
-        options: Defaults under the prefix; the command line wins.
-        prefix: Options prefix of the EPS.
+        rtol: Tolerance of SLEPc's estimate of the relative residual, of the inverted problem for shift-and-invert.
+        initial: Owned rows of the vectors to begin with ``(num_owned, any number)``, of which the best combinations are
+            taken (Rayleigh-Ritz); random when None.
+        options: Defaults under the prefix ``modes_``; the command line wins.
         max_iterations: Before it is given up.
 
     Raises:
@@ -68,7 +66,7 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
         raise ValueError(f"the number of modes must be between 1 and {rows}, got {count}")
     _check(stiffness, initial)
     solver = SLEPc.EPS().create(stiffness.comm)
-    solver.setOptionsPrefix(prefix)
+    solver.setOptionsPrefix("modes_")
     solver.setOperators(stiffness, mass)
     solver.setProblemType(SLEPc.EPS.ProblemType.GHEP)
     solver.setDimensions(nev=count)
@@ -82,7 +80,7 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
     vectors = [] if initial is None else _ritz_vectors(stiffness, mass, initial, block)
     if vectors:
         solver.setInitialSpace(vectors)
-    with default_options(prefix, {"eps_lobpcg_blocksize": str(max(block, count))} | options):
+    with default_options("modes_", {"eps_lobpcg_blocksize": str(max(block, count))} | options):
         solver.setFromOptions()
         solver.solve()
     modes = _collect(solver, count, time.perf_counter() - started)
@@ -94,12 +92,12 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
 
 def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "krylov-schur", rtol: float = 1e-8,
                  initial: npt.NDArray[np.float64] | None = None) -> Modes:  # fmt: skip
-    """Find the lowest modes of a pencil on its free degrees of freedom; ``vectors`` are zero on the others. See ``lowest_modes``. Collective."""
+    """Find the lowest modes of a pencil, zero on constrained degrees of freedom; see ``lowest_modes``. Collective."""
     started = time.perf_counter()
     free = free_rows(pencil)
     matrices = [_restricted(form, free) for form in (pencil.stiffness, pencil.mass)]
-    start = None if initial is None else initial[free[: len(initial)]]
-    modes = lowest_modes(*matrices, count, rtol=rtol, initial=start, options=EIGENSOLVERS[eigensolver])
+    initial = None if initial is None else initial[free[: len(initial)]]
+    modes = lowest_modes(*matrices, count, rtol=rtol, initial=initial, options=EIGENSOLVERS[eigensolver])
     vectors = np.zeros((len(free), modes.vectors.shape[1]), order="F")
     vectors[free] = modes.vectors
     for matrix in matrices:
@@ -108,7 +106,7 @@ def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "kryl
 
 
 def free_rows(problem: Unknown) -> npt.NDArray[np.bool_]:
-    """Tell which owned nodes of the space of the solution, blocked or not, no Dirichlet condition holds. Collective: no."""
+    """Return which owned nodes of the solution, blocked or not, have no Dirichlet condition. Collective: no."""
     dofmap = problem.solution.function_space.dofmap
     free = np.ones(dofmap.index_map.size_local, dtype=np.bool_)
     for bc in problem.bcs:
@@ -165,7 +163,7 @@ def _ritz_weights(
     """Solve the projected problem on what is not dependent of the basis."""
     sizes = np.sqrt(np.diag(mass))
     values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))
-    kept = values > DEPENDENT * values.max()
+    kept = values > 1e-12 * values.max()  # the others depend on them
     unit = vectors[:, kept] / np.sqrt(values[kept]) / sizes[:, None]
     return unit @ np.linalg.eigh(unit.T @ stiffness @ unit)[1][:, :count]
 

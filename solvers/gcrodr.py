@@ -1,17 +1,22 @@
-"""GCRO-DR as a PETSc KSP: flexible GMRES that keeps a deflation space from one linear system to the next.
+"""GCRO-DR as a PETSc KSP: flexible GMRES that reuses a deflation space from one linear system to the next.
 
-Chosen by ``-ksp_type python -ksp_python_type lrsa_coupled.solvers.gcrodr.GCRODR``; its options stand under the prefix of the KSP:
+Chosen by ``-ksp_type python -ksp_python_type lrsa_coupled.solvers.gcrodr.GCRODR``; its options stand under the prefix
+of the KSP:
 
 * ``-ksp_gcrodr_recycle 20``: dimension k of the recycled space; 0 is restarted FGMRES.
 * ``-ksp_gcrodr_restart 100``: Krylov vectors m of a cycle, more than k.
-* ``-ksp_gcrodr_ritz harmonic|galerkin``: what is recycled. ``harmonic``: the harmonic Ritz vectors of A nearest to zero, for any A and PC;
-  ``galerkin``: the lowest Ritz vectors of A y = mu M y, negative mu first, for a symmetric A and a symmetric positive PC M^-1.
+* ``-ksp_gcrodr_ritz harmonic|galerkin``: what is recycled. ``harmonic``: the harmonic Ritz vectors of A nearest to
+zero, for any A and PC;
+  ``galerkin``: the lowest Ritz vectors of A y = mu M y, negative mu first, for a symmetric A and a symmetric positive
+  PC M^-1.
 
-The recycled space survives new operators (``KSPSetOperators``), PCs and tolerances. It is dropped by ``KSPReset``, by another size, by other
-options, and by a second ``KSPSetFromOptions``, for which petsc4py makes a new context. Memory: 2 (k + m) vectors, touched when needed.
-The PC works on the right and the norm is that of b - A x, whatever ``-ksp_pc_side`` and ``-ksp_norm_type`` say beside ``-ksp_type``.
+The recycled space survives new operators (``KSPSetOperators``), PCs and tolerances. It is dropped by ``KSPReset``, by
+another size, by other options, and by a second ``KSPSetFromOptions``, for which petsc4py makes a new context. Memory: 2
+(k + m) vectors, touched when needed. The PC works on the right and the norm is that of b - A x, whatever
+``-ksp_pc_side`` and ``-ksp_norm_type`` say beside ``-ksp_type``.
 
-Source: Parks, de Sturler, Mackey, Johnson, Maiti (2006), "Recycling Krylov subspaces for sequences of linear systems", SIAM J. Sci. Comput. 28.
+Source: Parks, de Sturler, Mackey, Johnson, Maiti (2006), "Recycling Krylov subspaces for sequences of linear systems",
+    SIAM J. Sci. Comput. 28.
 """
 
 from __future__ import annotations
@@ -22,9 +27,9 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag, eigh, lstsq, solve_triangular
 from mpi4py import MPI
 from petsc4py import PETSc
-from scipy.linalg import block_diag, eigh, lstsq, solve_triangular
 
 Array = npt.NDArray[np.float64]
 Reason = PETSc.KSP.ConvergedReason
@@ -37,7 +42,7 @@ ROUNDING = 1e-13  # what is left of a vector, and eigenvalues of a Gram matrix, 
 
 @final
 class GCRODR:
-    """Context of the Python KSP; ``ksp.getPythonContext()`` returns it. ``dimension`` is that of the recycled space now."""
+    """Context of the Python KSP, ``ksp.getPythonContext()``; ``dimension`` is that of the recycled space now."""
 
     def __init__(self) -> None:
         self.recycle, self.restart, self.ritz, self.dimension = 20, 100, "harmonic", 0
@@ -46,11 +51,10 @@ class GCRODR:
         self._space = self._images = np.empty((0, 0))  # owned rows of [U Z], [C V]
         self._vecs: list[PETSc.Vec] = []  # the residual, and two that borrow columns
         self._imaged = False  # C is A U already
-        self._weights = self._hessenberg = self._mass = self._shift = np.empty(
-            (0, 0)
-        )  # W, H, U^T M U, C^T r: C = A U W, A Z = [C V] H
+        # W, H, U^T M U, C^T r: C = A U W, A Z = [C V] H
+        self._weights = self._hessenberg = self._mass = self._shift = np.empty((0, 0))
         self._squares: LeastSquares | None = None  # of the cycle under way
-        self._events = {name: PETSc.Log.Event(f"GCRODR{name}") for name in ("Deflate", "Orthog", "Harvest")}
+        self._events = {name: PETSc.Log.Event(f"GCRODR{name}") for name in ("Deflate", "Orthog", "Recycle")}
 
     def configure(self, *, recycle: int = 20, restart: int = 100, ritz: str = "harmonic") -> None:
         """Set what the options set; a change drops the recycled space at the next solve. Same values on all ranks."""
@@ -79,9 +83,8 @@ class GCRODR:
         self.configure(**numbers, ritz=options.getString("ksp_gcrodr_ritz", self.ritz))
 
     def view(self, ksp: PETSc.KSP, viewer: PETSc.Viewer) -> None:
-        viewer.printfASCII(
-            f"  recycled vectors {self.dimension} of {self.recycle} ({self.ritz} Ritz), restart {self.restart}\n"
-        )
+        recycled = f"{self.dimension} of {self.recycle} ({self.ritz} Ritz)"
+        viewer.printfASCII(f"  recycled vectors {recycled}, restart {self.restart}\n")
 
     def destroy(self, ksp: PETSc.KSP) -> None:
         for vec in self._vecs:
@@ -97,7 +100,7 @@ class GCRODR:
             v.array[:] += self._correction()
 
     def solve(self, ksp: PETSc.KSP, b: PETSc.Vec, x: PETSc.Vec) -> None:
-        """Solve to the tolerances in the norm of b - A x; iteration 1 includes the projection on the recycled space, k products. Collective."""
+        """Solve in the norm of b - A x; iteration 1 includes k products for the recycled space. Collective."""
         self._prepare(ksp, b)
         its, most, norm = 0, ksp.getTolerances()[3], self._residual(ksp, b, x)
         reason = self._report(ksp, its, norm)
@@ -114,30 +117,23 @@ class GCRODR:
             if not reason and its < min(start + self.restart, most) and norm > STALLED * before:
                 reason = Reason.DIVERGED_BREAKDOWN  # singular, or a tolerance below rounding
             if self.recycle and steps:
-                with self._events["Harvest"]:
-                    self._harvest(steps, image=not reason and its < most)
+                with self._events["Recycle"]:
+                    self._recycle(steps, image=not reason and its < most)
         self._squares = None
         ksp.setConvergedReason(reason or Reason.DIVERGED_MAX_IT)
 
     def _prepare(self, ksp: PETSc.KSP, b: PETSc.Vec) -> None:
         if ksp.getPCSide() != PETSc.PC.Side.RIGHT or ksp.getNormType() != PETSc.KSP.NormType.UNPRECONDITIONED:
             raise ValueError("GCRODR needs the PC side right and the norm type unpreconditioned")
-        self._comm, self._imaged, self._squares, k, m = (
-            ksp.getComm().tompi4py(),
-            False,
-            None,
-            self.recycle,
-            self.restart,
-        )
+        self._comm, self._imaged, self._squares = ksp.getComm().tompi4py(), False, None
+        k, m = self.recycle, self.restart
         layout = (*b.getSizes(), k, m, self.ritz)
         if self._comm.allreduce(layout != self._layout, op=MPI.LOR):
             self.destroy(ksp)
             self._layout, self._vecs = layout, [b.duplicate() for _ in range(3)]
-            # U ends where Z starts, C where V starts, so that one GEMV serves both; pages are touched when columns are written
-            self._space, self._images = (
-                np.empty((b.local_size, k + m), order="F"),
-                np.empty((b.local_size, k + m + 1), order="F"),
-            )
+            # U ends where Z starts, C where V starts: one GEMV serves both; pages are touched when columns are written
+            self._space = np.empty((b.local_size, k + m), order="F")
+            self._images = np.empty((b.local_size, k + m + 1), order="F")
 
     def _residual(self, ksp: PETSc.KSP, b: PETSc.Vec, x: PETSc.Vec) -> float:
         ksp.getOperators()[0].mult(x, self._vecs[0])
@@ -154,22 +150,15 @@ class GCRODR:
         return ksp.callConvergenceTest(its, norm)
 
     def _cycle(self, ksp: PETSc.KSP, its: int, norm: float) -> tuple[int, int]:
-        """Minimise the residual over the recycled and up to m Krylov directions; returns the iterations and the reason so far."""
+        """Minimise the residual over recycled and up to m Krylov directions; return iterations and reason so far."""
         with self._events["Deflate"]:
             self._deflate(ksp.getOperators()[0])
-        (matrix, _), space, images, k, rank = (
-            ksp.getOperators(),
-            self._space,
-            self._images,
-            self.recycle,
-            self._weights.shape[1],
-        )
+        matrix, k, rank = ksp.getOperators()[0], self.recycle, self._weights.shape[1]
+        space, images = self._space, self._images
         images[:, k] = self._vecs[0].array_r
         self._shift, below = orthogonalise(images[:, k - rank : k], images[:, k], self._comm)
-        self._hessenberg, self._squares = (
-            np.zeros((rank + self.restart + 1, self.restart)),
-            LeastSquares(self.restart, below),
-        )
+        self._hessenberg = np.zeros((rank + self.restart + 1, self.restart))
+        self._squares = LeastSquares(self.restart, below)
         if below <= ROUNDING * norm:
             return its + 1, self._report(ksp, its + 1, below)
         for j in range(min(self.restart, ksp.getTolerances()[3] - its)):
@@ -198,9 +187,8 @@ class GCRODR:
 
     def _multiply(self, matrix: PETSc.Mat, columns: Array, images: Array) -> None:
         if matrix.getType() in ("seqaij", "mpiaij"):
-            dense = PETSc.Mat().createDense(
-                (matrix.getSizes()[1], (None, columns.shape[1])), array=columns, comm=matrix.comm
-            )
+            sizes = matrix.getSizes()[1], (None, columns.shape[1])
+            dense = PETSc.Mat().createDense(sizes, array=columns, comm=matrix.comm)
             product = matrix.matMult(dense)
             images[:] = product.getDenseArray(readonly=True)
             product.destroy()
@@ -229,7 +217,7 @@ class GCRODR:
         recycled = self._weights @ (self._shift - self._hessenberg[:rank, : len(y)] @ y)
         return self._space[:, k - self.dimension : k + len(y)] @ np.concatenate((recycled, y))
 
-    def _harvest(self, steps: int, *, image: bool) -> None:
+    def _recycle(self, steps: int, *, image: bool) -> None:
         """Replace U by combinations of [U Z], and C by their images if the solve goes on. Collective."""
         k, kept, rank = self.recycle, self.dimension, self._weights.shape[1]
         space, images = self._space[:, k - kept : k + steps], self._images[:, k - rank : k + steps + 1]
@@ -244,9 +232,8 @@ class GCRODR:
             basis, stiff = whitening(whole.T @ (mass + mass.T) @ whole), whole.T @ cross @ g
             ritz = basis @ eigh(basis.T @ (stiff + stiff.T) @ basis)[1]
         sizes = np.linalg.norm(g @ ritz, axis=0)
-        seen = np.flatnonzero(sizes > ROUNDING * np.linalg.norm(g) * np.linalg.norm(ritz, axis=0))[
-            :k
-        ]  # not the null space of A
+        # Not the null space of A.
+        seen = np.flatnonzero(sizes > ROUNDING * np.linalg.norm(g) * np.linalg.norm(ritz, axis=0))[:k]
         ritz = self._comm.bcast(ritz[:, seen] / sizes[seen])  # the same bits on all ranks
         weights, self.dimension, self._imaged = whole @ ritz, ritz.shape[1], image
         self._space[:, k - self.dimension : k] = space @ weights
@@ -258,7 +245,7 @@ class GCRODR:
 
 @final
 class LeastSquares:
-    """min ||beta e_1 - H y|| for a Hessenberg matrix H that grows by a column a step, kept triangular by Givens rotations."""
+    """min ||beta e_1 - H y|| for a Hessenberg matrix H that grows by a column a step, by Givens rotations."""
 
     def __init__(self, size: int, beta: float) -> None:
         self.steps, self.beta, self.rotation, self.triangle = 0, beta, np.eye(size + 1), np.zeros((size, size))
@@ -285,8 +272,8 @@ class LeastSquares:
 def orthogonalise(basis: Array, vector: Array, comm: MPI.Comm) -> tuple[Array, float]:
     """Make a vector orthogonal to an orthonormal basis, in place, by classical Gram-Schmidt, twice.
 
-    Returns the coefficients and the norm of what is left. Collective: two sums. The sweep over the basis that subtracts the first projection
-    finds the second one, which is applied where it matters.
+    Returns the coefficients and the norm of what is left. Collective: two sums. The sweep over the basis that subtracts
+    the first projection finds the second one, which is applied where it matters.
     """
     h = total(vector @ basis, comm)
     again, rows = np.zeros(len(h) + 1), max(CACHE // (len(h) + 1), 64)
@@ -305,7 +292,7 @@ def orthogonalise(basis: Array, vector: Array, comm: MPI.Comm) -> tuple[Array, f
 
 
 def harmonic(g: Array, f: Array) -> Array:
-    """Return the y of G^T G y = theta G^T F y, theta nearest to zero first, complex ones by real and imaginary part. LAPACK scales."""
+    """Return the y of G^T G y = theta G^T F y, theta nearest to zero first, complex ones by real and imaginary part."""
     values, vectors = np.linalg.eig(lstsq(g, f, lapack_driver="gelsy")[0])
     order = np.argsort(-np.abs(values), kind="stable")
     vectors = vectors[:, order[values[order].imag >= 0]]

@@ -14,10 +14,10 @@ from dolfinx.geometry import PointOwnershipData, bb_tree, compute_collisions_poi
 from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
-from lrsa_coupled.solvers.petsc import default_options
+from lrsa_coupled.coupling.options import default_options
 
 SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
-OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; also the padding of the search, relative
+OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; relative padding of the search
 Located = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float64]]
 """Points found on this rank: global rows ``(n,)``, local cells ``(n,)``, reference coordinates there ``(n, d)``."""
 
@@ -27,19 +27,21 @@ SIMPLICES = (CellType.interval, CellType.triangle, CellType.tetrahedron)
 def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach: float = 0.0) -> PETSc.Mat:
     """Make the matrix that takes a function on one mesh to its values at the nodes of a space on another mesh.
 
-    The meshes may be partitioned in any way. A node of ``target`` that is also one of ``source``, to ``SNAP`` of a cell, gets an exact unit row.
+    The meshes may be partitioned in any way. A node of ``target`` that is also one of ``source``, to ``SNAP`` of a
+    cell, gets an exact unit row.
 
     Collective: yes. Memory: the search and the values of the basis at the points of the cells of this rank.
 
     Args:
         source: Scalar Lagrange space on affine simplices.
         target: Scalar Lagrange space on a mesh over the same ranks, all of it inside the mesh of ``source``.
-        reach: How far nodes of ``target`` may lie outside, as those at a curved boundary do; the nearest cell is continued to there.
+        reach: How far nodes of ``target`` may lie outside, as those at a curved boundary do; the nearest cell is
+            continued to there.
     Returns:
         Assembled AIJ matrix ``(dofs of target, dofs of source)``, in PETSc's numbering of the two index maps.
     Raises:
-        ValueError: If a space is not scalar Lagrange, the source mesh not affine simplices, the ranks differ, or points of ``target``
-            lie farther outside the source mesh than ``reach``; the same on all ranks.
+        ValueError: If a space is not scalar Lagrange, the source mesh not affine simplices, the ranks differ, or points
+            of ``target`` lie farther outside the source mesh than ``reach``; the same on all ranks.
     """
     _check(source, target)
     rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
@@ -61,7 +63,7 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
 
 
 def boundary_dofs(space: FunctionSpace) -> npt.NDArray[np.int32]:
-    """Return the local degrees of freedom on the boundary of the mesh, blocked ones as ``dirichletbc`` takes them. Collective."""
+    """Return the local degrees of freedom on the boundary, blocked ones as ``dirichletbc`` takes them. Collective."""
     mesh, dim = space.mesh, space.mesh.topology.dim
     mesh.topology.create_connectivity(dim - 1, dim)
     return locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
@@ -72,7 +74,7 @@ def constrain(
 ) -> PETSc.Mat:
     """Restrict a prolongation to corrections that vanish at Dirichlet degrees of freedom.
 
-    The coarse space loses its constrained degrees of freedom, so that its Galerkin operator has no empty row on their account.
+    The coarse space loses its constrained degrees of freedom, which would be empty rows of its Galerkin operator.
 
     Collective: yes. Memory: copy; ``prolongation`` stays as it is.
 
@@ -103,9 +105,10 @@ def constrain(
 def set_two_grid(pc: PETSc.PC, prolongation: PETSc.Mat) -> None:
     """Turn a preconditioner into one V-cycle on two grids with the Galerkin coarse operator.
 
-    One sweep of SOR (of block Jacobi SOR across ranks) before and after a coarse solve by MUMPS. The options under the prefix of ``pc`` win:
-    ``-mg_levels_ksp_type``, ``-mg_levels_pc_type``, ``-mg_coarse_pc_type`` and so on, ``-pc_mg_galerkin``, ``-pc_type`` itself. The defaults
-    are set on the objects where they have setters: the level solvers read the options at the set-up, when no context holds ours any more.
+    One sweep of SOR (of block Jacobi SOR across ranks) before and after a coarse solve by MUMPS. The options under the
+    prefix of ``pc`` win: ``-mg_levels_ksp_type``, ``-mg_coarse_pc_type`` and so on, ``-pc_mg_galerkin``, ``-pc_type``
+    itself. The defaults are set on the objects where they have setters: the level solvers read their options at the
+    set-up, when ours are no longer in the database.
 
     Collective: yes. Memory: ``pc`` keeps a reference to ``prolongation``.
 
@@ -130,7 +133,7 @@ def set_two_grid(pc: PETSc.PC, prolongation: PETSc.Mat) -> None:
 
 
 def _check(source: FunctionSpace, target: FunctionSpace) -> None:
-    """Refuse spaces that ``interpolation_matrix`` cannot serve; what is looked at is the same on all ranks. Collective."""
+    """Refuse spaces that ``interpolation_matrix`` cannot serve, the same on all ranks. Collective."""
     for name, space in (("source", source), ("target", target)):
         element = space.ufl_element()
         is_scalar = element.block_size == 1 and element.reference_value_shape == ()
@@ -141,16 +144,15 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
     mesh = source.mesh
     cell, degree = mesh.topology.cell_type, mesh.geometry.cmaps[0].degree
     if cell not in SIMPLICES or degree != 1 or mesh.geometry.dim != mesh.topology.dim:
-        raise ValueError(f"the source mesh must be of affine simplices that fill its space, got {cell.name} cells of degree {degree} "
-                         f"in dimension {mesh.geometry.dim}")  # fmt: skip
+        got = f"{cell.name} cells of degree {degree} in dimension {mesh.geometry.dim}"
+        raise ValueError(f"the source mesh must be of affine simplices that fill its space, got {got}")
     if MPI.Comm.Compare(mesh.comm, target.mesh.comm) not in (MPI.IDENT, MPI.CONGRUENT):
-        raise ValueError(
-            f"both meshes must be over the same ranks, got communicators of {mesh.comm.size} and {target.mesh.comm.size}"
-        )
+        sizes = f"{mesh.comm.size} and {target.mesh.comm.size}"
+        raise ValueError(f"both meshes must be over the same ranks, got communicators of {sizes}")
 
 
 def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
-    """Find a cell for each point, on whichever rank; ``first`` is the global row of the first point of this rank. Collective."""
+    """Find a cell for each point, on any rank; ``first`` is the global row of this rank's first point. Collective."""
     cells, reference_nd, inside = _search_here(mesh, points, padding)
     here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
     if not mesh.comm.allreduce(len(away)):
@@ -165,17 +167,14 @@ def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding
 def _search_here(
     mesh: Mesh, points: npt.NDArray[np.float64], padding: float
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """Find the cells of this rank that hold points, by their boxes and barycentric coordinates; sooner than by distances, point by point. Collective: no.
+    """Find the cells of this rank that hold points, by boxes and barycentric coordinates. Collective: no.
 
     Returns:
-        Cell and reference coordinates of each point, of meaning where the third array says that the cell holds it.
+        Cell and reference coordinates of each point, and whether the cell holds it.
     """
     dim, count = mesh.topology.dim, len(points)
-    cells, reference_nd, inside = (
-        np.zeros(count, dtype=np.int32),
-        np.zeros((count, dim)),
-        np.zeros(count, dtype=np.bool_),
-    )
+    cells, reference_nd = np.zeros(count, dtype=np.int32), np.zeros((count, dim))
+    inside = np.zeros(count, dtype=np.bool_)
     found = compute_collisions_points(bb_tree(mesh, dim, padding=padding), points)
     turn, end = found.offsets[:-1].copy(), found.offsets[1:]
     searching = np.flatnonzero(turn < end)
@@ -192,7 +191,7 @@ def _search_here(
 
 
 def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the reference coordinates ``(n, d)`` of ``points`` ``(n, 3)``, each in a cell of its own, by Cramer's rule. Collective: no."""
+    """Return reference coordinates ``(n, d)`` of points ``(n, 3)``, one a cell, by Cramer's rule. Collective: no."""
     dim = mesh.geometry.dim
     vertices = mesh.geometry.x[mesh.geometry.dofmaps[0][cells], :dim]
     edges = np.moveaxis(vertices[:, 1:] - vertices[:, :1], 1, 0)
@@ -211,10 +210,7 @@ def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.
 def _require_inside(
     comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64], *, continued: bool
 ) -> None:
-    """Raise ValueError on all ranks if some points are in no cell: DOLFINx gives a point near the mesh its nearest cell, which will do if ``continued``.
-
-    Collective.
-    """
+    """Raise ValueError if some points are in no cell, or near one unless ``continued``. Collective."""
     least_n = np.minimum(reference_nd.min(axis=1, initial=np.inf), 1.0 - reference_nd.sum(axis=1))
     missing = np.count_nonzero(found.src_owner < 0) + (0 if continued else np.count_nonzero(least_n < -OUTSIDE))
     total = comm.allreduce(missing)
@@ -223,9 +219,9 @@ def _require_inside(
 
 
 def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the global row of each point found on this rank, ``(n,)``; ``rows`` are those of the points asked for here. Collective.
+    """Return the global row ``(n,)`` of each point found here; ``rows`` are of the points asked for here. Collective.
 
-    DOLFINx lists the points found on a rank by the rank that asked, then in the order they were asked for there.
+    DOLFINx lists the points found on a rank by the rank that asked, then in its order.
     """
     owners = found.src_owner
     sent = rows[np.argsort(owners, kind="stable")].astype(np.int64)

@@ -7,17 +7,19 @@ import time
 from collections.abc import Mapping
 
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
-from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
-from lrsa_coupled.solvers.petsc import MUMPS, advice, default_options, reason_name
+from lrsa_coupled.coupling.options import MUMPS, default_options
+from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
+from lrsa_coupled.solvers.petsc import advice, reason_name
 
 
 class LinearSolver(SequenceSolver):
     """KSP on an affine problem, from the values in ``problem.solution``.
 
-    Solves for the correction of the start (with exact Dirichlet values), so that any start is an initial guess. Over a sequence of problems
-    the KSP and its matrix stay, and with them what PETSc keeps for an unchanged nonzero pattern: symbolic factorisations, communication.
+    Solves for the correction of the guess, Dirichlet values included. Over a sequence of problems the KSP and its
+    matrix stay, and with them what PETSc reuses for an unchanged nonzero pattern: symbolic factorisations,
+    communication.
 
     Args:
         problem: Linear problem.
@@ -25,8 +27,8 @@ class LinearSolver(SequenceSolver):
         prefix: Options prefix of the KSP.
         max_iterations: KSP iterations before the solve is given up; 1000 when None.
         options: Defaults of this solver under the prefix instead of MUMPS; the command line wins.
-        setup_cost: Cost of a new preconditioner in iterations. Given, the preconditioner stays for the next problems of a sequence while it
-            pays, see ``_Keeping``; None makes a new one for each.
+        setup_cost: Cost of a new preconditioner in iterations: it is reused for the next problems of a sequence while
+            it pays, see ``_Reuse``; None makes a new one for each.
 
     Raises:
         ValueError: If the problem is not linear or ``atol`` not positive.
@@ -36,17 +38,16 @@ class LinearSolver(SequenceSolver):
                  options: Mapping[str, str] | None = None, setup_cost: float | None = None) -> None:  # fmt: skip
         _check(problem, atol)
         self.problem = problem
-        self._keeping = None if setup_cost is None else _Keeping(setup_cost)
+        self._reuse = None if setup_cost is None else _Reuse(setup_cost)
         self.matrix = assemble_matrix(problem.jacobian, bcs=list(problem.bcs))
         self.matrix.assemble()
         self.residual = create_vector(problem.solution.function_space)
         self.correction = self.residual.duplicate()
-        self.start = self.residual.duplicate()
+        self._work = self.residual.duplicate()
         self.ksp = PETSc.KSP().create(problem.mesh.comm)
         self.ksp.setOptionsPrefix(prefix)
-        self._preconditioned = (
-            None if self._keeping is None else self.matrix.copy()
-        )  # a kept one is of a matrix that no longer changes
+        # A reused preconditioner is of a matrix that no longer changes.
+        self._preconditioned = None if self._reuse is None else self.matrix.copy()
         self.ksp.setOperators(self.matrix, self._preconditioned)
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=1000 if max_iterations is None else max_iterations)
         self._prefix, self._defaults = prefix, options or MUMPS
@@ -54,15 +55,13 @@ class LinearSolver(SequenceSolver):
             self.ksp.setFromOptions()
         self._max_iterations = self.ksp.max_it
         if self._preconditioned is not None:
-            self.ksp.getPC().setUseAmat(
-                False
-            )  # GAMG computes residuals with the system's matrix otherwise: indefinite when that has changed
+            self.ksp.getPC().setUseAmat(False)  # or GAMG takes residuals with the new matrix: indefinite
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem of a sequence. Collective.
+        """Go to the next problem of a sequence. Collective.
 
         Raises:
-            ValueError: If the problem is not linear, ``atol`` not positive, or the space is not that of the problem before.
+            ValueError: If the problem is not linear, ``atol`` not positive, or the space another one than before.
         """
         _check(problem, atol)
         if problem.solution.function_space != self.problem.solution.function_space:
@@ -73,10 +72,10 @@ class LinearSolver(SequenceSolver):
         self.matrix.assemble()
         if not PETSc.Options(self._prefix).hasName("ksp_atol"):
             self.ksp.setTolerances(atol=atol)
-        if self._keeping is None:
+        if self._reuse is None:
             self.ksp.setOperators(self.matrix)
-        elif not self._keeping.decide():
-            self._precondition_anew()
+        elif not self._reuse.decide():
+            self._update_preconditioner()
 
     def solve(self) -> SolveResult:
         """Solve to ``atol``. Collective."""
@@ -85,13 +84,13 @@ class LinearSolver(SequenceSolver):
         self.residual.scale(-1.0)
         reason, converged = self._solve_linear()
         iterations = self.ksp.getIterationNumber()
-        if self._keeping is not None:
-            if self._keeping.keeps and not converged:
-                self._keeping.failed()
-                self._precondition_anew()
+        if self._reuse is not None:
+            if self._reuse.active and not converged:
+                self._reuse.failed()
+                self._update_preconditioner()
                 reason, converged = self._solve_linear()
                 iterations += self.ksp.getIterationNumber()
-            self._keeping.note(self.ksp.getIterationNumber())
+            self._reuse.note(self.ksp.getIterationNumber())
         if converged:
             u = self.problem.solution
             u.x.array[: self.correction.getLocalSize()] += self.correction.array_r
@@ -102,13 +101,13 @@ class LinearSolver(SequenceSolver):
 
     def destroy(self) -> None:
         """Free the KSP with its matrix and vectors. Collective."""
-        for item in (self.ksp, self.matrix, self._preconditioned, self.residual, self.correction, self.start):
+        for item in (self.ksp, self.matrix, self._preconditioned, self.residual, self.correction, self._work):
             if item is not None:
                 item.destroy()
 
     def _solve_linear(self) -> tuple[str, bool]:
         """Return the name of the converged reason or the number of PETSc's error, and whether the KSP converged."""
-        limit = self._max_iterations if self._keeping is None else min(self._max_iterations, self._keeping.limit)
+        limit = self._max_iterations if self._reuse is None else min(self._max_iterations, self._reuse.limit)
         self.ksp.setTolerances(max_it=limit)
         try:
             with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
@@ -118,20 +117,20 @@ class LinearSolver(SequenceSolver):
         number = self.ksp.getConvergedReason()
         return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
 
-    def _precondition_anew(self) -> None:
+    def _update_preconditioner(self) -> None:
         self.matrix.copy(self._preconditioned, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
         self.ksp.setOperators(self.matrix, self._preconditioned)
 
     def _assemble_residual(self) -> None:
         p = self.problem
-        assign(p.solution, self.start)
-        assemble_residual(None, self.start, self.residual, p.solution, p.residual, p.jacobian, list(p.bcs))
+        assign(p.solution, self._work)
+        assemble_residual(None, self._work, self.residual, p.solution, p.residual, p.jacobian, list(p.bcs))
 
     def _residual_norm(self, corrected: bool) -> float:
         """Return the norm of the true residual, by one product instead of an assembly: the problem is affine."""
         if corrected:
-            self.matrix.mult(self.correction, self.start)
-            self.residual.axpy(-1.0, self.start)
+            self.matrix.mult(self.correction, self._work)
+            self.residual.axpy(-1.0, self._work)
         return float(self.residual.norm())
 
 
@@ -142,47 +141,47 @@ def _check(problem: Problem, atol: float) -> None:
         raise ValueError(f"atol must be a positive number, got {atol}")
 
 
-class _Keeping:
-    """Decides by counts of iterations, the same in each run, how long a preconditioner is kept.
+class _Reuse:
+    """Decides by counts of iterations, the same in each run, how long a preconditioner is reused.
 
-    It stays until a solve takes more iterations than the mean over all solves with it, its set-up included. A kept one has twice the
-    iterations of a new one, set-up included; when it needs more, a new one takes over. After one that did not pay even once the next trial
-    waits for 1, 3, 7, ... problems.
+    It is until a solve takes more iterations than the mean over all solves with it, its set-up included. A reused one
+    has twice the iterations of a new one, set-up included; when it needs more, a new one takes over. After one that did
+    not pay even once the next trial waits for 1, 3, 7, ... problems.
 
     Attributes:
-        keeps: Whether the present problem is solved with a kept preconditioner.
+        active: Whether the present problem is solved with a reused preconditioner.
     """
 
     def __init__(self, setup_cost: float) -> None:
-        self.keeps = False
+        self.active = False
         self._setup_cost = setup_cost
         self._spent: list[float] = []
         self._wait = self._pause = 0
 
     @property
     def limit(self) -> int:
-        """Most iterations with a kept preconditioner."""
-        return math.ceil(2.0 * (self._setup_cost + self._spent[0])) if self.keeps else 2**31 - 1
+        """Most iterations with a reused preconditioner."""
+        return math.ceil(2.0 * (self._setup_cost + self._spent[0])) if self.active else 2**31 - 1
 
     def decide(self) -> bool:
-        """Tell whether the next problem keeps the preconditioner, and remember it."""
-        self.keeps = not self._pause and self._spent[-1] <= (self._setup_cost + sum(self._spent)) / len(self._spent)
+        """Return whether the next problem reuses the preconditioner."""
+        self.active = not self._pause and self._spent[-1] <= (self._setup_cost + sum(self._spent)) / len(self._spent)
         self._pause = max(self._pause - 1, 0)
-        if not self.keeps:
+        if not self.active:
             self._spent = []
-        return self.keeps
+        return self.active
 
     def note(self, iterations: int) -> None:
-        """Take down the iterations of the present problem."""
+        """Record the iterations of the present problem."""
         self._spent.append(iterations)
         if len(self._spent) == 2:
             self._back_off(pays=iterations <= self._setup_cost + self._spent[0])
 
     def failed(self) -> None:
-        """Take down that the kept preconditioner has failed; the next ``note`` is of a new one."""
+        """Record that the reused preconditioner has failed; the next ``note`` is of a new one."""
         if len(self._spent) == 1:
             self._back_off(pays=False)
-        self.keeps, self._spent = False, []
+        self.active, self._spent = False, []
 
     def _back_off(self, *, pays: bool) -> None:
         self._wait = 0 if pays else 2 * self._wait + 1

@@ -1,84 +1,99 @@
 """Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise.
 
-A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is defined; where
-the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The start must satisfy the Dirichlet conditions,
-as steps towards them may have to raise the energy.
+A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is
+defined; where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The guess
+satisfies the Dirichlet conditions, as steps towards them may have to raise the energy.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-import numpy as np
-from dolfinx.fem import Function, assemble_scalar
+from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
-from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from petsc4py import PETSc
 
-from lrsa_coupled.solvers.petsc import MUMPS, advice, default_options, reason_name
+from lrsa_coupled.coupling.options import MUMPS, default_options
+from lrsa_coupled.coupling.residual import energy
+from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
+from lrsa_coupled.solvers.petsc import advice, reason_name
 
-UNDEFINED = 1e100
-"""Energy where it is not defined; the cubic line search shortens its step after a finite number, and gives up after an infinite one."""
 
-ROUNDING, NEAR = 1e-11, 1e3
-"""Share of the energy that may be rounding, for which the line search is allowed once the residual norm is below ``NEAR`` tolerances."""
+@dataclass(frozen=True)
+class EnergyDescent:
+    """How the line search sees the energy.
 
+    Args:
+        undefined: Energy where it is not defined; after an infinite one the cubic line search does not shorten its
+            step.
+        rounding: Share of the energy that may be rounding, by which it may rise near the solution.
+        near: Tolerances of the residual norm that are near the solution.
+    """
+
+    undefined: float = 1e100
+    rounding: float = 1e-11
+    near: float = 1e3
+
+
+DESCENT = EnergyDescent()
 DEFAULTS: Mapping[str, str] = {**MUMPS, "snes_linesearch_type": "bt"}
 
 
 class NewtonSolver(SequenceSolver):
     """SNES on a problem, from the values in ``problem.solution``.
 
-    The residual norm is the Euclidean one of the assembled residual, Dirichlet rows holding the distance to the prescribed value.
+    The residual norm is Euclidean; Dirichlet rows hold the distance to the prescribed value.
 
     Args:
         problem: Linear or nonlinear problem.
         atol: Absolute tolerance of the residual norm, the only one that ends a successful solve.
         prefix: Options prefix of the SNES, ``-newton_snes_monitor`` and so on.
-        max_iterations: Newton iterations before the solve is given up.
+        max_iterations: Newton iterations before the solve is given up; 30 when None.
         options: Defaults of this solver under the prefix, on top of ``DEFAULTS``; the command line wins.
-        quick: The preconditioner is kept for the next Jacobian after linear solves of up to so many iterations; 0 makes a new one each time.
-        keep_below: The Jacobian, and with it its factorisation, is kept after an iteration that has reduced the residual norm to this share or
-            less (simplified Newton); 0 makes a new one in each iteration. It pays near the solution.
+        reuse_up_to: The preconditioner is reused after linear solves of up to so many iterations; None: never.
+        reuse_below: The Jacobian, with its factorisation, is reused after an iteration that has reduced the residual
+            norm to this share or less (simplified Newton), which pays near the solution; None: never.
     """
 
-    def __init__(self, problem: Problem, atol: float, *, prefix: str = "newton_", max_iterations: int = 30,
-                 options: Mapping[str, str] | None = None, quick: int = 0, keep_below: float = 0.0) -> None:  # fmt: skip
+    def __init__(self, problem: Problem, atol: float, *, prefix: str = "newton_", max_iterations: int | None = None,
+                 options: Mapping[str, str] | None = None, reuse_up_to: int | None = None,
+                 reuse_below: float | None = None) -> None:  # fmt: skip
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
-        self.problem = problem
-        self.atol = atol
-        self.max_iterations = max_iterations
-        self._nonlinear = NonlinearProblem(problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs),
-                                           petsc_options_prefix=prefix)  # fmt: skip
+        self.problem, self.atol = problem, atol
+        self.max_iterations = 30 if max_iterations is None else max_iterations
+        self._nonlinear = NonlinearProblem(
+            problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs), petsc_options_prefix=prefix
+        )
         self.snes = self._nonlinear.solver
         self._allowance = 0.0
         if problem.energy is not None:
             self.snes.setObjective(self._energy)
             self.snes.getKSP().setPostSolve(_descend)
         self._modes: Callable[[Function], PETSc.NullSpace] | None = None
-        self._quick, self._keep_below, self._norms = quick, keep_below, (0.0, 0.0)
-        if keep_below > 0.0:
+        self._reuse_up_to, self._reuse_below, self._norms = reuse_up_to, reuse_below, (0.0, 0.0)
+        if reuse_below is not None:
             self._assemble = self.snes.getJacobian()[2]
             self.snes.setJacobian(self._jacobian, self._nonlinear.A)
             self.snes.setMonitor(self._note)
-        if quick:
-            self.snes.getKSP().setPreSolve(self._keep_preconditioner)
+        if reuse_up_to is not None:
+            self.snes.getKSP().setPreSolve(self._reuse_preconditioner)
         self._prefix, self._defaults = prefix, {**DEFAULTS, **(options or {})}
         with default_options(prefix, self._defaults):
             self.snes.setFromOptions()
             self.snes.getKSP().setFromOptions()
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem of a sequence, given by other values in the same forms; matrices and symbolic factorisations stay. Collective: no.
+        """Go to the next problem, other values in the same forms; matrices are reused. Collective: no.
 
         Raises:
             ValueError: If the forms are others than before or ``atol`` is not positive.
         """
         if problem.residual is not self.problem.residual or problem.solution is not self.problem.solution:
             raise ValueError(
-                "a sequence of nonlinear problems needs the same forms and the same solution, got others than before"
+                "a sequence of nonlinear problems needs the same forms and solution, got others than before"
             )
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
@@ -121,8 +136,6 @@ class NewtonSolver(SequenceSolver):
         )
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.monitor``."""
-
         def call(snes: PETSc.SNES, iteration: int, norm: float) -> None:
             if not snes.getConvergedReason() and check(iteration, norm):
                 snes.setConvergedReason(PETSc.SNES.ConvergedReason.DIVERGED_LOCAL_MIN)
@@ -130,7 +143,7 @@ class NewtonSolver(SequenceSolver):
         self.snes.setMonitor(call)
 
     def set_near_nullspace(self, modes: Callable[[Function], PETSc.NullSpace]) -> None:
-        """Attach to the matrix, at the start of every solve, the near-null space that ``modes`` makes of the solution. Collective: no."""
+        """Attach to the matrix, before every solve, the near-null space made of the solution. Collective: no."""
         self._modes = modes
 
     def _note(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
@@ -139,25 +152,24 @@ class NewtonSolver(SequenceSolver):
     def _jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, matrix: PETSc.Mat, preconditioner: PETSc.Mat) -> None:
         before, now = self._norms
         if (
-            now > self._keep_below * before
-        ):  # also in the first iteration; PETSc keeps the factorisation of a matrix left as it is
+            now > self._reuse_below * before
+        ):  # so in the first iteration; PETSc reuses the factorisation of an unchanged matrix
             function, args, context = self._assemble
             function(snes, x, matrix, preconditioner, *args, **context)
 
-    def _keep_preconditioner(self, ksp: PETSc.KSP, rhs: PETSc.Vec, x: PETSc.Vec) -> None:
-        ksp.getPC().setReusePreconditioner(
-            ksp.getConvergedReason() > 0 and ksp.getIterationNumber() <= self._quick
-        )  # those of the last solve
+    def _reuse_preconditioner(self, ksp: PETSc.KSP, rhs: PETSc.Vec, x: PETSc.Vec) -> None:
+        reason, iterations = ksp.getConvergedReason(), ksp.getIterationNumber()  # of the last solve
+        ksp.getPC().setReusePreconditioner(reason > 0 and iterations <= self._reuse_up_to)
 
     def _energy(self, snes: PETSc.SNES, x: PETSc.Vec) -> float:
         u = self.problem.solution.x
         u.array[: x.getLocalSize()] = x.array_r
         u.scatter_forward()
-        value = energy(self.problem)
-        if value < UNDEFINED and snes.getFunctionNorm() < NEAR * self.atol:
-            self._allowance += ROUNDING * abs(
+        value = min(energy(self.problem), DESCENT.undefined)
+        if value < DESCENT.undefined and snes.getFunctionNorm() < DESCENT.near * self.atol:
+            self._allowance += DESCENT.rounding * abs(
                 value
-            )  # PETSc has no slack of its own: what is evaluated later comes out that much lower
+            )  # PETSc has no slack of its own: later energies come out lower
         return value - self._allowance
 
     def destroy(self) -> None:
@@ -166,14 +178,7 @@ class NewtonSolver(SequenceSolver):
             item.destroy()
 
 
-def energy(problem: Problem) -> float:
-    """Return the energy at the solution, ``UNDEFINED`` where it is not defined. Collective."""
-    with np.errstate(all="ignore"):
-        value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy))
-    return value if np.isfinite(value) else UNDEFINED
-
-
 def _descend(ksp: PETSc.KSP, gradient: PETSc.Vec, step: PETSc.Vec) -> None:
-    """Turn a Newton step, of which the negative is taken, so that the energy falls along it: uphill it is a direction of negative curvature."""
+    """Turn a Newton step, of which the negative is taken, so that the energy falls along it."""
     if gradient.dot(step) < 0.0:
         step.scale(-1.0)

@@ -1,23 +1,20 @@
-"""What the PETSc solvers share: options with defaults, names of converged reasons, advice."""
+"""What the PETSc solvers share: names of converged reasons, advice, near-null spaces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx.fem import Function
 from petsc4py import PETSc
 
-MUMPS: Mapping[str, str] = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
-
 ADVICE: Mapping[str, str] = {
-    "DIVERGED_MAX_IT": "start nearer to the solution (continuation, learned guess) or allow more iterations",
-    "DIVERGED_LINE_SEARCH": "start nearer to the solution: continuation in a parameter, or a learned guess",
-    "DIVERGED_FNORM_NAN": "the residual is not finite: check the start values and the mesh",
+    "DIVERGED_MAX_IT": "use a better initial guess (continuation, learned) or allow more iterations",
+    "DIVERGED_LINE_SEARCH": "use a better initial guess: continuation in a parameter, or a learned one",
+    "DIVERGED_FNORM_NAN": "the residual is not finite: check the initial guess and the mesh",
     "DIVERGED_LINEAR_SOLVE": "the inner solve failed: use a direct solver (MUMPS) or a stronger preconditioner",
-    "DIVERGED_DTOL": "the residual grew: start nearer to the solution or damp the steps",
-    "DIVERGED_BREAKDOWN": "the Krylov space is exhausted: check that the matrix is not singular and the tolerance above rounding",
+    "DIVERGED_DTOL": "the residual grew: use a better initial guess or damp the steps",
+    "DIVERGED_BREAKDOWN": "the Krylov space is exhausted: the matrix may be singular, or the tolerance below rounding",
     "DIVERGED_INDEFINITE_PC": "the preconditioner is not positive definite: use GMRES, or another preconditioner",
     "DIVERGED_ITS": "allow more iterations or use a stronger preconditioner",
 }
@@ -29,21 +26,21 @@ def advice(reason: str) -> str:
 
 
 def reason_name(reasons: type, number: int) -> str:
-    """Return the name PETSc gives to a converged reason, of ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
+    """Return the name of a number in ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
     names = [n for n, value in vars(reasons).items() if value == number and n.startswith(("CONVERGED", "DIVERGED"))]
     return max(names, key=len) if names else f"reason {number}"
 
 
 def recycling(dimension: int) -> dict[str, str]:
     """Return the options of a KSP that recycles a Krylov subspace of this dimension, see ``solvers/gcrodr.py``."""
-    return {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR", "ksp_gcrodr_recycle": str(dimension),
-            "ksp_gcrodr_restart": str(max(300, 2 * dimension))}  # fmt: skip
+    return {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR",
+            "ksp_gcrodr_recycle": str(dimension), "ksp_gcrodr_restart": str(max(300, 2 * dimension))}  # fmt: skip
 
 
 def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
-    """Return the translations and infinitesimal rotations of a deformed body, orthonormal, for algebraic multigrid. Collective.
+    """Return the translations and infinitesimal rotations of a deformed body for algebraic multigrid. Collective.
 
-    The stiffness matrix of a deformed body is nearly singular on the rotations of its deformed shape, not on those of its reference shape.
+    The stiffness matrix is nearly singular on the rotations of the deformed shape, not on those of the reference shape.
 
     Args:
         displacement: In a blocked Lagrange space of as many components as dimensions, 2 or 3.
@@ -54,7 +51,7 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
     dim = space.mesh.geometry.dim
     if dim not in (2, 3) or space.dofmap.bs != dim:
         raise ValueError(
-            f"rigid body modes need a displacement of a blocked space in 2-D or 3-D, got {space.ufl_element()} in {dim}-D"
+            f"rigid body modes need a displacement of a blocked space in 2-D or 3-D, got {space.ufl_element()}, {dim}-D"
         )
     owned = space.dofmap.index_map.size_local
     placed = space.tabulate_dof_coordinates()[:owned, :dim] + displacement.x.array.reshape(-1, dim)[:owned]
@@ -63,17 +60,3 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
     modes = PETSc.NullSpace().createRigidBody(points)
     points.destroy()
     return modes
-
-
-@contextmanager
-def default_options(prefix: str, defaults: Mapping[str, str]) -> Iterator[None]:
-    """Put ``defaults`` under ``prefix`` into PETSc's options database for a while; what the user has set there wins."""
-    options = PETSc.Options()
-    ours = [key for key in defaults if not options.hasName(prefix + key)]
-    for key in ours:
-        options[prefix + key] = defaults[key]
-    try:
-        yield
-    finally:
-        for key in ours:
-            options.delValue(prefix + key)

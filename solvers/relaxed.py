@@ -1,19 +1,17 @@
-"""Newton's method from starts that are out of its reach: an easier problem is solved a little way first."""
+"""Newton's method from guesses that are out of its reach: an easier problem is solved a little way first."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
+from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
-
-from lrsa_coupled.solvers.newton import NEAR, UNDEFINED, NewtonSolver, energy
-
-LONGEST = 4
-"""How often the last stage is gone on with at most."""
+from lrsa_coupled.solvers.newton import DESCENT, NewtonSolver
 
 
 @dataclass(frozen=True)
@@ -33,26 +31,27 @@ class Stage:
 
 @final
 class RelaxedSolver(Solver):
-    """Newton's method from the values in the solution, over stages along ``problem.relaxation`` where the start needs it.
+    """Newton's method from the values in the solution, over stages along ``problem.relaxation`` if the guess needs it.
 
-    It does where the energy at the start is not that of the problem at the first stage, as it is not defined or in the range that the path changes; a
-    start within ``NEAR`` tolerances of the residual norm needs none, though the solution itself may lie in that range.
-    The last stage goes on, ``LONGEST`` times at most, while the energy of the problem to solve is not defined. ``iterations`` are those of all
-    stages; the last solve alone decides whether the problem is solved.
+    It does where the energy at the guess is not that of the problem at the first stage: it is not defined, or in the
+    range that the path changes. A guess near the solution (``EnergyDescent.near``) needs none, though the solution may
+    lie in that range. The last stage is repeated while the energy of the problem to solve is not defined.
+    ``iterations`` are those of all stages; the last solve alone decides whether the problem is solved.
 
     Args:
         newton: Solver of a problem with an energy and a relaxation.
         stages: Stages in their order.
+        max_repeats: How often the last stage is repeated at most.
 
     Raises:
         ValueError: If the problem has no energy or no relaxation, or there is no stage.
     """
 
-    def __init__(self, newton: NewtonSolver, stages: Sequence[Stage]) -> None:
+    def __init__(self, newton: NewtonSolver, stages: Sequence[Stage], *, max_repeats: int = 4) -> None:
         path = newton.problem.relaxation
         if path is None or newton.problem.energy is None or not stages:
             raise ValueError("a relaxed solve needs a problem with an energy and a relaxation, and at least one stage")
-        self.newton, self.stages = newton, tuple(stages)
+        self.newton, self.stages, self.max_repeats = newton, tuple(stages), max_repeats
         self.path: Continuation = path
         self._stopped = False
 
@@ -75,7 +74,7 @@ class RelaxedSolver(Solver):
         return dataclasses.replace(result, iterations=iterations, seconds={"solve": time.perf_counter() - started})
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """End a solve where ``check`` says so, see ``Solver.monitor``; iterations and residual norms are those of a stage."""
+        """See ``Solver.monitor``; iterations and residual norms are those of a stage."""
 
         def noted(iteration: int, norm: float) -> bool:
             self._stopped = check(iteration, norm)
@@ -93,9 +92,10 @@ class RelaxedSolver(Solver):
         eased = energy(problem)
         self.path.set_value(self.path.target)
         own = energy(problem)
-        if own != eased and (own == UNDEFINED or self.newton.solve_loosely(0.0, 0).residual > NEAR * self.newton.atol):
+        near = DESCENT.near * self.newton.atol
+        if own != eased and (own == math.inf or self.newton.solve_loosely(0.0, 0).residual > near):
             yield from self.stages
-            for _ in range(LONGEST):
-                if energy(problem) < UNDEFINED:
+            for _ in range(self.max_repeats):
+                if energy(problem) < math.inf:
                     break
                 yield self.stages[-1]

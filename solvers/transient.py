@@ -1,4 +1,4 @@
-"""Time stepping: theta and BDF2 schemes for M u' + F(u, t) = 0, each step a problem that a Newton or linear solver solves from a start.
+"""Time stepping: theta and BDF2 schemes for M u' + F(u, t) = 0; each step is a problem for a Newton or linear solver.
 
 A step from t_n to t_{n+1} = t_n + dt solves, with ``d`` and ``theta`` of the scheme,
 
@@ -24,12 +24,12 @@ from lrsa_coupled.interfaces import Problem
 Array = npt.NDArray[np.float64]
 Rate = Callable[[ufl.core.expr.Expr, ufl.core.expr.Expr, fem.Constant], ufl.Form]
 
-STARTS: Mapping[str, tuple[tuple[float, ...], ...]] = {
+EXTRAPOLATIONS: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "previous": ((1.0,),),
     "linear": ((1.0,), (2.0, -1.0)),
     "quadratic": ((1.0,), (2.0, -1.0), (3.0, -3.0, 1.0)),
 }
-"""Classical starts of a step: weights of the last states, newest first, by how many states there are."""
+"""Guesses of a step: weights of the last states, newest first, by how many states there are."""
 
 KSP_GUESSES: Mapping[str, Mapping[str, str]] = {
     "fischer": {"ksp_guess_type": "fischer", "ksp_guess_fischer_model": "1,10"},
@@ -70,9 +70,10 @@ class Evolution:
     Args:
         space: Space of the state.
         mass: ``(w, v)`` to M(w; v), linear in w.
-        rate: ``(u, v, t)`` to F(u, t; v). A scheme with theta below 1 evaluates it at two times: what depends on time is an expression in ``t``.
+        rate: ``(u, v, t)`` to F(u, t; v). A scheme with theta below 1 evaluates it at two times: what depends on time
+            is an expression in ``t``.
         bcs: Dirichlet conditions of the state.
-        set_time: Brings coefficients and Dirichlet values that are no expressions in ``t`` to a time, that of the end of a step.
+        set_time: Brings coefficients and Dirichlet values that are no expressions in ``t`` to the end of a step.
     """
 
     space: fem.FunctionSpace
@@ -86,12 +87,13 @@ class Evolution:
 class TimeStepper:
     """Steps through an evolution; the forms are compiled once, for all steps and step sizes.
 
-    The unknown of a step is the state itself, or with ``corrections`` the x of u_{n+1} = base + scale x, where ``base`` is the linear
-    extrapolation with the Dirichlet values of the new time and ``scale`` any number: a cold start is then that extrapolation, and an operator
-    that predicts x is asked for what extrapolation misses, in units in which it is of order one however small the step.
+    The unknown of a step is the state itself, or with ``corrections`` the x of u_{n+1} = base + scale x, where ``base``
+    is the linear extrapolation with the Dirichlet values of the new time and ``scale`` any number: the zero guess is
+    then that extrapolation, and an operator that predicts x is asked for what extrapolation misses, in units in which
+    it is of order one however small the step.
 
     Attributes:
-        problem: Problem of the present step, to be solved from any start; the same object for all steps.
+        problem: Problem of the present step, to be solved from any guess; the same object for all steps.
         history: The last three states, newest first.
         known: How many of them there are.
         number: Steps taken since ``begin``.
@@ -125,8 +127,9 @@ class TimeStepper:
             if corrections
             else list(evolution.bcs)
         )
+        jacobian = fem.form(ufl.derivative(form, solution))
         self.problem = Problem(mesh=mesh, parameters=None, solution=solution, residual=fem.form(form),
-                               jacobian=fem.form(ufl.derivative(form, solution)), bcs=bcs, node_space=space, is_linear=is_linear)  # fmt: skip
+                               jacobian=jacobian, bcs=bcs, node_space=space, is_linear=is_linear)  # fmt: skip
 
     @property
     def time(self) -> float:
@@ -150,7 +153,7 @@ class TimeStepper:
         self._set_up()
 
     def advance(self) -> None:
-        """Take the solution for the state after the step and go to the next one; the solution holds zeros. Collective."""
+        """Take the solution for the state after the step and go on; the solution holds zeros. Collective."""
         newest = self.state()
         for older, newer in ((2, 1), (1, 0)):  # values move: the forms hold the functions
             self.history[older].x.array[:] = self.history[newer].x.array
@@ -177,14 +180,14 @@ class TimeStepper:
         return self.base.x.array + float(self.scale.value) * self.problem.solution.x.array
 
     def extrapolated(self, name: str) -> Array:
-        """Return one of ``STARTS``, of lower order while there are too few states; owned and ghost values. Collective: no."""
-        weights = STARTS[name][min(self.known, len(STARTS[name])) - 1]
+        """Return one of ``EXTRAPOLATIONS``, of lower order while states are too few, with ghosts. Collective: no."""
+        weights = EXTRAPOLATIONS[name][min(self.known, len(EXTRAPOLATIONS[name])) - 1]
         return sum(
             (w * u.x.array for w, u in zip(weights, self.history, strict=False)), start=np.zeros_like(self.base.x.array)
         )
 
     def put(self, name: str) -> None:
-        """Put one of ``STARTS``, with the Dirichlet values, into the solution. Collective: no."""
+        """Put one of ``EXTRAPOLATIONS``, with the Dirichlet values, into the solution. Collective: no."""
         problem = self.problem
         problem.solution.x.array[:] = (self.extrapolated(name) - self.base.x.array) / float(self.scale.value)
         for bc in problem.bcs:

@@ -14,23 +14,26 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
+from petsc4py import PETSc
+
+from lrsa_coupled.cases.cavity.mesh import cavity_mesh
+from lrsa_coupled.coupling.options import QAMD
 from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
 from lrsa_coupled.schema import Field, Schema
-from petsc4py import PETSc
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
 from lrsa_coupled.solvers.newton import NewtonSolver
 
-from lrsa_coupled.cases.cavity.mesh import cavity_mesh
-
-
 Coordinates = npt.NDArray[np.float64]
 
 START = 200.0
-"""Reynolds number at which Newton converges from zero."""
+"""Reynolds number at which Newton converges from the zero guess."""
 
 OUTSIDE_POLYGON = 0.05
 """More than a node at the obstacle can lie outside of a coarser mesh, whose boundary there is a polygon."""
+
+TIGHT = StepControl(first_step=2.0, growth=1.2, few=3, extrapolate=False)
+LOOSE = StepControl(first_step=1.35, growth=1.0, inner_rtol=0.5, max_inner=3, extrapolate=False, otherwise=TIGHT)
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,9 @@ class CavityOptions:
 class CavityParameters:
     """Lengths in units of the side of the cavity, velocities in units of the mean lid speed.
 
-    Below each corner the side walls slip along with the lid over the length ``corner_gap``: the singular corner is regularised alike on every
-    mesh that resolves the gap. The lid moves alike at both corners, so that nothing is gained or lost through the gaps: it moves with ``1 + sum_k lid[k] sin((k + 1) pi x)``. ``semi_axes`` of zero stand for a cavity without obstacle.
+    Below each corner the side walls slip along with the lid over the length ``corner_gap``, which regularises the
+    singular corner in the same way on every mesh that resolves the gap. The lid moves with ``1 + sum_k lid[k] sin((k +
+    1) pi x)``: the flow through both gaps is the same. ``semi_axes`` of zero stand for a cavity without obstacle.
     """
 
     reynolds: float = field(metadata={"unit": "1"})
@@ -58,7 +62,7 @@ class CavityParameters:
 
 
 def wall_speed(parameters: CavityParameters, x: Coordinates, y: Coordinates) -> Coordinates:
-    """Return the horizontal speed of the side walls: from the lid's to rest over the corner gap, a quadratic that P2 holds exactly [U]."""
+    """Return the horizontal speed of the side walls: over the corner gap a quadratic from the lid's to rest [U]."""
     s = (1.0 - y) / parameters.corner_gap
     return np.where(s < 1.0, lid_speed(parameters, x) * (1.0 - s) * (1.0 - 2.0 * s), 0.0)
 
@@ -77,10 +81,11 @@ class CavityCase(Case[Problem]):
     schema = Schema(
         name="cavity",
         dim=2,
-        inputs=(Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4)),
-        scalars=(
-            "log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin", "lid_1", "lid_2", "lid_3",
+        inputs=(
+            Field("obstacle_level"), Field("lid_speed", unit="U"), Field("wall_layers", 5), Field("lid_corners", 4)
         ),
+        scalars=("log_reynolds", "centre_x", "centre_y", "area_axis", "anisotropy_cos", "anisotropy_sin",
+                 "lid_1", "lid_2", "lid_3"),
         outputs=fields[:1],  # Newton is linear in the pressure: its first iterate does not depend on the guess of it
     )  # fmt: skip
     rtol = 1e-8
@@ -93,11 +98,10 @@ class CavityCase(Case[Problem]):
             raise ValueError(f"options of cavity: {START:g} <= least_reynolds <= largest_reynolds, got {self.options}")
 
     def sample(self, rng: np.random.Generator) -> CavityParameters:
-        """Draw an obstacle of semi-axes 0.05 to 0.15 inside the middle of the cavity, a lid profile, and the Reynolds number."""
+        """Draw an obstacle of semi-axes 0.05 to 0.15 in the middle, a lid profile, and the Reynolds number."""
+        logarithms = np.log(self.options.least_reynolds), np.log(self.options.largest_reynolds)
         return CavityParameters(
-            reynolds=float(
-                np.exp(rng.uniform(np.log(self.options.least_reynolds), np.log(self.options.largest_reynolds)))
-            ),
+            reynolds=float(np.exp(rng.uniform(*logarithms))),
             centre=tuple(rng.uniform(0.3, 0.7, 2).tolist()),
             semi_axes=tuple(rng.uniform(0.05, 0.15, 2).tolist()),
             angle=float(rng.uniform(0.0, np.pi)),
@@ -105,7 +109,7 @@ class CavityCase(Case[Problem]):
         )
 
     def mesh(self, comm: MPI.Comm, parameters: CavityParameters, resolution: int) -> Mesh:
-        """Mesh the cavity, ``resolution`` cells to a unit of length half-way between the wall and the interior. Collective."""
+        """Mesh the cavity, ``resolution`` cells to a unit of length half-way between wall and interior. Collective."""
         return cavity_mesh(comm, parameters.centre, parameters.semi_axes, angle=parameters.angle, resolution=resolution)
 
     def problem(self, mesh: Mesh, parameters: CavityParameters) -> Problem:
@@ -134,10 +138,10 @@ class CavityCase(Case[Problem]):
         )
 
     def features(self, problem: Problem) -> Features:
-        """Level of the obstacle, speed of the lid above, layers exp(-d sqrt(Re) / 5) at the four walls and the obstacle, lid corners.
+        """Level of the obstacle, speed of the lid above, layers exp(-d sqrt(Re) / 5) of walls and obstacle, corners.
 
-        Of each corner of the lid the angle from the lid and the logarithm of the distance plus the corner gap: beyond the gap the velocity
-        near a corner depends on the angle alone (Taylor, 1962).
+        Of each corner of the lid the angle from the lid and the logarithm of the distance plus the corner gap: beyond
+        the gap the velocity near a corner depends on the angle alone (Taylor, 1962).
         """
         p: CavityParameters = problem.parameters
         x, y = problem.node_space.tabulate_dof_coordinates()[: problem.node_space.dofmap.index_map.size_local, :2].T
@@ -147,37 +151,24 @@ class CavityCase(Case[Problem]):
         distance = (level - 1.0) * np.hypot(dx, dy) / np.maximum(level, 1e-12)
         corners = [value for along in (x, 1.0 - x) for value in _corner_features(along, 1.0 - y, p.corner_gap)]
         layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
-        shape = (a - b) / (a + b + 1e-12)
-        scalars = [
-            np.log(p.reynolds),
-            *p.centre,
-            np.sqrt(a * b),
-            shape * np.cos(2 * p.angle),
-            shape * np.sin(2 * p.angle),
-            *p.lid,
-        ]
-        return Features(
-            np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners]), np.array(scalars)
-        )
+        shape, turn = (a - b) / (a + b + 1e-12), 2.0 * p.angle
+        anisotropy = shape * np.cos(turn), shape * np.sin(turn)
+        nodal = np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners])
+        return Features(nodal, np.array([np.log(p.reynolds), *p.centre, np.sqrt(a * b), *anisotropy, *p.lid]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
-        return NewtonSolver(problem, atol, max_iterations=max_iterations or 30, options=ORDERING, keep_below=0.1)
+        return NewtonSolver(problem, atol, max_iterations=max_iterations, options=QAMD, reuse_below=0.1)
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """Continuation in the Reynolds number with loose and with tight inner tolerance, and Newton from zero."""
-        return {"continuation-loose": partial(_continued, LOOSE, 0.5), "continuation-tight": partial(_continued, TIGHT, 0.0),
-                "zero": partial(NewtonSolver, options=ORDERING)}  # fmt: skip
+        loose, tight = partial(_continued, LOOSE, 0.5), partial(_continued, TIGHT, None)
+        return {"continuation-loose": loose, "continuation-tight": tight, "zero": partial(NewtonSolver, options=QAMD)}
 
     @property
     def interpolation(self) -> Callable[[Problem, Problem], PETSc.Mat]:
         """The polygon of a coarser mesh leaves out some of the nodes around the obstacle: it is continued to them."""
         return lambda source, target: interpolation_matrix(source.node_space, target.node_space, reach=OUTSIDE_POLYGON)
-
-
-TIGHT = StepControl(first_step=2.0, growth=1.2, quick=3, extrapolate=False)
-ORDERING = {"mat_mumps_icntl_7": "6"}  # QAMD: as sparse as METIS on these meshes, its analysis five times quicker
-LOOSE = StepControl(first_step=1.35, growth=1.0, inner_rtol=0.5, max_inner=3, extrapolate=False, otherwise=TIGHT)
 
 
 def _corner_features(along: Coordinates, below: Coordinates, gap: float) -> tuple[Coordinates, Coordinates]:
@@ -186,8 +177,8 @@ def _corner_features(along: Coordinates, below: Coordinates, gap: float) -> tupl
     return np.where(distance > 1e-9, np.arctan2(below, along), 0.0), np.log(distance + gap)
 
 
-def _continued(control: StepControl, keep_below: float, problem: Problem, atol: float) -> Solver:
-    return ContinuationSolver(NewtonSolver(problem, atol, options=ORDERING, keep_below=keep_below), control)
+def _continued(control: StepControl, reuse_below: float | None, problem: Problem, atol: float) -> Solver:
+    return ContinuationSolver(NewtonSolver(problem, atol, options=QAMD, reuse_below=reuse_below), control)
 
 
 def navier_stokes(solution: fem.Function, viscosity: fem.Constant, force: ufl.core.expr.Expr | None = None) -> ufl.Form:
@@ -200,7 +191,7 @@ def navier_stokes(solution: fem.Function, viscosity: fem.Constant, force: ufl.co
 
 
 def dirichlet_conditions(space: fem.FunctionSpace, parameters: CavityParameters) -> list[fem.DirichletBC]:
-    """No slip on walls (but for the corner gaps) and obstacle, the lid's speed at y = 1, pressure zero at (0, 0). Collective."""
+    """No slip on walls (see ``wall_speed``) and obstacle, the lid moves, the pressure at (0, 0) is zero. Collective."""
     mesh = space.mesh
     mesh.topology.create_connectivity(1, 2)
     velocity_space, pressure_space = space.sub(0).collapse()[0], space.sub(1).collapse()[0]

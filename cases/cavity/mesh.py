@@ -7,6 +7,7 @@ from types import ModuleType
 import numpy as np
 from mpi4py import MPI
 from dolfinx.mesh import Mesh
+
 from lrsa_coupled.meshing import gmsh_mesh
 
 AT_CORNER, AT_WALL, INSIDE = 0.1, 0.4, 1.6

@@ -1,4 +1,4 @@
-"""Heat carried by a random, time-dependent stirring flow, conductivity growing with temperature, P2 and BDF2 with large steps."""
+"""Heat in a random, time-dependent stirring flow, conductivity grows with temperature, P2 and BDF2 with large steps."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
-from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from dolfinx.mesh import Mesh, create_unit_square
 
 from lrsa_coupled.cases.convection.features import Defect, Flow, Nodes
 from lrsa_coupled.cases.convection.stirring import ConvectionParameters, draw_trajectory
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
@@ -35,6 +35,8 @@ from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.solvers.transient import BDF2, KSP_GUESSES, Evolution, TimeStepper
 
+Expr = ufl.core.expr.Expr
+
 DIFFUSIVITY, GROWTH = 0.01, 1.0
 """Thermal diffusivity at zero temperature [L U], and how it grows: by the factor 1 + GROWTH (u / T)^2."""
 
@@ -42,16 +44,18 @@ SETTLED = 1.01
 """A solution is the state after a step when its residual norm is at most this many times the tolerance."""
 
 KRYLOV = {"ksp_type": "gmres", "ksp_rtol": "1e-2", "pc_type": "asm", "sub_pc_type": "ilu", "sub_pc_factor_levels": "1"}
-"""Inner solver; on one rank the Schwarz method has one block. The README has its rivals."""
+"""Inner solver; on one rank the Schwarz method has one block. HISTORY.md compares it with others."""
 
-KEEP = 0.1
-"""Reduction by an iteration after which Jacobian and factors are kept, see ``NewtonSolver``."""
+REUSE_BELOW = 0.1
+"""Reduction by an iteration after which Jacobian and factors are reused, see ``NewtonSolver``."""
 
 
 @dataclass(frozen=True)
 class ConvectionOptions:
-    """``time_step`` of all trajectories, 0: log-uniform in [0.03, 0.3]; frequencies of the flow are uniform in ``slowest`` to ``fastest``;
-    ``steps`` make a trajectory. The operator sees ``model_cells`` cells a side at most.
+    """``steps`` of the size ``time_step``, 0 for log-uniform in [0.03, 0.3], make a trajectory.
+
+    Frequencies of the flow are uniform in ``slowest`` to ``fastest``. The operator sees ``model_cells`` cells a side at
+    most.
     """
 
     time_step: float = 0.0
@@ -76,7 +80,7 @@ MIRROR = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0,
 
 @final
 class ConvectionCase(Case[ConvectionProblem]):
-    """du/dt + w . grad u - div(k(u) grad u) = q in the unit square, u = 0 on its boundary, flow and sources random and moving."""
+    """du/dt + w . grad u - div(k(u) grad u) = q in the unit square, u = 0 on its boundary, flow and sources random."""
 
     resolution = 24
     fields = (Field("correction"),)
@@ -98,7 +102,7 @@ class ConvectionCase(Case[ConvectionProblem]):
         o = self.options
         if o.steps < 1 or o.model_cells < 2 or o.time_step < 0.0 or not 0.0 <= o.slowest <= o.fastest:
             raise ValueError(
-                f"convection needs at least one step, two model_cells, time_step >= 0 and 0 <= slowest <= fastest, got {o}"
+                f"options of convection: steps >= 1, model_cells >= 2, time_step >= 0, 0 <= slowest <= fastest, got {o}"
             )
 
     def sample(self, rng: np.random.Generator) -> ConvectionParameters:
@@ -111,7 +115,7 @@ class ConvectionCase(Case[ConvectionProblem]):
         return dataclasses.replace(parameters, step=step)
 
     def mesh(self, comm: MPI.Comm, parameters: ConvectionParameters, resolution: int) -> Mesh:
-        """Divide the unit square into ``resolution`` squares a side and each of these into two triangles. Collective."""
+        """Divide the unit square into ``resolution`` squares a side, each of them into two triangles. Collective."""
         if resolution < 2:
             raise ValueError(f"the resolution of convection must be at least 2 cells a side, got {resolution}")
         return create_unit_square(comm, resolution, resolution)
@@ -125,14 +129,14 @@ class ConvectionCase(Case[ConvectionProblem]):
             stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow))
         )
         problem = ConvectionProblem(
-            mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian, bcs=step.bcs,
-            node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes,
-            flow=flow, stepper=stepper, defect=Defect(nodes),
+            mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian,
+            bcs=step.bcs, node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes, flow=flow,
+            stepper=stepper, defect=Defect(nodes),
         )  # fmt: skip
         return self._replay(problem, parameters)
 
     def _update(self, problem: ConvectionProblem, parameters: ConvectionParameters) -> ConvectionProblem:
-        """Go on to the next step of the same trajectory when the solution is the state before it, else solve all steps before. Collective."""
+        """Go to the next step when the solution is the state before it, else solve all steps before. Collective."""
         last = problem.flow.parameters
         if parameters == self._at_step(last, last.step + 1) and self._settled(problem):
             problem = self._advance(problem)
@@ -160,7 +164,7 @@ class ConvectionCase(Case[ConvectionProblem]):
         )
 
     def features(self, problem: Problem) -> Features:
-        """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and of the scale of defect and correction. Collective."""
+        """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and the scale. Collective."""
         z, nodes = problem.defect.find(problem.flow.parameters), problem.defect.nodes
         stepper, owned = nodes.stepper, nodes.space.dofmap.index_map.size_local
         scale = float(stepper.scale.value)
@@ -169,17 +173,16 @@ class ConvectionCase(Case[ConvectionProblem]):
         return Features(nodal, np.array([-np.log(float(stepper.weights[0].value)), np.log(scale)]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:
-        """Newton with GMRES and incomplete factors, which are kept near the solution."""
-        return NewtonSolver(
-            problem, atol, prefix="convection_", max_iterations=max_iterations or 30, options=KRYLOV, keep_below=KEEP
-        )
+        """Newton with GMRES and incomplete factors, which are reused near the solution."""
+        return NewtonSolver(problem, atol, prefix="convection_", max_iterations=max_iterations, options=KRYLOV,
+                            reuse_below=REUSE_BELOW)  # fmt: skip
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """Extrapolations, and the first of them with PETSc's guesses for the linear systems."""
         return {name: partial(self._extrapolating, name) for name in (*self.extrapolations, *KSP_GUESSES)}
 
     def _sequence(self, problem: Problem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
-        """The solver of a strategy with its matrices; factors are kept near the solution alone, and no subspace is recycled."""
+        """The solver of a method; factors are reused near the solution only, no subspace is recycled."""
         return self._extrapolating(method, problem, atol)
 
     def _extrapolating(self, name: str, problem: Problem, atol: float) -> GuardedSolver:
@@ -188,17 +191,15 @@ class ConvectionCase(Case[ConvectionProblem]):
             newton = self.solver(problem, atol)
         else:
             options = {**KRYLOV, **KSP_GUESSES[name]}
-            newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options=options, keep_below=KEEP)
+            newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options=options, reuse_below=REUSE_BELOW)
             name = self.extrapolations[0]
         guess = ExtrapolatedGuess(name, self.trajectory.extrapolate)
         return GuardedSolver([], step_target(newton, problem, atol, guess), Always())
 
     def _settled(self, problem: Problem) -> bool:
-        """Tell whether the solution solves its step to the tolerance of the case. Collective."""
-        found = problem.solution.x.array.copy()
-        own = _residual_norm(problem)
-        problem.solution.x.array[:] = 0.0
-        reference = _residual_norm(problem)
+        """Return whether the solution solves its step to the tolerance of the case. Collective."""
+        found, own = problem.solution.x.array.copy(), residual_norm(problem)
+        reference = reference_norm(problem)
         problem.solution.x.array[:] = found
         return own <= SETTLED * self.rtol * reference
 
@@ -210,7 +211,7 @@ class ConvectionCase(Case[ConvectionProblem]):
         problem.defect.forget()
         solver = None
         for step in range(parameters.step):
-            atol = self.rtol * _residual_norm(problem)
+            atol = self.rtol * reference_norm(problem)
             solver = solver or self._extrapolating(self.extrapolations[0], problem, atol)
             solver.update(problem, atol)
             result = solver.solve()
@@ -227,40 +228,20 @@ def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
     """Return the stepper on a mesh and the flow behind its forms. Collective."""
     space = fem.functionspace(mesh, ("P", 2))
     flow = Flow(space)
-    evolution = Evolution(
-        space,
-        mass,
-        partial(transport, flow.velocity, flow.source),
-        [fem.dirichletbc(0.0, boundary_dofs(space), space)],
-        flow.set_time,
-    )
+    bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
+    evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), bcs, flow.set_time)
     return TimeStepper(evolution, BDF2, corrections=True), flow
 
 
-def mass(w: ufl.core.expr.Expr, v: ufl.core.expr.Expr) -> ufl.Form:
+def mass(w: Expr, v: Expr) -> ufl.Form:
     """Return the L2 product."""
     return w * v * ufl.dx
 
 
-def transport(
-    velocity: ufl.core.expr.Expr,
-    source: ufl.core.expr.Expr,
-    u: ufl.core.expr.Expr,
-    v: ufl.core.expr.Expr,
-    time: fem.Constant,
-) -> ufl.Form:
+def transport(velocity: Expr, source: Expr, u: Expr, v: Expr, time: fem.Constant) -> ufl.Form:
     """Return convection and diffusion less the source."""
     conductivity = DIFFUSIVITY * (1.0 + GROWTH * u**2)
-    return (
-        ufl.inner(velocity, ufl.grad(u)) * v + conductivity * ufl.inner(ufl.grad(u), ufl.grad(v)) - source * v
-    ) * ufl.dx
+    diffusion = conductivity * ufl.inner(ufl.grad(u), ufl.grad(v))
+    return (ufl.inner(velocity, ufl.grad(u)) * v + diffusion - source * v) * ufl.dx
 
 
-def _residual_norm(problem: Problem) -> float:
-    x, residual = (create_vector(problem.solution.function_space) for _ in range(2))
-    assign(problem.solution, x)
-    assemble_residual(None, x, residual, problem.solution, problem.residual, problem.jacobian, list(problem.bcs))
-    norm = float(residual.norm())
-    x.destroy()
-    residual.destroy()
-    return norm

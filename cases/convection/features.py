@@ -1,4 +1,4 @@
-"""What the operator is told of a step: the defect of its extrapolation, and the flow."""
+"""What the operator sees of a step: the defect of its extrapolation, and the flow."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
 from petsc4py import PETSc
-from lrsa_coupled.solvers.interpolation import interpolation_matrix
-from lrsa_coupled.solvers.petsc import MUMPS, default_options
-from lrsa_coupled.solvers.transient import TimeStepper
 
 from lrsa_coupled.cases.convection.stirring import ConvectionParameters, Stirring, heating
+from lrsa_coupled.coupling.options import MUMPS, default_options
+from lrsa_coupled.solvers.interpolation import interpolation_matrix
+from lrsa_coupled.solvers.transient import TimeStepper
 
 MEAN_DIFFUSIVITY = 0.02
 """Diffusivity of the constant operator that smooths the defect [L U]."""
@@ -36,10 +36,11 @@ class Flow:
 
 
 class Nodes:
-    """The nodes at which the operator sees a problem: those of the solution, or of a coarser mesh when there are fewer cells.
+    """Where the operator sees a problem: the nodes of the solution, or of a coarser mesh if that has fewer cells.
 
     Attributes:
-        stepper, flow: Those of the nodes: on a coarser mesh they follow those of the solution, so that the features cost the same whatever its mesh.
+        stepper, flow: Those of the nodes. On a coarser mesh they follow those of the solution: the features cost the
+            same on any mesh.
         to_nodes, from_nodes: Interpolation, None when the nodes are those of the solution.
     """
 
@@ -48,10 +49,8 @@ class Nodes:
         self.space, space = stepper.evolution.space, fine.evolution.space
         self.to_nodes, self.from_nodes = None, None
         if stepper is not fine:
-            self.to_nodes, self.from_nodes = (
-                interpolation_matrix(space, self.space),
-                interpolation_matrix(self.space, space),
-            )
+            self.to_nodes = interpolation_matrix(space, self.space)
+            self.from_nodes = interpolation_matrix(self.space, space)
             self._fine, self._coarse = self.to_nodes.createVecs()
 
     def follow(self, parameters: ConvectionParameters) -> None:
@@ -67,7 +66,7 @@ class Nodes:
 
 
 class Defect:
-    """The residual of the extrapolation at the nodes, smoothed: z = -P^-1 r with P = d_0 M / dt + MEAN_DIFFUSIVITY K, factorised once a step size."""
+    """The smoothed residual of the extrapolation: z = -P^-1 r, P = d_0 M / dt + MEAN_DIFFUSIVITY K."""
 
     def __init__(self, nodes: Nodes) -> None:
         self.nodes, stepper = nodes, nodes.stepper
@@ -89,7 +88,7 @@ class Defect:
         self._found = False
 
     def find(self, parameters: ConvectionParameters) -> fem.Function:
-        """Return z; the first time in a step set the scale of the unknown to its root mean square, when the solution must hold zeros. Collective."""
+        """Return z. The first one of a step sets the scale of the unknown; the solution must hold zeros. Collective."""
         if not self._found:
             self.nodes.follow(parameters)
             self._factorise()

@@ -22,8 +22,9 @@ WIDTH = 0.08
 class ConvectionParameters:
     """A trajectory, and one of its steps. Units: side L of the square, speed U of the flow, time L / U, temperature T.
 
-    The stream function is ``sum_jk a_jk cos(w_jk t + p_jk) sin(j pi x) sin(k pi y)`` with j, k from 1 to ``MODES``, row by row. Source i is
-    a Gaussian of width ``WIDTH`` that moves on a circle of radius 0.2 about ``centres[i]``, once around in the time ``2 pi / turning[i]``.
+    The stream function is ``sum_jk a_jk cos(w_jk t + p_jk) sin(j pi x) sin(k pi y)`` with j, k from 1 to ``MODES``, row
+    by row. Source i is a Gaussian of width ``WIDTH`` that moves on a circle of radius 0.2 about ``centres[i]``, with
+    the period ``2 pi / turning[i]``.
     """
 
     time_step: float = field(metadata={"unit": "L / U"})
@@ -66,10 +67,8 @@ class Stirring:
 
     def velocity(self, parameters: ConvectionParameters, time: float) -> Array:
         """Return the velocity ``(num_points, 2)`` [U]: divergence-free, no flow through the walls."""
-        p = parameters
-        return (
-            self._modes @ (np.array(p.amplitudes) * np.cos(np.array(p.frequencies) * time + np.array(p.phases)))
-        ).reshape(-1, 2)
+        phases = np.array(parameters.frequencies) * time + np.array(parameters.phases)
+        return (self._modes @ (np.array(parameters.amplitudes) * np.cos(phases))).reshape(-1, 2)
 
 
 def heating(parameters: ConvectionParameters, time: float, points: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Darcy flow in the unit square through a random medium, P1: the benchmark of Li et al. (2021), and media of higher contrast."""
+"""Darcy flow in the unit square through a random medium, P1: the benchmark of Li et al. (2021) and higher contrast."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.options import MUMPS
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -27,11 +30,10 @@ from lrsa_coupled.interfaces import (
     Spectrum,
 )
 from lrsa_coupled.schema import Field, Schema, Symmetry
-from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
 from lrsa_coupled.solvers.linear import LinearSolver
-from lrsa_coupled.solvers.petsc import MUMPS, recycling
+from lrsa_coupled.solvers.petsc import recycling
 
 Array = npt.NDArray[np.float64]
 
@@ -43,22 +45,27 @@ ALL_MODES = 256
 
 GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "gamg",
            "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}  # fmt: skip
-"""With SOR as smoother, which is quicker here than PETSc's Chebyshev and, with a kept hierarchy, the same to the last bit in each run."""
+"""With SOR as smoother: less time than PETSc's Chebyshev and, with a reused hierarchy, the same bits in each run."""
 
 COARSE_CELLS = 40
 """Cells a side of the coarse mesh of ``prolongation``."""
 
 CENTRE = (0.5, 0.5)
 SWAP, TURN = Symmetry(((0, 1), (1, 0)), CENTRE), Symmetry(((-1, 0), (0, -1)), CENTRE)
-"""Those of the square that the diagonals of the mesh have, too, so that they take discrete solutions to discrete solutions."""
+"""Those of the square that the diagonals of the mesh have too: they take discrete solutions to discrete solutions."""
 
 METHODS: Mapping[str, Mapping[str, str]] = {"gamg-cg": GAMG_CG, "mumps": MUMPS}
+SETUP_COST = {"gamg-cg": 6.0, "mumps": 20.0}
+"""Cost of a new preconditioner in iterations, measured at resolution 420."""
 
 
 @dataclass(frozen=True)
 class DarcyOptions:
-    """``binary``: 12 where the Gaussian field is positive, 3 elsewhere; ``log-normal``: its exponential, of unit variance in the logarithm;
-    ``high-contrast``: binary, the contrast log-uniform in [10, 1e4]. The operator sees ``model_cells`` cells a side at most."""
+    """A medium, seen by the operator on ``model_cells`` cells a side at most.
+
+    ``binary``: 12 where the Gaussian field is positive, 3 elsewhere. ``log-normal``: its exponential, of unit variance
+    in the logarithm. ``high-contrast``: binary, the contrast log-uniform in [10, 1e4].
+    """
 
     medium: Literal["binary", "log-normal", "high-contrast"] = "binary"
     model_cells: int = 84
@@ -66,10 +73,11 @@ class DarcyOptions:
 
 @dataclass(frozen=True)
 class DarcyParameters:
-    """The Gaussian field is ``sum_jk c_jk cos(j pi x) cos(k pi y)`` with ``c_jk`` normal of the deviation ``deviations()[j, k]``.
+    """The Gaussian field is ``sum_jk c_jk cos(j pi x) cos(k pi y)``, ``c_jk`` normal with ``deviations()[j, k]``.
 
-    ``modes`` holds c_jk for j, k below ``LOW_MODES`` row by row; those up to ``ALL_MODES`` are drawn from ``roughness_seed``. ``low`` and
-    ``high`` are the coefficients where the field is negative and positive, of no meaning for a log-normal medium.
+    ``modes`` holds c_jk for j, k below ``LOW_MODES`` row by row; those up to ``ALL_MODES`` are drawn from
+    ``roughness_seed``. ``low`` and ``high`` are the coefficients where the field is negative and positive, of no
+    meaning for a log-normal medium.
     """
 
     modes: tuple[float, ...] = field(metadata={"unit": "1"})
@@ -80,7 +88,7 @@ class DarcyParameters:
 
 @dataclass(frozen=True, eq=False)
 class DarcyProblem(Problem):
-    """With the coefficient of the forms, constant on each cell, and where vertices and nodes, ghosts included, lie on their grids."""
+    """With the coefficient, constant on each cell, and where local vertices and nodes lie on their grids."""
 
     coefficient: fem.Function | None = None
     vertices: Places | None = None
@@ -108,9 +116,10 @@ class Places:
 
 
 def deviations() -> Array:
-    """Return the standard deviations ``(ALL_MODES, ALL_MODES)`` of the amplitudes: the covariance is (-Laplace + 9)^-2, Neumann conditions.
+    """Return the deviations ``(ALL_MODES, ALL_MODES)`` of the amplitudes: covariance (-Laplace + 9)^-2, Neumann.
 
-    The constant mode is left out, as in the generator of the published data: each medium has both coefficients in equal parts on average.
+    The constant mode is left out, as in the generator of the published data: on average a medium has equal parts of
+    both coefficients.
     """
     j = np.arange(ALL_MODES)
     norms = np.where(j == 0, 1.0, np.sqrt(2.0))
@@ -126,7 +135,7 @@ SCALE = float(np.sqrt((DEVIATIONS**2 / np.outer(*2 * [np.where(np.arange(ALL_MOD
 
 
 def gaussian_field(parameters: DarcyParameters, cells: int) -> Array:
-    """Evaluate the Gaussian field on a grid of ``cells`` cells a side, ``(cells + 1, cells + 1)``, indices along x and y."""
+    """Evaluate the Gaussian field on a grid, ``(cells + 1, cells + 1)``, indices along x and y."""
     if len(parameters.modes) != LOW_MODES**2:
         raise ValueError(f"modes must hold {LOW_MODES**2} amplitudes, got {len(parameters.modes)}")
     amplitudes = DEVIATIONS * np.random.default_rng(parameters.roughness_seed).standard_normal(DEVIATIONS.shape)
@@ -165,13 +174,13 @@ class DarcyCase(Case[DarcyProblem]):
         return parameters
 
     def mesh(self, comm: MPI.Comm, parameters: DarcyParameters, resolution: int) -> Mesh:
-        """Divide the unit square into ``resolution`` squares a side and each of these into two triangles. Collective."""
+        """Divide the unit square into ``resolution`` squares a side, each of them into two triangles. Collective."""
         if resolution < 2:
             raise ValueError(f"the resolution of darcy must be at least 2 cells a side, got {resolution}")
         return create_unit_square(comm, resolution, resolution)
 
     def problem(self, mesh: Mesh, parameters: DarcyParameters) -> DarcyProblem:
-        """Set up the problem; the nodes of the operator lie on a coarser mesh when there are fewer of them. Collective."""
+        """Set up the problem; the operator has nodes on a coarser mesh when there are fewer of them. Collective."""
         space = fem.functionspace(mesh, ("P", 1))
         coefficient = fem.Function(fem.functionspace(mesh, ("DG", 0)))
         solution = fem.Function(space, name="pressure")
@@ -181,25 +190,15 @@ class DarcyCase(Case[DarcyProblem]):
         if vertices.cells > self.options.model_cells:
             coarse = create_unit_square(mesh.comm, self.options.model_cells, self.options.model_cells)
             node_space = fem.functionspace(coarse, ("P", 1))
-            matrices = {
-                "to_nodes": interpolation_matrix(space, node_space),
-                "from_nodes": interpolation_matrix(node_space, space),
-            }
+            matrices = {"to_nodes": interpolation_matrix(space, node_space),
+                        "from_nodes": interpolation_matrix(node_space, space)}  # fmt: skip
         problem = DarcyProblem(
-            mesh=mesh,
-            parameters=parameters,
-            solution=solution,
-            residual=fem.form(residual),
+            mesh=mesh, parameters=parameters, solution=solution, residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, solution)),
-            bcs=[fem.dirichletbc(0.0, boundary_dofs(space), space)],
-            node_space=node_space,
-            **matrices,
-            is_linear=True,
-            energy=fem.form(potential(solution, coefficient, source)),
-            coefficient=coefficient,
-            vertices=vertices,
+            bcs=[fem.dirichletbc(0.0, boundary_dofs(space), space)], node_space=node_space, **matrices, is_linear=True,
+            energy=fem.form(potential(solution, coefficient, source)), coefficient=coefficient, vertices=vertices,
             nodes=Places.of(node_space),
-        )
+        )  # fmt: skip
         return self._update(problem, parameters)
 
     def _update(self, problem: DarcyProblem, parameters: DarcyParameters) -> DarcyProblem:
@@ -223,7 +222,7 @@ class DarcyCase(Case[DarcyProblem]):
         return {name: partial(LinearSolver, options=options) for name, options in METHODS.items()}
 
     def _sequence(self, problem: DarcyProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
-        """Multigrid keeps its interpolation; recycling replaces CG by GCRO-DR, a kept factorisation preconditions CG."""
+        """Multigrid reuses its interpolation; a reused factorisation preconditions CG, GCRO-DR recycles."""
         options = dict(METHODS[method])
         if method == "gamg-cg":
             options["pc_gamg_reuse_interpolation"] = "true"
@@ -231,22 +230,19 @@ class DarcyCase(Case[DarcyProblem]):
             options |= {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
         if reuse.recycle:
             options |= recycling(reuse.recycle)
-        return LinearSolver(
-            problem, atol, options=options, setup_cost=SETUP_COST[method] if reuse.preconditioner else None
-        )
+        cost = SETUP_COST[method] if reuse.preconditioner else None
+        return LinearSolver(problem, atol, options=options, setup_cost=cost)
 
     def _pencil(self, problem: DarcyProblem) -> Pencil:
         """The matrix of the problem itself, and the mass matrix. Collective."""
         space = problem.solution.function_space
         trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
-        stiffness, mass = (
-            fem.form(form * ufl.dx)
-            for form in (problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)), trial * test)
-        )
+        stiffness = fem.form(problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx)
+        mass = fem.form(trial * test * ufl.dx)
         return Pencil(**problem.shared(), parameters=problem.parameters, stiffness=stiffness, mass=mass)
 
     def _prolongation(self, problem: DarcyProblem) -> PETSc.Mat:
-        """From a mesh with ``COARSE_CELLS`` cells a side, at most half as many as the fine one, see ``solvers/interpolation.py``. Collective."""
+        """From a mesh with ``COARSE_CELLS`` cells a side, at most half as many as the fine one. Collective."""
         fine, cells = problem.solution.function_space, min(COARSE_CELLS, problem.vertices.cells // 2)
         coarse = fem.functionspace(create_unit_square(fine.mesh.comm, cells, cells), ("P", 1))
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
@@ -276,7 +272,3 @@ def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.ex
 def potential(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:
     """Return the energy that the solution makes least."""
     return (0.5 * coefficient * ufl.inner(ufl.grad(pressure), ufl.grad(pressure)) - source * pressure) * ufl.dx
-
-
-SETUP_COST = {"gamg-cg": 6.0, "mumps": 20.0}
-"""Cost of a new preconditioner in iterations, measured at resolution 420."""

@@ -1,4 +1,4 @@
-"""Waves in a box with soft walls, filled with a heterogeneous medium: the indefinite Helmholtz equation, P1, in 2-D and 3-D."""
+"""Waves in a box with soft walls and a heterogeneous medium: the indefinite Helmholtz equation, P1, in 2-D and 3-D."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.options import MUMPS
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -28,11 +31,10 @@ from lrsa_coupled.interfaces import (
     Spectrum,
 )
 from lrsa_coupled.schema import Field, Schema, Symmetry
-from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
 from lrsa_coupled.solvers.linear import LinearSolver
-from lrsa_coupled.solvers.petsc import MUMPS, recycling
+from lrsa_coupled.solvers.petsc import recycling
 
 Array = npt.NDArray[np.float64]
 
@@ -46,16 +48,17 @@ SOURCE_WIDTH = 0.1
 """Length over which the source falls to 1/e, in units of the side."""
 
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
-GAMG = GMRES | {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor",
-                "pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu", "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
+GAMG = GMRES | {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1",
+                "mg_levels_pc_type": "sor", "pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu",
+                "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
 METHODS: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": GAMG, "two-grid": GMRES}
 SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
-"""Cost of a new preconditioner in iterations with it, measured at the resolutions below."""
+"""Cost of a new preconditioner in iterations with it, measured at the resolutions of the case."""
 
 
 @dataclass(frozen=True)
 class HelmholtzOptions:
-    """Dimension 2 or 3; wave number, 0 for 10 wavelengths a side in 2-D and 16 / (2 pi) in 3-D; deviation of the logarithm of the medium."""
+    """Dimension 2 or 3; wave number, 0 for 20 pi in 2-D and 16 in 3-D; deviation of the logarithm of the medium."""
 
     dim: int = 3
     wave_number: float = 0.0
@@ -64,7 +67,7 @@ class HelmholtzOptions:
 
 @dataclass(frozen=True)
 class HelmholtzParameters:
-    """The squared slowness is ``exp(sum_jk.. medium_jk.. cos(j pi x) cos(k pi y) ..)``, ``medium`` in C order; lengths in units of the side."""
+    """The squared slowness is ``exp(sum_jk.. medium_jk.. cos(j pi x) cos(k pi y) ..)``, ``medium`` in C order."""
 
     medium: tuple[float, ...] = field(metadata={"unit": "1"})
     source: tuple[float, ...] = field(metadata={"unit": "L"})
@@ -72,7 +75,7 @@ class HelmholtzParameters:
 
 @dataclass(frozen=True, eq=False)
 class HelmholtzProblem(Problem):
-    """With the squared slowness, constant on each cell, the source of the forms, and the coordinates of all local nodes."""
+    """With the squared slowness, constant on each cell, the source, and the coordinates of all local nodes."""
 
     slowness: fem.Function | None = None
     source: fem.Function | None = None
@@ -98,7 +101,7 @@ class Grid:
 
 @final
 class HelmholtzCase(Case[HelmholtzProblem]):
-    """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, a random squared slowness n and source f."""
+    """-Laplace u - k^2 n u = f in the unit square or cube, u = 0 on its boundary, squared slowness n and f random."""
 
     rtol = 1e-8
     default_method = "mumps"
@@ -108,7 +111,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         super().__init__(options)
         if self.options.dim not in (2, 3) or not min(self.options.wave_number, self.options.heterogeneity) >= 0.0:
             raise ValueError(
-                f"options of helmholtz: dim is 2 or 3, wave_number and heterogeneity are not negative, got {self.options}"
+                f"options of helmholtz: dim is 2 or 3, wave_number and heterogeneity at least 0, got {self.options}"
             )
         dim = self.options.dim
         self.resolution = 200 if dim == 2 else 40
@@ -117,7 +120,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         self.schema = Schema("helmholtz", dim, inputs, (), self.fields, symmetries=_symmetries(dim))
 
     def sample(self, rng: np.random.Generator) -> HelmholtzParameters:
-        """Draw amplitudes of covariance (-Laplace + 25)^-3, scaled to the heterogeneity and without mean, and a source inside."""
+        """Draw amplitudes of covariance (-Laplace + 25)^-3, scaled to the heterogeneity, without mean, and a source."""
         j, shape = np.arange(NUM_MODES[self.dim]), (NUM_MODES[self.dim],) * self.dim
         squares = sum(np.meshgrid(*[j**2] * self.dim, indexing="ij"))
         norms = np.sqrt(2.0) ** sum(np.meshgrid(*[j > 0] * self.dim, indexing="ij"))
@@ -140,20 +143,12 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         grid = Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim])
         solution = fem.Function(space, name="pressure")
         residual = helmholtz(solution, self.wave_number**2 * slowness, source)
-        bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
         problem = HelmholtzProblem(
-            mesh=mesh,
-            parameters=parameters,
-            solution=solution,
-            residual=fem.form(residual),
+            mesh=mesh, parameters=parameters, solution=solution, residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, solution)),
-            bcs=bcs,
-            node_space=space,
-            is_linear=True,
-            slowness=slowness,
-            source=source,
-            grid=grid,
-        )
+            bcs=[fem.dirichletbc(0.0, boundary_dofs(space), space)], node_space=space, is_linear=True,
+            slowness=slowness, source=source, grid=grid,
+        )  # fmt: skip
         return self._update(problem, parameters)
 
     def _update(self, problem: HelmholtzProblem, parameters: HelmholtzParameters) -> HelmholtzProblem:
@@ -175,19 +170,18 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         return LinearSolver(problem, atol, max_iterations=max_iterations)
 
     def methods(self) -> Mapping[str, SolverFactory]:
-        """A sparse direct solver; GMRES with algebraic multigrid whose coarsest grid resolves the waves; GMRES with two geometric grids."""
+        """MUMPS; GMRES with multigrid, algebraic with a coarsest grid that resolves the waves, or on two grids."""
         return {name: partial(self._make, name) for name in METHODS}
 
     def _sequence(self, problem: HelmholtzProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
-        """Multigrid keeps its interpolation; a kept factorisation preconditions GMRES; recycling replaces GMRES by GCRO-DR."""
+        """Multigrid reuses its interpolation; a reused factorisation preconditions GMRES, GCRO-DR recycles."""
         options = {"pc_gamg_reuse_interpolation": "true"} if method == "gamg" else {}
         if reuse.preconditioner:
             options |= GMRES
         if reuse.recycle:
             options |= recycling(reuse.recycle)
-        return self._make(
-            method, problem, atol, options=options, setup_cost=SETUP_COST[method] if reuse.preconditioner else None
-        )
+        cost = SETUP_COST[method] if reuse.preconditioner else None
+        return self._make(method, problem, atol, options=options, setup_cost=cost)
 
     def _make(self, method: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
               setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
@@ -217,18 +211,14 @@ class HelmholtzCase(Case[HelmholtzProblem]):
     def _prolongation(self, problem: HelmholtzProblem) -> PETSc.Mat:
         """From a coarse mesh with ``COARSE_CELLS`` cells a wavelength, see ``solvers/interpolation.py``. Collective."""
         fine = problem.solution.function_space
-        cells = round(
-            (fine.mesh.topology.index_map(self.dim).size_global / (2 if self.dim == 2 else 6)) ** (1 / self.dim)
-        )
-        resolved = math.ceil(COARSE_CELLS * self.wave_number / (2.0 * np.pi))
-        coarse = fem.functionspace(
-            self.mesh(fine.mesh.comm, problem.parameters, min(resolved, (cells + 1) // 2)), ("P", 1)
-        )
+        cells = round((fine.mesh.topology.index_map(self.dim).size_global / math.factorial(self.dim)) ** (1 / self.dim))
+        resolution = min(math.ceil(COARSE_CELLS * self.wave_number / (2.0 * np.pi)), (cells + 1) // 2)
+        coarse = fem.functionspace(self.mesh(fine.mesh.comm, problem.parameters, resolution), ("P", 1))
         return constrain(interpolation_matrix(coarse, fine), boundary_dofs(coarse), boundary_dofs(fine))
 
 
 def _symmetries(dim: int) -> tuple[Symmetry, ...]:
-    """The reflection of x, and the turns by which x changes places with each other coordinate and its sign: they generate those of the box."""
+    """Generate those of the box: the reflection of x, the turns that swap x with another coordinate and its sign."""
     unit = np.eye(dim, dtype=int)
     matrices = [unit - 2 * np.outer(unit[0], unit[0])]
     for other in range(1, dim):

@@ -1,4 +1,4 @@
-"""Large deformations of a neo-Hookean block of random stiffness under bending, twisting and stretching loads, P1 or P2 tetrahedra."""
+"""Large deformations of a neo-Hookean block of random stiffness, bent, twisted and stretched, P1 or P2 tetrahedra."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from dolfinx.mesh import Mesh, locate_entities_boundary, meshtags
 from petsc4py import PETSc
 
 from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseModelGuess
+from lrsa_coupled.coupling.options import MUMPS
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
 from lrsa_coupled.meshing import gmsh_mesh
-from lrsa_coupled.schema import Field, Schema, Symmetry
+from lrsa_coupled.schema import Field, Matrix, Schema, Symmetry
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
 from lrsa_coupled.solvers.newton import NewtonSolver
-from lrsa_coupled.solvers.petsc import MUMPS, rigid_body_modes
+from lrsa_coupled.solvers.petsc import rigid_body_modes
 from lrsa_coupled.solvers.relaxed import RelaxedSolver, Stage
 
 Array = npt.NDArray[np.float64]
@@ -44,42 +45,32 @@ BENDING, TORSION, AXIAL = 0.2, 0.6, (-0.01, 0.1)
 """Largest transverse traction, largest torsion either way, range of the axial traction."""
 
 DIRECT_BELOW = 10_000
-"""Unknowns up to which MUMPS is quicker than conjugate gradients with algebraic multigrid."""
+"""Unknowns up to which MUMPS takes less time than conjugate gradients with algebraic multigrid."""
 
 GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "gamg", "pc_gamg_threshold": "0.01",
         "mg_levels_pc_type": "jacobi", "snes_max_linear_solve_fail": "1000"}  # fmt: skip
-"""Conjugate gradients stop where they meet negative curvature; the line search takes what they have reached (truncated Newton)."""
+"""Conjugate gradients stop at negative curvature; the line search takes what they have reached (truncated Newton)."""
 
-QUICK = 12
-"""Steps of conjugate gradients up to which the multigrid hierarchy is kept for the next matrix: a new one costs as much as 30 to 40 steps."""
+REUSE_UP_TO = 12
+"""Steps of conjugate gradients up to which the multigrid hierarchy is reused: a new one costs as much as 30 to 40."""
 
-KEEP_BELOW = 0.01
-"""Reduction of the residual norm in an iteration from which the stiffness matrix is kept, when a solve begins near the solution."""
+REUSE_BELOW = 0.01
+"""Reduction of the residual norm in an iteration from which the stiffness matrix is reused, near the solution."""
 
 STAGES = (Stage(value=0.3, rtol=0.1, max_iterations=4), Stage(value=0.1, rtol=0.1, max_iterations=3))
-"""Volume ratios below which elements of a bad start are let through each other, one after the other."""
+"""Volume ratios below which elements of a bad guess are let through each other, one after the other."""
 
-TIGHT = StepControl(first_step=0.1, growth=1.2, quick=4, extrapolate=False, min_step=1e-3)
+TIGHT = StepControl(first_step=0.1, growth=1.2, few=4, extrapolate=False, min_step=1e-3)
 LOOSE = StepControl(first_step=0.34, growth=1.0, inner_rtol=0.3, max_inner=6, extrapolate=False, otherwise=TIGHT)
 
 
-_MIRROR_Y = ((1, 0, 0), (0, -1, 0), (0, 0, 1))
-_SWAP_YZ = ((1, 0, 0), (0, 0, 1), (0, 1, 0))
-AXIS = (0.0, 0.0, 0.0)
-MIRROR = Symmetry(
-    _MIRROR_Y,
-    AXIS,
-    ((1, 0, 0, 0), *((0, *row) for row in _MIRROR_Y)),
-    ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0), (0, 0, 0, -1)),
-    _MIRROR_Y,
-)
-SWAP = Symmetry(
-    _SWAP_YZ,
-    AXIS,
-    ((1, 0, 0, 0), *((0, *row) for row in _SWAP_YZ)),
-    ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0), (0, 0, 0, -1)),
-    _SWAP_YZ,
-)
+def _reflection(matrix: Matrix, loads: Matrix) -> Symmetry:
+    inputs = ((1, 0, 0, 0), *((0, *row) for row in matrix))
+    return Symmetry(matrix, (0.0, 0.0, 0.0), inputs, (*loads, (0, 0, 0, -1)), matrix)
+
+
+MIRROR = _reflection(((1, 0, 0), (0, -1, 0), (0, 0, 1)), ((1, 0, 0, 0), (0, -1, 0, 0), (0, 0, 1, 0)))
+SWAP = _reflection(((1, 0, 0), (0, 0, 1), (0, 1, 0)), ((1, 0, 0, 0), (0, 0, 1, 0), (0, 1, 0, 0)))
 """The square cross-section mirrored at ``y = 0`` and at ``y = z``; a reflection turns the sense of the torsion."""
 
 
@@ -95,8 +86,8 @@ class HyperelasticOptions:
 class HyperelasticParameters:
     """Lengths in units of the width b of the block, stresses in units of the geometric mean E of Young's modulus.
 
-    The modulus is ``exp(sum_jkl stiffness_jkl cos(j pi x / L) cos(k pi (y + 1/2)) cos(l pi (z + 1/2)))``, ``stiffness`` in C order. The end at
-    ``x = L`` carries the dead traction ``traction + torsion (0, -z, y)``.
+    The modulus is ``exp(sum_jkl stiffness_jkl cos(j pi x / L) cos(k pi (y + 1/2)) cos(l pi (z + 1/2)))``, ``stiffness``
+    in C order. The end at ``x = L`` carries the dead traction ``traction + torsion (0, -z, y)``.
     """
 
     stiffness: tuple[float, ...] = field(metadata={"unit": "1"})
@@ -127,12 +118,10 @@ class HyperelasticCase(Case[Problem]):
         self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
         self._coarse: CoarseModel | None = None
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
-            raise ValueError(
-                f"options of hyperelastic: degree is 1 or 2, poisson between -1 and 0.5, got {self.options}"
-            )
+            raise ValueError(f"options of hyperelastic: degree 1 or 2, poisson between -1 and 0.5, got {self.options}")
 
     def sample(self, rng: np.random.Generator) -> HyperelasticParameters:
-        """Draw amplitudes that fall with the wave number, bending in any direction, torsion both ways, tension or slight compression."""
+        """Draw amplitudes that fall with the wave number, bending, torsion, tension or slight compression."""
         j, k, l = np.meshgrid(*[np.arange(count) for count in MODES], indexing="ij")
         deviations = 0.5 / (1.0 + (2.0 * j / LENGTH) ** 2 + k**2 + l**2)
         deviations[0, 0, 0] = 0.0
@@ -145,7 +134,7 @@ class HyperelasticCase(Case[Problem]):
         )
 
     def mesh(self, comm: MPI.Comm, parameters: HyperelasticParameters, resolution: int) -> Mesh:
-        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; other parameters get the same mesh again, so leave its nodes where they are.
+        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; all parameters share the mesh.
 
         Collective: rank 0 meshes, the cells are then distributed.
 
@@ -154,9 +143,7 @@ class HyperelasticCase(Case[Problem]):
             ImportError: If gmsh or a system library it needs is missing, on all ranks.
         """
         if resolution < 2:
-            raise ValueError(
-                f"the resolution of hyperelastic must be at least 2 tetrahedra to a width, got {resolution}"
-            )
+            raise ValueError(f"the resolution of hyperelastic is at least 2 tetrahedra to a width, got {resolution}")
 
         def draw(gmsh: ModuleType) -> None:
             gmsh.model.occ.addBox(0.0, -0.5, -0.5, LENGTH, 1.0, 1.0)
@@ -188,17 +175,13 @@ class HyperelasticCase(Case[Problem]):
             bound.value = value
 
         return Problem(
-            mesh=mesh,
-            parameters=parameters,
-            solution=displacement,
-            residual=fem.form(residual),
+            mesh=mesh, parameters=parameters, solution=displacement, residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, displacement)),
             bcs=[fem.dirichletbc(np.zeros(3), fem.locate_dofs_topological(space, 2, clamped), space)],
-            node_space=node_space,
-            energy=fem.form(energy),
+            node_space=node_space, energy=fem.form(energy),
             continuation=Continuation(set_share, start=0.0, target=1.0),
             relaxation=Continuation(set_bound, start=STAGES[0].value, target=0.0),
-        )
+        )  # fmt: skip
 
     def features(self, problem: Problem) -> Features:
         """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no."""
@@ -207,25 +190,21 @@ class HyperelasticCase(Case[Problem]):
         return Features(nodal, np.array([*parameters.traction, parameters.torsion]))
 
     def coarse_displacement(self, problem: Problem) -> Array:
-        """Return the displacement of the coarse model at the owned nodes ``(N, 3)``. Collective: no, each rank solves the coarse model."""
+        """Return the displacement of the coarse model at the owned nodes ``(N, 3)``. Collective: no."""
         if self._coarse is None:
             make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
-            self._coarse = CoarseModel(
-                CORNERS, make, lambda coarse: _stepped(LOOSE, coarse, RTOL * reference_norm(coarse))
-            )
+            self._coarse = CoarseModel(CORNERS, make, lambda p: _stepped(LOOSE, p, RTOL * reference_norm(p)))
         return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Newton, with MUMPS for few unknowns and CG with multigrid for many; it keeps what still serves, as the start is near the solution.
+        """Newton, with MUMPS for few unknowns and CG with multigrid for many, which reuses matrices near the solution.
 
-        Where elements of the start are turned inside out or nearly so, they are let through each other first.
+        Where elements of the guess are turned inside out or nearly so, they are let through each other first.
         """
-        return RelaxedSolver(
-            newton(problem, atol, max_iterations=max_iterations, keep_below=KEEP_BELOW, quick=QUICK), STAGES
-        )
+        return RelaxedSolver(newton(problem, atol, max_iterations=max_iterations, reuse=True), STAGES)
 
     def methods(self) -> Mapping[str, SolverFactory]:
-        """Newton from the displacement of the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
+        """Newton from the coarse model, load steps with loose and with tight inner tolerance, Newton from zero."""
         loose, tight = partial(_stepped, LOOSE), partial(_stepped, TIGHT)
         return {
             "coarse-model": self._from_coarse_model,
@@ -260,9 +239,10 @@ def potential(
 def stored_energy(
     displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant
 ) -> ufl.core.expr.Expr:
-    """Return the energy density of a compressible neo-Hookean solid; not a number where an element is turned inside out and the bound is 0.
+    """Return the energy density of a compressible neo-Hookean solid; with the bound 0 not a number if inside out.
 
-    Where the volume ratio is below a bound, its logarithm is replaced by the Taylor polynomial of degree two about the bound: any displacement then has an energy.
+    Where the volume ratio is below the bound, its logarithm is replaced by the Taylor polynomial of degree two about
+    the bound: any displacement then has an energy.
 
     Source: Bonet & Wood (2008), eq. (6.27).
     """
@@ -282,19 +262,15 @@ def log_stiffness(parameters: HyperelasticParameters, points: Array) -> Array:
 
 
 def newton(problem: Problem, atol: float, *, max_iterations: int | None = None, direct_below: int = DIRECT_BELOW,
-           keep_below: float = 0.0, quick: int = 0) -> NewtonSolver:  # fmt: skip
-    """Make Newton's method with the linear solver that suits the number of unknowns."""
+           reuse: bool = False) -> NewtonSolver:  # fmt: skip
+    """Make Newton's method with the linear solver that suits the number of unknowns; 50 iterations unless given."""
     dofmap = problem.solution.function_space.dofmap
     direct = dofmap.index_map.size_global * dofmap.bs < direct_below
-    options = MUMPS if direct else GAMG
     solver = NewtonSolver(
-        problem,
-        atol,
-        max_iterations=max_iterations or 50,
-        options=options,
-        keep_below=keep_below,
-        quick=0 if direct else quick,
-    )
+        problem, atol, max_iterations=50 if max_iterations is None else max_iterations,
+        options=MUMPS if direct else GAMG, reuse_below=REUSE_BELOW if reuse else None,
+        reuse_up_to=REUSE_UP_TO if reuse and not direct else None,
+    )  # fmt: skip
     if not direct:
         solver.set_near_nullspace(rigid_body_modes)
     return solver

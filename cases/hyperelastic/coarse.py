@@ -1,4 +1,4 @@
-"""A model of the block so coarse that it costs next to nothing: the operator corrects its displacement, or Newton's method starts from it."""
+"""A model of the block so coarse that it costs next to nothing: an input of the operator, a guess for Newton."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ELEMENTS = 4
 """Hexahedra of degree two along the block, one across: 243 unknowns."""
 
 RTOL = 1e-5
-"""Tolerance relative to the residual norm of the zero start."""
+"""Tolerance relative to the residual norm of the zero guess."""
 
 
 @final
@@ -45,7 +45,7 @@ class CoarseModel:
         self._origins, self._edges = vertices[:, 0], (vertices[:, [1, 2, 4]] - vertices[:, :1]).transpose(0, 2, 1)
 
     def displacement(self, parameters: object, points: Array) -> Array:
-        """Return the displacement at points ``(N, 3)``, zeros when the coarse model cannot be solved. Collective: no."""
+        """Return the displacement at points ``(N, 3)``, zeros if the coarse model cannot be solved. Collective: no."""
         problem = self._make_problem(self._mesh, parameters)
         solver = self._make_solver(problem)
         converged = solver.solve().converged

@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import final
 
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.options import MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Problem
@@ -183,8 +183,12 @@ class Linearisation:
         self._pc = PETSc.PC().create(problem.mesh.comm)
         self._pc.setOptionsPrefix(PREFIX)
         self._pc.setOperators(self._matrix)
-        direct = MUMPS | QAMD if problem.mesh.topology.dim == 2 else MUMPS
-        with _default_options(GAMG if isinstance(self.norm, EnergyNorm) else direct):
+        defaults = dict(GAMG if isinstance(self.norm, EnergyNorm) else MUMPS)
+        if not isinstance(self.norm, EnergyNorm) and problem.mesh.topology.dim == 2:
+            defaults |= QAMD
+        if PETSc.Options(PREFIX).hasName("pc_type"):
+            defaults = {}  # a preconditioner that the user chose gets none of them
+        with default_options(PREFIX, defaults):
             self._pc.setFromOptions()
             if isinstance(self.norm, EnergyNorm):
                 self._set_coordinates()
@@ -219,17 +223,3 @@ class Linearisation:
             owned = space.dofmap.index_map.size_local
             displacement = self._problem.solution.x.array.reshape(-1, dim)[:owned]
             self._pc.setCoordinates(space.tabulate_dof_coordinates()[:owned, :dim] + displacement)
-
-
-@contextmanager
-def _default_options(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Put ``defaults`` under the prefix into PETSc's options for a while, unless the user chose a preconditioner."""
-    options = PETSc.Options(PREFIX)
-    ours = [] if options.hasName("pc_type") else [key for key in defaults if not options.hasName(key)]
-    for key in ours:
-        options[key] = defaults[key]
-    try:
-        yield
-    finally:
-        for key in ours:
-            options.delValue(key)

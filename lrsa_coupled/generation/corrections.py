@@ -17,7 +17,7 @@ from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.modes import symmetries_of_points
-from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolverFactory, SolveResult, Unknown
+from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult, SolverFactory, Unknown
 from lrsa_coupled.schema import Field, Schema
 
 RESIDUAL, CORRECTION = Field("residual"), Field("correction")

@@ -21,8 +21,8 @@ from lrsa_coupled.interfaces import (
     Reuse,
     SequenceSolver,
     Solver,
-    SolverFactory,
     SolveResult,
+    SolverFactory,
     Spectrum,
 )
 from lrsa_coupled.schema import Field, Schema, Symmetry

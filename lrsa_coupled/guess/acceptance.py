@@ -11,7 +11,7 @@ from mpi4py import MPI
 from dolfinx.fem import assemble_scalar
 
 from lrsa_coupled.coupling.norms import set_solution, solution_vector
-from lrsa_coupled.coupling.residual import residual_norm, residual_vector, set_dirichlet
+from lrsa_coupled.coupling.residual import energy, residual_norm, residual_vector, set_dirichlet
 from lrsa_coupled.interfaces import Problem
 
 
@@ -63,13 +63,6 @@ def compare_norms(own: float, zero: float, max_residual: float) -> Acceptance:
 def compare_energies(own: float, zero: float) -> Acceptance:
     """Compare the energy of a guess with that of the default guess; not a number is rejected."""
     return Acceptance(own < zero, f"energy {own:.4g}, that of the default guess {zero:.4g}")
-
-
-def energy(problem: Problem) -> float:
-    """Return the energy at the solution, infinite where it is not defined. Collective."""
-    with np.errstate(all="ignore"):
-        value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy))
-    return value if math.isfinite(value) else math.inf
 
 
 def _by_residual(problem: Problem, guess: npt.NDArray[np.float64], max_residual: float) -> Acceptance:

@@ -13,7 +13,7 @@ pytest.importorskip("petsc4py", reason="the preconditioners need PETSc")
 
 from lrsa_coupled.petsc.coarse_space import COMBINATIONS, CoarseSpacePC
 from petsc4py import PETSc
-from lrsa_coupled.solvers.petsc import default_options
+from lrsa_coupled.coupling.options import default_options
 
 from tests.matrices import N, grid_matrix, right_side
 
@@ -158,7 +158,11 @@ def test_inverse_iterations_mend_a_noisy_basis() -> None:
     counts = {}
     for name, noise, steps in (("exact", 0.0, 0), ("noisy", 0.3, 0), ("improved", 0.3, 2)):
         with solver(
-            matrix, stiffness, basis=modes(16, noise=noise), pc_lrsa_inner_pc_type="gamg", pc_lrsa_inverse_iterations=str(steps)
+            matrix,
+            stiffness,
+            basis=modes(16, noise=noise),
+            pc_lrsa_inner_pc_type="gamg",
+            pc_lrsa_inverse_iterations=str(steps),
         ) as ksp:
             counts[name] = iterations(ksp)
     assert counts["exact"] <= counts["improved"] < counts["noisy"]

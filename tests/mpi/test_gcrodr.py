@@ -13,7 +13,7 @@ pytest.importorskip("petsc4py", reason="the solvers need PETSc")
 
 from petsc4py import PETSc
 from lrsa_coupled.solvers.gcrodr import GCRODR, orthogonalise
-from lrsa_coupled.solvers.petsc import default_options
+from lrsa_coupled.coupling.options import default_options
 
 from tests.matrices import grid_matrix, right_side
 

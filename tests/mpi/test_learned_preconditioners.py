@@ -21,7 +21,7 @@ from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
 from lrsa_coupled.petsc.describe import describe
 from petsc4py import PETSc
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
-from lrsa_coupled.solvers.petsc import default_options
+from lrsa_coupled.coupling.options import default_options
 
 from tests.learned import COMM, Waves, operator
 
@@ -110,7 +110,11 @@ def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells
         with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_grid=cells, pc_lrsa_min_gain=0,
                     pc_lrsa_max_defect=2) as ksp:  # fmt: skip
             context = ksp.getPC().getPythonContext()
-            assert context.settings.basis == "learned" and context.dimension == BASIS.components and context.inference > 0.0
+            assert (
+                context.settings.basis == "learned"
+                and context.dimension == BASIS.components
+                and context.inference > 0.0
+            )
             results.append(iterations(ksp, waves))
             assert np.abs(context._space[waves.fixed]).max(initial=0.0) == 0.0
     assert abs(results[0] - results[1]) <= 1
