@@ -243,5 +243,3 @@ def transport(velocity: Expr, source: Expr, u: Expr, v: Expr, time: fem.Constant
     conductivity = DIFFUSIVITY * (1.0 + GROWTH * u**2)
     diffusion = conductivity * ufl.inner(ufl.grad(u), ufl.grad(v))
     return (ufl.inner(velocity, ufl.grad(u)) * v + diffusion - source * v) * ufl.dx
-
-

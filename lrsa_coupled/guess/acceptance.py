@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
-from dolfinx.fem import assemble_scalar
 
 from lrsa_coupled.coupling.norms import set_solution, solution_vector
 from lrsa_coupled.coupling.residual import energy, residual_norm, residual_vector, set_dirichlet
