@@ -1,4 +1,4 @@
-"""Finds cases by name (a folder of the ``cases`` package) or by path (a user's own), without importing more than the one asked for."""
+"""Finds cases by name (a folder of ``cases``) or by path (a user's own), and imports only the one asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WRAPPERS = {
     "modes": ("lrsa_coupled.generation.modes", "ModesCase", "basis"),
     "correction": ("lrsa_coupled.generation.corrections", "CorrectionCase", "correction"),
 }
-"""What may follow the name of a case after a colon: module, class, and the folder of a shipped model in that of the case."""
+"""What may follow the name of a case after a colon: module, class, and the folder of a shipped model."""
 
 
 def case_names() -> list[str]:
@@ -37,7 +37,9 @@ def case_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a case: its ``case.py``, ``config.toml`` and shipped model.
 
     Args:
-        name_or_path: Name of a case, or path to a ``case.py`` or to the folder of one; ``:modes`` or ``:correction`` may follow.
+        name_or_path: Name of a case, or path to a ``case.py`` or to the folder of one; ``:modes`` or ``:correction``
+            may follow.
+
     Raises:
         ValueError: For an unknown case; the nearest known one is named.
     """
@@ -77,10 +79,12 @@ def load_case(name_or_path: str | Path, options: Mapping[str, Any] | None = None
 
 
 def case_settings(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a case's ``config.toml``; a table of the name of a wrapper (``[modes]``) overrides the others for ``CASE:modes``.
+    """Read a case's ``config.toml``; a table ``[modes]`` overrides the others for ``CASE:modes``.
 
     Returns:
-        Overrides of the default configuration, and overrides by preset (table ``presets``); both empty without the file.
+        Overrides of the default configuration, and overrides by preset (table ``presets``); both empty without the
+        file.
+
     Raises:
         ValueError: For a file that is not TOML.
     """

@@ -1,4 +1,4 @@
-"""Contracts between the library (arrays), the solvers (algebra) and the cases (physics); imports neither torch nor dolfinx."""
+"""Contracts between library (arrays), solvers (algebra) and cases (physics); imports neither torch nor dolfinx."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Features:
-    """What the operator is told of a problem, on this rank.
+    """What the operator sees of a problem, on this rank.
 
     Args:
         nodal: Values of the inputs of the schema at the owned nodes, ``(num_owned, sum of components)``, float64.
@@ -59,9 +59,10 @@ class Unknown:
         mesh: The mesh, distributed over the communicator of the problem.
         solution: The unknown; solvers start from its values and leave the result in it.
         bcs: Dirichlet conditions on the space of ``solution``.
-        node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the fields. On a mesh of its
-            own, of the same communicator, it needs the two matrices below and a scalar space of the solution.
-        to_nodes: Takes the degrees of freedom of the solution to values at the nodes, when these have a mesh of their own.
+        node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the
+            fields. With a mesh of its own, on the same communicator, it needs a scalar solution and the two matrices
+            below.
+        to_nodes: Takes the degrees of freedom of the solution to values at the nodes.
         from_nodes: Takes values at the nodes to the degrees of freedom of the solution.
     """
 
@@ -86,9 +87,10 @@ class Problem(Unknown):
         residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
         jacobian: Compiled derivative of ``residual``.
         is_linear: Whether ``residual`` is affine in ``solution``.
-        energy: Compiled potential whose derivative is ``residual``, when the problem is a minimisation; not finite where it is not defined.
-        continuation: Path to the problem, when the case knows one.
-        relaxation: Path from a problem with the same solutions, or near them, that Newton's method solves from worse starts, when the case knows one.
+        energy: Compiled potential of a minimisation, whose derivative is ``residual``; not finite where it is not
+            defined.
+        continuation: Path to the problem.
+        relaxation: Path from a problem with solutions near by that Newton's method finds from worse guesses.
     """
 
     parameters: Any
@@ -102,7 +104,7 @@ class Problem(Unknown):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pencil(Unknown):
-    """``stiffness x = lambda mass x``, symmetric positive definite, on the free degrees of freedom; bilinear forms on a scalar space."""
+    """``stiffness x = lambda mass x``, symmetric positive definite on free degrees of freedom; on a scalar space."""
 
     parameters: Any
     stiffness: Form
@@ -185,7 +187,7 @@ class InitialGuess(ABC):
 
     @abstractmethod
     def put(self, problem: Any) -> Guess:
-        """Write the guess, exact Dirichlet values included, into ``problem.solution``; a refused one may leave any values. Collective."""
+        """Write the guess, with exact Dirichlet values, into ``problem.solution``; anything if refused. Collective."""
 
     def prepare(self, problem: Any) -> None:
         """Set up what depends on meshes and forms alone; benchmarks do not time it. Collective."""
@@ -203,7 +205,7 @@ class Solver(ABC):
         """Free the PETSc objects. Collective."""
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """Call ``check(iterations, residual_norm)`` after each iteration, from 0, on all ranks; True ends the solve. Here: never."""
+        """Call ``check(iterations, residual_norm)`` after each iteration, from 0; True ends the solve. Here: never."""
 
 
 SolverFactory = Callable[[Any, float], Solver]
@@ -212,13 +214,13 @@ SolverFactory = Callable[[Any, float], Solver]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a solver carries over from one problem of a sequence to the next, besides its matrices and symbolic factorisations.
+    """What a solver reuses from one problem of a sequence to the next, besides matrices and symbolic factorisations.
 
-    ``preconditioner``: the preconditioner or factorisation while it pays. ``recycle``: a Krylov subspace of that dimension, 0 for none.
+    ``preconditioner``: it or a factorisation while it pays. ``recycle``: a Krylov subspace of that dimension.
     """
 
     preconditioner: bool = False
-    recycle: int = 0
+    recycle: int | None = None
 
 
 class SequenceSolver(Solver):
@@ -226,7 +228,7 @@ class SequenceSolver(Solver):
 
     @abstractmethod
     def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem: the same mesh, spaces and Dirichlet degrees of freedom, other values. Collective."""
+        """Go to the next problem: same mesh, spaces and Dirichlet degrees of freedom, other values. Collective."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class Described(ABC):
 
     @abstractmethod
     def features(self, problem: Unknown) -> Features:
-        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective, as some need an assembly."""
+        """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +255,7 @@ class FixedMesh[P: Unknown]:
     """Of a case with one mesh for all parameters; both are collective.
 
     Args:
-        update: Gives a problem other parameters, in place: mesh, spaces, forms and matrices stay; the solution holds zeros.
+        update: Gives a problem other parameters, in place: mesh, spaces, forms stay; the solution holds zeros.
         sequence: ``(problem, atol, *, method, reuse)`` to the solver of a sequence that begins with ``problem``.
     """
 
@@ -263,15 +265,17 @@ class FixedMesh[P: Unknown]:
 
 @dataclass(frozen=True)
 class Trajectory[P: Unknown]:
-    """Of a case on one mesh whose samples are time steps: ``index`` is step ``index % num_steps`` of trajectory ``index // num_steps``.
+    """Of a case on one mesh whose samples are time steps: ``index % num_steps`` of trajectory ``index // num_steps``.
 
-    ``Case.sample`` draws a trajectory, at its first step. The parameters of a step determine its problem: ``Case.problem`` solves the
-    steps before it, ``FixedMesh.update`` does unless it is the next one. ``Case.solver`` makes a ``SequenceSolver``.
+    ``Case.sample`` draws a trajectory, at its first step. The parameters of a step determine its problem:
+    ``Case.problem`` solves the steps before it, ``FixedMesh.update`` does unless it is the next one. ``Case.solver``
+    makes a ``SequenceSolver``.
 
     Args:
         num_steps: Steps of a trajectory.
         at_step: ``(parameters, step)`` to the parameters of that step of the same trajectory.
-        advance: Takes the solution for the state after the step and returns the problem of the next, its solution zeros. Collective.
+        advance: Takes the solution for the state after the step; returns the problem of the next, with zeros.
+            Collective.
         extrapolate: ``(problem, name)`` puts one of ``extrapolations``, Dirichlet values included, into the solution.
         extrapolations: Those of ``Case.methods()`` that differ in the initial guess alone.
     """
@@ -285,13 +289,13 @@ class Trajectory[P: Unknown]:
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Of linear problems A = P - s B, s >= 0 a number, with a symmetric positive definite pencil (P, B); all are collective.
+    """Of linear problems A = P - s B, s >= 0, with a symmetric positive definite pencil (P, B); all are collective.
 
     Args:
         pencil: Returns the pencil of a problem, with the same unknown.
-        modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition holds, by
-            "krylov-schur" or "lobpcg", from the vectors ``initial``.
-        prolongation: From the free degrees of freedom of a coarse mesh, which resolves the lowest modes, to those of a problem.
+        modes: ``(pencil, count, *, eigensolver, rtol, initial)`` to the lowest modes, zero where a Dirichlet condition
+            holds, by "krylov-schur" or "lobpcg", from the vectors ``initial``.
+        prolongation: To a problem from the free degrees of freedom of a coarse mesh that resolves the lowest modes.
         inputs: Names of the case's inputs that determine the pencil.
         is_definite: Whether s is 0, A is P.
     """
@@ -306,15 +310,16 @@ class Spectrum:
 class Case[P: Unknown](Described):
     """A family of problems, of type ``P``.
 
-    Subclasses are final, one a ``case.py``, and set the class attributes below. What only some cases can do is a value, else None.
+    Subclasses are final, one a ``case.py``, and set these attributes. What only some cases can do is a value, else
+    None.
 
     Attributes:
-        schema: What an operator sees and predicts, the name of the case and its dimension; set in ``__init__`` where options change it.
+        schema: What an operator sees and predicts; set in ``__init__`` where options change it.
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
         fields: All fields of the solution, for files and pictures; the outputs of the schema are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
-        default_options: Variants of the case, a frozen dataclass of numbers and texts; ``--set options.key=value`` on the command line.
+        default_options: Variants of the case, a frozen dataclass; ``--set options.key=value`` on the command line.
         options: Those of this instance.
 
     Args:
@@ -342,7 +347,7 @@ class Case[P: Unknown](Described):
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draw parameters, a frozen dataclass of numbers and tuples of numbers whose fields carry ``metadata={"unit": ...}``."""
+        """Draw parameters, a frozen dataclass of numbers and tuples of them with ``metadata={"unit": ...}``."""
 
     @abstractmethod
     def mesh(self, comm: MPI.Comm, parameters: Any, resolution: int) -> Mesh:
@@ -354,11 +359,11 @@ class Case[P: Unknown](Described):
 
     @abstractmethod
     def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the solver that starts from ``problem.solution``; ``max_iterations`` bounds ``SolveResult.iterations``. Collective."""
+        """Make the solver from the present solution; ``max_iterations`` bounds those of its result. Collective."""
 
     @abstractmethod
     def methods(self) -> Mapping[str, SolverFactory]:
-        """Solvers by name that need no guess: what is in ``problem.solution`` does not matter to whether they converge."""
+        """Return solvers by name that need no guess: they converge whatever is in ``problem.solution``."""
 
     def default_solver(self, problem: P, atol: float) -> Solver:
         """Make the solver of ``default_method``. Collective."""
@@ -366,7 +371,7 @@ class Case[P: Unknown](Described):
 
     @property
     def fixed_mesh(self) -> FixedMesh[P] | None:
-        """How to go from problem to problem on one mesh, when it does not depend on the parameters."""
+        """How to go from problem to problem, when the mesh does not depend on the parameters."""
         return None
 
     @property
@@ -381,5 +386,5 @@ class Case[P: Unknown](Described):
 
     @property
     def interpolation(self) -> Callable[[P, P], PETSc.Mat] | None:
-        """Makes the matrix from values at the nodes of a problem to those of the same one on a finer mesh, for nested iteration. Collective."""
+        """Makes the matrix from nodal values of a problem to those on a finer mesh (nested iteration). Collective."""
         return None

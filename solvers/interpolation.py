@@ -37,8 +37,10 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
         target: Scalar Lagrange space on a mesh over the same ranks, all of it inside the mesh of ``source``.
         reach: How far nodes of ``target`` may lie outside, as those at a curved boundary do; the nearest cell is
             continued to there.
+
     Returns:
         Assembled AIJ matrix ``(dofs of target, dofs of source)``, in PETSc's numbering of the two index maps.
+
     Raises:
         ValueError: If a space is not scalar Lagrange, the source mesh not affine simplices, the ranks differ, or points
             of ``target`` lie farther outside the source mesh than ``reach``; the same on all ranks.
@@ -82,6 +84,7 @@ def constrain(
         prolongation: Matrix of ``interpolation_matrix`` from the coarse to the fine space.
         coarse_dofs: Local constrained degrees of freedom of the coarse space, ghosts allowed (``bc.dof_indices()[0]``).
         fine_dofs: The same of the fine space; their rows become empty.
+
     Returns:
         Matrix ``(fine dofs, free coarse dofs)``; the free dofs are numbered in the order they had.
     """

@@ -1,8 +1,8 @@
 """Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise.
 
-A problem with an energy is minimised: the line search lowers the energy, not the residual norm, and keeps to where it is
-defined; where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The guess
-satisfies the Dirichlet conditions, as steps towards them may have to raise the energy.
+A problem with an energy is minimised: the line search lowers the energy, not the residual norm, where it is defined;
+where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The guess has
+the Dirichlet values, as steps towards them may have to raise the energy.
 """
 
 from __future__ import annotations

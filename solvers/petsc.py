@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx.fem import Function
 from petsc4py import PETSc
 
@@ -44,6 +44,7 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
 
     Args:
         displacement: In a blocked Lagrange space of as many components as dimensions, 2 or 3.
+
     Raises:
         ValueError: If it is of another kind.
     """

@@ -140,8 +140,9 @@ class TimeStepper:
         """Begin a trajectory; the solution holds zeros. Collective.
 
         Args:
-            initial: Owned and ghost values of the state at the time ``begun``.
+            initial: Owned and ghost values of the first state.
             step: Size dt of the steps.
+            begun: Time of the first state.
 
         Raises:
             ValueError: If the step is not positive.

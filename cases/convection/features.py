@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import ufl
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
 from petsc4py import PETSc

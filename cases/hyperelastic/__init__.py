@@ -1,0 +1,1 @@
+"""A bent, twisted and stretched hyperelastic block."""

@@ -122,8 +122,8 @@ class HyperelasticCase(Case[Problem]):
 
     def sample(self, rng: np.random.Generator) -> HyperelasticParameters:
         """Draw amplitudes that fall with the wave number, bending, torsion, tension or slight compression."""
-        j, k, l = np.meshgrid(*[np.arange(count) for count in MODES], indexing="ij")
-        deviations = 0.5 / (1.0 + (2.0 * j / LENGTH) ** 2 + k**2 + l**2)
+        j, k, m = np.meshgrid(*[np.arange(count) for count in MODES], indexing="ij")
+        deviations = 0.5 / (1.0 + (2.0 * j / LENGTH) ** 2 + k**2 + m**2)
         deviations[0, 0, 0] = 0.0
         bending, direction = BENDING * np.sqrt(rng.uniform()), rng.uniform(0.0, 2.0 * np.pi)
         axial = rng.uniform(*AXIAL)

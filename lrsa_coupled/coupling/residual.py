@@ -1,4 +1,4 @@
-"""The true residual of a problem, of which every method must meet the same tolerance, and its energy. Imports no torch."""
+"""The true residual of a problem, of which every method meets the same tolerance, and its energy; no torch here."""
 
 from __future__ import annotations
 

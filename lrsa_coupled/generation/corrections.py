@@ -1,4 +1,4 @@
-"""The wrapper ``CASE:correction``: residuals of Krylov runs on a linear case and the errors that belong to them, for ``NeuralPC``."""
+"""The wrapper ``CASE:correction``: residuals of Krylov runs on a linear case and their errors, for ``NeuralPC``."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class CorrectionParameters:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class CorrectionProblem(Unknown):
-    """The correction of a residual: both in units of the L2 norm of the residual as a density, that is divided by the lumped mass.
+    """The correction of a residual, both divided by the L2 norm of the density: the residual over the lumped mass.
 
     Args:
         parameters: The parameters.

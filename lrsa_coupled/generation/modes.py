@@ -39,8 +39,8 @@ class ModesProblem(Pencil):
 class ModesCase(Case[ModesProblem]):
     """The lowest modes of the pencil of a linear case: one output, a basis of which the span counts.
 
-    The operator sees those inputs of the case that determine the pencil. ``options.modes`` is the number of modes; the other options
-    are the case's.
+    The operator sees those inputs of the case that determine the pencil. ``options.modes`` is the number of modes; the
+    other options are the case's.
 
     Args:
         make_case: Makes the case of given options.

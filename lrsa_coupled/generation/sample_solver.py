@@ -113,7 +113,7 @@ class SampleSolver:
         if self._sequence is not None:
             self._sequence.update(problem, atol)
             return self._sequence
-        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
+        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle)
         given = self.case.fixed_mesh.sequence(problem, atol, method=self._method, reuse=reuse)
         guess = self._previous if self.settings.guess == "previous" else ZeroGuess()
         self._sequence = self._guarded(guess, given, problem, atol)
