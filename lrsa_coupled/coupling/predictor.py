@@ -162,7 +162,7 @@ class Predictor:
                 self._batch(scalars),
                 *mass,
                 reducer=reducer,
-                chunk_size=self.settings.chunk_size if chunks else 0,
+                chunk_size=self.settings.chunk_size if chunks else None,
             )
         return outputs_BNK[0].float(), tokens
 

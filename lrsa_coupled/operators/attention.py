@@ -1,10 +1,12 @@
-"""Softmax attention between points and latent tokens: on one process, over chunks of points, over a partitioned point set.
+"""Softmax attention between points and latent tokens: whole, over chunks of points, over a partitioned point set.
 
-The softmax over the points is a ratio of sums over the points. A chunk, or a rank, contributes its largest scores, its sum of
-exponentials and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge`` adds these up exactly.
+The softmax over the points is a ratio of sums over the points. A chunk, or a rank, contributes its largest scores, its
+sum of exponentials and its weighted sum of values, ``B H M (D + 2)`` numbers whatever its number of points; ``merge``
+adds these up exactly.
 
-Queries and keys of every attention are normalised head by head (QK norm); as only their product enters the scores, one learned gain a
-head channel stands for the gains of both and is applied on the side of the latent tokens, the smaller one.
+Queries and keys of every attention are normalised head by head (QK norm); as only their product enters the scores, one
+learned gain a head channel stands for the gains of both and is applied on the side of the latent tokens, the smaller
+one.
 
 Shapes: B batch, N points of a chunk, H heads, M latent tokens, D head width, E = D + 1, X = D + 2,
 P chunks.
@@ -24,7 +26,7 @@ from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
 EPS = 1e-6
 LARGEST_SCORE = 60.0
-"""Where ``by_exponentials`` clips the scores, so that sums of exponentials stay finite; normalised queries and keys stay below it."""
+"""Where ``by_exponentials`` clips scores, so that sums of exponentials stay finite; normalised queries stay below."""
 PADDING = 8
 """Products of matrices in bfloat16 are fastest when their sizes are multiples of this."""
 
@@ -53,7 +55,7 @@ def softmax_attention(
         values: ``(B, H, columns, D)``; the result has their type or, see ``precision.py``, float32.
         scale: Of the scores, ``1 / sqrt(D)`` when None.
         bias: Added to the scores, ``(B, 1, 1, columns)``; a constant added to all columns changes nothing.
-        bounded: Queries and keys are normalised, so the scores without bias are small and no largest one needs to be subtracted.
+        bounded: Queries and keys are normalised: scores without bias are small, no largest one needs to be subtracted.
     """
     with in_full_precision(values.device):
         if by_products(queries, keys, values):
@@ -71,10 +73,10 @@ def softmax_attention(
 
 
 def by_exponentials(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return ``softmax(queries keys' + bias) values`` for scores of moderate size, divided by the sum of exponentials at the end.
+    """Return ``softmax(queries keys' + bias) values`` for moderate scores, divided by the sum of exponentials last.
 
-    Every pass over the scores is then a product of matrices or works number by number, and they lie in memory with the longer side,
-    the points, as rows.
+    Every pass over the scores is then a product of matrices or works number by number, and they lie in memory with the
+    longer side, the points, as rows.
     """
     width = values.shape[-1]
     ones = torch.ones_like(values[..., :1])
@@ -165,8 +167,9 @@ def pool_partially(
 def merge(parts_BPHMX: Tensor, reducer: Reducer | None = None) -> Tensor:
     """Return the attention to all points from the contributions of this rank's chunks, the same on all ranks.
 
-    The peaks carry no gradient: the result does not depend on them. Under a reducer the gradients are those of the sum of the ranks'
-    losses. Collective: over the ranks of ``reducer``, if any, forward and backward; two all-reduces forward, one backward.
+    The peaks carry no gradient: the result does not depend on them. Under a reducer the gradients are those of the sum
+    of the ranks' losses. Collective: over the ranks of ``reducer``, if any, forward and backward; two all-reduces
+    forward, one backward.
 
     Args:
         parts_BPHMX: From ``pool_partially``, side by side along axis 1, at least one.

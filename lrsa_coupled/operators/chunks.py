@@ -20,7 +20,7 @@ def over_chunks(
     Of a chunk nothing but its arguments is kept for the backward pass, which evaluates the function again.
 
     Args:
-        function: Maps chunks ``(B, n, ...)`` of the tensors to ``(B, n, ...)`` or to one row ``(B, 1, ...)``; n may be 0.
+        function: Maps chunks ``(B, n, ...)`` of the tensors to ``(B, n, ...)`` or to one row ``(B, 1, ...)``; n >= 0.
         tensors: What belongs to the points, ``(B, N, ...)``.
         size: Points of a chunk; None evaluates the function once, on all points.
         shared: Further arguments, the same for all chunks.

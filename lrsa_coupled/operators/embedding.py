@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Lift(nn.Module):
     """Two-layer network from (coordinates, sinusoids of them, nodal inputs, scalars) of a point to its features.
 
-    The sinusoids are ``sin(pi f x)`` and ``cos(pi f x)`` of every normalised coordinate for ``num_frequencies`` frequencies in
-    geometric progression from 2^-4 to 2^4; none when ``num_frequencies`` is 0.
+    The sinusoids are ``sin(pi f x)`` and ``cos(pi f x)`` of every normalised coordinate for ``num_frequencies``
+    frequencies in geometric progression from 2^-4 to 2^4; none when ``num_frequencies`` is 0.
     """
 
     def __init__(self, dim: int, width: int, *, num_inputs: int, num_scalars: int, num_frequencies: int) -> None:

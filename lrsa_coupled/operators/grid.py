@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SAME = 1e-3
-"""Coordinates closer than this share of the extent of an axis, divided by its number of steps, are the same."""
+ANY_POINTS = "use an operator for any points, such as lrsa without grid_convolution"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Number of points along each axis; ``order_N`` holds the row numbers of the points in the order of the grid, last axis fastest."""
+    """Points along each axis; ``order_N`` holds the rows of the points in the order of the grid, last axis fastest."""
 
     shape: tuple[int, ...]
     order_N: Tensor
@@ -41,9 +40,7 @@ def find_grid(points_BNd: Tensor) -> Grid:
     points_Nd = points_BNd[0]
     extent_d = points_Nd.amax(dim=0) - points_Nd.amin(dim=0)
     if not torch.allclose(points_BNd, points_Nd.expand_as(points_BNd), rtol=0.0, atol=1e-5 * float(extent_d.max())):
-        raise ValueError(
-            "the samples do not share one grid: use an operator for any points, such as lrsa without grid_convolution"
-        )
+        raise ValueError(f"the samples do not share one grid: {ANY_POINTS}")
     shape, key_N = [], torch.zeros(len(points_Nd), dtype=torch.int64, device=points_BNd.device)
     for axis in points_Nd.unbind(dim=-1):
         ordered = torch.sort(axis).values
@@ -51,15 +48,12 @@ def find_grid(points_BNd: Tensor) -> Grid:
         size = 1 + int((steps > 0.5 * steps.max()).sum()) if len(steps) else 1
         scaled = (axis - ordered[0]) / (ordered[-1] - ordered[0]).clamp_min(torch.finfo(axis.dtype).tiny) * (size - 1)
         place_N = torch.round(scaled)
-        if (scaled - place_N).abs().max() > max(SAME, 1e-5 * size):
-            raise ValueError(
-                "the points are no uniform grid: use an operator for any points, such as lrsa without grid_convolution"
-            )
+        if (scaled - place_N).abs().max() > max(1e-3, 1e-5 * size):
+            raise ValueError(f"the points are no uniform grid: {ANY_POINTS}")
         shape.append(size)
         key_N = key_N * size + place_N.to(torch.int64)
     order_N = torch.argsort(key_N)
     if not torch.equal(key_N[order_N], torch.arange(math.prod(shape), device=key_N.device)):
-        raise ValueError(
-            f"{len(key_N)} points do not fill a grid of {' x '.join(map(str, shape))}: train with training.num_points=none"
-        )
+        sizes = " x ".join(map(str, shape))
+        raise ValueError(f"{len(key_N)} points do not fill a grid of {sizes}: train with training.num_points=none")
     return Grid(tuple(shape), order_N)

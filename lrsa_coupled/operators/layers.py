@@ -34,7 +34,7 @@ class PointBlock(nn.Module, ABC):
 
 
 def normed_linear(features: Tensor, norm: nn.RMSNorm, linear: nn.Linear, rows: slice = slice(None)) -> Tensor:
-    """Return ``linear(norm(features))``, or some of its outputs; the gain of the norm multiplies the matrix, the smaller one."""
+    """Return ``linear(norm(features))``, or some ``rows`` of it; the gain of the norm multiplies the matrix."""
     bias = None if linear.bias is None else linear.bias[rows]
     return F.linear(normalise(features), linear.weight[rows] * norm.weight, bias)
 
@@ -62,6 +62,13 @@ class GridConvolution(nn.Module):
         )
 
 
+def grid_convolution(width: int, *, convolve: bool, skip: bool) -> GridConvolution | None:
+    """Return the convolution if there is one; ValueError when ``skip`` is to add its result without it."""
+    if skip and not convolve:
+        raise ValueError("operator: grid_skip adds the result of grid_convolution, which is off")
+    return GridConvolution(width) if convolve else None
+
+
 class FeedForward(nn.Module):
     """Norm, linear, GELU, linear, added to the argument; with ``convolve`` a convolution over the grid after the norm.
 
@@ -72,7 +79,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.skip = skip
         self.norm = nn.RMSNorm(width)
-        self.convolution = GridConvolution(width) if convolve else None
+        self.convolution = grid_convolution(width, convolve=convolve, skip=skip)
         self.first = nn.Linear(width, ratio * width)
         self.second = nn.Linear(ratio * width, width)
 
@@ -105,9 +112,9 @@ class SelfAttention(nn.Module):
 
 
 def split_heads(projected: Tensor, parts: int, *, num_heads: int, normalised: int = 0) -> tuple[Tensor, ...]:
-    """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``; the first ``normalised`` of them are normalised head by head.
+    """View ``(B, N, parts C)`` as ``parts`` tensors ``(B, H, N, D)``, the first ``normalised`` of them normalised.
 
-    The parts are taken apart as they lie in memory: compiled, their gradients are then put together by vector instructions.
+    The parts are split as they lie in memory: compiled, vector instructions put their gradients together.
     """
     head_width = projected.shape[-1] // (parts * num_heads)
     heads = projected.unflatten(-1, (parts, num_heads, head_width)).unbind(2)

@@ -33,8 +33,9 @@ Tokens = tuple[Tensor, Tensor]
 class LRSABlock(PointBlock):
     """One LRSA block; attribute names follow the steps compress (down), process (latent), reconstruct (up).
 
-    The keys and values of the down attention and the queries of the up attention are projections of the same normalised features;
-    their separate weights are stacked into one matrix. The projected features are normalised without a gain, see ``attention.py``.
+    The keys and values of the down attention and the queries of the up attention are projections of the same normalised
+    features; their separate weights are stacked into one matrix. The projected features are normalised without a gain,
+    see ``attention.py``.
     """
 
     def __init__(self, config: LrsaConfig) -> None:

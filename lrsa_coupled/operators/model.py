@@ -14,7 +14,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from lrsa_coupled.config import AttentionConfig, FullConfig, LrsaConfig, OperatorConfig, TransolverConfig
+from lrsa_coupled.config import AttentionConfig, OperatorConfig
 from lrsa_coupled.operators.chunks import over_chunks
 from lrsa_coupled.operators.embedding import Lift
 from lrsa_coupled.operators.grid import find_grid
@@ -28,7 +28,7 @@ BASELINES = "lrsa_coupled.bench.baselines"
 
 
 def block_class(kind: str) -> type[PointBlock]:
-    """Return the block of a kind of operator: that of LRSA, or ``Block`` of the file of this name among the baselines."""
+    """Return the block of a kind of operator: that of LRSA, or ``Block`` of the baseline of this name."""
     return LRSABlock if kind == "lrsa" else importlib.import_module(f"{BASELINES}.{kind}").Block
 
 
@@ -42,7 +42,7 @@ class Operator(nn.Module):
         num_inputs: Nodal input values at a point.
         num_scalars: Scalars of a problem.
         num_outputs: Output values at a point.
-        relative_to: Column of the nodal inputs that each output corrects, ``num_inputs`` for none; empty: no output corrects one.
+        relative_to: Column of the nodal inputs that each output corrects, ``num_inputs`` for none; or empty.
     Raises:
         ValueError: If a size is not positive or the heads do not divide the width.
     """
@@ -58,7 +58,13 @@ class Operator(nn.Module):
         relative_to: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        _check(config, dim, num_outputs=num_outputs)
+        for name, value in (("dim", dim), ("the number of outputs", num_outputs)):
+            if value < 1:
+                raise ValueError(f"operator: {name} must be at least 1, got {value}")
+        if config.needs_grid and dim != 2:
+            raise ValueError(f"operator: {config.kind} on a grid is for two dimensions, the points have {dim}")
+        if isinstance(config, AttentionConfig) and config.width % config.num_heads != 0:
+            raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")
         self.config = config
         self.dim, self.num_inputs, self.num_scalars, self.num_outputs = dim, num_inputs, num_scalars, num_outputs
         self.relative_to = list(relative_to)
@@ -74,7 +80,7 @@ class Operator(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Draw the weights from torch's generator: normal linear layers, zero biases, orthogonal queries (nothing on ``meta``)."""
+        """Draw the weights: normal linear layers, zero biases, orthogonal queries; nothing on ``meta``."""
         if self.head.weight.is_meta:
             return
         for module in self.modules():
@@ -101,9 +107,10 @@ class Operator(nn.Module):
     ) -> Tensor:
         """Predict the outputs at the points.
 
-        The blocks run in the precision of the caller's autocast; normalisation, lift and head in that of the weights (float32).
-        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the ranks'
-        losses, each rank holds its own part of those of the weights.
+        The blocks run in the precision of the caller's autocast; normalisation, lift and head in that of the weights
+        (float32).
+        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the
+        ranks' losses, each rank holds its own part of those of the weights.
 
         Args:
             points_BNd: Coordinates of the points of this rank; N may be 0 with a reducer.
@@ -111,8 +118,8 @@ class Operator(nn.Module):
             scalars_BG: Scalars of the problems.
             mass_BN: Lumped mass of the points, any unit; read when the operator is mass-weighted.
             reducer: All-reduce over the ranks that share the point set.
-            chunk_size: Points of a chunk, None for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk; with
-                gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
+            chunk_size: Points of a chunk, None for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk;
+                with gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
         Returns:
             Outputs ``(B, N, K)`` in physical units.
         Raises:
@@ -130,7 +137,7 @@ class Operator(nn.Module):
         reducer: Reducer | None = None,
         chunk_size: int | None = None,
     ) -> tuple[Tensor, list[Tokens]]:
-        """Predict as ``forward`` does, and return the tokens of every block for ``decode``; none where it is not supported."""
+        """Predict as ``forward`` does, and return the tokens of all blocks for ``decode``, if it is supported."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
         if not self.config.takes_parts:
             if reducer is not None or chunk_size:
@@ -141,7 +148,7 @@ class Operator(nn.Module):
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
         bias_BN = self._log_mass(mass_BN, reducer)
         all_tokens = []
-        for block in self.blocks:
+        for block in self._lrsa_blocks():
             features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
             all_tokens.append(tokens)
         return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), all_tokens
@@ -149,7 +156,7 @@ class Operator(nn.Module):
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
 
-        Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs again.
+        Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs.
 
         Args:
             points_BNd: Coordinates of the further points.
@@ -162,13 +169,16 @@ class Operator(nn.Module):
         if not self.config.takes_parts:
             raise ValueError(f"operator: {self._name} has no tokens to decode from; evaluate it at all points")
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
-        for block, known in zip(self.blocks, tokens, strict=True):
+        for block, known in zip(self._lrsa_blocks(), tokens, strict=True):
             features_BNC = block.decode(features_BNC, *known)
         return self._outputs(features_BNC, inputs_BNF)
 
     def base(self, inputs_BNF: Tensor) -> Tensor | None:
-        """Return the inputs that the outputs correct ``(B, N, K)``, zero for an output that corrects none; None when all do so."""
+        """Return the inputs that the outputs correct ``(B, N, K)``, zero where there is none; None when none does."""
         return nn.functional.pad(inputs_BNF, (0, 1))[..., self.relative_to] if self.relative_to else None
+
+    def _lrsa_blocks(self) -> list[LRSABlock]:
+        return [block for block in self.blocks if isinstance(block, LRSABlock)]
 
     @property
     def _name(self) -> str:
@@ -199,7 +209,7 @@ class Operator(nn.Module):
         return outputs_BNK if base_BNK is None else outputs_BNK + base_BNK.to(outputs_BNK.dtype)
 
     def _log_mass(self, mass_BN: Tensor | None, reducer: Reducer | None) -> Tensor | None:
-        """Return the bias of the down attention, of mean zero on one process: a constant is immaterial but costs digits."""
+        """Return the bias of the down attention, of mean zero on one process: a constant only costs digits."""
         if mass_BN is None or not self.config.needs_mass:
             return None
         bias_BN = torch.log(mass_BN)
@@ -221,15 +231,3 @@ class Operator(nn.Module):
         for name, tensor, shape in checks:
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
-
-
-def _check(config: OperatorConfig, dim: int, *, num_outputs: int) -> None:
-    for name, value in {"dim": dim, "the number of outputs": num_outputs}.items():
-        if value < 1:
-            raise ValueError(f"operator: {name} must be at least 1, got {value}")
-    if config.needs_grid and dim != 2:
-        raise ValueError(f"operator: {config.kind} on a grid is for two dimensions, the points have {dim}")
-    if isinstance(config, AttentionConfig) and config.width % config.num_heads != 0:
-        raise ValueError(f"operator: num_heads = {config.num_heads} must divide width = {config.width}")
-    if isinstance(config, LrsaConfig | TransolverConfig | FullConfig) and config.grid_skip > config.grid_convolution:
-        raise ValueError("operator: grid_skip adds the result of grid_convolution, which is off")

@@ -1,6 +1,6 @@
 """Affine maps between physical units and the units the operator works in, kept with its weights.
 
-Shapes: B batch, N points, T points of all samples, S samples, d dimension of space, F nodal inputs, G scalars, K outputs.
+Shapes: B batch, N points, T points of all samples, S samples, d dimension, F nodal inputs, G scalars, K outputs.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ CONSTANT = 1e-6
 
 
 class Normaliser(nn.Module):
-    """Mean and standard deviation of coordinates, nodal inputs, scalars and outputs, and the range of the outputs seen in training.
+    """Mean and standard deviation of coordinates, inputs, scalars and outputs, and the training range of the outputs.
 
-    A channel that is constant in the training data has standard deviation 1. Results have the type of the buffers (float32); the
-    difference with the mean is taken in the type of the argument when that is finer.
+    A channel that is constant in the training data has standard deviation 1. Results have the type of the buffers
+    (float32); the difference with the mean is taken in the type of the argument when that is finer.
     """
 
     def __init__(self, dim: int, num_inputs: int, *, num_scalars: int, num_outputs: int) -> None:
@@ -38,7 +38,7 @@ class Normaliser(nn.Module):
         outputs_TK: Tensor,
         base_TK: Tensor | None = None,
     ) -> None:
-        """Set all buffers from training data in physical units; with a base, the outputs have the moments of their difference to it."""
+        """Set all buffers from training data in physical units; with a base, outputs are taken relative to it."""
         _set_moments(points_Td, mean=self.points_mean, std=self.points_std)
         _set_moments(inputs_TF, mean=self.inputs_mean, std=self.inputs_std)
         _set_moments(scalars_SG, mean=self.scalars_mean, std=self.scalars_std)
@@ -66,10 +66,10 @@ class Normaliser(nn.Module):
 
     @torch.no_grad()
     def excess(self, outputs_BNK: Tensor) -> float:
-        """Return how far predictions leave the training range: the largest |value - mid-range| / half-range over all channels.
+        """Return how far predictions leave the training range: the largest |value - mid-range| / half-range.
 
-        At most 1 inside the range, infinite when a value is not finite, 0 without points. A channel without range counts in units
-        of its standard deviation (1).
+        At most 1 inside the range, infinite when a value is not finite, 0 without points. A channel without range
+        counts in units of its standard deviation (1).
         """
         if outputs_BNK.numel() == 0:
             return 0.0

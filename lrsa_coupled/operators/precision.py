@@ -1,20 +1,21 @@
 """Devices and floating-point formats; the only file that names bfloat16 for the blocks.
 
-With ``bf16`` the blocks run under autocast: matrix products and attention in bfloat16, accumulated in float32. What stays in float32,
-by ``in_full_precision`` or by its type, and why:
+With ``bf16`` the blocks run under autocast: matrix products and attention in bfloat16, accumulated in float32. By
+``in_full_precision`` or by its type stays in float32:
 
-* master weights, optimiser states and averages: an update is smaller than the spacing of bfloat16 (2^-8) around a weight;
+* master weights, optimiser states and averages: an update is smaller than the spacing of bfloat16;
 * coordinates, their sinusoids and the lift: neighbours on a fine mesh have the same bfloat16 coordinates;
 * the stream of features that the blocks add to: sums of many small terms would lose them;
 * the head, the return to physical units, the loss: errors of 1e-3 are measured there;
 * sums of exponentials over the points in chunks and over ranks: their number is not bounded;
 * FFTs: there are none in bfloat16;
-* all of an operator that predicts a basis, by the user's choice: small differences between its columns count, which rounding hides
-  (the shipped Helmholtz modes: 4.0 % off in float32, 11.1 % in bfloat16).
+* all of an operator that predicts a basis, by the user's choice: small differences between its columns count, which
+  rounding hides (the shipped Helmholtz modes: 4.0 % off in float32, 11.1 % in bfloat16).
 
-What is in bfloat16 beside the products: the scores of attention, their exponentials and, with ``by_products``, the sums that divide
-them. Torch's own attention is no faster in bfloat16 than in float32 on a CPU, its backward pass two to three times slower. Where the
-scores a point are few, attention in training is therefore written as products of matrices; elsewhere it runs in float32 then.
+What is in bfloat16 beside the products: the scores of attention, their exponentials and, with ``by_products``, the sums
+that divide them. Torch's own attention is no faster in bfloat16 than in float32 on a CPU, its backward pass two to
+three times slower. Where the scores a point are few, attention in training is therefore written as products of
+matrices; elsewhere it runs in float32 then.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def by_products(queries: Tensor, keys: Tensor, values: Tensor) -> bool:
 
 
 def for_attention(queries: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values in the type that torch's attention is to run in: that of the values, or see above."""
+    """Return queries, keys and values in the type for torch's attention: that of the values, or see above."""
     dtype = torch.promote_types(values.dtype, torch.float32) if _trains_on_cpu(values) else values.dtype
     return queries.to(dtype), keys.to(dtype), values.to(dtype)
 
@@ -97,7 +98,7 @@ def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> 
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Return whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); elsewhere bf16 is slower than fp32."""
+    """Return whether the CPU multiplies bfloat16 natively (AVX512-BF16, AMX, Arm BF16); else bf16 is slower."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:

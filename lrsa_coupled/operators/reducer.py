@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Reducer(Protocol):
-    """All-reduce over the ranks that share a point set. Both methods are collective and return a new tensor, without a gradient."""
+    """All-reduce over the ranks that share a point set; collective, the result is new and without a gradient."""
 
     def max(self, tensor: Tensor, /) -> Tensor:
         """Return the elementwise maximum over the ranks."""
@@ -45,7 +45,7 @@ class TorchReducer:
 
 
 def sum_over_ranks(tensor: Tensor, reducer: Reducer) -> Tensor:
-    """Return the elementwise sum over the ranks, with the gradient of the sum of the ranks' losses. Collective, forward and backward."""
+    """Return the sum over the ranks, with the gradient of the sum of their losses. Collective, forward and backward."""
     return _SumOverRanks.apply(tensor, reducer)
 
 

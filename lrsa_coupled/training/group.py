@@ -31,7 +31,7 @@ class ProcessGroup:
 
     @torch.no_grad()
     def sum_gradients(self, weights: Iterable[Tensor], loss: Tensor) -> Tensor:
-        """Add up the gradients over the ranks, in place, and return the sum of the losses; one all-reduce. Collective."""
+        """Sum the gradients over the ranks, in place, and return the sum of the losses; one all-reduce. Collective."""
         if self.reducer is None:
             return loss
         gradients = [weight.grad for weight in weights if weight.grad is not None]
@@ -43,7 +43,7 @@ class ProcessGroup:
 
 
 def torchrun_group() -> ProcessGroup | None:
-    """Join the processes that ``torchrun`` started, NCCL on GPUs, Gloo on CPUs; None when it started none. Collective."""
+    """Join the processes of ``torchrun``, by NCCL on GPUs and Gloo on CPUs; None without it. Collective."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
     if not dist.is_initialized():

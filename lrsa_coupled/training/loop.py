@@ -1,8 +1,8 @@
 """Training of an operator on the samples of a data set, by one or several ranks; crash-safe and resumable.
 
-Written to the output folder: ``config.json``, ``metrics.jsonl`` (one line an epoch), the best checkpoint by validation error
-(``model.safetensors``, ``model.json``; the wall time of the whole run is added to the card at its end), and ``last/`` (state to go on
-from, see ``resume.py``).
+Written to the output folder: ``config.json``, ``metrics.jsonl`` (one line an epoch), the best checkpoint by validation
+error (``model.safetensors``, ``model.json``; the wall time of the whole run is added to the card at its end), and
+``last/`` (state to go on from, see ``resume.py``).
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ def train(
 ) -> dict[str, Any]:
     """Train an operator.
 
-    The number of threads is left to the environment. Collective: over the ranks of ``group``; the first one writes. With the same
-    ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was interrupted, at any moment,
-    goes on from its last state and on a CPU ends bit for bit as if it had not been, with the same ranks and threads.
+    The number of threads is left to the environment. Collective: over the ranks of ``group``; the first one writes.
+    With the same ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was
+    interrupted, at any moment, goes on from its last state and on a CPU ends bit for bit as if it had not been, with
+    the same ranks and threads.
 
     Args:
         data: Folder of the data set.
@@ -53,11 +54,11 @@ def train(
         resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start again.
         group: The ranks that train together, None for this process alone.
     Returns:
-        Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``, ``best_error``, ``errors``
-        (relative L2 on the validation samples by output, of the best epoch), ``seconds``.
+        Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
+        ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch), ``seconds``.
     Raises:
-        ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out`` holds a run with
-            other settings or data.
+        ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out``
+            holds a run with other settings or data.
         FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
     group = group or ProcessGroup()

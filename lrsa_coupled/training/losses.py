@@ -1,14 +1,15 @@
 """Relative errors of nodal predictions, one number a sample and field, and the training loss made of them.
 
-Where a Dirichlet condition fixes an output it counts as exact, since a guess carries the exact value. Both errors divide by the norm
-of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in training, whichever is larger: a
-sample whose field vanishes does not take over the loss.
+Where a Dirichlet condition fixes an output it counts as exact, since a guess carries the exact value. Both errors
+divide by the norm of the exact field, or by ``SMALL`` times that of a field as large as its standard deviation in
+training, whichever is larger: a sample whose field vanishes does not take over the loss.
 
-The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence, of which the
-last and the first left out are often near each other, so that no span of K fields has all of the last.
+The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence,
+of which the last and the first left out are often near each other, so that no span of K fields has all of the last.
 
-With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then collective,
-forward and backward, and the same on all ranks, so a loss made of them counts once when each rank divides it by their number.
+With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then
+collective, forward and backward, and the same on all ranks, so a loss made of them counts once when each rank divides
+it by their number.
 
 Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
 """
@@ -27,12 +28,12 @@ from lrsa_coupled.schema import Field
 
 SMALL = 1e-3
 DEPENDENT = 3e-4
-"""Relative size from which a direction counts in the span of a basis; its square is the rounding of a Gram matrix in float32."""
+"""Relative size from which a direction counts in a span; its square is the rounding of a Gram matrix in float32."""
 
 
 @dataclass(frozen=True)
 class FieldColumns:
-    """Columns ``start`` to ``stop`` of the outputs: a field, or a basis of its ``span``; ``scale`` is its size in training."""
+    """Columns ``start`` to ``stop`` of the outputs: a field, or a basis; ``scale`` is its size in training."""
 
     name: str
     start: int
@@ -80,8 +81,9 @@ def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None =
 def aligned(predicted_BNK: Tensor, reference: Reference) -> Tensor:
     """Return the predictions, those of a basis replaced by what is nearest to the exact ones in their span.
 
-    Nearest in the norm of the lumped masses. The relative L2 error is then a root mean square of the sines of the angles between the
-    exact fields and the span when the exact basis is orthonormal: signs, rotations and crossings of modes do not matter.
+    Nearest in the norm of the lumped masses. The relative L2 error is then a root mean square of the sines of the
+    angles between the exact fields and the span when the exact basis is orthonormal: signs, rotations and crossings of
+    modes do not matter.
 
     Source: Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces", Math. Comput. 27.
     """
@@ -107,7 +109,7 @@ def relative_l2(predicted_BNK: Tensor, reference: Reference) -> Tensor:
 
 
 def relative_h1(predicted_BNK: Tensor, reference: Reference, *, points_BNd: Tensor, cells_EV: Tensor) -> Tensor:
-    """Return the relative H1 seminorms of the errors ``(B, P)`` over some simplices, from the P1 gradients of nodal values.
+    """Return the relative H1 seminorms of the errors ``(B, P)`` over some simplices, by P1 gradients.
 
     Args:
         predicted_BNK: Predicted outputs.
@@ -139,7 +141,7 @@ def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
 
 
 def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Reducer | None) -> Tensor:
-    """Project ``exact`` on the span of ``basis``; directions of the basis of relative size below ``DEPENDENT`` count little."""
+    """Project ``exact`` on the span of ``basis``; directions of a relative size below ``DEPENDENT`` count little."""
     weighted_BNK = basis_BNK * mass_BN.unsqueeze(-1)
     products = _total(weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1), reducer).double()
     gram_BKK, right_BKK = products.chunk(2, dim=-1)
@@ -163,7 +165,7 @@ def _taper(like_BNK: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
 
 
 def _ratios(error: Tensor, exact: Tensor, unit_B: Tensor, reference: Reference) -> Tensor:
-    """Return the norms of the errors of the fields divided by those of the exact ones, or by the field's scale in ``unit``."""
+    """Return the norms of the errors of the fields over those of the exact ones, or over their scale in ``unit``."""
     tiny = torch.finfo(exact.dtype).tiny ** 0.5
     ratios = []
     for item in reference.fields:

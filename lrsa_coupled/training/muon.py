@@ -1,11 +1,11 @@
 """Muon: momentum whose matrices are made orthogonal before they become updates; matrices of one shape together.
 
-The update and its size are those of ``torch.optim.Muon`` with ``match_rms_adamw``, which takes the matrices one by one. With that
-one a step of the cavity's operator (36 matrices, one thread, bfloat16) takes 14 % longer, its optimiser alone 2.8 times as long
-(medians of 50 pairs of steps taken in turn).
+The update and its size are those of ``torch.optim.Muon`` with ``match_rms_adamw``, which takes the matrices one by one.
+With that one a step of the cavity's operator (36 matrices, one thread, bfloat16) takes 14 % longer, its optimiser alone
+2.8 times as long (medians of 50 pairs of steps taken in turn).
 
-Sources: Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is scalable for LLM
-training, arXiv 2502.16982, for the size of the update, that of AdamW.
+Sources: Jordan et al. (2024), Muon: an optimizer for hidden layers in neural networks; Liu et al. (2025), Muon is
+scalable for LLM training, arXiv 2502.16982, for the size of the update, that of AdamW.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices ``(count, rows, columns)`` with the singular vectors of these and singular values near one, in bfloat16.
+    """Return matrices ``(count, rows, columns)`` of the same singular vectors, singular values near one, in bfloat16.
 
     Five steps of the polynomial that takes singular values in (0, 1] towards one, fastest near zero.
     """

@@ -40,8 +40,8 @@ def make_schedules(
 ) -> list[OneCycleLR]:
     """Return the schedules of the learning rate for ``num_steps`` steps, of which ``done`` are taken.
 
-    The rate rises along a cosine from 1/25 of the largest, ``one-cycle`` during the first 30 % of the steps, ``cosine`` during the
-    first 5 %, and falls along one to 1e-4 / 25 of it.
+    The rate rises along a cosine from 1/25 of the largest, ``one-cycle`` during the first 30 % of the steps, ``cosine``
+    during the first 5 %, and falls along one to 1e-4 / 25 of it.
     """
     peak, total = max(1, round(RISE[config.schedule] * num_steps)), max(3, num_steps)
     schedules = []
@@ -57,7 +57,7 @@ def make_schedules(
 
 
 def make_average(model: Operator, decay: float) -> AveragedModel:
-    """Return an exponential average of the weights, the first ones included, that forgets by ``decay`` a step, faster at first."""
+    """Return an exponential average of the weights, the first included; it forgets by ``decay`` a step, first faster."""
 
     def update(averages: Any, weights: Any, count: Any) -> None:
         kept = torch.clamp(count / (WARM_UP - 1 + count), max=decay)

@@ -1,8 +1,8 @@
 """State of an unfinished training run, so that a later call goes on where it stopped.
 
-The folder ``last/`` holds ``state-<epochs>-<steps>.safetensors`` (weights and optimiser states) and ``state.json`` (everything else),
-which names the former and its digest. ``state.json`` is replaced last, by atomic rename: a crash at any moment leaves the previous
-state whole.
+The folder ``last/`` holds ``state-<epochs>-<steps>.safetensors`` (weights and optimiser states) and ``state.json``
+(everything else), which names the former and its digest. ``state.json`` is replaced last, by atomic rename: a crash at
+any moment leaves the previous state whole.
 """
 
 from __future__ import annotations

@@ -37,8 +37,9 @@ LOGGER = logging.getLogger(__name__)
 class Run:
     """All that stays the same during a run.
 
-    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is the cost of the data
-    set, ``initial_seconds`` that of training the model that this one begins with, as if on the ranks of this run.
+    ``forward`` is the model, compiled when asked, ``average`` that of its weights if any; ``data_seconds`` is the cost
+    of the data set, ``initial_seconds`` that of training the model that this one begins with, as if on the ranks of
+    this run.
     """
 
     config: Config
@@ -102,8 +103,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
     """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
 
     Raises:
-        ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the model to begin
-            with is not of this case and these sizes.
+        ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the
+            model to begin with is not of this case and these sizes.
     """
     training, schema = config.training, dataset.schema
     device = group.device(choose_device(training.device))
@@ -111,8 +112,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
     if min(training.batch_size, len(train_samples)) < group.size:
         raise ValueError(
-            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for some of "
-            f"{group.size} ranks"
+            f"training.batch_size = {training.batch_size} of {len(train_samples)} training samples leave none for "
+            f"some of {group.size} ranks"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -157,8 +158,8 @@ def _warn(dataset: PointDataset, config: Config, device: torch.device) -> None:
         )
     if not dataset.fits:
         LOGGER.warning(
-            "the data set does not fit into data.memory_gib = %g: samples are read from disk again and again; raise it if "
-            "there is memory",
+            "the data set does not fit into data.memory_gib = %g: samples are read from disk again and again; "
+            "raise it if there is memory",
             config.data.memory_gib,
         )
 
@@ -182,7 +183,7 @@ def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema)
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
-    """Return the card of the model with its errors on the validation samples; ``seconds`` is the wall time of the run so far."""
+    """Return the card of the model with its errors on the validation samples; ``seconds`` is the time of the run."""
     about = run.dataset.card
     return ModelCard(
         schema=about.schema,

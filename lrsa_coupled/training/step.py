@@ -18,7 +18,7 @@ from lrsa_coupled.training.run import Run
 
 
 def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
-    """Return the mean loss over the samples of a batch on the device of the run, in the precision of step ``number``."""
+    """Return the mean loss over the samples of a batch, in the precision of step ``number``."""
     training = run.config.training
     free = torch.ones_like(batch.outputs_BNK) if training.fit_constrained else batch.free_BNK
     reference = Reference(batch.outputs_BNK, batch.mass_BN, free, run.fields)
@@ -31,13 +31,13 @@ def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
 
 
 def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
-    """Take an optimiser step with this rank's micro-batches; return the loss over all ranks, NaN when a gradient is not finite.
+    """Take an optimiser step; return the loss over all ranks, NaN when a gradient is not finite.
 
     Collective: over the ranks of ``run.group``.
 
     Args:
         run: The run.
-        batches: This rank's share of the batch.
+        batches: The micro-batches of this rank.
         number: Steps taken before.
     """
     for optimiser in run.optimisers:

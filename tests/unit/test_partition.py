@@ -116,7 +116,7 @@ def test_chunks_bound_what_is_kept_for_the_backward_pass():
 
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("config", VARIANTS)
-@pytest.mark.parametrize("chunk_size", [0, 6])
+@pytest.mark.parametrize("chunk_size", [None, 6])
 @pytest.mark.parametrize("size", PARTITIONS)
 def test_ranks_change_neither_values_nor_gradients(size, chunk_size, config, dtype):
     model, (points, inputs, scalars, mass) = make_operator(config, dtype=dtype), arguments(dtype=dtype)

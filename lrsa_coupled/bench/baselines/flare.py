@@ -1,4 +1,4 @@
-"""FLARE: learned queries gather the points into latent tokens and the same scores spread the tokens back, with no processing between.
+"""FLARE: learned queries gather the points into latent tokens, and the same scores spread the tokens back.
 
 Shapes: B batch, N points, C width, H heads, M latent tokens, D = C / H.
 

@@ -2,7 +2,7 @@
 
 Shapes: B batch, N = X Y points in the order of the grid, C width, m modes kept of an axis.
 
-Source: Li et al. (2021), Fourier neural operator for parametric partial differential equations, arXiv 2010.08895, section 4.
+Source: Li et al. (2021), Fourier neural operator for parametric PDEs, arXiv 2010.08895, section 4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PADDING = 0.1
 
 @final
 class Block(PointBlock):
-    """One Fourier layer ``gelu(W x + inverse FFT(R FFT(x)))``; R has the lowest modes, of both signs along the first axis."""
+    """One Fourier layer ``gelu(W x + inverse FFT(R FFT(x)))``; R has the lowest modes, both signs on the first axis."""
 
     def __init__(self, config: FnoConfig) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 Shapes: B batch, N points, C width, H heads, M slices, D = C / H.
 
-Source: Wu, Luo, Wang, Wang, Long (2024), Transolver: a fast Transformer solver for PDEs on general geometries, arXiv 2402.02366,
-equations (1) to (4), for unstructured points.
+Source: Wu, Luo, Wang, Wang, Long (2024), Transolver: a fast Transformer solver for PDEs on general geometries, arXiv
+2402.02366, equations (1) to (4), for unstructured points.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lrsa_coupled.config import TransolverConfig
-from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
+from lrsa_coupled.operators.layers import PointBlock, grid_convolution, merge_heads, split_heads
 
 TEMPERATURE = 0.5
 SMALL = 1e-5
@@ -23,7 +23,7 @@ SMALL = 1e-5
 
 @final
 class Block(PointBlock):
-    """One Transolver block: ``x + PhysicsAttention(norm x)``, then ``x + MLP(norm x)``; the heads share the weights of the slices."""
+    """One Transolver block: ``x + PhysicsAttention(norm x)``, then ``x + MLP(norm x)``; all heads share the slices."""
 
     def __init__(self, config: TransolverConfig) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Block(PointBlock):
         self.token_projection = nn.Linear(head_width, 3 * head_width, bias=False)
         self.output = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width)
-        self.convolution = GridConvolution(width) if config.grid_convolution else None
+        self.convolution = grid_convolution(width, convolve=config.grid_convolution, skip=config.grid_skip)
         self.skip = config.grid_skip
         self.first = nn.Linear(width, config.ffn_ratio * width)
         self.second = nn.Linear(config.ffn_ratio * width, width)
@@ -46,11 +46,9 @@ class Block(PointBlock):
     ) -> Tensor:
         """Map features to features; the masses of the points do not count."""
         to_slices_BHND, values_BHND = split_heads(self.projection(self.norm(features_BNC)), 2, num_heads=self.num_heads)
-        # of the tensors of M numbers a point and head as few as possible: the temperature divides before the slices, one product sums all
-        scores_BHNM = (
-            F.linear(to_slices_BHND / self.temperature_H11, self.slices.weight)
-            + self.slices.bias / self.temperature_H11
-        )
+        # The fewest tensors of M numbers a point and head: the temperature divides before the slices.
+        heat_H11 = self.temperature_H11
+        scores_BHNM = F.linear(to_slices_BHND / heat_H11, self.slices.weight) + self.slices.bias / heat_H11
         weights_BHNM = torch.softmax(scores_BHNM, dim=-1)
         sums_BHME = weights_BHNM.transpose(-1, -2) @ F.pad(values_BHND, (0, 1), value=1.0)
         tokens_BHMD = sums_BHME[..., :-1] / (sums_BHME[..., -1:] + SMALL)
