@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and files of settings."""
+"""Files that appear whole or not at all; JSON and TOML with errors that name the file."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 
 @contextmanager
@@ -41,11 +43,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; ValueError when the file holds something else, OSError when it cannot be read."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a valid JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content
+
+
+def as_dataclass[T](content: Any, kind: type[T], *, where: str) -> T:
+    """Return JSON content as a dataclass; ValueError names the entry that is missing or of the wrong kind."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:

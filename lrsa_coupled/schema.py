@@ -1,6 +1,7 @@
 """Schema: what an operator sees of a problem and what it predicts; the one place that reads, writes and compares it.
 
-A case, a data set (``dataset.json``), a checkpoint (``model.json``) and a script hold one each. Imports neither numpy, torch nor dolfinx.
+A case, a data set (``dataset.json``), a checkpoint (``model.json``) and a script hold one each. Imports no numpy, torch
+or dolfinx.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 import msgspec
+
+from lrsa_coupled.files import as_dataclass
 
 TRAINING_ONLY = {"training_only": True}
 """Marks what only training reads: an operator fits problems whose schema differs in it."""
@@ -25,11 +28,13 @@ class Field:
         name: Name of the quantity, unique among the inputs or outputs of a case.
         components: Number of values at a node.
         unit: Unit as text; ``"1"`` is dimensionless.
-        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space. This and the rest are for
-            outputs only.
+        subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space. This and
+            the rest are for outputs only.
         loss_weight: Weight of the field in the training loss.
         span: Whether the components are a basis of which the span counts, not each by itself.
-        relative_to: Name of the input, of as many components, that the operator corrects to get this field; None: it predicts all of it.
+        relative_to: Name of the input, of as many components, that the operator corrects to get this field; None: it
+            predicts all of it.
+
     Raises:
         ValueError: If there is not at least one component.
     """
@@ -58,14 +63,16 @@ Matrix = tuple[tuple[int, ...], ...]
 @final
 @dataclass(frozen=True)
 class Symmetry:
-    """A reflection or quarter turn that takes problems of a family, with their solutions, to problems of the same family.
+    """A reflection or quarter turn that takes problems of a family, with their solutions, to problems of the family.
 
-    Matrices are rows of whole numbers, with one entry other than zero, 1 or -1, in each row and column; an empty one is the identity.
+    One entry in each row and column of a matrix is 1 or -1, the others are 0; an empty matrix is the identity.
 
     Args:
         points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
         centre: A point that stays where it is.
-        inputs: Matrix of the nodal inputs, those of all fields side by side; the same for ``scalars`` and ``outputs``.
+        inputs: Matrix of the nodal inputs, those of all fields side by side.
+        scalars: Matrix of the scalars.
+        outputs: Matrix of the outputs.
     """
 
     points: Matrix
@@ -87,10 +94,11 @@ class Schema:
         scalars: Names of the numbers that it sees, one value a problem.
         outputs: Fields of the solution that it predicts; the others begin with zero.
         quantities: Numbers computed from a solution.
-        symmetries: Generators of the group of reflections and turns that the family has; training may apply them to samples.
+        symmetries: Generators of the group of reflections and turns of the family; training may apply them to samples.
+
     Raises:
-        ValueError: If the dimension is not 1, 2 or 3, a name occurs twice, there is no output, or an output corrects an input that is not
-            there or has another number of components.
+        ValueError: If the dimension is not 1, 2 or 3, a name occurs twice, there is no output, or an output corrects an
+            input that is not there or has another number of components.
     """
 
     name: str
@@ -106,20 +114,16 @@ class Schema:
             raise ValueError(f"schema '{self.name}': dim is 1, 2 or 3, got {self.dim}")
         if not self.outputs:
             raise ValueError(f"schema '{self.name}': expected at least one output, got none")
-        for kind, names in (
-            ("inputs", _names(self.inputs)),
-            ("scalars", self.scalars),
-            ("outputs", _names(self.outputs)),
-        ):
+        for kind in ("inputs", "scalars", "outputs", "quantities"):
+            names = _names(getattr(self, kind))
             if len(set(names)) < len(names):
                 raise ValueError(f"schema '{self.name}': the {kind} need different names, got {', '.join(names)}")
         sizes = {item.name: item.components for item in self.inputs}
         for item in self.outputs:
             if item.relative_to is not None and sizes.get(item.relative_to) != item.components:
-                raise ValueError(
-                    f"schema '{self.name}': output {item.name} is relative to '{item.relative_to}': expected an input of "
-                    f"{item.components} components, got {sizes}"
-                )
+                found = f"output {item.name} is relative to '{item.relative_to}'"
+                wanted = f"expected an input of {item.components} components, got {sizes}"
+                raise ValueError(f"schema '{self.name}': {found}: {wanted}")
 
     @property
     def num_inputs(self) -> int:
@@ -132,16 +136,14 @@ class Schema:
         return sum(item.components for item in self.outputs)
 
     def corrected_columns(self) -> list[int]:
-        """Return the column of the inputs that each output value corrects, ``num_inputs`` for none; empty when no output corrects one."""
-        columns, begin = {}, 0
-        for item in self.inputs:
-            columns[item.name], begin = range(begin, begin + item.components), begin + item.components
+        """Return the input column that each output value corrects, ``num_inputs`` for none; empty when none does."""
         if all(item.relative_to is None for item in self.outputs):
             return []
+        names = [item.name for item in self.inputs for _ in range(item.components)]
         return [
-            column
+            len(names) if item.relative_to is None else names.index(item.relative_to) + component
             for item in self.outputs
-            for column in (columns[item.relative_to] if item.relative_to is not None else [begin] * item.components)
+            for component in range(item.components)
         ]
 
     def difference(self, other: Schema) -> str | None:
@@ -156,8 +158,9 @@ class Schema:
                 return f"{item} {_listed(mine)} instead of {_listed(others)}"
             for one, two in zip(mine, others, strict=True):
                 for key in _compared(Field):
-                    if getattr(one, key) != getattr(two, key):
-                        return f"{key} {getattr(one, key)!r} instead of {getattr(two, key)!r} of '{one.name}' in the {item}"
+                    found, wanted = getattr(one, key), getattr(two, key)
+                    if found != wanted:
+                        return f"{key} {found!r} instead of {wanted!r} of '{one.name}' in the {item}"
         return None
 
     def to_json(self) -> dict[str, Any]:
@@ -171,10 +174,7 @@ class Schema:
         Raises:
             ValueError: If an entry is missing, unknown or of the wrong kind; the message names it.
         """
-        try:
-            found = msgspec.convert(content, cls)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"{where}: schema: {error}") from error
+        found = as_dataclass(content, cls, where=f"{where}: schema")
         if unknown := sorted(set(content) - {item.name for item in dataclasses.fields(cls)}):
             raise ValueError(f"{where}: schema: unknown entry '{unknown[0]}'")
         return found

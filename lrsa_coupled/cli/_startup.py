@@ -47,7 +47,7 @@ def case_config(args: Namespace, case: str | None = None) -> Config:
 
 def data_config(args: Namespace, data: Path) -> Config:
     """Resolve the configuration for a data set: that of a case of the package, else the one the data were made with."""
-    from lrsa_coupled.data.store import read_card
+    from lrsa_coupled.data.card import read_card
 
     case = read_card(data).schema.name
     if catalog.is_shipped(case):

@@ -5,9 +5,9 @@ Shapes: B batch, N points of a batch.
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +22,24 @@ AHEAD = 2
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """Return a generator that depends on the seed and the epoch alone; epoch 0 is for validation, training starts with 1."""
+    """Return a generator that depends on seed and epoch alone; epoch 0 is for validation, training begins with 1."""
     state = np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How an epoch is cut into optimiser steps: samples of a step, points of a sample, the share of this rank, and the group
-    of which an element, drawn for each step, is applied to its samples."""
+    """How an epoch is cut into optimiser steps.
+
+    Args:
+        batch_size: Samples of a step.
+        num_points: Points of a sample, None for all.
+        with_cells: Whether cells are drawn.
+        micro_batch_size: Samples at a time, None for the whole share of a rank.
+        rank: This rank, of ``num_ranks``.
+        num_ranks: Ranks that share a step.
+        symmetries: Group of which an element, drawn for each step, is applied to its samples.
+    """
 
     batch_size: int
     num_points: int | None
@@ -46,8 +55,8 @@ def training_batches(
 ) -> Iterator[list[Batch]]:  # fmt: skip
     """Yield this rank's micro-batches of each optimiser step of an epoch, in random order.
 
-    Each step has ``batch_size`` samples, an incomplete one is left out. What is drawn does not depend on the number of ranks nor on
-    ``first``, the step to begin with.
+    Each step has ``batch_size`` samples, an incomplete one is left out. What is drawn does not depend on the number of
+    ranks nor on ``first``, the step to begin with.
     """
     batch_size = min(plan.batch_size, len(samples))
     shuffled = samples[torch.randperm(len(samples), generator=generator)]
@@ -66,15 +75,13 @@ def training_batches(
 
 
 def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the positions of the training and the validation samples: the last ``fraction`` of a permutation validates, at least one.
+    """Return the positions of training and validation samples: the last ``fraction`` of a permutation, at least one.
 
     Raises:
         ValueError: If fewer than two samples are given or ``fraction`` leaves nothing to train on.
     """
     if count < 2:
-        raise ValueError(
-            f"training needs at least 2 solved samples (one validates), the data set has {count}: generate more"
-        )
+        raise ValueError(f"training needs at least 2 solved samples, the data set has {count}: generate more")
     num_valid = max(1, round(fraction * count))
     if not 0.0 <= fraction < 1.0 or num_valid >= count:
         raise ValueError(f"training.valid_fraction = {fraction} leaves no sample of {count} to train on")
@@ -84,33 +91,11 @@ def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Te
 
 def drawn_ahead[T](batches: Iterator[T]) -> Iterator[T]:
     """Yield the same batches, drawn in a thread of their own; an error there is raised here."""
-    drawn: queue.Queue[T | BaseException | None] = queue.Queue(maxsize=AHEAD)
-    stop = threading.Event()
-
-    def put(item: T | BaseException | None) -> None:
-        while not stop.is_set():
-            try:
-                return drawn.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def draw() -> None:
-        try:
-            for batch in batches:
-                put(batch)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # noqa: BLE001 - raised in the thread that trains
-            put(error)
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(max_workers=1)
     try:
-        while (item := drawn.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        drawn = deque(pool.submit(next, batches, None) for _ in range(AHEAD))
+        while (batch := drawn.popleft().result()) is not None:
+            drawn.append(pool.submit(next, batches, None))
+            yield batch
     finally:
-        stop.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)

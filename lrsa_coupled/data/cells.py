@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 
 def simplices(cells_EV: npt.NDArray[np.int32], dim: int) -> npt.NDArray[np.int32]:
-    """Cut cells of ``2^d`` vertices, numbered like the corners of the unit cube with the first axis fastest, into ``d!`` simplices each.
+    """Cut cells of ``2^d`` vertices, numbered like corners of a cube, the first axis fastest, into ``d!`` simplices.
 
-    Those of a cell follow one another; other cells are returned as they are. The cut of a cell does not depend on its neighbours: simplices of
-    two hexahedra need not match on their common face.
+    Those of a cell follow one another; other cells are returned as they are. The cut of a cell does not depend on its
+    neighbours: simplices of two hexahedra need not match on their common face.
 
     Source: Kuhn (1960), Some combinatorial lemmas in topology.
     """

@@ -1,7 +1,7 @@
 """Solved samples as float32 tables, as many in memory as allowed, and random point subsets of them as batches.
 
-Shapes: B batch, N points of a batch, T points of all samples, S samples, d dimension of space, F nodal inputs, G scalars, K outputs,
-E cells of a batch, V vertices of a cell.
+Shapes: B batch, N points of a batch, T points of all samples, S samples, d dimension of space, F nodal inputs,
+G scalars, K outputs, E cells of a batch, V vertices of a cell.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, final
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -19,36 +19,25 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.data.cells import simplices
-from lrsa_coupled.data.format import DataCard, SampleArrays, array_digest
-from lrsa_coupled.data.shard import Entry
-from lrsa_coupled.data.store import Damage
+from lrsa_coupled.data.format import SampleArrays, array_digest
+from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
 from lrsa_coupled.schema import Schema
 
-
-class Store(Protocol):
-    """What is read of ``data.store.DataStore``."""
-
-    card: DataCard
-    solved: list[int]
-    entries: dict[int, Entry]
-
-    def arrays(self, index: int) -> SampleArrays | None:
-        """Read the arrays of one sample."""
-
-    def verify(self) -> list[Damage]:
-        """Return what is damaged."""
-
-
+CORRUPT = "the data set is corrupt, generate it again"
 MOMENT_SAMPLES = 512
+"""Samples, at most, of which the means and deviations of a training set are taken."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one size, the contract between data and training; float32, checked when made.
+    """Samples of one size, the contract between data and training; float32.
 
-    ``free_BNK`` is 0 where a Dirichlet condition fixes the output, else 1. ``cells_EV`` holds row numbers of points that are the vertices
-    of a simplex, quadrilaterals and hexahedra being cut into some, the same for all samples; None without cells.
+    ``free_BNK`` is 0 where a Dirichlet condition fixes the output, else 1. ``cells_EV`` holds row numbers of points
+    that are the vertices of a simplex, the same for all samples; None without cells.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
     """
 
     points_BNd: Tensor
@@ -63,9 +52,7 @@ class Batch:
         rows = self.points_BNd.shape[:2]
         for name, tensor in (("inputs", self.inputs_BNF), ("mass", self.mass_BN), ("outputs", self.outputs_BNK)):
             if tensor.shape[:2] != rows:
-                raise ValueError(
-                    f"batch: {name} of shape {tuple(tensor.shape)} do not fit {tuple(rows)} (samples, points)"
-                )
+                raise ValueError(f"batch: {name} of shape {tuple(tensor.shape)} do not fit {tuple(rows)} (B, N)")
         if self.free_BNK.shape != self.outputs_BNK.shape or len(self.scalars_BG) != rows[0]:
             raise ValueError("batch: constraints or scalars do not fit the outputs")
 
@@ -78,7 +65,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draw:
-    """Points drawn from samples: their rows, all when None, and the numbers of the cells whose vertices come before them."""
+    """Points drawn from samples: their rows, all when None, and the cells whose vertices come before them."""
 
     samples_B: Tensor
     rows_BN: Tensor | None
@@ -109,22 +96,32 @@ class _Sample:
     num_bytes: int
 
 
+@final
 class PointDataset:
-    """The solved samples of a store, read once and kept while they fit in memory.
+    """The solved samples of a store, read once and cached while they fit in memory.
 
-    Memory: ``4 (F + K)`` bytes a node of the samples kept and, once a mesh, ``4 (d + 1 + K)`` bytes a node and 4 V bytes a cell, together
-    ``memory_gib`` at most; and 2 kB a sample. A set that fits is read at once, of a larger one every byte is checked at once; so a damaged
-    set is refused before training. ``fits`` tells which it is.
+    A set that fits is read at once, of a larger one every byte is checked at once: a damaged set is refused before
+    training. Collective: no.
+
+    Memory: ``4 (F + K)`` bytes a node of the cached samples and, once a mesh, ``4 (d + 1 + K)`` bytes a node and
+    ``4 V`` bytes a cell, together ``memory_gib`` at most; and 2 kB a sample.
+
+    Attributes:
+        card: Content of ``dataset.json``; ``schema`` is its schema.
+        indices: Index in the data set of each sample.
+        sizes_S: Number of nodes of each sample.
+        fits: Whether all samples are in memory.
 
     Args:
         store: The data set on disk.
         indices: Which samples, all solved ones when None.
-        memory_gib: Limit of the samples kept [GiB]; the least recently used ones go.
+        memory_gib: Limit of the cache [GiB]; the least recently used samples are dropped.
+
     Raises:
-        ValueError: If the data set is empty, its description is incomplete, or a sample is damaged, does not fit it or is not finite.
+        ValueError: If there is no solved sample, or one is damaged, does not fit the schema or is not finite.
     """
 
-    def __init__(self, store: Store, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
+    def __init__(self, store: DataStore, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
         self.indices = list(store.solved if indices is None else indices)
         self.card, self.schema = store.card, store.card.schema
         if not self.indices:
@@ -132,8 +129,8 @@ class PointDataset:
         self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
         self._store = store
         self._memory_bytes = memory_gib * 2**30
-        self._kept: OrderedDict[int, _Sample] = OrderedDict()
-        self._kept_bytes = 0
+        self._cache: OrderedDict[int, _Sample] = OrderedDict()
+        self._cached_bytes = 0
         self._num_vertices = 0
         self._geometries: WeakValueDictionary[str, _Geometry] = WeakValueDictionary()
         least = 4 * int(self.sizes_S.sum()) * (self.schema.num_inputs + self.schema.num_outputs)
@@ -145,21 +142,20 @@ class PointDataset:
         return len(self.indices)
 
     @cached_property
-    def _num_cells_S(self) -> Tensor:
+    def _num_cells(self) -> Tensor:
         """Number of simplices of each sample."""
         num_cells = [self._store.entries[index].num_cells for index in self.indices]
         return torch.tensor(num_cells) * (len(self._sample(0).geometry.cells) // max(1, num_cells[0]))
 
     def moments(self, samples_S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` at all nodes of some samples.
+        """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` of whole samples.
 
         Of more than ``MOMENT_SAMPLES`` samples as many are taken, evenly spread.
         """
         chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
         samples = [self._sample(sample) for sample in chosen]
-        inputs, outputs = torch.cat([s.table for s in samples]).split(
-            (self.schema.num_inputs, self.schema.num_outputs), dim=-1
-        )
+        sizes = (self.schema.num_inputs, self.schema.num_outputs)
+        inputs, outputs = torch.cat([sample.table for sample in samples]).split(sizes, dim=-1)
         points = torch.cat([sample.geometry.table[:, : self.schema.dim] for sample in samples])
         return points, inputs, torch.stack([sample.scalars for sample in samples]), outputs
 
@@ -168,12 +164,13 @@ class PointDataset:
     ) -> Draw:
         """Draw a subset of the points of each sample; reads the first one at most.
 
-        One point is drawn from each of equal runs of a sample's numbering, so every node is equally likely and few are drawn twice.
-        With cells, half of the points are the vertices of random cells: row ``j (d + 1) + k`` is vertex k of cell j.
+        One point is drawn from each of equal runs of a sample's numbering, so every node is equally likely and few are
+        drawn twice. With cells, half of the points are the vertices of random cells: row ``j (d + 1) + k`` is vertex k
+        of cell j.
 
         Args:
             samples_B: Positions of the samples in the data set.
-            num_points: Points of a sample, at most as many as the smallest of these samples has; None for all points of every sample.
+            num_points: Points of a sample, at most those of the smallest sample here; None for all points of every sample.
             generator: Source of the draws.
             with_cells: Whether to draw cells, for losses that see gradients.
         """
@@ -182,10 +179,9 @@ class PointDataset:
         sizes_B, cells_BE = self.sizes_S[samples_B], None
         count = min(num_points, int(sizes_B.min()))
         if with_cells:
-            vertices, num_cells_B = self.schema.dim + 1, self._num_cells_S[samples_B]
-            cells_BE = _draw(
-                num_cells_B, max(1, min(count // 2 // vertices, int(num_cells_B.min()))), generator=generator
-            )
+            vertices, num_cells_B = self.schema.dim + 1, self._num_cells[samples_B]
+            num_drawn = max(1, min(count // 2 // vertices, int(num_cells_B.min())))
+            cells_BE = _draw(num_cells_B, num_drawn, generator=generator)
             count -= vertices * cells_BE.shape[1]
         return Draw(samples_B, _draw(sizes_B, count, generator=generator), cells_BE, with_cells)
 
@@ -198,7 +194,8 @@ class PointDataset:
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
         if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.schema.dim + 1:
             raise ValueError(
-                f"the gradient loss needs simplices, the cells have {vertices} vertices: set training.gradient_weight to 0"
+                f"the gradient loss needs simplices, the cells have {vertices} vertices: "
+                "set training.gradient_weight to 0"
             )
         if draw.rows_BN is None:
             meshes: dict[int, list[_Sample]] = {}
@@ -211,10 +208,9 @@ class PointDataset:
             vertices_BX = torch.stack(corners).flatten(start_dim=1).to(torch.int64)
             rows_BN = torch.cat((vertices_BX, rows_BN), dim=1)
             cells_EV = torch.arange(vertices_BX.shape[1]).view(draw.cells_BE.shape[1], -1)
-        geometry_BNX = torch.stack(
-            [sample.geometry.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)]
-        )
-        values_BNX = torch.stack([sample.table[rows_N] for sample, rows_N in zip(samples, rows_BN, strict=True)])
+        pairs = [*zip(samples, rows_BN, strict=True)]
+        geometry_BNX = torch.stack([sample.geometry.table[rows_N] for sample, rows_N in pairs])
+        values_BNX = torch.stack([sample.table[rows_N] for sample, rows_N in pairs])
         return [self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)]
 
     def whole(self, sample: int, *, with_cells: bool = False) -> Batch:
@@ -224,65 +220,55 @@ class PointDataset:
     def _whole(self, samples: Sequence[_Sample], *, with_cells: bool) -> Batch:
         """Return all nodes of samples on one mesh."""
         geometry_BNX = samples[0].geometry.table.expand(len(samples), -1, -1)
+        values_BNX = torch.stack([sample.table for sample in samples])
         cells_EV = samples[0].geometry.cells.to(torch.int64) if with_cells else None
-        return self._batch(
-            samples, geometry_BNX, values=torch.stack([sample.table for sample in samples]), cells_EV=cells_EV
-        )
+        return self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)
 
     def _batch(self, samples: Sequence[_Sample], geometry: Tensor, *, values: Tensor, cells_EV: Tensor | None) -> Batch:
         schema = self.schema
         points, mass, free = geometry.split((schema.dim, 1, schema.num_outputs), dim=-1)
         inputs, outputs = values.split((schema.num_inputs, schema.num_outputs), dim=-1)
-        return Batch(
-            points,
-            inputs,
-            torch.stack([sample.scalars for sample in samples]),
-            mass.squeeze(-1),
-            outputs,
-            free,
-            cells_EV,
-        )
+        scalars = torch.stack([sample.scalars for sample in samples])
+        return Batch(points, inputs, scalars, mass.squeeze(-1), outputs, free, cells_EV)
 
     def _read_all(self) -> bool:
         """Read all samples; False when they do not fit in memory."""
         for sample in progress(range(len(self)), description="reading samples", delay=2.0):
             self._sample(sample)
-            if len(self._kept) <= sample:
+            if len(self._cache) <= sample:
                 return False
         return True
 
     def _sample(self, sample: int) -> _Sample:
         """Return a sample, read when it is not in memory."""
-        if sample in self._kept:
-            self._kept.move_to_end(sample)
-            return self._kept[sample]
+        if sample in self._cache:
+            self._cache.move_to_end(sample)
+            return self._cache[sample]
         index = self.indices[sample]
         arrays = self._store.arrays(index)
         _check_sample(index, arrays, schema=self.schema)
         geometry, added = self._geometry(index, arrays)
         table = _side_by_side(arrays.inputs, arrays.outputs)
-        read = _Sample(
-            geometry, table, torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32)), added + table.nbytes
-        )
-        self._kept[sample] = read
-        self._kept_bytes += read.num_bytes
-        while self._kept_bytes > self._memory_bytes and len(self._kept) > 1:
-            self._kept_bytes -= self._kept.popitem(last=False)[1].num_bytes
+        scalars = torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32))
+        read = _Sample(geometry, table, scalars, added + table.nbytes)
+        self._cache[sample] = read
+        self._cached_bytes += read.num_bytes
+        while self._cached_bytes > self._memory_bytes and len(self._cache) > 1:
+            self._cached_bytes -= self._cache.popitem(last=False)[1].num_bytes
         return read
 
     def _geometry(self, index: int, arrays: SampleArrays) -> tuple[_Geometry, int]:
-        """Return the geometry of a sample, shared with those on the same mesh, and the bytes it adds to those in memory."""
+        """Return the geometry of a sample, shared by those on the same mesh, and the bytes that it adds to memory."""
         name = array_digest(arrays, values=False)
         if (known := self._geometries.get(name)) is not None:
             return known, 0
         self._num_vertices = self._num_vertices or arrays.cells.shape[1]
         if arrays.cells.shape[1] != self._num_vertices:
-            vertices = f"{arrays.cells.shape[1]} vertices, not the {self._num_vertices} of the samples before it"
-            raise ValueError(f"sample {index}: its cells have {vertices}: the data set is corrupt")
+            found = f"cells of {arrays.cells.shape[1]} vertices, expected the {self._num_vertices} of the others"
+            raise ValueError(f"sample {index}: {found}: {CORRUPT}")
         table = _side_by_side(arrays.points, arrays.mass[:, None], 1 - arrays.constrained)
-        geometry = _Geometry(
-            table, torch.from_numpy(np.array(simplices(arrays.cells, self.schema.dim), dtype=np.int32))
-        )
+        cells = np.array(simplices(arrays.cells, self.schema.dim), dtype=np.int32)
+        geometry = _Geometry(table, torch.from_numpy(cells))
         self._geometries[name] = geometry
         return geometry, geometry.table.nbytes + geometry.cells.nbytes
 
@@ -300,11 +286,8 @@ def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
 
 def _check_sample(index: int, arrays: SampleArrays | None, *, schema: Schema) -> None:
     if arrays is None:
-        raise ValueError(
-            f"sample {index} is listed as solved but holds no arrays: the data set is corrupt, generate it again"
-        )
-    num_points = len(arrays.points)
-    num_outputs = schema.num_outputs
+        raise ValueError(f"sample {index} is listed as solved but holds no arrays: {CORRUPT}")
+    num_points, num_outputs = len(arrays.points), schema.num_outputs
     expected = {
         "points": (arrays.points, (num_points, schema.dim)),
         "mass": (arrays.mass, (num_points,)),
@@ -315,14 +298,11 @@ def _check_sample(index: int, arrays: SampleArrays | None, *, schema: Schema) ->
     }
     for name, (values, shape) in expected.items():
         if values.shape != shape:
-            raise ValueError(
-                f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: the data set is corrupt"
-            )
+            raise ValueError(f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: {CORRUPT}")
         if not np.isfinite(values).all():
-            raise ValueError(f"sample {index}: '{name}' holds values that are not finite: the data set is corrupt")
+            raise ValueError(f"sample {index}: '{name}' holds values that are not finite: {CORRUPT}")
     if num_points == 0 or arrays.mass.min() <= 0.0:
-        raise ValueError(f"sample {index}: it has no points or a mass that is not positive: the data set is corrupt")
-    if arrays.cells.ndim != 2 or (
-        arrays.cells.size > 0 and not 0 <= arrays.cells.min() <= arrays.cells.max() < num_points
-    ):
-        raise ValueError(f"sample {index}: 'cells' names nodes beyond the {num_points} it has: the data set is corrupt")
+        raise ValueError(f"sample {index}: it has no points or a mass that is not positive: {CORRUPT}")
+    cells = arrays.cells
+    if cells.ndim != 2 or (cells.size > 0 and not 0 <= cells.min() <= cells.max() < num_points):
+        raise ValueError(f"sample {index}: 'cells' names nodes beyond the {num_points} it has: {CORRUPT}")

@@ -15,24 +15,19 @@ from lrsa_coupled.files import atomic_path
 from lrsa_coupled.schema import Schema
 
 _CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
-"""VTK's cell types by (dimension, vertices): line, triangle, pixel, tetrahedron, voxel; DOLFINx orders the last as VTK's pixel and voxel."""
+"""VTK's cell types by (dimension, vertices), ordered as DOLFINx does: line, triangle, pixel, tetrahedron, voxel."""
 
 
 def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
-    """Write the cells of a sample and its inputs and outputs at their vertices; other nodes are left out. Collective: no.
+    """Write the cells of a sample, its inputs and outputs at their vertices; other nodes are left out. Collective: no.
 
-    Args:
-        path: The file, written by atomic rename.
-        arrays: Sample with N nodes in d dimensions.
-        schema: Its inputs and outputs.
     Raises:
         ValueError: For cells that are not simplices, quadrilaterals or hexahedra.
     """
     kind = _CELL_TYPES.get((arrays.points.shape[1], arrays.cells.shape[1]))
     if kind is None:
-        raise ValueError(
-            f"cells of {arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions cannot be exported"
-        )
+        found = f"{arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions"
+        raise ValueError(f"expected simplices, quadrilaterals or hexahedra, got cells of {found}")
     vertices, connectivity = np.unique(arrays.cells, return_inverse=True)
     num_cells, width = arrays.cells.shape
     points = np.zeros((len(vertices), 3))

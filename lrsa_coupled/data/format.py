@@ -2,117 +2,64 @@
 
 A data set is a folder::
 
-    dataset.json         what was asked for, written first
-    config.json          resolved configuration of the last generate
-    shards/*.h5          HDF5 files, each complete: they appear by atomic rename and never change
-    index.json           headers of the shards by file name; made again when it is missing, damaged or out of date
+    dataset.json   what was asked for, written first
+    config.json    resolved configuration of the last generate
+    shards/*.h5    HDF5 files, each complete: they appear by atomic rename and never change
+    index.json     headers of the shards by file name; made again when it is missing, damaged or out of date
 
-A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run that was killed may
-leave a sample in two shards, with the same contents; the larger shard counts.
+A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run
+that was killed may leave a sample in two shards, with the same contents; the larger shard counts.
 
-**dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``, ``parameters`` (unit by name),
-``settings`` (what else the samples depend on, as far as it is not the default: ``rtol``, ``guess``, ``method``, ``options``, ``chains``)
-and ``versions`` (of packages). Version 2, which is read too, has the entries of ``schema`` and ``settings`` beside the others, ``case``
-for ``name``, ``start`` for ``guess`` and ``strategy`` for ``method``.
+**dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``,
+``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as
+it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``). Version 2, which is read too, has
+the entries of ``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and
+``strategy`` for ``method``. Shards are the same in both.
 
-**Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the rest of the header,
-a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header, and ``samples``, a list of
-``[index, solved (0 or 1), nodes, cells]``. Every digest is BLAKE2b of 16 bytes in hexadecimal, so a change of any byte shows.
+**Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the
+rest of the header, a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header,
+and ``samples``, a list of ``[index, solved (0 or 1), nodes, cells]``. Every digest is BLAKE2b of 16 bytes in
+hexadecimal, so a change of any byte shows.
 
-**Geometry.** A group ``geometry/<digest>`` for each set of nodes, shared by the samples of the shard that have it, with N nodes, E cells,
-V vertices a cell, d dimensions, K output values a node::
+**Geometry.** A group ``geometry/<digest>`` for each set of nodes, shared by the samples of the shard that have it, with
+N nodes, E cells, V vertices a cell, d dimensions, K output values a node::
 
     points        (N, d)   float64   coordinates of the node set, see below for the order
-    mass          (N,)     float64   positive lumped mass (diagonal of the mass matrix scaled to the volume of each cell)
+    mass          (N,)     float64   positive lumped mass (diagonal of the mass matrix scaled to the cell volumes)
     boundary      (N,)     uint8     1 on the boundary of the domain
     constrained   (N, K)   uint8     1 where a Dirichlet condition fixes the output
     cells         (E, V)   int32     node numbers of the cells' vertices
 
 **Samples.** A group ``samples/<index in eight digits>`` each, with F values of the inputs a node and G scalars::
 
-    inputs        (N, F)   float32   nodal features, the case's ``inputs`` side by side
-    outputs       (N, K)   float64   solution, the case's ``outputs`` side by side
-    scalars       (G,)     float64   the case's ``scalars``
+    inputs        (N, F)   float32   inputs of the schema side by side
+    outputs       (N, K)   float64   solution: outputs of the schema side by side
+    scalars       (G,)     float64   scalars of the schema
 
-and the attributes ``geometry`` (name of its group), ``status`` (``"ok"`` or ``"failed"``), ``reason`` (of PETSc, or the text of the
-error), ``parameters`` (JSON), ``iterations``, ``residual``, ``seconds`` (wall time, the only value that differs between runs), and
-``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty ``geometry``.
+and the attributes ``geometry`` (name of its group), ``status`` (``"ok"`` or ``"failed"``), ``reason`` (of PETSc, or the
+text of the error), ``parameters`` (JSON), ``iterations``, ``residual``, ``seconds`` (wall time, the only value that
+differs between runs), and ``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty
+``geometry``.
 
-The arrays depend on (case, seed, index, resolution) and the versions in ``dataset.json``, not on the number of ranks. A sample solved by
-one rank has its nodes in the order of the mesh's degrees of freedom; one solved by several has them sorted by coordinates, and its fields
-agree with those of one rank to the tolerance of the solver.
+The arrays depend on ``dataset.json`` and the index, not on the number of ranks. A sample solved by one rank has its
+nodes in the order of the mesh's degrees of freedom; one solved by several has them sorted by coordinates, and its
+fields agree with those of one rank to the tolerance of the solver.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, final
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lrsa_coupled.schema import Schema
-
-VERSION = 3
-
 GEOMETRY = {"points": np.float64, "mass": np.float64, "boundary": np.uint8, "constrained": np.uint8, "cells": np.int32}
 VALUES = {"inputs": np.float32, "outputs": np.float64, "scalars": np.float64}
-SETTINGS_OF_2 = {"rtol": "rtol", "start": "guess", "strategy": "method", "options": "options", "chains": "chains"}
-"""Entries of ``dataset.json`` version 2, and what they are called among the settings."""
-
 ARRAYS = GEOMETRY | VALUES
 ATTRIBUTES = {"status": str, "reason": str, "parameters": str, "iterations": int, "residual": float, "seconds": float}
-
-
-@final
-@dataclass(frozen=True)
-class DataCard:
-    """Content of ``dataset.json``, see above."""
-
-    schema: Schema
-    seed: int
-    resolution: int
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the card as a JSON object."""
-        return {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
-        """Read a card of version 3 or 2.
-
-        Raises:
-            ValueError: If it is of another version, or an entry is missing or of the wrong kind.
-        """
-        version = content.get("format")
-        if version not in (2, VERSION):
-            raise ValueError(
-                f"{where} is not of format version 2 or {VERSION}: make the data set again with this release"
-            )
-        try:
-            if version == 2:
-                schema = Schema.from_flat(content, where=where)
-                settings = {new: content[old] for old, new in SETTINGS_OF_2.items() if old in content}
-                if settings.get("guess") == "classical":
-                    settings["guess"] = "none"
-                if "chains" in settings:
-                    length, reuse, recycle, sort = settings["chains"]
-                    settings["chains"] = [length, reuse, recycle or None, sort]
-            else:
-                schema, settings = Schema.from_json(content["schema"], where=where), dict(content.get("settings", {}))
-            numbers = int(content["seed"]), int(content["resolution"])
-            return cls(
-                schema, *numbers, dict(content.get("parameters", {})), settings, dict(content.get("versions", {}))
-            )
-        except KeyError as error:
-            raise ValueError(f"{where}: missing entry {error}") from error
-        except TypeError as error:
-            raise ValueError(f"{where}: an entry is of the wrong kind ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -160,7 +107,7 @@ def array_digest(arrays: SampleArrays, *, values: bool) -> str:
 
 
 _last_geometry: list[tuple[list[npt.NDArray[Any]], hashlib.blake2b]] = []
-"""Read-only arrays of the geometry that was hashed last, and the state of the hash after them: samples that share a mesh hash it once."""
+"""Read-only arrays hashed last and the state of the hash after them: samples that share a mesh hash it once."""
 
 
 def _hash_geometry(arrays: SampleArrays) -> hashlib.blake2b:
@@ -185,7 +132,5 @@ def _hash_into(state: hashlib.blake2b, arrays: SampleArrays, types: Mapping[str,
 def record_digest(record: SampleRecord, *, timing: bool) -> str:
     """Return the digest of a sample, with or without the wall time."""
     attributes = [kind(getattr(record, name)) for name, kind in ATTRIBUTES.items() if timing or name != "seconds"]
-    text = repr(
-        [record.index, *attributes, None if record.arrays is None else array_digest(record.arrays, values=True)]
-    )
-    return digest([text.encode()])
+    arrays = None if record.arrays is None else array_digest(record.arrays, values=True)
+    return digest([repr([record.index, *attributes, arrays]).encode()])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -26,19 +25,28 @@ from lrsa_coupled.data.format import (
 )
 from lrsa_coupled.files import atomic_path
 
-_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_SMALLEST = 512
-_CHUNK = 1 << 22
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SMALLEST = 512
+"""Bytes of the shortest user block of an HDF5 file."""
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the header says of a sample."""
+class Entry(NamedTuple):
+    """A sample in the header; ``solved`` is 0 or 1."""
 
     index: int
-    solved: bool
+    solved: int
     num_nodes: int
     num_cells: int
+
+    @classmethod
+    def of(cls, record: SampleRecord) -> Entry:
+        """Return the entry of a sample."""
+        arrays = record.arrays
+        return (
+            cls(record.index, 0, 0, 0)
+            if arrays is None
+            else cls(record.index, 1, len(arrays.points), len(arrays.cells))
+        )
 
 
 @dataclass(frozen=True)
@@ -51,10 +59,16 @@ class Header:
 
 
 def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
-    """Write samples as a new shard of the data set ``folder`` by atomic rename. Collective: no; every rank writes its own samples."""
+    """Write samples as a new shard of the data set ``folder``, by atomic rename, and return its path.
+
+    Collective: no; every rank writes its own samples.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
     records = sorted(records, key=lambda record: record.index)
-    entries = [_entry(record) for record in records]
-    size = _SMALLEST
+    entries = [Entry.of(record) for record in records]
+    size = SMALLEST
     while size < len(_header_bytes("0" * 32, entries, 0)):
         size *= 2
     (folder / "shards").mkdir(exist_ok=True)
@@ -76,8 +90,8 @@ def read_header(path: Path) -> Header:
         ValueError: If it is damaged or the file is no shard.
     """
     with open(path, "rb") as stream:
-        raw = stream.read(_SMALLEST)
-        while (signature := stream.read(len(_SIGNATURE))) != _SIGNATURE:
+        raw = stream.read(SMALLEST)
+        while (signature := stream.read(len(SIGNATURE))) != SIGNATURE:
             rest = stream.read(len(raw) - len(signature))
             if len(raw) > 1 << 26 or len(rest) < len(raw) - len(signature):
                 raise ValueError(f"shard {path} is damaged: the header has no end")
@@ -85,12 +99,11 @@ def read_header(path: Path) -> Header:
     if digest([raw[33:]]).encode() != raw[:32]:
         raise ValueError(f"shard {path} is damaged: the header does not fit its digest")
     values = json.loads(raw[33:])
-    entries = tuple(Entry(index, bool(solved), nodes, cells) for index, solved, nodes, cells in values["samples"])
-    return Header(values["digest"], len(raw), entries)
+    return Header(values["digest"], len(raw), tuple(Entry(*row) for row in values["samples"]))
 
 
 def is_whole(path: Path, header: Header) -> bool:
-    """Tell whether no byte has changed since ``header`` was written."""
+    """Return whether no byte has changed since ``header`` was written."""
     try:
         return read_header(path) == header and _body_digest(path, header.size) == header.digest
     except (OSError, ValueError):
@@ -115,11 +128,11 @@ def read_arrays(file: h5py.File, index: int, geometries: Geometries) -> SampleAr
         geometries[name] = _read_group(file[f"geometry/{name}"], GEOMETRY)
         for values in geometries[name].values():
             values.flags.writeable = False
-    arrays = SampleArrays(**geometries[name], **_read_group(group, VALUES))
-    for field in dataclasses.fields(SampleArrays):
-        if getattr(arrays, field.name).dtype != ARRAYS[field.name]:
-            raise TypeError(f"'{field.name}' of sample {index} has type {getattr(arrays, field.name).dtype}")
-    return arrays
+    arrays = geometries[name] | _read_group(group, VALUES)
+    for array, dtype in ARRAYS.items():
+        if arrays[array].dtype != dtype:
+            raise TypeError(f"'{array}' of sample {index} has type {arrays[array].dtype}")
+    return SampleArrays(**arrays)
 
 
 def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRecord:
@@ -129,9 +142,8 @@ def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRe
         KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
     """
     attributes = file[f"samples/{index:08d}"].attrs
-    record = SampleRecord(
-        index, *(kind(attributes[name]) for name, kind in ATTRIBUTES.items()), read_arrays(file, index, geometries)
-    )
+    values = (kind(attributes[name]) for name, kind in ATTRIBUTES.items())
+    record = SampleRecord(index, *values, read_arrays(file, index, geometries))
     if record_digest(record, timing=True) != attributes["digest"]:
         raise ValueError(f"sample {index} does not fit its digest")
     return record
@@ -180,19 +192,8 @@ def _read_group(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArra
     return {name: group[name][()] for name in names}
 
 
-def _entry(record: SampleRecord) -> Entry:
-    arrays = record.arrays
-    return Entry(
-        record.index,
-        arrays is not None,
-        0 if arrays is None else len(arrays.points),
-        0 if arrays is None else len(arrays.cells),
-    )
-
-
 def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:
-    samples = [[e.index, int(e.solved), e.num_nodes, e.num_cells] for e in entries]
-    text = json.dumps({"digest": body, "samples": samples}, separators=(",", ":")) + "\n"
+    text = json.dumps({"digest": body, "samples": entries}, separators=(",", ":")) + "\n"
     rest = text.encode().ljust(size - 33)
     return digest([rest]).encode() + b"\n" + rest
 
@@ -200,4 +201,4 @@ def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:
 def _body_digest(path: Path, start: int) -> str:
     with open(path, "rb") as stream:
         stream.seek(start)
-        return digest(iter(lambda: stream.read(_CHUNK), b""))
+        return digest(iter(lambda: stream.read(1 << 22), b""))

@@ -1,4 +1,4 @@
-"""Crash-safe store of samples in HDF5 shards; the format is specified in ``data/format.py``."""
+"""A data set opened for reading; the format is specified in ``data/format.py``."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import h5py
 
-from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord, digest, record_digest
+from lrsa_coupled.data.card import read_card
+from lrsa_coupled.data.format import SampleArrays, SampleRecord, digest, record_digest
 from lrsa_coupled.data.shard import (
     Entry,
     Geometries,
@@ -25,12 +26,12 @@ from lrsa_coupled.data.shard import (
     read_seconds,
     readable,
 )
-from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.files import read_json, write_text_atomically
 
 INDEX = "index.json"
 
 MOST_TIMES = 1000
-"""Samples whose times are read to know what a data set has cost; more take long at the start of a training."""
+"""Samples whose times are read to know the cost of a data set; more take long before a training."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Damage:
 
     Args:
         path: The shard.
-        lost: Samples that cannot be read any more; None when the shard does not even tell which it had.
+        lost: Samples that cannot be read any more; None when it is not known which the shard had.
         kept: Samples that still fit their digests.
     """
 
@@ -48,23 +49,20 @@ class Damage:
     kept: tuple[int, ...]
 
     def __str__(self) -> str:
-        lost = (
-            "samples that it no longer names"
-            if self.lost is None
-            else f"sample {', '.join(map(str, self.lost))}"
-            if self.lost
-            else "no sample"
-        )
+        lost = "samples of unknown number" if self.lost is None else "no sample"
+        if self.lost:
+            lost = f"sample {', '.join(map(str, self.lost))}"
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
 @final
 class DataStore:
-    """A data set opened for reading. Memory: some 100 bytes a sample.
+    """A data set opened for reading. Collective: no. Memory: some 100 bytes a sample.
 
     Attributes:
         folder: Folder of the data set.
         card: Content of ``dataset.json``.
+        headers: Headers of the shards by path.
         entries: Header entry of each sample present, by index, in ascending order.
         damaged: Shards whose header is damaged.
         superfluous: Shards all of whose samples stand in larger ones too, left by a killed run.
@@ -84,8 +82,7 @@ class DataStore:
             for entry in header.entries:
                 self._shard[entry.index], entries[entry.index] = path, entry
         self.entries = dict(sorted(entries.items()))
-        used = set(self._shard.values())
-        self.superfluous = [path for path in self.headers if path not in used]
+        self.superfluous = sorted(set(self.headers) - set(self._shard.values()))
         self._whole: set[Path] = set()
         self._file: tuple[Path, int, h5py.File, Geometries] | None = None
 
@@ -117,19 +114,36 @@ class DataStore:
         return self._read(index, read_arrays)
 
     def seconds(self) -> float:
-        """Return what the samples cost, failed ones too: the sum of wall time x ranks of a sample, as the last ``generate`` had them [s].
+        """Return the cost of all samples, failed ones too: the sum of wall time x ranks of the last ``generate`` [s].
 
-        Only attributes are read, the bytes of the shards are not checked; of more than ``MOST_TIMES`` samples evenly spaced ones stand for all.
+        Only attributes are read, the bytes of the shards are not checked. Of more than ``MOST_TIMES`` samples evenly
+        spaced ones stand for all.
 
         Raises:
             ValueError: If a shard cannot be read.
         """
-        by_shard = sorted(
-            self.entries, key=lambda index: (self._shard[index], index)
-        )  # so that each file is opened once
+        by_shard = sorted(self.entries, key=lambda index: (self._shard[index], index))  # each file is opened once
         some = by_shard[:: max(1, math.ceil(len(by_shard) / MOST_TIMES))]
         total = math.fsum(self._read(index, read_seconds, check=False) for index in some)
         return _ranks_per_sample(self.folder) * total * len(by_shard) / max(1, len(some))
+
+    def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
+        """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed."""
+        paths = sorted([*self.headers, *self.damaged])[part::num_parts]
+        return [self._damage(path) for path in paths if path in self.damaged or not is_whole(path, self.headers[path])]
+
+    def content_hash(self) -> str:
+        """Return the hash of the contents: the same for any ranks, order of writing and timings. Reads everything."""
+        schema = dataclasses.replace(self.card.schema, symmetries=())
+        card = json.dumps(dataclasses.replace(self.card, schema=schema, versions={}).to_json(), sort_keys=True)
+        samples = (record_digest(self.read(index), timing=False) for index in self.entries)
+        return digest(text.encode() for text in (card, *samples))
+
+    def write_index(self) -> None:
+        """Write ``index.json``. Call on one rank."""
+        shards = {path.name: [header.digest, header.size, header.entries] for path, header in self.headers.items()}
+        text = json.dumps(shards, separators=(",", ":"))
+        write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
 
     def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T], *, check: bool = True) -> T:
         path = self._shard[index]
@@ -143,33 +157,15 @@ class DataStore:
         except (OSError, KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"sample {index} cannot be read from {path} ({error}); run generate again") from error
 
-    def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
-        """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed. Collective: no."""
-        paths = sorted([*self.headers, *self.damaged])[part::num_parts]
-        return [self._damage(path) for path in paths if path in self.damaged or not is_whole(path, self.headers[path])]
-
-    def content_hash(self) -> str:
-        """Return the hash of the contents; it does not depend on ranks, order of writing or solver timings. Reads everything."""
-        schema = dataclasses.replace(self.card.schema, symmetries=())
-        card = json.dumps(dataclasses.replace(self.card, schema=schema, versions={}).to_json(), sort_keys=True)
-        return digest(
-            [card.encode(), *(record_digest(self.read(index), timing=False).encode() for index in self.entries)]
-        )
-
-    def write_index(self) -> None:
-        """Write ``index.json``. Call on one rank."""
-        shards = {
-            path.name: [header.digest, header.size, [_row(e) for e in header.entries]]
-            for path, header in self.headers.items()
-        }
-        text = json.dumps(shards, separators=(",", ":"))
-        write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
+    def _open(self, path: Path) -> tuple[h5py.File, Geometries]:
+        """Open a shard, or return it when it was the last one; a forked process opens its own."""
+        if self._file is None or self._file[:2] != (path, os.getpid()):
+            self._file = (path, os.getpid(), h5py.File(path, "r"), {})
+        return self._file[2:]
 
     def _read_headers(self, tolerant: bool) -> dict[Path, Header]:
         known, headers = _read_index(self.folder), {}
-        with os.scandir(self.folder / "shards") as files:
-            paths = sorted(Path(file.path) for file in files if file.name.endswith(".h5"))
-        for path in paths:
+        for path in sorted((self.folder / "shards").glob("*.h5")):
             try:
                 headers[path] = known[path.name] if path.name in known else read_header(path)
             except FileNotFoundError:  # a generate at work has merged it: look again
@@ -181,75 +177,16 @@ class DataStore:
                 self.damaged.append(path)
         return headers
 
-    def _open(self, path: Path) -> tuple[h5py.File, Geometries]:
-        """Open a shard, or return it when it was the last one; a forked process opens its own."""
-        if self._file is None or self._file[:2] != (path, os.getpid()):
-            self._file = (path, os.getpid(), h5py.File(path, "r"), {})
-        return self._file[2:]
-
     def _damage(self, path: Path) -> Damage:
-        kept = readable(path)
-        header = self.headers.get(path)
+        kept, header = readable(path), self.headers.get(path)
         lost = None if header is None else tuple(e.index for e in header.entries if e.index not in kept)
         return Damage(path, lost, tuple(sorted(kept)))
-
-
-def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] | None = None) -> None:
-    """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
-
-    Versions are not compared; what only training reads, symmetries and loss weights, is brought up to date.
-
-    Args:
-        folder: Where it is.
-        card: Content of ``dataset.json``.
-        default_options: Options of the case that a data set has which is older than they are.
-    Raises:
-        ValueError: If the folder holds a data set made otherwise; the first differing entry is named.
-        OSError: If the folder cannot be written.
-    """
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
-    if (folder / "dataset.json").exists():
-        present, asked = read_card(folder), json.loads(json.dumps(card.to_json()))
-        difference = present.schema.difference(card.schema) or _difference(present, asked, default_options or {})
-        if difference is not None:
-            raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
-        symmetries = card.schema.symmetries or present.schema.symmetries
-        card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
-        if card == present:
-            return
-    write_text_atomically(folder / "dataset.json", json.dumps(card.to_json(), indent=1) + "\n")
-
-
-def _difference(present: DataCard, asked: Mapping[str, Any], default_options: Mapping[str, Any]) -> str | None:
-    """Return the first entry, other than the schema, that differs from what is asked for, in words."""
-    options = json.loads(json.dumps(dict(default_options))) | present.settings.get("options", {})
-    entries = [(key, getattr(present, key), asked[key]) for key in ("seed", "resolution", "parameters")]
-    settings = {**present.settings, "options": options}
-    entries += [(key, settings.get(key), asked["settings"].get(key)) for key in sorted(settings | asked["settings"])]
-    for key, found, wanted in entries:
-        if found != wanted and (found or wanted):
-            return f"{key} {found} instead of {wanted}"
-    return None
-
-
-def read_card(folder: Path) -> DataCard:
-    """Read ``dataset.json``; ValueError when it is missing or damaged, or of another version."""
-    path = folder / "dataset.json"
-    if not path.exists():
-        raise ValueError(f"{folder} is not a data set: it has no dataset.json; make one with 'lrsa-coupled generate'")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    return DataCard.from_json(content if isinstance(content, dict) else {}, where=str(path))
 
 
 def _ranks_per_sample(folder: Path) -> int:
     """Return the ranks that shared a sample in the last ``generate``, 1 when its configuration is lost."""
     try:
-        return max(
-            1, int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["generate"]["ranks_per_sample"])
-        )
+        return max(1, int(read_json(folder / "config.json")["generate"]["ranks_per_sample"]))
     except (OSError, ValueError, KeyError, TypeError):
         return 1
 
@@ -258,19 +195,9 @@ def _read_index(folder: Path) -> dict[str, Header]:
     """Read the headers that the index knows; none when it is missing or damaged."""
     try:
         first, text = (folder / INDEX).read_text(encoding="utf-8").split("\n", 1)
-    except (OSError, UnicodeDecodeError, ValueError):
+    except (OSError, ValueError):
         return {}
     if digest([text.rstrip("\n").encode()]) != first:
         return {}
-    return {
-        name: Header(body, size, tuple(_entry(row) for row in rows))
-        for name, (body, size, rows) in json.loads(text).items()
-    }
-
-
-def _row(entry: Entry) -> list[int]:
-    return [entry.index, int(entry.solved), entry.num_nodes, entry.num_cells]
-
-
-def _entry(row: list[int]) -> Entry:
-    return Entry(row[0], bool(row[1]), row[2], row[3])
+    shards = json.loads(text).items()
+    return {name: Header(body, size, tuple(Entry(*row) for row in rows)) for name, (body, size, rows) in shards}

@@ -30,8 +30,9 @@ class SymmetryGroup:
 
     Args:
         schema: Sizes and generators.
+
     Raises:
-        ValueError: If there are none, they have several centres, or a matrix has a wrong size or is no signed permutation.
+        ValueError: If there are none, they have several centres, or a matrix is no signed permutation of its size.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -39,7 +40,7 @@ class SymmetryGroup:
         if len(centres) != 1:
             found = "none" if not centres else f"{len(centres)} centres"
             raise ValueError(
-                f"training.augment needs symmetries of case '{schema.name}' about one centre, its data set lists {found}"
+                f"training.augment needs symmetries of case '{schema.name}' about one centre, the data set has {found}"
             )
         (centre,) = centres
         sizes = (schema.dim, schema.num_inputs, len(schema.scalars), schema.num_outputs)

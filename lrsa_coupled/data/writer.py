@@ -13,7 +13,7 @@ from lrsa_coupled.data.store import Damage, DataStore
 
 @final
 class ShardWriter:
-    """Writes samples of one rank. Each is a shard of its own until there are enough for a larger one, which then takes their place.
+    """Writes samples of one rank: each is a shard of its own until there are enough for a larger one in their place.
 
     Args:
         folder: Folder of the data set.
@@ -47,15 +47,15 @@ def repair(folder: Path, damages: Iterable[Damage]) -> None:
     """Replace damaged shards by what can still be read of them. Call on one rank, while nobody else writes."""
     for damage in damages:
         kept = list(readable(damage.path).values())
-        anew = write_shard(folder, kept) if kept else None
-        if anew != damage.path:  # it is when all samples are readable: the same contents have the same name
+        repaired = write_shard(folder, kept) if kept else None
+        if repaired != damage.path:  # equal when all samples are readable: the same contents have the same name
             damage.path.unlink()
 
 
 def tidy(folder: Path, samples_per_shard: int) -> None:
-    """Drop shards without a sample of their own, merge small ones, write the index. Call on one rank, while nobody else writes.
+    """Drop shards without a sample of their own, merge small ones, write the index.
 
-    A kill at any moment leaves every sample in at least one shard.
+    Call on one rank, while nobody else writes. A kill at any moment leaves every sample in at least one shard.
     """
     store = DataStore(folder)
     for path in (*store.superfluous, *(folder / "shards").glob("*.part"), *(folder / "shards").glob(".*.tmp")):

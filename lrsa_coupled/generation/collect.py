@@ -19,7 +19,8 @@ from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import DataCard, SampleRecord
+from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.writer import ShardWriter, tidy
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
@@ -63,7 +64,7 @@ class Collector:
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
         with collective_errors(self.comm):
             if self.comm.rank == 0:
-                store.create(self.folder, DataCard(self.script.schema, seed=0, resolution=0))
+                create(self.folder, DataCard(self.script.schema, seed=0, resolution=0))
                 self._next = 1 + max(store.DataStore(self.folder).entries, default=-1)
         self._last = time.perf_counter()
 

@@ -17,7 +17,8 @@ from mpi4py import MPI
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
 from lrsa_coupled.data import store
-from lrsa_coupled.data.format import DataCard, digest
+from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver
@@ -224,7 +225,7 @@ def _check_chains(case: Case, settings: GenerateConfig) -> None:
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
-    store.create(folder, _card(case, config), default_options=dataclasses.asdict(case.default_options))
+    create(folder, _card(case, config), default_options=dataclasses.asdict(case.default_options))
     configuration.save(config, folder)
 
 

@@ -16,14 +16,14 @@ from lrsa_coupled.config import Config, TrainingConfig
 from lrsa_coupled.data.batches import epoch_generator
 from lrsa_coupled.data.dataset import Batch, PointDataset
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
+from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
-from lrsa_coupled.training.losses import FieldColumns, Reference, aligned, field_columns, relative_h1, relative_l2
 from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.losses import FieldColumns, Reference, aligned, field_columns, relative_h1, relative_l2
 
 VALIDATION_POINTS = 2048
 
@@ -79,9 +79,11 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         model: Folder of the checkpoint.
         data: Folder of the data set.
         config: Configuration of the run.
+
     Returns:
         ``case``, ``samples`` (number), ``fields``: for each output ``l2`` and, on simplices, ``h1`` (seminorm of P1 gradients), each with
         ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index); and for each output the sample of the worst L2 error.
+
     Raises:
         ValueError: If a file is damaged or missing, or the data set is of another case.
     """

@@ -17,8 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, Precision
 from lrsa_coupled.data.batches import BatchPlan, split_samples
+from lrsa_coupled.data.card import DataCard
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.format import DataCard
 from lrsa_coupled.data.symmetries import SymmetryGroup
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16

@@ -55,8 +55,8 @@ def test_two_generators_make_the_eight_maps_of_the_square():
 @pytest.mark.parametrize(
     ("symmetries", "message"),
     [
-        ((), "needs symmetries of case 'flow' about one centre, its data set lists none"),
-        ((MIRROR, dataclasses.replace(TURN, centre=(0.0, 0.0))), "lists 2 centres"),
+        ((), "needs symmetries of case 'flow' about one centre, the data set has none"),
+        ((MIRROR, dataclasses.replace(TURN, centre=(0.0, 0.0))), "has 2 centres"),
         ((dataclasses.replace(MIRROR, points=((1,),)),), "the matrix of the points must be 2 x 2"),
         ((dataclasses.replace(MIRROR, points=((1, 1), (0, 1))),), "one 1 or -1 in each row and column"),
     ],

@@ -11,9 +11,10 @@ import torch
 from lrsa_coupled.config import Config, DataConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, drawn_ahead, epoch_generator, training_batches
 from lrsa_coupled.data.dataset import PointDataset
-from lrsa_coupled.data.format import DataCard, SampleArrays, SampleRecord
+from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import write_shard
-from lrsa_coupled.data.store import DataStore, create
+from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint, loop
 from lrsa_coupled.training.evaluate import evaluate
@@ -96,8 +97,8 @@ def test_a_set_larger_than_memory_trains_alike(data, tmp_path, caplog):
     tight = dataclasses.replace(
         CONFIG, data=DataConfig(memory_gib=16 * int(whole.sizes_S.sum()) / 2**30)
     )  # for all values, not the meshes
-    assert len(PointDataset(DataStore(data), memory_gib=1e-5)._kept) == 0
-    assert 0 < len(PointDataset(DataStore(data), memory_gib=tight.data.memory_gib)._kept) < len(whole)
+    memory = (config.data.memory_gib for config in (CONFIG, tight, small))
+    assert [PointDataset(DataStore(data), memory_gib=limit).fits for limit in memory] == [True, False, False]
     one, two = train(data, tmp_path / "one", CONFIG), train(data, tmp_path / "two", small)
     assert one["best_error"] == two["best_error"]
     assert [record.message[:55] for record in caplog.records] == [

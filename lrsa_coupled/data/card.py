@@ -1,0 +1,113 @@
+"""``dataset.json``: what the samples of a data set are and what they depend on; read, written and compared here."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+from lrsa_coupled.files import as_dataclass, read_json, write_text_atomically
+from lrsa_coupled.schema import Schema
+
+NAME = "dataset.json"
+VERSION = 3
+SETTINGS_OF_2 = {"rtol": "rtol", "start": "guess", "strategy": "method", "options": "options", "chains": "chains"}
+"""Entries of version 2, and their names among the settings."""
+
+
+@final
+@dataclass(frozen=True)
+class DataCard:
+    """Content of ``dataset.json``, as specified in ``data/format.py``."""
+
+    schema: Schema
+    seed: int
+    resolution: int
+    parameters: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the card as a JSON object."""
+        card = {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
+        return json.loads(json.dumps(card))  # lists for tuples, as a file has them
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
+        """Read a card of version 3 or 2.
+
+        Raises:
+            ValueError: If it is of another version, or an entry is missing or of the wrong kind.
+        """
+        version = content.get("format")
+        if version not in (2, VERSION):
+            raise ValueError(f"{where}: format version {version!r}, expected 2 or {VERSION}: make the data set again")
+        if version == 2:
+            content = _of_version_2(content, where)
+        schema = Schema.from_json(content.get("schema"), where=where)
+        return as_dataclass(content | {"schema": schema}, cls, where=where)
+
+    def difference(self, other: DataCard, default_options: Mapping[str, Any]) -> str | None:
+        """Return the first mismatch in words, versions aside; options that this card lacks have ``default_options``."""
+        mine, others = self.to_json(), other.to_json()
+        mine["settings"]["options"] = {**default_options} | mine["settings"].get("options", {})
+        pairs = [(key, mine[key], others[key]) for key in ("seed", "resolution", "parameters")]
+        settings, wanted = mine["settings"], others["settings"]
+        pairs += [(key, settings.get(key), wanted.get(key)) for key in sorted(settings | wanted)]
+        for key, one, two in pairs:
+            if one != two and (one or two):  # no options are as good as an empty table of them
+                return f"{key} {one} instead of {two}"
+        return self.schema.difference(other.schema)
+
+
+def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] | None = None) -> None:
+    """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
+
+    What only training reads, symmetries and loss weights, is brought up to date.
+
+    Args:
+        folder: Where it is.
+        card: Content of ``dataset.json``.
+        default_options: Options of the case for a data set that is older than they are.
+
+    Raises:
+        ValueError: If the folder holds a data set made otherwise; the first mismatch is named.
+        OSError: If the folder cannot be written.
+    """
+    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    if (folder / NAME).exists():
+        present = read_card(folder)
+        if (difference := present.difference(card, default_options or {})) is not None:
+            raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
+        symmetries = card.schema.symmetries or present.schema.symmetries
+        card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
+        if card == present:
+            return
+    write_text_atomically(folder / NAME, json.dumps(card.to_json(), indent=1) + "\n")
+
+
+def read_card(folder: Path) -> DataCard:
+    """Read the card of a data set.
+
+    Raises:
+        ValueError: If it is missing or damaged, or of another version.
+    """
+    path = folder / NAME
+    if not path.exists():
+        raise ValueError(f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'")
+    return DataCard.from_json(read_json(path), where=str(path))
+
+
+def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return the content of a card of version 2 in the form of version 3."""
+    settings = {new: content[old] for old, new in SETTINGS_OF_2.items() if old in content}
+    if settings.get("guess") == "classical":
+        settings["guess"] = "none"
+    if "chains" in settings:
+        length, reuse, recycle, sort = settings["chains"]
+        settings["chains"] = [length, reuse, recycle or None, sort]
+    schema = Schema.from_flat(content, where=where).to_json()
+    return {**content, "schema": schema, "settings": settings}
