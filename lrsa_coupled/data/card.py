@@ -32,8 +32,7 @@ class DataCard:
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as a JSON object."""
-        card = {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
-        return json.loads(json.dumps(card))  # lists for tuples, as a file has them
+        return {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
@@ -50,20 +49,25 @@ class DataCard:
         schema = Schema.from_json(content.get("schema"), where=where)
         return as_dataclass(content | {"schema": schema}, cls, where=where)
 
-    def difference(self, other: DataCard, default_options: Mapping[str, Any]) -> str | None:
-        """Return the first mismatch in words, versions aside; options that this card lacks have ``default_options``."""
-        mine, others = self.to_json(), other.to_json()
-        mine["settings"]["options"] = {**default_options} | mine["settings"].get("options", {})
-        pairs = [(key, mine[key], others[key]) for key in ("seed", "resolution", "parameters")]
-        settings, wanted = mine["settings"], others["settings"]
-        pairs += [(key, settings.get(key), wanted.get(key)) for key in sorted(settings | wanted)]
-        for key, one, two in pairs:
-            if one != two and (one or two):  # no options are as good as an empty table of them
-                return f"{key} {one} instead of {two}"
-        return self.schema.difference(other.schema)
+    def difference(self, other: DataCard, defaults: Mapping[str, Any]) -> str | None:
+        """Return the first mismatch in words, versions aside; ``defaults`` are settings that a card does not hold."""
+        if (difference := self.schema.difference(other.schema)) is not None:
+            return difference
+        mine, others = self._compared(defaults), other._compared(defaults)
+        for key in [*mine, *others]:
+            if mine.get(key) != others.get(key):
+                return f"{key} {mine.get(key)} instead of {others.get(key)}"
+        return None
+
+    def _compared(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the entries other than schema and versions, settings beside the others."""
+        settings = {**defaults, **self.settings}
+        settings["options"] = {**defaults.get("options", {}), **self.settings.get("options", {})}
+        entries = {"seed": self.seed, "resolution": self.resolution, "parameters": self.parameters, **settings}
+        return json.loads(json.dumps(entries))  # lists for tuples, as a file has them
 
 
-def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] | None = None) -> None:
+def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None = None) -> None:
     """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
 
     What only training reads, symmetries and loss weights, is brought up to date.
@@ -71,7 +75,7 @@ def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] |
     Args:
         folder: Where it is.
         card: Content of ``dataset.json``.
-        default_options: Options of the case for a data set that is older than they are.
+        defaults: Settings, options of the case among them, that a card does not hold when it is older than they are.
 
     Raises:
         ValueError: If the folder holds a data set made otherwise; the first mismatch is named.
@@ -80,7 +84,7 @@ def create(folder: Path, card: DataCard, *, default_options: Mapping[str, Any] |
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     if (folder / NAME).exists():
         present = read_card(folder)
-        if (difference := present.difference(card, default_options or {})) is not None:
+        if (difference := present.difference(card, defaults or {})) is not None:
             raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
         symmetries = card.schema.symmetries or present.schema.symmetries
         card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))

@@ -170,7 +170,7 @@ class PointDataset:
 
         Args:
             samples_B: Positions of the samples in the data set.
-            num_points: Points of a sample, at most those of the smallest sample here; None for all points of every sample.
+            num_points: Points of a sample, at most those of the smallest sample here; None for all points of each.
             generator: Source of the draws.
             with_cells: Whether to draw cells, for losses that see gradients.
         """

@@ -225,7 +225,11 @@ def _check_chains(case: Case, settings: GenerateConfig) -> None:
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
-    create(folder, _card(case, config), default_options=dataclasses.asdict(case.default_options))
+    create(
+        folder,
+        _card(case, config),
+        defaults={"method": case.default_method, "options": dataclasses.asdict(case.default_options)},
+    )
     configuration.save(config, folder)
 
 
@@ -264,7 +268,7 @@ def _settings(case: Case, config: Config) -> dict[str, Any]:
     entries = {
         "rtol": config.problem.rtol or case.rtol,
         "guess": guess,
-        "method": settings.method,
+        "method": settings.method or case.default_method,
         "options": dataclasses.asdict(case.options),
     }
     if is_chained(case, settings):

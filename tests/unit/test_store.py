@@ -171,12 +171,59 @@ def test_index_is_made_again(tmp_path: Path) -> None:
     assert_holds(tmp_path, [0, 1, 2, 3, 5])
 
 
+VERSION_2 = """{
+ "format": 2, "case": "block", "dim": 3, "seed": 3, "resolution": 6, "rtol": 1e-08, "start": "classical",
+ "options": {"modes": 4}, "strategy": "krylov-schur", "chains": [32, "setup", 0, false],
+ "parameters": {"medium": "1"}, "scalars": ["load"],
+ "inputs": [{"name": "coarse", "components": 3, "unit": "b", "subspace": [], "loss_weight": 1.0}],
+ "outputs": [
+  {"name": "u", "components": 3, "unit": "b", "subspace": [0], "loss_weight": 2.0, "relative_to": "coarse"}
+ ],
+ "symmetries": [{"points": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], "centre": [0.5, 0.5, 0.5], "inputs": [], "scalars": [],
+  "outputs": []}],
+ "versions": {"lrsa-coupled": "0.1.0"}
+}"""
+
+
+def test_a_data_set_of_version_2_is_read_and_continued(tmp_path: Path) -> None:
+    """The schema and the settings stand beside the others; some have other names."""
+    make(tmp_path, [0, 1])
+    (tmp_path / "dataset.json").write_text(VERSION_2)
+    mirror = Symmetry(((-1, 0, 0), (0, 1, 0), (0, 0, 1)), (0.5, 0.5, 0.5))
+    outputs = (Field("u", 3, "b", (0,), 2.0, relative_to="coarse"),)
+    schema = Schema("block", 3, (Field("coarse", 3, "b"),), ("load",), outputs, symmetries=(mirror,))
+    settings = {"rtol": 1e-8, "guess": "none", "options": {"modes": 4}, "method": "krylov-schur"}
+    settings["chains"] = [32, "setup", None, False]
+    store = DataStore(tmp_path)
+    assert store.card == DataCard(schema, 3, 6, {"medium": "1"}, settings, {"lrsa-coupled": "0.1.0"})
+    assert store.solved == [0, 1] and not store.verify()
+    create(tmp_path, dataclasses.replace(store.card, versions={"lrsa-coupled": "0.2.0"}))
+    with pytest.raises(ValueError, match="chains .*'setup', None.* instead of .*'setup', 3"):
+        create(tmp_path, dataclasses.replace(store.card, settings=settings | {"chains": [32, "setup", 3, False]}))
+
+
+def test_a_card_that_cannot_be_read_names_the_entry(tmp_path: Path) -> None:
+    for text, message in (
+        (VERSION_2.replace('"format": 2', '"format": 1'), "format version 1, expected 2 or 3"),
+        (VERSION_2.replace('"seed": 3', '"sed": 3'), "missing required field `seed`"),
+        (VERSION_2.replace('"dim": 3, ', ""), "missing entry 'dim'"),
+        ('{"format": 3, "seed": 0}', "schema: Expected `object`, got `null`"),
+        ("{", "dataset.json is not a valid JSON file"),
+    ):
+        (tmp_path / "dataset.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            DataStore(tmp_path)
+
+
 def test_a_data_set_older_than_an_option_goes_on_with_what_it_was(tmp_path):
     create(tmp_path, CARD)
-    narrow, wide = (dataclasses.replace(CARD, settings={"options": {"range": value}}) for value in (2.0, 3.0))
-    create(tmp_path, narrow, default_options={"range": 2.0})
+    defaults = {"method": "cold", "options": {"range": 2.0}}
+    narrow, wide = (
+        dataclasses.replace(CARD, settings={"method": "cold", "options": {"range": value}}) for value in (2.0, 3.0)
+    )
+    create(tmp_path, narrow, defaults=defaults)
     with pytest.raises(ValueError, match="options {'range': 2.0} instead of {'range': 3.0}"):
-        create(tmp_path, wide, default_options={"range": 2.0})
+        create(tmp_path, wide, defaults=defaults)
 
 
 def test_what_only_training_reads_is_brought_up_to_date(tmp_path):

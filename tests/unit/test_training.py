@@ -283,7 +283,7 @@ def test_data_sets_that_cannot_be_used_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="name 'synthetic' instead of 'other'"):
         evaluate(tmp_path / "out", write(tmp_path / "other", schema=dataclasses.replace(SCHEMA, name="other")), CONFIG)
     cells = {"cells": np.zeros((1, 4), np.int32)}
-    with pytest.raises(ValueError, match="of the samples before it"):
+    with pytest.raises(ValueError, match="cells of 4 vertices, expected the 3 of the others"):
         train(write(tmp_path / "mixed", **cells), tmp_path / "out2", CONFIG)
 
 
