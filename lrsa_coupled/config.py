@@ -29,7 +29,6 @@ PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 NonNegativeFloat = Annotated[float, Meta(ge=0)]
 
-TRAINING_SEED, TEST_SEED = 0, 3
 VERSION = 2
 """Version of ``config.json``; the one before has none."""
 
@@ -45,12 +44,12 @@ class ProblemConfig(Section):
     @property
     def training_seed(self) -> int:
         """The seed, that of ``generate`` where none is set."""
-        return TRAINING_SEED if self.seed is None else self.seed
+        return 0 if self.seed is None else self.seed
 
     @property
     def test_seed(self) -> int:
         """The seed, that of unseen samples where none is set."""
-        return TEST_SEED if self.seed is None else self.seed
+        return 3 if self.seed is None else self.seed
 
 
 @dataclass(frozen=True)
@@ -84,18 +83,16 @@ class OperatorConfig(Section):
     width: Positive = setting(64, "features of a point")
     num_blocks: Positive = setting(4, "blocks one after the other")
     num_frequencies: Natural = setting(0, "octaves of sines and cosines of the coordinates among the features")
-    weight_std: PositiveFloat | None = setting(
-        0.02, "deviation of initial weights; none: one over the root of the width"
-    )
+    weight_std: PositiveFloat | None = setting(0.02, "deviation of initial weights; none: the root of 1 / width")
 
     def variant(self, values: Mapping[str, Any], *, where: str) -> OperatorConfig:
-        """Return the configuration of the kind in ``values``."""
-        return of_kind(self, values["kind"], where=where) if "kind" in values else self
-
-    @property
-    def label(self) -> str:
-        """The kind, which says what settings there are."""
-        return f" of operator.kind = {self.kind}"
+        """Return the configuration of the kind in ``values``; ValueError for a setting of other kinds only."""
+        operator = of_kind(self, values["kind"], where=where) if "kind" in values else self
+        others = {name for kind in OPERATORS.values() for name in hints(kind)} - hints(operator).keys()
+        for name in values:
+            if name in others:
+                raise ValueError(f"{where}: 'operator.{name}' does not apply to operator.kind = {operator.kind}")
+        return operator
 
     @property
     def needs_grid(self) -> bool:
@@ -110,7 +107,7 @@ class OperatorConfig(Section):
     @property
     def takes_parts(self) -> bool:
         """Whether the operator can be evaluated on parts of the points: in chunks, over ranks, at further points."""
-        return False
+        return self.kind == "lrsa" and not self.needs_grid
 
 
 @dataclass(frozen=True)
@@ -144,11 +141,6 @@ class LrsaConfig(AttentionConfig):
     def needs_mass(self) -> bool:
         """Whether the down attention is a quadrature."""
         return self.mass_weighted
-
-    @property
-    def takes_parts(self) -> bool:
-        """Whether there is no convolution."""
-        return not self.grid_convolution
 
 
 @dataclass(frozen=True)
@@ -301,14 +293,10 @@ def of_kind(operator: OperatorConfig, kind: str, *, where: str = "operator") -> 
     return OPERATORS[kind](**{name: getattr(operator, name) for name in shared})
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a configuration as nested plain dictionaries."""
-    return dataclasses.asdict(config)
-
-
 def save(config: Config, folder: Path) -> None:
     """Write ``config.json`` into ``folder`` by atomic rename. Call on one rank."""
-    write_text_atomically(folder / "config.json", json.dumps({"version": VERSION} | to_dict(config), indent=1) + "\n")
+    content = {"version": VERSION} | dataclasses.asdict(config)
+    write_text_atomically(folder / "config.json", json.dumps(content, indent=1) + "\n")
 
 
 def read(path: Path) -> Config:

@@ -1,17 +1,18 @@
-"""Logging and progress bars; rank 0 speaks for all."""
+"""Logging and progress bars, of rank 0 only."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, final
 
 from lrsa_coupled import mpi
 
-_HANDLER = "lrsa_coupled"
+NAME = "lrsa_coupled"
 
 
+@final
 class RankZeroFilter(logging.Filter):
     """Lets records of rank 0 pass, and errors of any rank."""
 
@@ -22,16 +23,15 @@ class RankZeroFilter(logging.Filter):
 def setup(verbosity: int = 0) -> None:
     """Send log records to stderr: warnings at -1, information at 0, everything from 1 on."""
     root = logging.getLogger()
-    for handler in [h for h in root.handlers if h.get_name() == _HANDLER]:
+    for handler in [h for h in root.handlers if h.get_name() == NAME]:
         root.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
-    handler.set_name(_HANDLER)
+    handler.set_name(NAME)
     handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
     handler.addFilter(RankZeroFilter())
     root.addHandler(handler)
     level = {-1: logging.WARNING, 0: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
-    for name in ("lrsa_coupled", "solvers", "cases"):
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger(NAME).setLevel(level)
 
 
 def progress(
@@ -43,31 +43,20 @@ def progress(
     total: int | None = None,
     done: int = 0,
 ) -> Any:
-    """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information.
-
-    Collective: no.
+    """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information. Collective: no.
 
     Args:
         iterable: What to go through; None for a bar moved by ``update``.
         description: Text before the bar.
         unit: What is counted.
         delay: Time before the bar appears [s].
-        total: Number of steps, when ``iterable`` does not tell.
+        total: Number of steps, when ``iterable`` has no length.
         done: Number of steps taken before.
     """
     from tqdm import tqdm
 
-    silent = mpi.rank() != 0 or not logging.getLogger("lrsa_coupled").isEnabledFor(logging.INFO)
+    silent = mpi.rank() != 0 or not logging.getLogger(NAME).isEnabledFor(logging.INFO)
     # mpirun gives no terminal: every update is then a line of its own in a log file.
     interval = 0.1 if sys.stderr.isatty() else 2.0
-    return tqdm(
-        iterable,
-        desc=description,
-        unit=unit,
-        delay=delay,
-        total=total,
-        initial=done,
-        disable=silent,
-        mininterval=interval,
-        file=sys.stderr,
-    )
+    bar = {"desc": description, "unit": unit, "delay": delay, "total": total, "initial": done}
+    return tqdm(iterable, disable=silent, mininterval=interval, file=sys.stderr, **bar)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, final
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# Rank and size as launchers tell them: MPICH and Intel MPI, Open MPI, MVAPICH, Slurm (set in a step started by srun only).
+# Variables of launchers: MPICH and Intel MPI, Open MPI, MVAPICH, Slurm (set in a step started by srun only).
 _LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -54,9 +54,6 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
 
     Collective: yes. Call it after the rank-local work and before the next collective call.
 
-    Args:
-        comm: Communicator whose ranks take part.
-        error: This rank's error, None when it has none.
     Raises:
         Exception: Of the same built-in type and text on every rank; RuntimeError where the type is not built in.
     """
@@ -73,10 +70,7 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
 
 @contextmanager
 def collective_errors(comm: MPI.Comm) -> Iterator[None]:
-    """Run rank-local code such that an exception on one rank is raised on all.
-
-    Collective: at the end; the code inside must not be.
-    """
+    """Run rank-local code such that an exception on one rank is raised on all. Collective at the end only."""
     error = None
     try:
         yield
@@ -106,12 +100,8 @@ def share[T](comm: MPI.Comm, function: Callable[[], T]) -> T:
 def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] | None:
     """Return the ranks that failed once all ranks have called; None when this rank failed and others do not come.
 
+    A failed rank waits ``patience`` seconds for the others, one that did not fail for all.
     Collective: yes, over a communicator used for nothing else.
-
-    Args:
-        comm: Communicator whose ranks take part.
-        failed: Whether this rank failed.
-        patience: Time a failed rank waits for the others [s]; a rank that did not fail waits for all.
     """
     import numpy as np
 
@@ -126,11 +116,8 @@ def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] 
 class SharedCounter:
     """Counts from 0 for all ranks: each number is handed out once, without waiting for other ranks.
 
-    Making and freeing are collective. It lives in a window of rank 0, locked once for good: a lock of its own for each number would wait for
-    the next MPI call of rank 0. The atomic fetch-and-add needs none within a node, nor between nodes whose network does remote atomics.
-
-    Args:
-        comm: Communicator of the ranks that count together.
+    Making and freeing are collective. It lives in a window of rank 0 that is locked once: a lock for each number would
+    wait for the next MPI call of rank 0. The atomic fetch-and-add does not, where the network has atomics.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -161,7 +148,7 @@ class SharedCounter:
 
 @final
 class StopSignals:
-    """Notes SIGTERM and SIGUSR1, the warnings of batch systems, instead of ending the process; a context manager of the main thread.
+    """Notes SIGTERM and SIGUSR1, the warnings of batch systems, instead of ending the process; for the main thread.
 
     Attributes:
         name: Name of the signal that has come, empty before.

@@ -9,7 +9,6 @@ import tomllib
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -27,11 +26,6 @@ class Section:
         """Return the section to which ``values`` are to be applied, when they choose between several."""
         return self
 
-    @property
-    def label(self) -> str:
-        """What an error about an unknown setting adds to its name."""
-        return ""
-
     def __post_init__(self) -> None:
         for name, hint in hints(self).items():
             converted(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
@@ -45,9 +39,8 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
     for key, value in values.items():
         name = prefix + key
         if key not in types_by_name:
-            label = base.label if isinstance(base, Section) else ""
-            known = [item.key for item in describe(base, prefix)]
-            raise ValueError(f"{where}: unknown key '{name}'{label}{nearest(name, known)}")
+            known = [known for known, *_ in describe(base, prefix)]
+            raise ValueError(f"{where}: unknown key '{name}'{nearest(name, known)}")
         current = getattr(base, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -97,24 +90,14 @@ def type_text(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting as ``lrsa-coupled settings`` prints it."""
-
-    key: str
-    value: Any
-    type_text: str
-    doc: str
-
-
-def describe(config: Any, prefix: str = "") -> Iterator[Setting]:
-    """Yield the settings of a configuration in order."""
+def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str, str]]:
+    """Yield the settings of a configuration in order: dotted name, value, type and meaning."""
     for item in dataclasses.fields(config):
         value, key = getattr(config, item.name), prefix + item.name
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{key}.")
         else:
-            yield Setting(key, value, type_text(hints(config)[item.name]), item.metadata.get("doc", ""))
+            yield key, value, type_text(hints(config)[item.name]), item.metadata.get("doc", "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """Command line ``lrsa-coupled``: a file of this folder without a leading underscore is a verb.
 
-It has ``HELP``, ``add_arguments`` and ``run``, turns its arguments into one request and calls a plain function. It imports
-what it needs when it runs: training needs no PETSc, and no MPI on one rank; the other verbs load MPI before PETSc.
-An error is one line on any number of ranks.
+It has ``HELP``, ``add_arguments`` and ``run``, turns its arguments into one request and calls a plain function.
+It imports what it needs when it runs: training needs no PETSc, and no MPI on one rank; the other verbs load MPI before
+PETSc. An error is one line on any number of ranks.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ def add_preset(parser: argparse.ArgumentParser, default: str = "none by default"
 
 def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
     """Add a flag for each setting: ``generate.ranks_per_sample`` is ``--ranks-per-sample``."""
-    docs = {item.key: item.doc for item in describe(Config())}
+    docs = {key: doc for key, _, _, doc in describe(Config())}
     for key in keys:
         name = key.rpartition(".")[2].replace("_", "-")
         parser.add_argument(f"--{name}", dest=key, type=parse, metavar=name[0].upper(), help=docs[key])

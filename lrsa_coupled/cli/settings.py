@@ -1,12 +1,14 @@
-"""``lrsa-coupled settings``: every setting with its type, default and meaning."""
+"""``lrsa-coupled settings``: every setting with its type, value and meaning."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from typing import Any
 
+from lrsa_coupled import mpi
 from lrsa_coupled.cli._arguments import add_preset
-from lrsa_coupled.cli._startup import case_config, one_process, resolve
+from lrsa_coupled.cli._startup import no_petsc, resolve, start
 from lrsa_coupled.config import Config
 from lrsa_coupled.settings import describe
 
@@ -15,17 +17,26 @@ HELP = "print every setting with its type, value and meaning"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    parser.add_argument("case", nargs="?", metavar="CASE", help="show the values of this case")
+    parser.add_argument("case", nargs="?", metavar="CASE", help="show the values of this case, and its options")
     add_preset(parser)
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Print the settings; no MPI, no PETSc."""
-    one_process("settings", petsc)
-    if args.case is None and args.preset is not None:
+    """Print the settings; MPI and PETSc only for the options of a case."""
+    no_petsc("settings", petsc)
+    if args.case is not None:
+        case, config, _ = start(args, petsc)
+        _print(config)
+        _print(case.options, "options.")
+    elif args.preset is not None:
         raise ValueError("--preset is a table of a case: give the case, too")
-    config = resolve(args, Config()) if args.case is None else case_config(args)
-    for item in describe(config):
-        value = "none" if item.value is None else item.value
-        print(f"{item.key} = {value}  ({item.type_text})\n    {item.doc}")
+    else:
+        _print(resolve(args, Config()))
     return 0
+
+
+def _print(config: Any, prefix: str = "") -> None:
+    for key, value, kind, doc in describe(config, prefix):
+        text = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
+        if key not in ("case", "options"):  # CASE, and printed by themselves
+            mpi.say(f"{key} = {text}  ({kind})" + (f"\n    {doc}" if doc else ""))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from lrsa_coupled.certify.certify import Certified
     from lrsa_coupled.config import Config
+    from lrsa_coupled.guess.learned import LearnedGuess
     from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Request:
         folder: Where to write.
         model: Folder of the model for a learned guess; None for a solve without one.
         method: Name of a method of the case, None for its default; not together with ``model``.
+        accept: Relative accuracy of an answer by the model, None for a solve.
     """
 
     case: Case
@@ -53,6 +55,7 @@ class Request:
     folder: Path
     model: Path | None = None
     method: str | None = None
+    accept: float | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -80,75 +83,71 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.certify.certify import check_accept
     from lrsa_coupled.generation.plan import sample_parameters
 
-    model = _model(args)
-    accept = ACCEPT if args.accept is None else args.accept
-    check_accept(accept)
+    model, accept = _model(args), None
+    if args.mode == "surrogate":
+        accept = ACCEPT if args.accept is None else args.accept
+        check_accept(accept)
     parameters: Any = sample_parameters(case, config.problem.test_seed, args.index)
     if args.parameters is not None:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
     prepare(comm, args.out)
-    request = Request(case, config, parameters, args.out, model, args.method)
-    if args.mode == "surrogate":
-        certified = solve_certified(request, comm, accept=accept)
-        text, success = describe_certified(certified), certified.delivered
-    else:
-        result = solve(request, comm)
-        text, success = describe(result), result.converged
+    text, success = solve(Request(case, config, parameters, args.out, model, args.method, accept), comm)
     mpi.say(text)
     check_petsc(comm, petsc)
     return 0 if success else 1
 
 
-def solve(request: Request, comm: MPI.Comm) -> SolveResult:
-    """Solve one problem distributed over ``comm`` and write its fields and ``result.json``. Collective.
+def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
+    """Solve one problem distributed over ``comm``, write its fields and ``result.json``. Collective.
+
+    Returns:
+        What came of it, in words, and whether the fields are solved for or certified.
 
     Raises:
         ValueError: For an unknown method, or a model that is damaged or of another case; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
+    from lrsa_coupled.certify.surrogate import Surrogate
+    from lrsa_coupled.guess.learned import LearnedGuess
+
+    case, settings = request.case, request.config
+    if request.method is not None and request.method not in case.methods():
+        raise ValueError(f"unknown method '{request.method}'{nearest(request.method, [*case.methods()])}")
+    with mpi.collective_errors(comm):
+        guess = None if request.model is None else LearnedGuess.load(request.model, settings.guess)
+        if comm.rank == 0:
+            configuration.save(settings, request.folder)
+    mesh = case.mesh(comm, request.parameters, settings.problem.resolution or case.resolution)
+    problem = case.problem(mesh, request.parameters)
+    result: SolveResult | Certified
+    if guess is not None and request.accept is not None:
+        result = Surrogate(case, guess, problem, accept=request.accept).solve()
+        text, success = describe_certified(result), result.delivered
+    else:
+        result = _guarded(request, guess, problem)
+        text, success = describe(result), result.converged
+    write_fields(case, problem, request.folder)
+    if comm.rank == 0:
+        write_text_atomically(request.folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    return text, success
+
+
+def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> SolveResult:
     from lrsa_coupled.coupling.residual import reference_norm
     from lrsa_coupled.guess.guarded import GuardedSolver
-    from lrsa_coupled.guess.learned import LEARNED, LearnedGuess
+    from lrsa_coupled.guess.learned import LEARNED
     from lrsa_coupled.guess.policy import make_policy
     from lrsa_coupled.guess.target import CaseTarget
 
-    case, methods = request.case, request.case.methods()
-    if request.method is not None and request.method not in methods:
-        raise ValueError(f"unknown method '{request.method}'{nearest(request.method, [*methods])}")
-    with mpi.collective_errors(comm):
-        settings = request.config.guess
-        policy = make_policy(settings, [LEARNED], default="adaptive", guess_first=True)
-        guesses = []
-        if request.model is not None:
-            guesses.append(LearnedGuess.load(request.model, settings).bind(case, max_distance=policy.max_distance))
-        _save_config(request, comm)
-    problem = _problem(request, comm)
-    atol = (request.config.problem.rtol or case.rtol) * reference_norm(problem)
+    case, settings = request.case, request.config
+    with mpi.collective_errors(problem.mesh.comm):
+        policy = make_policy(settings.guess, [LEARNED], default="adaptive", guess_first=True)
+        guesses = [] if guess is None else [guess.bind(case, max_distance=policy.max_distance)]
+    atol = (settings.problem.rtol or case.rtol) * reference_norm(problem)
     solver = GuardedSolver(guesses, CaseTarget(case, problem, atol, method=request.method), policy)
     result = solver.solve()
     solver.destroy()
     logger.info("residual %.2e, tolerance %.2e", result.residual, atol)
-    _write(request, problem, result)
-    return result
-
-
-def solve_certified(request: Request, comm: MPI.Comm, *, accept: float) -> Certified:
-    """Answer with the operator to the relative accuracy ``accept`` and write fields and ``result.json``. Collective.
-
-    Raises:
-        ValueError: If there is no model, or it is damaged or of another case; on all ranks.
-    """
-    from lrsa_coupled.certify.surrogate import Surrogate
-    from lrsa_coupled.guess.learned import LearnedGuess
-
-    if request.model is None:
-        raise ValueError(f"--mode surrogate needs a model, '{request.case.name}' ships none; name one with --model")
-    with mpi.collective_errors(comm):
-        guess = LearnedGuess.load(request.model, request.config.guess)
-        _save_config(request, comm)
-    problem = _problem(request, comm)
-    result = Surrogate(request.case, guess, problem, accept=accept).solve()
-    _write(request, problem, result)
     return result
 
 
@@ -193,26 +192,22 @@ def describe_certified(result: Certified) -> str:
     return "\n".join([*lines, *fallback])
 
 
-def write_fields(case: Case, problem: Problem, folder: Path) -> list[Path]:
+def write_fields(case: Case, problem: Problem, folder: Path) -> None:
     """Write each field to a file for ParaView: VTX (``.bp``), or ``.pvd`` without ADIOS2. Collective."""
     from dolfinx import io
 
-    paths = []
     for field in case.fields:
         part = problem.solution
         for index in field.subspace:
             part = part.sub(index)
         part = part.collapse() if field.subspace else part
         part.name = field.name
-        path = folder / f"{field.name}{'.bp' if io.has_adios2 else '.pvd'}"
         if io.has_adios2:
-            with io.VTXWriter(problem.mesh.comm, path, [part]) as writer:
+            with io.VTXWriter(problem.mesh.comm, folder / f"{field.name}.bp", [part]) as writer:
                 writer.write(0.0)
         else:
-            with io.VTKFile(problem.mesh.comm, path, "w") as writer:
+            with io.VTKFile(problem.mesh.comm, folder / f"{field.name}.pvd", "w") as writer:
                 writer.write_function(part)
-        paths.append(path)
-    return paths
 
 
 def _model(args: Namespace) -> Path | None:
@@ -221,24 +216,10 @@ def _model(args: Namespace) -> Path | None:
         raise ValueError(f"--index counts from 0, got {args.index}")
     if args.method and (args.model or args.mode == "surrogate"):
         raise ValueError("--method solves without a model, --model and --mode surrogate with one; give one of them")
-    return args.model if args.method or args.model else catalog.shipped_model(args.case)
-
-
-def _save_config(request: Request, comm: MPI.Comm) -> None:
-    if comm.rank == 0:
-        configuration.save(request.config, request.folder)
-
-
-def _problem(request: Request, comm: MPI.Comm) -> Problem:
-    case = request.case
-    mesh = case.mesh(comm, request.parameters, request.config.problem.resolution or case.resolution)
-    return case.problem(mesh, request.parameters)
-
-
-def _write(request: Request, problem: Problem, result: SolveResult | Certified) -> None:
-    write_fields(request.case, problem, request.folder)
-    if problem.mesh.comm.rank == 0:
-        write_text_atomically(request.folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    model = args.model if args.method or args.model else catalog.shipped_model(args.case)
+    if model is None and args.mode == "surrogate":
+        raise ValueError(f"--mode surrogate needs a model, '{args.case}' ships none; name one with --model")
+    return model
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:

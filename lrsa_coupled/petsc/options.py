@@ -1,6 +1,6 @@
-"""PETSc options of the command line: handed over before PETSc is imported, checked for use afterwards.
+"""PETSc options of the command line: given to PETSc when it is imported, checked for use afterwards.
 
-Options of the environment (``PETSC_OPTIONS``, ``.petscrc``) are PETSc's own business and are not checked.
+Options of the environment (``PETSC_OPTIONS``, ``.petscrc``) are not checked.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-# PETSc looks these up in PetscFinalize, after the check.
+# PETSc reads these in PetscFinalize, after the check.
 _READ_LATE = frozenset(
     {"options_left", "options_view", "objects_dump", "memory_view", "malloc_view", "log_trace", "saws_options"}
 )
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str | None]:
-    """Split ``-name value -flag`` into names and values.
-
-    Raises:
-        ValueError: For a value without a name.
-    """
+    """Split ``-name value -flag`` into names and values; ValueError for a value without a name."""
     options: dict[str, str | None] = {}
     name = ""
     for argument in arguments:
@@ -41,7 +37,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str | None]:
 def initialise(arguments: Sequence[str]) -> None:
     """Initialise MPI, then PETSc with ``arguments``; adds them to the options when PETSc already runs. Collective."""
     options = parse(arguments)
-    from mpi4py import MPI  # noqa: F401 - the binary wheel of PETSc needs MPI loaded first
+    from mpi4py import MPI
 
     if "petsc4py.PETSc" not in sys.modules:
         import petsc4py
@@ -55,32 +51,22 @@ def initialise(arguments: Sequence[str]) -> None:
         PETSc.Options().setValue(name, "" if value is None else value)
 
 
-def unused(comm: MPI.Comm, arguments: Sequence[str]) -> list[str]:
-    """Return the names in ``arguments`` that PETSc has used on no rank so far. Collective."""
+def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:
+    """Raise ValueError, on all ranks, when PETSc has used one of ``arguments`` on no rank.
+
+    Collective: yes; call it after the last solve.
+    """
     from mpi4py import MPI
     from petsc4py import PETSc
 
     options = PETSc.Options()
     names = [name for name in parse(arguments) if name not in _READ_LATE]
-    return [name for name in names if not comm.allreduce(int(options.used(name)), op=MPI.MAX)]
-
-
-def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:
-    """Raise when PETSc has used one of ``arguments`` on no rank. Collective; call it after the last solve.
-
-    Raises:
-        ValueError: Names the unused options, on all ranks.
-    """
-    names = unused(comm, arguments)
-    if not names:
+    unused = [name for name in names if not comm.allreduce(int(options.used(name)), op=MPI.MAX)]
+    if not unused:
         return
-    from petsc4py import PETSc
-
-    known = [name for name in PETSc.Options().getAll() if PETSc.Options().used(name)]
-    close = difflib.get_close_matches(names[0], known, n=1)
+    close = difflib.get_close_matches(unused[0], [name for name in options.getAll() if options.used(name)], n=1)
     hint = f" (did you mean -{close[0]}?)" if close else ""
-    for name in names:
-        PETSc.Options().delValue(name)
-    raise ValueError(
-        f"unknown PETSc option{'s' if len(names) > 1 else ''}: {', '.join('-' + n for n in names)}: no solver used it{hint}"
-    )
+    for name in unused:
+        options.delValue(name)
+    plural, text = "s" if len(unused) > 1 else "", ", ".join(f"-{name}" for name in unused)
+    raise ValueError(f"unknown PETSc option{plural}: {text}: no solver used it{hint}")

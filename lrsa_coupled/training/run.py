@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, Precision
 from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.card import DataCard
@@ -169,7 +168,7 @@ def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema)
     initial, card = checkpoint.load(folder)
     if (difference := card.schema.difference(schema)) is not None:
         raise ValueError(f"training.initial: {folder} is not a model of these data: it has {difference}")
-    found, expected = (configuration.to_dict(operator) for operator in (card.operator, config.operator))
+    found, expected = (dataclasses.asdict(operator) for operator in (card.operator, config.operator))
     differing = [
         f"{key} = {found.get(key)} instead of {value}"
         for key, value in expected.items()
@@ -200,8 +199,8 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
 def identity(config: Config, about: DataCard, *, solved: list[int]) -> dict[str, Any]:
     """Return what must not change between the parts of a run; ``data`` lists what the samples are a function of."""
     return {
-        "operator": configuration.to_dict(config.operator),
-        "training": configuration.to_dict(config.training),
+        "operator": dataclasses.asdict(config.operator),
+        "training": dataclasses.asdict(config.training),
         "data": {
             "case": about.schema.name,
             "seed": about.seed,

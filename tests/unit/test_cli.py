@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lrsa_coupled import cli
+from lrsa_coupled import catalog, cli
 from lrsa_coupled.cli.solve import read_parameters
 from lrsa_coupled.petsc import options as petsc_options
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
@@ -98,7 +98,24 @@ def test_unknown_petsc_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 @needs_dolfinx
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
-    assert "cavity" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert all(name in text for name in catalog.case_names())
+    assert "methods: continuation-loose (default), continuation-tight, zero" in text and "models: shipped, high" in text
+
+
+@needs_dolfinx
+def test_settings_prints_what_the_case_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["settings", "darcy", "--preset", "smoke", "--set", "operator.tied=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        "problem.resolution = 40  (int >= 1 or none)",
+        "training.num_points = none  (int >= 1 or none)",
+        "operator.tied = true  (bool)",
+        "options.model_cells = 20  (int)",
+        "guess.record = none  (str or none)",
+    ):
+        assert line in lines, line
+    assert all(line.strip() for line in lines)
 
 
 def test_unexpected_error_shows_its_place(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,8 +150,13 @@ def test_parameters_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text(json.dumps({"speed": 3, "sizes": [4, 5.5]}))
     assert read_parameters(Parameters(), path) == Parameters(3.0, (4.0, 5.5))
-    for text, message in [("[", "not a valid JSON"), ("[]", "JSON object"), ('{"sped": 1}', "did you mean 'speed'"),
-                          ('{"sizes": [1]}', "of shape (2,), got (1,)"), ('{"speed": "x"}', "expected float")]:  # fmt: skip
+    for text, message in [
+        ("[", "not a valid JSON"),
+        ("[]", "JSON object"),
+        ('{"sped": 1}', "did you mean 'speed'"),
+        ('{"sizes": [1]}', "of shape (2,), got (1,)"),
+        ('{"speed": "x"}', "expected float"),
+    ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)):
             read_parameters(Parameters(), path)
@@ -143,7 +165,8 @@ def test_parameters_from_a_file(tmp_path: Path) -> None:
 def test_training_needs_no_mpi() -> None:
     code = (
         "import sys\nfrom lrsa_coupled import cli\ncode = cli.main(['train', '/none', '--out', '/none'])\n"
-        "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx') if m in sys.modules]\nsys.exit(f'{bad}' if bad or code != 2 else 0)"
+        "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx') if m in sys.modules]\n"
+        "sys.exit(f'{bad}' if bad or code != 2 else 0)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False
@@ -155,15 +178,18 @@ def test_training_needs_no_mpi() -> None:
 @pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
 @pytest.mark.parametrize("fails_on", ["rank == 1", "True"])
 def test_error_ends_all_ranks(fails_on: str, tmp_path: Path) -> None:
-    """One rank that fails alone while the others wait in a collective call ends the job; a failure of all is told once."""
+    """One rank that fails alone while the others wait in a collective call ends the job; a failure of all is one line."""
     script = tmp_path / "fail.py"
     script.write_text(
         "import sys\nfrom lrsa_coupled import cli, mpi\ncli.PATIENCE = 1.0\n"
-        f"def fail(given):\n    rank = mpi.rank()\n    if {fails_on}:\n        raise ValueError('told once')\n    mpi.world().Barrier()\n"
+        f"def fail(given):\n    rank = mpi.rank()\n    if {fails_on}:\n        raise ValueError('reported once')\n"
+        "    mpi.world().Barrier()\n"
         "cli._run = fail\nsys.exit(cli.main(['list']))\n"
     )
-    done = subprocess.run([str(mpiexec()), "-n", "2", sys.executable, str(script)], env=plain_environment(), cwd=tmp_path,
-                          capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+    command = [str(mpiexec()), "-n", "2", sys.executable, str(script)]
+    done = subprocess.run(
+        command, env=plain_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
     # After an abort the launcher may report the rank that it killed (9) in place of the one that aborted (2).
     assert done.returncode == 2 if fails_on == "True" else done.returncode != 0
-    assert done.stderr.count("lrsa-coupled: error: told once\n") == 1
+    assert done.stderr.count("lrsa-coupled: error: reported once\n") == 1
