@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import IO, NoReturn, final
+from typing import Any, NoReturn, final
 
 from lrsa_coupled import mpi
 from lrsa_coupled.config import Config
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see '{self.prog} --help')")
 
-    def print_help(self, file: IO[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         if mpi.rank() == 0:
             super().print_help(file)
 

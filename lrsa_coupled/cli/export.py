@@ -32,6 +32,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     for index in args.index:
         path = args.out / f"{store.card.schema.name}-{index:08d}.vtkhdf"
-        write_vtkhdf(path, store.arrays(index), store.card.schema)
-        print(path)
+        if (arrays := store.arrays(index)) is not None:
+            write_vtkhdf(path, arrays, store.card.schema)
+            print(path)
     return 0

@@ -178,7 +178,7 @@ def test_training_needs_no_mpi() -> None:
 @pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
 @pytest.mark.parametrize("fails_on", ["rank == 1", "True"])
 def test_error_ends_all_ranks(fails_on: str, tmp_path: Path) -> None:
-    """One rank that fails alone while the others wait in a collective call ends the job; a failure of all is one line."""
+    """A rank that fails while the others wait in a collective call ends the job; a failure of all is one line."""
     script = tmp_path / "fail.py"
     script.write_text(
         "import sys\nfrom lrsa_coupled import cli, mpi\ncli.PATIENCE = 1.0\n"
