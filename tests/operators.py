@@ -64,8 +64,15 @@ def exact_outputs(points: torch.Tensor) -> torch.Tensor:
     return torch.sin(3.0 * points[..., :1] + torch.arange(4.0, dtype=points.dtype))
 
 
-def gradients(model: Operator, outputs: torch.Tensor, exact: torch.Tensor, *, mass: torch.Tensor, reducer: Reducer | None = None,
-              ranks: int = 1) -> dict[str, torch.Tensor]:  # fmt: skip
+def gradients(
+    model: Operator,
+    outputs: torch.Tensor,
+    exact: torch.Tensor,
+    *,
+    mass: torch.Tensor,
+    reducer: Reducer | None = None,
+    ranks: int = 1,
+) -> dict[str, torch.Tensor]:
     """Return this rank's part of the gradients of the training loss, by name."""
     errors = relative_l2(outputs, Reference(exact, mass, torch.ones_like(exact), FIELDS, reducer))
     model.zero_grad()

@@ -146,6 +146,7 @@ def pool_partially(
         keys_BHND: Keys of the points.
         values_BHND: Values of the points.
         bias_BN: Added to the scores of a point.
+
     Returns:
         Sums of ``exp(score - peak)`` times (values, 1), and the peak, the largest score: ``(B, 1, H, M, D + 2)``.
     """
@@ -174,6 +175,7 @@ def merge(parts_BPHMX: Tensor, reducer: Reducer | None = None) -> Tensor:
     Args:
         parts_BPHMX: From ``pool_partially``, side by side along axis 1, at least one.
         reducer: Combines the ranks; each holds points of its own.
+
     Returns:
         Pooled values ``(B, H, M, D)``.
     """

@@ -43,6 +43,7 @@ class Operator(nn.Module):
         num_scalars: Scalars of a problem.
         num_outputs: Output values at a point.
         relative_to: Column of the nodal inputs that each output corrects, ``num_inputs`` for none; or empty.
+
     Raises:
         ValueError: If a size is not positive or the heads do not divide the width.
     """
@@ -120,8 +121,10 @@ class Operator(nn.Module):
             reducer: All-reduce over the ranks that share the point set.
             chunk_size: Points of a chunk, None for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk;
                 with gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
+
         Returns:
             Outputs ``(B, N, K)`` in physical units.
+
         Raises:
             ValueError: If shapes do not fit the model or a mass is needed and missing.
         """
@@ -163,6 +166,7 @@ class Operator(nn.Module):
             inputs_BNF: Nodal inputs there.
             scalars_BG: Scalars of the problems.
             tokens: Tokens from ``encode``.
+
         Returns:
             Outputs ``(B, N, K)`` in physical units.
         """

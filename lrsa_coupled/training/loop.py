@@ -53,9 +53,11 @@ def train(
         config: Configuration; ``operator`` and ``training`` are read, and ``case`` when not empty.
         resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start again.
         group: The ranks that train together, None for this process alone.
+
     Returns:
         Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
         ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch), ``seconds``.
+
     Raises:
         ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out``
             holds a run with other settings or data.

@@ -18,6 +18,7 @@ class Metrics:
         out: Folder of the run.
         epoch: Finished epochs; lines after them are from a run that was killed and are written again.
         tensorboard: Whether to write ``out/tensorboard`` too.
+
     Raises:
         ValueError: If TensorBoard is asked for and not installed.
     """

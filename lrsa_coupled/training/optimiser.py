@@ -57,12 +57,13 @@ def make_schedules(
 
 
 def make_average(model: Operator, decay: float) -> AveragedModel:
-    """Return an exponential average of the weights, the first included; it forgets by ``decay`` a step, first faster."""
+    """Return an exponential average of the weights, the first included; it forgets by ``decay`` a step."""
 
     def update(averages: Any, weights: Any, count: Any) -> None:
         kept = torch.clamp(count / (WARM_UP - 1 + count), max=decay)
+        torch._foreach_sub_(averages, weights)
         torch._foreach_mul_(averages, kept)
-        torch._foreach_add_(averages, torch._foreach_mul(weights, 1.0 - kept))
+        torch._foreach_add_(averages, weights)
 
     average = AveragedModel(model, multi_avg_fn=torch.no_grad()(update)).requires_grad_(False).eval()
     average.update_parameters(model)

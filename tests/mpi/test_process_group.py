@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from mpi4py import MPI
-from lrsa_coupled.coupling.reducer import MPIReducer
 
-from lrsa_coupled.training.loop import train
+from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.loop import train
 from tests.unit.test_training import metrics, with_training, write
 
 COMM = MPI.COMM_WORLD

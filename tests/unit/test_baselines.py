@@ -139,7 +139,7 @@ def test_a_grid_is_found_in_any_order():
 
 def test_points_that_are_no_grid_are_refused():
     points = grid_points()
-    with pytest.raises(ValueError, match="do not fill a grid of 7 x 5: train with training.num_points=none"):
+    with pytest.raises(ValueError, match=r"do not fill a grid of 7 x 5: train with training.num_points=none"):
         find_grid(points[:, :-1])
     with pytest.raises(ValueError, match="no uniform grid"):
         find_grid(points**3)
@@ -164,7 +164,7 @@ def test_the_convolution_sees_the_eight_neighbours_on_the_grid():
                     expected[:, x, y] += features[:, 3 * i + j] @ kernel[:, :, i - x + 1, j - y + 1].T
     with torch.no_grad():
         assert relative(convolution(features, (4, 3)), F.layer_norm(expected.flatten(1, 2), (5,))) < EXACT
-    with pytest.raises(ValueError, match="a grid of two axes, got \\(12,\\)"):
+    with pytest.raises(ValueError, match=r"a grid of two axes, got \(12,\)"):
         convolution(features, (12,))
     with pytest.raises(ValueError, match="lrsa on a grid is for two dimensions, the points have 3"):
         make_operator(dataclasses.replace(SMALL, grid_convolution=True), dim=3)

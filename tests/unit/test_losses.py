@@ -35,7 +35,7 @@ def nodal(exact, fields):
 
 
 def test_columns_lie_side_by_side():
-    assert FIELDS == (FieldColumns("u", 0, 2, 3.0), FieldColumns("p", 2, 3, 1.0))
+    assert (FieldColumns("u", 0, 2, 3.0), FieldColumns("p", 2, 3, 1.0)) == FIELDS
     assert field_columns((Field("u", 2),), [3.0, 4.0])[0].scale == 5.0
 
 

@@ -78,7 +78,7 @@ def test_attention_in_bf16_has_values_and_gradients_of_that_in_fp64(tokens, weig
         assert relative(near.grad.double(), true.grad) < 0.03
 
 
-@pytest.mark.parametrize("rows, columns", [(16, 300), (300, 16), (30, 30)])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 300), (300, 16), (30, 30)])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_attention_by_exponentials_is_attention(rows, columns, weighted):
     arrays = attention_arguments(rows, columns)
@@ -181,7 +181,7 @@ def test_outputs_are_in_physical_units():
 
 
 def test_outputs_may_correct_inputs():
-    """Columns 0 and 3 of the outputs correct columns 2 and 0 of the inputs, the others none; whole, in chunks and decoded."""
+    """Columns 0 and 3 of the outputs correct columns 2 and 0 of the inputs; whole, in chunks and decoded."""
     points, inputs, scalars, mass = arguments(dtype=torch.float64)
     plain = make_operator(dtype=torch.float64)
     torch.manual_seed(0)
@@ -215,7 +215,7 @@ def test_fit_of_the_normaliser_and_excess():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="grid_skip .* grid_convolution, which is off"):
+    with pytest.raises(ValueError, match=r"grid_skip .* grid_convolution, which is off"):
         make_operator(dataclasses.replace(CONFIG, grid_skip=True))
     model, (points, inputs, scalars, mass) = make_operator(), arguments()
     with pytest.raises(ValueError, match="points: expected shape"):

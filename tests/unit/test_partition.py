@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from lrsa_coupled.operators.precision import autocast
 from lrsa_coupled.operators.reducer import TorchReducer
 from lrsa_coupled.training.losses import Reference, relative_h1
-from lrsa_coupled.operators.precision import autocast
 from tests.operators import (
     CONFIG,
     FIELDS,
@@ -48,7 +48,7 @@ class Ranks:
         def work(rank: int) -> None:
             try:
                 results[rank] = function(rank, _ThreadReducer(self, rank))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - raised again by the thread that waits
                 results[rank] = error
                 self._barrier.abort()
 

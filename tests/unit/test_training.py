@@ -233,7 +233,7 @@ def test_a_damaged_state_is_a_value_error(data, tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         train(data, tmp_path, CONFIG)
     (tmp_path / "last" / "state.json").write_text("{")
-    with pytest.raises(ValueError, match="state.json"):
+    with pytest.raises(ValueError, match=r"state.json"):
         train(data, tmp_path, CONFIG)
 
 
@@ -245,19 +245,19 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path
         return loss if number < 6 else torch.nan * loss
 
     monkeypatch.setattr(loop, "take_step", diverging)
-    with pytest.raises(FloatingPointError, match="diverged.*epoch"):
+    with pytest.raises(FloatingPointError, match=r"diverged.*epoch"):
         train(data, tmp_path, CONFIG)
-    model, card = checkpoint.load(tmp_path)
+    model, _ = checkpoint.load(tmp_path)
     assert all(torch.isfinite(weight).all() for weight in model.parameters())
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(data, tmp_path):
-    with pytest.raises(FloatingPointError, match="diverged.*epoch"):
+    with pytest.raises(FloatingPointError, match=r"diverged.*epoch"):
         train(data, tmp_path, with_training(learning_rate=1e30, epochs=20))
 
 
 @pytest.mark.parametrize(
-    "changes, message",
+    ("changes", "message"),
     [
         ({"outputs": np.full((81, 3), np.nan)}, "sample 3: 'outputs' holds values that are not finite"),
         ({"inputs": np.zeros((5, 1), np.float32)}, r"sample 3: 'inputs' has shape \(5, 1\), expected \(81, 1\)"),
@@ -312,7 +312,7 @@ def test_training_begins_with_another_model_when_asked(data, tmp_path):
         train(
             data, tmp_path / "third", dataclasses.replace(again, operator=dataclasses.replace(CONFIG.operator, width=8))
         )
-    with pytest.raises(ValueError, match="nothing/model.json"):
+    with pytest.raises(ValueError, match=r"nothing/model.json"):
         train(data, tmp_path / "third", with_training(initial=str(tmp_path / "nothing")))
 
 
