@@ -167,11 +167,13 @@ class Guess:
         accepted: Whether it is in the unknown.
         reason: Why not, empty when accepted.
         seconds: Wall time of ``transfer`` and ``inference`` [s].
+        iterations: Those of solves that should have led to a guess that is not accepted.
     """
 
     accepted: bool = True
     reason: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict)
+    iterations: int = 0
 
 
 class InitialGuess(ABC):
@@ -179,17 +181,18 @@ class InitialGuess(ABC):
 
     Attributes:
         name: Its name in records and reports.
-        tested: Whether a policy may test it before a solve: a prediction can be anything.
+        trusted: Whether it comes from solutions nearby, so that it is not tested and its solve not bounded: a prediction
+            can be anything.
     """
 
     name: str
-    tested: bool = True
+    trusted: bool = False
 
     @abstractmethod
     def put(self, problem: Any) -> Guess:
         """Write the guess, with exact Dirichlet values, into ``problem.solution``; anything if refused. Collective."""
 
-    def prepare(self, problem: Any) -> None:
+    def prepare(self, problem: Any) -> None:  # noqa: B027
         """Set up what depends on meshes and forms alone; benchmarks do not time it. Collective."""
 
 

@@ -193,7 +193,7 @@ class ConvectionCase(Case[ConvectionProblem]):
             options = {**KRYLOV, **KSP_GUESSES[name]}
             newton = NewtonSolver(problem, atol, prefix=f"convection_{name}_", options=options, reuse_below=REUSE_BELOW)
             name = self.extrapolations[0]
-        guess = ExtrapolatedGuess(name, self.trajectory.extrapolate)
+        guess = ExtrapolatedGuess(name, self.trajectory)
         return GuardedSolver([], step_target(newton, problem, atol, guess), Always())
 
     def _settled(self, problem: Problem) -> bool:

@@ -20,5 +20,4 @@ def step_solver(
 
 def extrapolations(case: Case) -> list[InitialGuess]:
     """Return the extrapolations of a case as guesses. Collective: no."""
-    path = case.trajectory
-    return [ExtrapolatedGuess(name, path.extrapolate) for name in path.extrapolations]
+    return [ExtrapolatedGuess(name, case.trajectory) for name in case.trajectory.extrapolations]

@@ -1,4 +1,4 @@
-"""The operator as a surrogate of the solver: its prediction, corrected to an accuracy asked for, with a certificate (``certify/certify.py``).
+"""The operator as a surrogate of the solver: its prediction, corrected to a given accuracy, with a certificate.
 
 When no estimate of the error comes about, or none small enough, the default solve delivers, as after any guess that has
 failed; its field is then certified in the same way.

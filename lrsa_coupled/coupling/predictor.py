@@ -36,7 +36,8 @@ class Prediction:
     Args:
         values: Fields at the owned nodes ``(num_owned, K)``, Dirichlet values exact; zeros when not accepted.
         inference: Wall time of the operator [s].
-        reason: Why the values are of no use on some rank: not finite, or far outside the training range; empty when accepted.
+        reason: Why the values are of no use on some rank: not finite, or far outside the training range; empty when
+            accepted.
     """
 
     values: Points
@@ -86,8 +87,8 @@ class Predictor:
     def distance(self, features: Features, comm: MPI.Comm) -> float:
         """Return how far a problem is from those of the training, in standard deviations. Collective.
 
-        It is the largest over scalars and inputs; of a nodal input the root mean square over the nodes counts, as single
-        nodes of a random field reach any value.
+        It is the largest over scalars and inputs; of a nodal input the root mean square over the nodes counts, as
+        single nodes of a random field reach any value.
         """
         normaliser = self.model.normaliser
         nodal = (features.nodal - normaliser.inputs_mean.cpu().numpy()) / normaliser.inputs_std.cpu().numpy()

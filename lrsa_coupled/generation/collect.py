@@ -15,13 +15,13 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.writer import ShardWriter, tidy
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
 
@@ -30,9 +30,10 @@ SAMPLES_PER_SHARD = 16
 
 @final
 class Collector:
-    """Writes the solved states of a script into a data set that ``lrsa-coupled train`` reads; a sample is on disk when ``add`` returns.
+    """Writes the solved states of a script into a data set that ``lrsa-coupled train`` reads.
 
-    A second run of the script adds to the data set. Use it in a ``with`` block, or call ``close``. Collective: all methods.
+    A sample is on disk when ``add`` returns. A second run of the script adds to the data set. Use it in a ``with``
+    block, or call ``close``. Collective: all methods.
 
     Args:
         folder: The data set.
@@ -40,16 +41,18 @@ class Collector:
         name: Name of the family of problems.
         inputs: Nodal inputs of the operator to be trained, by name.
         scalars: Its scalars by name.
-        outputs: Path of sub-indices of each field to predict in the space of the unknown, by name; None takes the whole unknown, under its own name.
+        outputs: Path of sub-indices of each field to predict in the space of the unknown, by name; None takes the whole
+            unknown, under its own name.
         u: The unknown of a bare SNES or KSP.
         bcs: Its Dirichlet conditions.
 
     Raises:
-        ValueError: If an input or scalar is of no use, the unknown is not Lagrange, or the folder holds another data set; on all ranks.
+        ValueError: If an input or scalar is of no use, the unknown is not Lagrange, or the folder holds another data
+            set; on all ranks.
     """
 
-    def __init__(self, folder: Path | str, problem: NonlinearProblem | LinearProblem | PETSc.SNES | PETSc.KSP, *, name: str,
-                 inputs: Mapping[str, Input] | None = None, scalars: Mapping[str, Scalar] | None = None,
+    def __init__(self, folder: Path | str, problem: LinearProblem | NonlinearProblem | PETSc.SNES | PETSc.KSP, *,
+                 name: str, inputs: Mapping[str, Input] | None = None, scalars: Mapping[str, Scalar] | None = None,
                  outputs: Mapping[str, Sequence[int]] | None = None, u: Function | None = None,
                  bcs: Sequence[DirichletBC] = ()) -> None:  # fmt: skip
         u, bcs = unknown_of(problem, u, bcs)
@@ -69,19 +72,16 @@ class Collector:
         self._last = time.perf_counter()
 
     def add(self) -> None:
-        """Add the state of the unknown after a solve; one that has not converged is recorded as failed, without its fields."""
-        now = time.perf_counter()
-        reason = self.solver.getConvergedReason()
+        """Add the state of the unknown after a solve; of a solve that failed the fields are left out."""
+        seconds, solver = time.perf_counter() - self._last, self.solver
+        reason, iterations = solver.getConvergedReason(), solver.getIterationNumber()
         arrays = self._gatherer(self.what) if reason > 0 else None
         with collective_errors(self.comm):
             if self.comm.rank == 0:
-                linear = isinstance(self.solver, PETSc.KSP)
-                residual = self.solver.getResidualNorm() if linear else self.solver.getFunctionNorm()
-                status, text = "ok" if reason > 0 else "failed", f"{'KSP' if linear else 'SNES'} reason {reason}"
-                record = SampleRecord(
-                    self._next, status, text, "{}", self.solver.getIterationNumber(), residual, now - self._last, arrays
-                )
-                self._writer.add(record)
+                linear, status = isinstance(solver, PETSc.KSP), "ok" if reason > 0 else "failed"
+                residual = solver.getResidualNorm() if linear else solver.getFunctionNorm()
+                text = f"{'KSP' if linear else 'SNES'} reason {reason}"
+                self._writer.add(SampleRecord(self._next, status, text, "{}", iterations, residual, seconds, arrays))
                 self._next += 1
         self._last = time.perf_counter()
 
@@ -113,9 +113,6 @@ def _fields(u: Function, outputs: Mapping[str, Sequence[int]] | None) -> tuple[F
 def _components(source: Input, u: Function) -> int:
     if isinstance(source, ufl.core.expr.Expr):
         return int(np.prod(source.ufl_shape))
-    points = (
-        np.zeros((3, 2)) + u.function_space.mesh.geometry.x[:1].T
-        if len(u.function_space.mesh.geometry.x)
-        else np.zeros((3, 2))
-    )
+    own = u.function_space.mesh.geometry.x[:1].T  # none on a rank without nodes
+    points = np.zeros((3, 2)) + (own if own.size else 0.0)
     return np.asarray(source(points)).reshape(-1, 2).shape[0]

@@ -62,16 +62,18 @@ class GenerateSummary:
 def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> GenerateSummary:
     """Make the samples that ``folder`` lacks, after putting it in order.
 
-    Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on a mesh distributed
-    over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run after the current ones.
+    Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
+    a mesh distributed over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run
+    after the current ones.
 
-    With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and start from the nearest sample of the
-    generations before: what a sample starts from depends on its index alone, not on ranks, order or restarts. Where a sample follows from
-    the one before (``reuse``, ``guess = "previous"``) groups take chains; one that was not finished is solved again from its beginning, and
-    what is missing of it is written.
+    With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and begin with the
+    nearest sample of the generations before: that depends on the index alone, not on ranks, order or restarts. Where a
+    sample follows from the one before (``reuse``, ``guess = "previous"``) groups take chains; one that was not finished
+    is solved again from its beginning, and what is missing of it is written.
 
     Raises:
-        ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on all ranks.
+        ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on
+            all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
@@ -80,12 +82,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> Genera
     with collective_errors(comm):
         damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
     damages = [damage for part in comm.allgather(damages) for damage in part]
-    generations = share(
-        comm,
-        lambda: plan(
-            case, config.generate, _put_in_order(folder, damages, config.generate), seed=config.problem.training_seed
-        ),
-    )
+    settings, seed = config.generate, config.problem.training_seed
+    generations = share(comm, lambda: plan(case, settings, _put_in_order(folder, damages, settings), seed=seed))
     worker = _Worker(case, config, folder, comm)
     longest, stopped = 0.0, ""
     with StopSignals() as stop:
@@ -118,8 +116,7 @@ class _Worker:
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
-        bounded = settings.guess in ("nearest", "learned")
-        policy = make_policy(config.guess, [settings.guess], default="always", bounded=bounded)
+        policy = make_policy(config.guess, [settings.guess], default="always")
         self.solver = SampleSolver(case, config, policy, self.group)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
@@ -173,7 +170,7 @@ class _Worker:
         return self.group.bcast(counter.take() if self.group.rank == 0 else None)
 
     def _stopped(self, stop: StopSignals) -> bool:
-        """Tell whether a rank of the group has seen a signal, the same on all of them."""
+        """Return whether a rank of the group has seen a signal, the same on all of them."""
         return self.group.allreduce(bool(stop.name), op=MPI.LOR)
 
     def _guesses(self, first: int) -> list[InitialGuess]:
@@ -189,39 +186,29 @@ class _Worker:
 
 
 def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
-    if (settings.guess == "learned") != (settings.model is not None):
-        raise ValueError(
-            f"generate.guess=learned and generate.model belong together, got {settings.guess} and {settings.model}"
-        )
+    guess, reuse = settings.guess, settings.reuse
+    if (guess == "learned") != (settings.model is not None):
+        raise ValueError(f"generate.guess=learned and generate.model belong together, got {guess} and {settings.model}")
     if num_ranks % settings.ranks_per_sample:
-        raise ValueError(
-            f"ranks_per_sample must divide the number of ranks, got {settings.ranks_per_sample} and {num_ranks}"
-        )
+        text = "ranks_per_sample must divide the number of ranks"
+        raise ValueError(f"{text}, got {settings.ranks_per_sample} and {num_ranks}")
     if settings.method is not None and settings.method not in case.methods():
         near = nearest(settings.method, list(case.methods()))
         raise ValueError(f"unknown generate.method '{settings.method}'{near}")
-    _check_chains(case, settings)
-
-
-def _check_chains(case: Case, settings: GenerateConfig) -> None:
     if is_chained(case, settings) and case.fixed_mesh is None:
-        raise ValueError(
-            f"generate.reuse and generate.guess=previous need a case on one mesh (fixed_mesh); '{case.name}' makes one for each sample"
-        )
-    if settings.recycle and settings.reuse == "nothing":
+        text = "generate.reuse and generate.guess=previous need a case on one mesh (fixed_mesh)"
+        raise ValueError(f"{text}; '{case.name}' makes one for each sample")
+    if settings.recycle and reuse == "nothing":
         raise ValueError("generate.recycle needs generate.reuse=setup or reuse=preconditioner, got reuse=nothing")
-    if case.trajectory is not None and (settings.sort or settings.guess in ("previous", "nearest")):
-        raise ValueError(
-            f"the steps of a trajectory follow one another in time: generate.sort and guess={settings.guess} do not go with '{case.name}'"
-        )
+    if case.trajectory is not None and (settings.sort or guess in ("previous", "nearest")):
+        text = "the steps of a trajectory follow one another in time"
+        raise ValueError(f"{text}: generate.sort and guess={guess} do not go with '{case.name}'")
     if settings.sort and not is_chained(case, settings):
-        raise ValueError(
-            "generate.sort orders samples of which one follows from another: it needs generate.reuse or generate.guess=previous"
-        )
-    if settings.reuse != "nothing" and settings.guess in ("nearest", "learned"):
-        raise ValueError(
-            f"generate.guess={settings.guess} makes a solver for each sample and does not go with reuse={settings.reuse}"
-        )
+        text = "generate.sort orders samples of which one follows from another"
+        raise ValueError(f"{text}: it needs generate.reuse or generate.guess=previous")
+    if reuse != "nothing" and guess in ("nearest", "learned"):
+        text = f"generate.guess={guess} makes a solver for each sample"
+        raise ValueError(f"{text} and does not go with reuse={reuse}")
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
@@ -261,7 +248,7 @@ def _card(case: Case, config: Config) -> DataCard:
 
 
 def _settings(case: Case, config: Config) -> dict[str, Any]:
-    """Name what else the arrays depend on, within the tolerance of the solves, as far as it differs from the defaults."""
+    """Return what else the arrays depend on, within the tolerance of the solves, unless it is the default."""
     settings, guess = config.generate, config.generate.guess
     if settings.model is not None:
         guess += f" {digest([(Path(settings.model) / CARD).read_bytes()])}"

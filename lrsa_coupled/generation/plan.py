@@ -1,8 +1,9 @@
-"""Which samples are solved together, and in which order: it depends on settings and indices alone, not on ranks or restarts."""
+"""Which samples are solved together, and in which order: settings and indices decide, not ranks or restarts."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.interfaces import Case
 
 FIRST_GENERATION = 64
-"""Samples that start classically before the others start from the nearest sample."""
+"""Samples that are solved without a guess before the others begin with the nearest sample."""
 
 WINDOW = 1024
 """Samples with consecutive indices among which neighbours are looked for."""
@@ -22,7 +23,7 @@ WINDOW = 1024
 
 @dataclass(frozen=True)
 class Chain:
-    """Samples that one group of ranks solves one after the other; those not in ``missing`` are there for what follows from them."""
+    """Samples that a group of ranks solves one after the other; those not in ``missing`` serve the others."""
 
     indices: tuple[int, ...]
     missing: frozenset[int]
@@ -30,19 +31,19 @@ class Chain:
 
 @dataclass(frozen=True)
 class Generation:
-    """Chains that may start from samples with an index below ``first``; classically when that is 0."""
+    """Chains whose guesses may be samples with an index below ``first``; none when that is 0."""
 
     first: int
     chains: tuple[Chain, ...]
 
 
 def is_chained(case: Case, settings: GenerateConfig) -> bool:
-    """Tell whether a sample depends on the one solved before it, or is the time step after it."""
+    """Return whether a sample depends on the one solved before it, or is the time step after it."""
     return case.trajectory is not None or settings.reuse != "nothing" or settings.guess == "previous"
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:
-    """Draw the parameters of sample ``index`` of the sequence ``seed``; independent of any other sample, but the steps of a trajectory share its draw."""
+    """Draw the parameters of a sample: independent of all others, but the steps of a trajectory share its draw."""
     if case.trajectory is not None:
         trajectory, step = divmod(index, case.trajectory.num_steps)
         return case.trajectory.at_step(case.sample(np.random.default_rng([seed, trajectory])), step)
@@ -52,17 +53,17 @@ def sample_parameters(case: Case, seed: int, index: int) -> Any:
 def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: int) -> list[Generation]:
     """Arrange the missing samples.
 
-    With ``guess = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one. A chain in which
-    samples are missing is solved anew from its beginning to the last of them. A chain of time steps is a trajectory.
+    With ``guess = "nearest"`` generations are cut at ``FIRST_GENERATION`` times powers of two, otherwise there is one.
+    A chain in which samples are missing is solved again from its beginning to the last of them. A chain of time steps
+    is a trajectory.
     """
     missing = frozenset(missing)
     if settings.guess == "nearest":
         ends = [0, FIRST_GENERATION]
         while ends[-1] < settings.samples:
             ends.append(2 * ends[-1])
-        return [
-            g for g in (Generation(a, _single(missing, a, b)) for a, b in zip(ends, ends[1:], strict=False)) if g.chains
-        ]
+        found = [Generation(first, _single(missing, first, end)) for first, end in itertools.pairwise(ends)]
+        return [generation for generation in found if generation.chains]
     if not is_chained(case, settings):
         return [Generation(0, _single(missing, 0, settings.samples))] if missing else []
     chains = []
@@ -72,12 +73,9 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: 
         window = range(first, min(first + length, settings.samples))
         if missing.isdisjoint(window):
             continue
-        ordered = (
-            in_order([sample_parameters(case, seed, index) for index in window])
-            if settings.sort
-            else range(len(window))
-        )
-        indices = [first + int(place) for place in ordered]
+        indices = list(window)
+        if settings.sort:
+            indices = [first + place for place in in_order([sample_parameters(case, seed, i) for i in window])]
         chains += [_chain(indices[start : start + size], missing) for start in range(0, len(indices), size)]
     return [Generation(0, tuple(chain for chain in chains if chain.missing))]
 
@@ -85,8 +83,8 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: 
 def in_order(parameters: Sequence[Any]) -> list[int]:
     """Order samples by nearest neighbours: each is followed by the nearest of those that remain, the first one stays.
 
-    The distance is Euclidean over the real numbers of the parameters, those of one parameter (a tuple of amplitudes, say) divided by the
-    root of the sum of their variances. Integers, seeds and counts, do not take part.
+    The distance is Euclidean over the real numbers of the parameters, those of one parameter (a tuple of amplitudes,
+    say) divided by the root of the sum of their variances. Integers, seeds and counts, do not take part.
 
     Source: Wang et al. (2024), Accelerating data generation for neural operators via Krylov subspace recycling, ICLR.
     """

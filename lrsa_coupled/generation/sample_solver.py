@@ -48,7 +48,7 @@ class SampleSolver:
         self._sequence: GuardedSolver | None = None
 
     def begin(self) -> None:
-        """Begin a chain: forget what its samples could take from those before, so that they depend on the chain alone."""
+        """Begin a chain: forget all samples before, so that what follows depends on the chain alone."""
         if self._sequence is not None:
             self._sequence.destroy()
         self._sequence = None
@@ -74,7 +74,7 @@ class SampleSolver:
             arrays = self._gatherer_of(problem)(problem) if result.converged else None
         except (ImportError, OSError, TypeError, ValueError):
             raise
-        except Exception as error:  # gmsh raises nothing more specific; the sample is recorded, not dropped
+        except Exception as error:  # noqa: BLE001 - gmsh raises nothing more specific; the sample is recorded
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
             return record if self.comm.rank == 0 else None

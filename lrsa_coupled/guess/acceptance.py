@@ -27,8 +27,8 @@ def accept(problem: Problem, max_residual: float) -> Acceptance:
 
     Of a minimisation problem the energy must be finite and below that of the zero guess. Where it is not, the guess is
     drawn back to a half and a quarter of the way from the zero guess, and accepted if that helps. The energy must then
-    curve upwards along its gradient: where it does not, a Newton step need not lead down. A problem with a relaxation is
-    taken at the start of its path. For any other problem the residual norm decides, Dirichlet rows left out.
+    curve upwards along its gradient: where it does not, a Newton step need not lead down. A problem with a relaxation
+    is taken at the start of its path. For any other problem the residual norm decides, Dirichlet rows left out.
 
     Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The guess is
     left as it was, but for drawing back; a rejected one leaves zeros.

@@ -1,9 +1,10 @@
 """The learned guess in a user's own script: load, attach.
 
-Works with ``dolfinx.fem.petsc.LinearProblem`` and ``NonlinearProblem``, whose ``solve`` is then that of a guarded solver, and
-with a bare KSP or SNES by ``attached.solve(b, x)`` instead of ``ksp.solve(b, x)``. The default solve is the script's own: it
-begins with whatever is in the solution (zeros for a KSP, unless its initial guess is nonzero). Tolerances mean what they mean
-without the guess: a relative one of a SNES refers to the residual of the script's own guess.
+Works with ``dolfinx.fem.petsc.LinearProblem`` and ``NonlinearProblem``, whose ``solve`` is then that of a guarded
+solver, and with a bare KSP or SNES by ``attached.solve(b, x)`` instead of ``ksp.solve(b, x)``. The default solve is the
+script's own: it begins with whatever is in the solution (zeros for a KSP, unless its initial guess is nonzero).
+Tolerances mean what they mean without the guess: a relative one of a SNES refers to the residual of the script's own
+guess.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def attach(
         What is attached, None without a guess.
 
     Raises:
-        ValueError: If an input or scalar is missing, unknown or of the wrong size, the unknown is not Lagrange or consists of
-            several functions, or a bare solver comes without ``u``; on all ranks.
+        ValueError: If an input or scalar is missing, unknown or of the wrong size, the unknown is not Lagrange or
+            consists of several functions, or a bare solver comes without ``u``; on all ranks.
     """
     u, bcs = unknown_of(problem, u, bcs)
     solver = problem if isinstance(problem, Solver) else problem.solver

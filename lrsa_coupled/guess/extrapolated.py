@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import final
 
 from lrsa_coupled.guess.target import SolverTarget
-from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, SequenceSolver, SolveResult
+from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, SequenceSolver, SolveResult, Trajectory
 
 
 @final
 class ExtrapolatedGuess(InitialGuess):
-    """An extrapolation of a case of trajectories.
+    """One of the extrapolations of a trajectory."""
 
-    Args:
-        name: Name of the extrapolation.
-        extrapolate: Puts the extrapolation of a name, Dirichlet values included, into the solution of a problem.
-    """
+    trusted = True
 
-    tested = False
-
-    def __init__(self, name: str, extrapolate: Callable[[Problem, str], None]) -> None:
-        self.name, self._extrapolate = name, extrapolate
+    def __init__(self, name: str, trajectory: Trajectory) -> None:
+        self.name, self.trajectory = name, trajectory
 
     def put(self, problem: Problem) -> Guess:
-        """Extrapolate. Collective: no."""
         started = time.perf_counter()
-        self._extrapolate(problem, self.name)
-        return Guess(seconds={"transfer": time.perf_counter() - started, "inference": 0.0})
+        self.trajectory.extrapolate(problem, self.name)
+        return Guess(seconds={"transfer": time.perf_counter() - started})
 
 
 def step_target(solver: SequenceSolver, problem: Problem, atol: float, default: InitialGuess) -> SolverTarget:

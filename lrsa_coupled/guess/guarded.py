@@ -1,4 +1,4 @@
-"""The guarded solver: initial guesses, each checked, monitored and given up in time for the default solve."""
+"""The guarded solver: an initial guess is tested, its solve monitored and given up in time for the default solve."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class GuardedSolver(SequenceSolver):
     """Solves from the guess that a policy chooses; the answer meets the tolerance whatever the guess.
 
     Args:
-        guesses: Initial guesses, of different names; none at all leaves the default solve.
+        guesses: Initial guesses of different names; without any the solve is the default one.
         target: What to solve, and how.
         policy: Chooses, and keeps what came of it; shared by all solves of a run.
     """
@@ -37,80 +37,72 @@ class GuardedSolver(SequenceSolver):
         """Choose, solve and note what it cost. Collective.
 
         Returns:
-            ``seconds`` has transfer, inference and solve; ``iterations`` are those of failed attempts, too; ``used_fallback``
-            when a guess was given up.
+            ``seconds`` has transfer, inference and solve; ``iterations`` counts those of failed attempts, too;
+            ``used_fallback`` when a guess was given up.
         """
         target, comm, started = self.target, self.target.problem.mesh.comm, time.perf_counter()
         kind = kind_of(target.problem)
         choice = self.policy.choose(kind, list(self.guesses))
         wasted = risk = 0.0
-        guess = Guess(seconds={"transfer": 0.0, "inference": 0.0})
+        seconds = {"transfer": 0.0, "inference": 0.0}
         if choice.name == DEFAULT:
             result = dataclasses.replace(target.by_default(), used_fallback=False)
             outcome = "converged" if result.converged else f"failed: {result.reason}"
         else:
             guess = self.guesses[choice.name].put(target.problem)
-            if not self.guesses[choice.name].tested:
-                choice = dataclasses.replace(choice, max_residual=None)
+            seconds |= guess.seconds
             first, outcome = self._attempt(guess, choice, started)
             elapsed = time.perf_counter() - started
             risk = slowest(comm, _risk(elapsed, first))
             if outcome != "converged":
-                dropped = first is not None and first.converged
+                dropped = first is not None and first.converged  # by the solver, at no further cost
                 wasted = slowest(comm, sum(guess.seconds.values()) if dropped else elapsed)
-            result = self._or_default(first, choice.name, outcome, silent=not guess.accepted)
-        seconds = {"transfer": 0.0, "inference": 0.0, **guess.seconds}
-        solve = time.perf_counter() - started - sum(seconds.values())
+                if guess.accepted:
+                    logger.warning("the %s guess is given up, %s; the default solve takes over", choice.name, outcome)
+            result = self._or_default(first, guess.iterations)
+        seconds["solve"] = time.perf_counter() - started - sum(seconds.values())
         number, total = len(self.policy.decisions) + 1, slowest(comm, time.perf_counter() - started)
         self.policy.note(kind, Decision(number, choice.name, choice.why, outcome, wasted, total, risk))
         if comm.rank == 0:
             self.policy.save()
         logger.info("solve %d: %s (%s): %s, %.3g s", number, choice.name, choice.why, outcome, total)
-        return dataclasses.replace(result, seconds={**seconds, "solve": solve})
+        return dataclasses.replace(result, seconds=seconds)
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem of a sequence. Collective."""
         self.target.update(problem, atol)
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
-        """Call ``check`` after each iteration, see ``Solver.monitor``."""
-        self.target.observe(check)
+        self.target.monitor(check)
 
     def destroy(self) -> None:
-        """Free what the target has made. Collective."""
         self.target.destroy()
 
     def _attempt(self, guess: Guess, choice: Choice, started: float) -> tuple[SolveResult | None, str]:
         """Solve from a guess if it is accepted; return the result, None without a solve, and the outcome."""
-        target, check = self.target, None
+        target, trusted = self.target, self.guesses[choice.name].trusted
         test = Acceptance(guess.accepted, guess.reason)
-        if guess.accepted and choice.max_residual is not None:
+        if guess.accepted and choice.max_residual is not None and not trusted:
             test = target.accept(choice.max_residual)
         if not test.accepted:
             return None, f"rejected: {test.reason}"
+        check = None
         if choice.expected is not None:
+            comm, atol, stalled = target.problem.mesh.comm, target.tolerance(), 1.0 if target.minimises else 0.5
             check = Monitor(
-                target.problem.mesh.comm,
-                target.tolerance(),
-                started=started,
-                budget=choice.budget,
-                expected=choice.expected,
-                stalled=1.0 if target.minimises else 0.5,
+                comm, atol, started=started, budget=choice.budget, expected=choice.expected, stalled=stalled
             )
-        result = target.from_guess(check, choice.max_iterations)
+        result = target.from_guess(check, None if trusted else choice.max_iterations)
         if result.converged:
             return result, f"rejected: {result.reason}" if result.used_fallback else "converged"
         return result, f"abandoned: {check.reason}" if check and check.reason else f"failed: {result.reason}"
 
-    def _or_default(self, first: SolveResult | None, name: str, outcome: str, *, silent: bool) -> SolveResult:
+    def _or_default(self, first: SolveResult | None, iterations: int) -> SolveResult:
         """Return the result of an attempt, or of the default solve where it did not converge."""
-        if not silent and outcome != "converged":
-            logger.warning("the %s guess is given up, %s; the default solve takes over", name, outcome)
         if first is not None and first.converged:
             return first
         result = self.target.by_default()
-        spent = 0 if first is None else first.iterations
-        return dataclasses.replace(result, iterations=spent + result.iterations, used_fallback=True)
+        iterations += result.iterations + (0 if first is None else first.iterations)
+        return dataclasses.replace(result, iterations=iterations, used_fallback=True)
 
 
 def kind_of(problem: Unknown) -> str:

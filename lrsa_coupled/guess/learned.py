@@ -12,7 +12,7 @@ from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Described, Guess, InitialGuess, Unknown
+from lrsa_coupled.interfaces import Described, Features, Guess, InitialGuess, Unknown
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +32,8 @@ class LearnedGuess(InitialGuess):
 
     name = LEARNED
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        described: Described | None = None,
-        *,
-        nodes: NodeSet | None = None,
-        max_distance: float = math.inf,
-    ) -> None:
+    def __init__(self, predictor: Predictor, described: Described | None = None, *, nodes: NodeSet | None = None,
+                 max_distance: float = math.inf) -> None:  # fmt: skip
         self.predictor, self.described, self.nodes, self.max_distance = predictor, described, nodes, max_distance
 
     @classmethod
@@ -50,29 +44,20 @@ class LearnedGuess(InitialGuess):
     def bind(
         self, described: Described, *, nodes: NodeSet | None = None, max_distance: float = math.inf
     ) -> LearnedGuess:
-        """Return the guess for the problems of a case or script; ValueError when it was trained for others. Collective: no."""
+        """Return the guess for the problems of a case or script. Collective: no.
+
+        Raises:
+            ValueError: If the model was trained for others.
+        """
         self.predictor.check(described)
         return LearnedGuess(self.predictor, described, nodes=nodes, max_distance=max_distance)
 
     def put(self, problem: Unknown) -> Guess:
-        """Predict and put the fields and the Dirichlet values into the solution. Collective.
-
-        Raises:
-            ValueError: If the model belongs to no case or another one, on all ranks.
-        """
         if self.described is None:
-            raise ValueError(
-                "the learned guess needs the case or script of its problems, call bind(...) before put(...)"
-            )
-        started, inference, reason = time.perf_counter(), 0.0, ""
+            raise ValueError("a learned guess needs the case or script of its problems: call bind(...) before put(...)")
+        started, inference = time.perf_counter(), 0.0
         features = self.described.features(problem)
-        if self.max_distance < math.inf:
-            distance = self.predictor.distance(features, problem.mesh.comm)
-            if not distance <= self.max_distance:
-                reason = (
-                    f"the problem is {distance:.1f} standard deviations from those of the training, "
-                    f"{self.max_distance:g} allowed"
-                )
+        reason = self._too_far(features, problem)
         if not reason:
             nodes = self.nodes or NodeSet(problem, self.described.schema.outputs)
             prediction = self.predictor.predict(self.described, problem, nodes, features)
@@ -84,3 +69,10 @@ class LearnedGuess(InitialGuess):
             logger.warning("learned guess rejected: %s", reason)
         transfer = time.perf_counter() - started - inference
         return Guess(not reason, reason, {"transfer": transfer, "inference": inference})
+
+    def _too_far(self, features: Features, problem: Unknown) -> str:
+        if self.max_distance == math.inf:
+            return ""
+        distance, limit = self.predictor.distance(features, problem.mesh.comm), self.max_distance
+        far = f"the problem is {distance:.1f} standard deviations from those of the training, {limit:g} allowed"
+        return "" if distance <= limit else far  # not a number is too far

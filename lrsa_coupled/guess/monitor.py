@@ -13,9 +13,10 @@ from mpi4py import MPI
 class Monitor:
     """Called by the solver after each iteration; returns whether to end the solve.
 
-    A solve goes on past its budget while the residual norm falls to less than ``stalled`` in an iteration, the mean of the
-    last two, and while it would end before a default solve of a problem ``harder`` than expected. For that the norm is taken
-    to fall as that of Newton's method near a solution: the number of digits gained doubles with each iteration.
+    A solve goes on past its budget while the residual norm falls to less than ``stalled`` in an iteration, the mean of
+    the last two, and while it would end before a default solve of a problem ``harder`` than expected. For that the norm
+    is taken to fall as that of Newton's method near a solution: the number of digits gained doubles with each
+    iteration.
 
     Args:
         comm: Ranks of the problem.
@@ -30,17 +31,8 @@ class Monitor:
         reason: Why the solve was ended, empty when it was not.
     """
 
-    def __init__(
-        self,
-        comm: MPI.Comm,
-        atol: float,
-        *,
-        started: float,
-        budget: float,
-        expected: float,
-        stalled: float = 0.5,
-        harder: float = 1.5,
-    ) -> None:
+    def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float,
+                 stalled: float = 0.5, harder: float = 1.5) -> None:  # fmt: skip
         self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, harder * expected
         self.started, self.budget = started, budget
         self.reason = ""
@@ -58,10 +50,8 @@ class Monitor:
         pace = (elapsed - self._begun) / iteration
         if elapsed + pace * self._remaining() <= self.longest:
             return False
-        self.reason = (
-            f"residual norm {norm:.2g} after {iteration} iterations, {self._norms[-2]:.2g} before the last, "
-            f"{self.atol:.2g} asked for"
-        )
+        norms = f"residual norm {norm:.2g} after {iteration} iterations, {self._norms[-2]:.2g} before the last"
+        self.reason = f"{norms}, {self.atol:.2g} asked for"
         return True
 
     def _remaining(self) -> float:

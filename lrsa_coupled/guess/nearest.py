@@ -39,9 +39,10 @@ class _Source:
 class NearestSample:
     """Finds the sample nearest in standardised parameters and interpolates its fields.
 
-    The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled to
-    unit variance over the data set. The fields are interpolated linearly on the Delaunay triangulation of the sample's
-    nodes; nodes outside it take the nearest value. The tree over the parameters and the last triangulation are reused.
+    The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled
+    to unit variance over the data set. The fields are interpolated linearly on the Delaunay triangulation of the
+    sample's nodes; nodes outside it take the nearest value. The tree over the parameters and the last triangulation are
+    reused.
 
     Args:
         store: Data set.
@@ -94,13 +95,12 @@ class NearestGuess(InitialGuess):
         self.case, self.samples = case, samples
 
     def put(self, problem: Problem) -> Guess:
-        """Interpolate the sample. Collective."""
         started = time.perf_counter()
         nodes = NodeSet(problem, self.case.schema.outputs)
         index = self.samples.find(self.case.features(problem).scalars, dataclasses.asdict(problem.parameters))
         nodes.scatter(self.samples.values(index, nodes.points), problem.solution)
         set_dirichlet(problem)
-        return Guess(seconds={"transfer": time.perf_counter() - started, "inference": 0.0})
+        return Guess(seconds={"transfer": time.perf_counter() - started})
 
 
 def _row(scalars: npt.NDArray[np.float64], parameters: Mapping[str, Any]) -> npt.NDArray[np.float64]:

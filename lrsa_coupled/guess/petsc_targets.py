@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import final
 
@@ -19,9 +20,6 @@ from lrsa_coupled.interfaces import SolveResult, Unknown
 
 Run = Callable[[bool], None]
 """Solves and leaves the solution in the unknown; True starts from what is there, False as the script does."""
-
-ENERGY_METHODS = (PETSc.KSP.Type.CG, PETSc.KSP.Type.FCG, PETSc.KSP.Type.PIPECG)
-"""Krylov methods that lower the energy of a linear system."""
 
 
 @final
@@ -50,152 +48,156 @@ class Hooks:
             self.compare(b, x)
 
 
-@final
-class SNESTarget(Target):
-    """A solve by a SNES; its tolerances are put back afterwards. Collective: all methods.
+class _PETScTarget(Target):
+    """A solve by an object of a script; its settings are put back afterwards.
 
-    A relative tolerance refers to the residual of the script's own guess, whatever the solve begins with.
+    Args:
+        solver: The object.
+        problem: Its unknown, which holds the script's own guess.
+        run: Solves.
+        hooks: Those of the object.
     """
 
-    def __init__(self, snes: PETSc.SNES, problem: Unknown, run: Run, hooks: Hooks) -> None:
-        self.snes, self.problem, self.run, self.hooks = snes, problem, run, hooks
+    def __init__(self, solver: PETSc.SNES | PETSc.KSP, problem: Unknown, run: Run, hooks: Hooks) -> None:
+        self.solver, self.problem, self.run, self.hooks = solver, problem, run, hooks
         self.u = problem.solution
         self.own_guess = self.u.x.array.copy()
+        self.nonzero = False
+
+    @abstractmethod
+    def residual(self) -> float:
+        """Return the residual norm at the end of a solve."""
+
+    def by_default(self) -> SolveResult:
+        self.u.x.array[:] = self.own_guess
+        return self._solve(self.nonzero)
+
+    def _solve(self, nonzero: bool) -> SolveResult:
+        started = time.perf_counter()
+        self.run(nonzero)
+        reason, iterations = self.solver.getConvergedReason(), self.solver.getIterationNumber()
+        text = f"{type(self.solver).__name__} reason {reason}"
+        return SolveResult(reason > 0, text, "", iterations, self.residual(), {"solve": time.perf_counter() - started})
+
+    def _attempt(self) -> SolveResult:
+        """Solve from what is in the unknown; an error of PETSc is a failure."""
+        try:
+            return self._solve(True)
+        except PETSc.Error as error:
+            return SolveResult(False, f"PETSc error {error.ierr}", "", self.solver.getIterationNumber(), float("nan"))
+
+
+@final
+class SNESTarget(_PETScTarget):
+    """A solve by a SNES. A relative tolerance refers to the script's own guess, whatever the solve begins with."""
+
+    def __init__(self, snes: PETSc.SNES, problem: Unknown, run: Run, hooks: Hooks) -> None:
+        super().__init__(snes, problem, run, hooks)
         self.x = create_vector(self.u.function_space)
         self.f = self.x.duplicate()
         self._tolerance: float | None = None
 
     @property
     def minimises(self) -> bool:
-        """Whether the SNES has an objective."""
-        return self.snes.getObjective() is not None
+        return self.solver.getObjective() is not None
+
+    def residual(self) -> float:
+        return self.solver.getFunctionNorm()
 
     def tolerance(self) -> float:
-        """Return the absolute tolerance that a solve from the script's own guess would have to meet."""
         if self._tolerance is None:
-            rtol, atol, _, _ = self.snes.getTolerances()
+            rtol, atol, _, _ = self.solver.getTolerances()
             here = self.u.x.array.copy()
             self.u.x.array[:] = self.own_guess
-            self._tolerance = max(atol, rtol * self._norm())
+            self._tolerance = max(atol, rtol * self._measured(self._norm))
             self.u.x.array[:] = here
         return self._tolerance
 
     def accept(self, max_residual: float) -> Acceptance:
-        """Compare the guess with the script's own, both with exact Dirichlet values."""
-        here = self.u.x.array.copy()
-        measure = self._objective if self.minimises else self._norm
-        own = measure()
+        here, measure = self.u.x.array.copy(), self.solver.computeObjective if self.minimises else self._norm
+        own = self._measured(measure)
         self.u.x.array[:] = self.own_guess
         set_dirichlet(self.problem)
-        default = measure()
+        default = self._measured(measure)
         self.u.x.array[:] = here
         return compare_energies(own, default) if self.minimises else compare_norms(own, default, max_residual)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        """Solve from what is in the unknown."""
-        rtol, atol, stol, max_it = self.snes.getTolerances()
+        rtol, atol, stol, max_it = self.solver.getTolerances()
         limit = max_it if max_iterations is None else min(max_it, max_iterations)
-        self.snes.setTolerances(rtol=rtol, atol=self.tolerance(), stol=stol, max_it=limit)
+        self.solver.setTolerances(rtol=rtol, atol=self.tolerance(), stol=stol, max_it=limit)
         self.hooks.check = check
         try:
-            return self._result(True)
-        except PETSc.Error as error:
-            return SolveResult(False, f"PETSc error {error.ierr}", "", self.snes.getIterationNumber(), float("nan"))
+            return self._attempt()
         finally:
             self.hooks.check = None
-            self.snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=max_it)
-
-    def by_default(self) -> SolveResult:
-        """Solve from the script's own guess."""
-        self.u.x.array[:] = self.own_guess
-        return self._result(False)
+            self.solver.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=max_it)
 
     def destroy(self) -> None:
-        """Free the work vectors."""
         self.x.destroy()
         self.f.destroy()
 
-    def _result(self, nonzero: bool) -> SolveResult:
-        seconds, reason = _timed(self.run, nonzero, self.snes)
-        iterations, norm = self.snes.getIterationNumber(), self.snes.getFunctionNorm()
-        return SolveResult(reason > 0, f"SNES reason {reason}", "", iterations, norm, seconds)
+    def _norm(self, x: PETSc.Vec) -> float:
+        self.solver.computeFunction(x, self.f)
+        return self.f.norm()
 
-    def _norm(self) -> float:
+    def _measured(self, measure: Callable[[PETSc.Vec], float]) -> float:
+        """Measure what is in the unknown, where the callback may leave its argument."""
         here = self.u.x.array.copy()
         assign(self.u, self.x)
-        self.snes.computeFunction(self.x, self.f)
-        self.u.x.array[:] = here  # the callback may have left its argument there
-        return float(self.f.norm())
-
-    def _objective(self) -> float:
-        here = self.u.x.array.copy()
-        assign(self.u, self.x)
-        value = self.snes.computeObjective(self.x)
+        value = measure(self.x)
         self.u.x.array[:] = here
         return float(value)
 
 
 @final
-class KSPTarget(Target):
-    """A solve by a KSP; matrix and right-hand side exist when it begins: the guess is compared there. Collective: all methods."""
+class KSPTarget(_PETScTarget):
+    """A solve by a KSP; matrix and right-hand side exist when it begins: the guess is compared there."""
 
     def __init__(self, ksp: PETSc.KSP, problem: Unknown, run: Run, hooks: Hooks) -> None:
-        self.ksp, self.problem, self.run, self.hooks = ksp, problem, run, hooks
-        self.u = problem.solution
+        super().__init__(ksp, problem, run, hooks)
         self.nonzero = ksp.getInitialGuessNonzero()
-        self.own_guess = self.u.x.array.copy() if self.nonzero else np.zeros_like(self.u.x.array)
-        self.found = Acceptance(True, "")
+        if not self.nonzero:
+            self.own_guess = np.zeros_like(self.own_guess)
         self._max_residual: float | None = None
+        self._found = Acceptance(True, "")
 
     @property
     def minimises(self) -> bool:
-        """Of no use, as a KSP is not monitored."""
-        return False
+        return False  # a KSP is not monitored
+
+    def residual(self) -> float:
+        return self.solver.getResidualNorm()
 
     def tolerance(self) -> float:
-        """Return 0: a KSP is not monitored, and its relative tolerance refers to the right-hand side."""
-        return 0.0
+        return 0.0  # not monitored either; its relative tolerance refers to the right-hand side
 
     def accept(self, max_residual: float) -> Acceptance:
-        """Leave it to ``_compare``."""
-        self._max_residual = max_residual
-        return self.found
+        self._max_residual = max_residual  # for ``_compare``
+        return self._found
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        """Solve from what is in the unknown, or from the script's own guess when that is better."""
         self.hooks.compare = None if self._max_residual is None else self._compare
-        self.ksp.setInitialGuessNonzero(True)
+        self.solver.setInitialGuessNonzero(True)
         try:
-            result = self._result(True)
-        except PETSc.Error as error:
-            return SolveResult(False, f"PETSc error {error.ierr}", "", self.ksp.getIterationNumber(), float("nan"))
+            result = self._attempt()
         finally:
             self.hooks.compare = None
-            self.ksp.setInitialGuessNonzero(self.nonzero)
-        if self.found.accepted:
+            self.solver.setInitialGuessNonzero(self.nonzero)
+        if self._found.accepted or not result.converged:
             return result
-        return dataclasses.replace(result, reason=self.found.reason, used_fallback=True)
-
-    def by_default(self) -> SolveResult:
-        """Solve from the script's own guess."""
-        self.u.x.array[:] = self.own_guess
-        return self._result(self.nonzero)
-
-    def _result(self, nonzero: bool) -> SolveResult:
-        seconds, reason = _timed(self.run, nonzero, self.ksp)
-        iterations, norm = self.ksp.getIterationNumber(), self.ksp.getResidualNorm()
-        return SolveResult(reason > 0, f"KSP reason {reason}", "", iterations, norm, seconds)
+        return dataclasses.replace(result, reason=self._found.reason, used_fallback=True)
 
     def _compare(self, b: PETSc.Vec, x: PETSc.Vec) -> None:
-        """Compare the guess in ``x`` with the script's own: by the energy under conjugate gradients, else by the residual norm."""
+        """Compare the guess with the script's own: by the energy under conjugate gradients, else by the residual."""
         default, product = x.duplicate(), b.duplicate()
         self.u.x.array[:] = self.own_guess
         assign(self.u, default)
         own_guess = default.copy()
         set_dirichlet(self.problem)
         assign(self.u, default)
-        matrix, energy = self.ksp.getOperators()[0], self.ksp.getType() in ENERGY_METHODS
-        values = []
+        kinds, matrix, values = PETSc.KSP.Type, self.solver.getOperators()[0], []
+        energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
         for vector in (x, default):
             matrix.mult(vector, product)
             if energy:
@@ -203,15 +205,8 @@ class KSPTarget(Target):
             else:
                 product.aypx(-1.0, b)
                 values.append(product.norm())
-        self.found = compare_energies(*values) if energy else compare_norms(*values, self._max_residual)
-        if not self.found.accepted:
+        self._found = compare_energies(*values) if energy else compare_norms(*values, self._max_residual)
+        if not self._found.accepted:
             own_guess.copy(x)
         for vector in (default, product, own_guess):
             vector.destroy()
-
-
-def _timed(run: Run, nonzero: bool, solver: PETSc.SNES | PETSc.KSP) -> tuple[dict[str, float], int]:
-    """Solve; return the time and the converged reason."""
-    started = time.perf_counter()
-    run(nonzero)
-    return {"solve": time.perf_counter() - started}, solver.getConvergedReason()

@@ -1,17 +1,18 @@
 """Policies of the guarded solver: which guess a solve begins with, and how much it may cost.
 
-``Always`` takes the first guess. ``Adaptive`` keeps a record: the wall time of the last solves by each choice (a guess, or
-``DEFAULT``), transfer, inference and failed attempts included, of problems of about the same size on the same number of
-ranks. Each choice is measured once, the default solve first, as the budget of the others is a share of it; then the one of
-least geometric mean is taken. Another is tried when for all the record shows it may be faster, as long as such trials have
-lost little: its mean less a standard error is below, or its last solve failed and there have been less than ``patience``.
+``Always`` takes the first guess. ``Adaptive`` keeps a record: the wall time of the last solves by each choice (a guess,
+or ``DEFAULT``), transfer, inference and failed attempts included, of problems of about the same size on as many ranks.
+Each choice is measured once, the default solve first, as the budget of the others is a share of it; then the one of
+least geometric mean is taken. Another is tried when for all the record shows it may be faster, as long as such trials
+have lost little: its mean less a standard error is below, or its last solve failed and there have been less than
+``patience``.
 
 A guess that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
 
-Once it has been measured, no guess is used whose risk the account does not cover. The account is the ``budget``, a share of
-all default time so far, and what guesses have saved, less what they have lost. The risk is what the guess lost when it
-failed last, or what it takes before its solve and for an iteration, after which it can be given up. So bad guesses take no
-more than the budget of a run, even if an iteration costs more than the budget of one solve.
+Once it has been measured, no guess is used whose risk the account does not cover. The account is the ``budget``, a
+share of all default time so far, and what guesses have saved, less what they have lost. The risk is what the guess lost
+when it failed last, or what it takes before its solve and for an iteration, after which it can be given up. So bad
+guesses take no more than the budget of a run, even if an iteration costs more than the budget of one solve.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Decision:
         number: Counts the solves, from 1.
         choice: Name of the guess, or ``DEFAULT``.
         why: Reason for the choice.
-        outcome: ``converged``, ``rejected`` (before the solve), ``abandoned`` or ``failed`` (during it), then the reason.
+        outcome: ``converged``, ``rejected`` (before the solve), ``abandoned`` or ``failed`` (in it), then the reason.
         wasted: Time spent on a guess that was not used in the end [s].
         seconds: Time of the solve, ``wasted`` included [s].
         risk: What a guess takes before its solve, and an iteration [s]; 0 for the default solve.
@@ -107,11 +108,11 @@ class Policy(ABC):
         """Take down what came of a choice. Collective: no."""
         self.decisions.append(decision)
 
-    def save(self) -> None:
+    def save(self) -> None:  # noqa: B027
         """Write what outlives the run, if anything. Call on one rank."""
 
     def summary(self) -> str:
-        """Return a table of what was chosen, what came of it, and what bad guesses have cost."""
+        """Return a line for each choice: how often, what came of it, what bad guesses have cost."""
         return "\n".join(self._line(name) for name in dict.fromkeys(d.choice for d in self.decisions))
 
     def _line(self, name: str) -> str:
@@ -120,10 +121,8 @@ class Policy(ABC):
             return f"{name}: never chosen"
         outcomes = Counter(d.outcome.split(":")[0] for d in chosen)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
-        median, wasted = float(np.median([d.seconds for d in chosen])), sum(d.wasted for d in chosen)
-        return (
-            f"{name}: chosen {len(chosen)} times ({counts}), median {median:.3g} s, {wasted:.3g} s lost on bad guesses"
-        )
+        times = f"median {np.median([d.seconds for d in chosen]):.3g} s, {sum(d.wasted for d in chosen):.3g} s lost"
+        return f"{name}: chosen {len(chosen)} times ({counts}), {times} on bad guesses"
 
 
 @final
@@ -131,7 +130,7 @@ class Always(Policy):
     """Takes the first guess for every solve; no choice depends on a time.
 
     Args:
-        max_iterations: Newton iterations allowed to the guess before the default solve, None for the solver's own limit.
+        max_iterations: Newton iterations allowed to a guess before the default solve, None for the solver's own limit.
     """
 
     def __init__(self, max_iterations: int | None = None) -> None:
@@ -139,12 +138,11 @@ class Always(Policy):
         self.max_iterations = max_iterations
 
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
-        """Choose the first. Collective: no."""
         return Choice(names[0] if names else DEFAULT, "always", self.max_iterations)
 
 
 @dataclass(frozen=True)
-class Tolerances:
+class Numbers:
     """Numbers of the adaptive policy.
 
     Args:
@@ -163,17 +161,17 @@ class Tolerances:
 class _Record:
     """Times of the choices on problems of one kind."""
 
-    def __init__(self, tolerances: Tolerances, logs: Mapping[str, Sequence[float]] | None = None) -> None:
-        self.tolerances = tolerances
-        self.logs = {name: deque(values, maxlen=tolerances.window) for name, values in (logs or {}).items()}
+    def __init__(self, numbers: Numbers, logs: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.numbers = numbers
+        self.logs = {name: deque(values, maxlen=numbers.window) for name, values in (logs or {}).items()}
         self.lost = self.total = 0.0
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}
 
     def add(self, choice: str, seconds: float) -> None:
-        log = self.logs.setdefault(choice, deque(maxlen=self.tolerances.window))
-        log.append(math.log(max(seconds, 1e-9)))
+        logs = self.logs.setdefault(choice, deque(maxlen=self.numbers.window))
+        logs.append(math.log(max(seconds, 1e-9)))
 
     def mean(self, choice: str) -> float:
         return float(np.mean(self.logs[choice]))
@@ -181,7 +179,7 @@ class _Record:
     def affordable(self, choice: str, best: str) -> bool:
         """Return whether one more trial of a choice leaves the time lost on trials within its share."""
         times = {name: math.exp(self.mean(name)) for name in (choice, best)}
-        return self.lost + times[choice] - times[best] <= self.tolerances.trials * (self.total + times[choice])
+        return self.lost + times[choice] - times[best] <= self.numbers.trials * (self.total + times[choice])
 
     def covers(self, choice: str, budget: float) -> bool:
         """Return whether what guesses may still lose is enough for this one."""
@@ -196,11 +194,8 @@ class _Record:
         """Return the mean less a standard error, the spread being that of all choices together."""
         squares = [(np.array(values) - np.mean(values)) ** 2 for values in self.logs.values()]
         freedom = sum(len(values) - 1 for values in squares)
-        found = (
-            math.sqrt(sum(values.sum() for values in squares) / freedom) if freedom else self.tolerances.first_spread
-        )
-        spread = max(found, self.tolerances.least_spread)
-        return self.mean(choice) - spread / math.sqrt(len(self.logs[choice]))
+        spread = math.sqrt(sum(values.sum() for values in squares) / freedom) if freedom else self.numbers.first_spread
+        return self.mean(choice) - max(spread, self.numbers.least_spread) / math.sqrt(len(self.logs[choice]))
 
     def times(self, *names: str) -> str:
         """Return the mean times, for people."""
@@ -209,41 +204,39 @@ class _Record:
 
 @final
 class Adaptive(Policy):
-    """Takes what the record of costs promises to be fastest; the module's text has the rules.
+    """Takes what the record of costs promises to be fastest; the text of the module has the rules.
 
     Args:
         settings: Budget, limits and where the record is kept.
         names: Names of the guesses.
-        guess_first: Whether a guess that is not measured goes before the default solve, with ``max_iterations`` as its only
+        guess_first: Whether a guess that is not measured goes before the default solve, with ``max_iterations`` as its
             limit: where a program makes one solve, measuring the default would be all that it does.
-        tolerances: Numbers of the rules.
+        numbers: Numbers of the rules.
 
     Raises:
         ValueError: If a name is doubled or ``DEFAULT``, or the file of the record holds something else.
     """
 
-    def __init__(
-        self,
-        settings: GuessConfig,
-        names: Sequence[str],
-        *,
-        guess_first: bool = False,
-        tolerances: Tolerances = Tolerances(),
-    ) -> None:
+    def __init__(self, settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False,
+                 numbers: Numbers | None = None) -> None:  # fmt: skip
         super().__init__()
         if len({*names, DEFAULT}) != len(names) + 1:
             raise ValueError(f"guesses need names of their own, none of them '{DEFAULT}', got {', '.join(names)}")
-        self.settings, self.names, self.guess_first, self.tolerances = settings, tuple(names), guess_first, tolerances
+        self.settings, self.names, self.guess_first, self.numbers = (
+            settings,
+            (*names,),
+            guess_first,
+            numbers or Numbers(),
+        )
         self.max_distance = settings.max_distance
-        self._records = _read(Path(settings.record), tolerances) if settings.record else {}
+        self._records = _read(Path(settings.record), self.numbers) if settings.record else {}
 
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
-        """Choose by the record. Collective: no."""
-        name, why = self._choose(self._record(kind), names)
+        record, settings = self._record(kind), self.settings
+        name, why = self._choose(record, names)
         if name == DEFAULT:
             return Choice(name, why)
-        settings, logs = self.settings, self._record(kind).logs
-        if DEFAULT not in logs:
+        if DEFAULT not in record.logs:
             return Choice(name, why, settings.max_iterations, settings.max_residual)
         expected = self.expected(kind)
         return Choice(name, why, None, settings.max_residual, expected, settings.budget * expected)
@@ -253,7 +246,6 @@ class Adaptive(Policy):
         return math.exp(self._records[kind].mean(DEFAULT))
 
     def note(self, kind: str, decision: Decision) -> None:
-        """Take a decision and its outcome into the record. Collective: no."""
         super().note(kind, decision)
         record, name = self._record(kind), decision.choice
         best = min(record.logs, key=record.mean, default=name)
@@ -273,22 +265,18 @@ class Adaptive(Policy):
         if record.streaks[name] >= self.settings.patience:
             record.rests[name] = len(self.decisions) + self.settings.rest
             record.streaks[name] = self.settings.patience - 1  # the next failure after the rest is enough
-            logger.warning("guess %s is switched off for %d solves: %s", name, self.settings.rest, decision.outcome)
+            logger.warning("the %s guess rests for %d solves: %s", name, self.settings.rest, decision.outcome)
 
     def save(self) -> None:
-        """Write the record, when it has a file, by atomic rename. Call on one rank."""
         if self.settings.record:
-            content = {
-                kind: {name: list(logs) for name, logs in record.logs.items()} for kind, record in self._records.items()
-            }
-            write_text_atomically(Path(self.settings.record), json.dumps(content) + "\n")
+            logs = {kind: {name: [*log] for name, log in r.logs.items()} for kind, r in self._records.items()}
+            write_text_atomically(Path(self.settings.record), json.dumps(logs) + "\n")
 
     def summary(self) -> str:
-        """Return a table with a line for each guess, chosen or not, and for the default solve."""
         return "\n".join(self._line(name) for name in (*self.names, DEFAULT))
 
     def _record(self, kind: str) -> _Record:
-        return self._records.setdefault(kind, _Record(self.tolerances))
+        return self._records.setdefault(kind, _Record(self.numbers))
 
     def _choose(self, record: _Record, names: Sequence[str]) -> tuple[str, str]:
         number = len(self.decisions)
@@ -310,25 +298,11 @@ class Adaptive(Policy):
         return best, "; ".join([f"fastest by the record: {record.times(*choices)}", *asleep, *dear])
 
 
-def make_policy(
-    settings: GuessConfig,
-    names: Sequence[str],
-    *,
-    default: Literal["always", "adaptive"],
-    guess_first: bool = False,
-    bounded: bool = True,
-) -> Policy:
-    """Make the policy of ``settings.policy``, or ``default`` where that is not set.
-
-    Args:
-        settings: Its settings.
-        names: Names of the guesses.
-        default: The verb's own.
-        guess_first: See ``Adaptive``.
-        bounded: Whether ``max_iterations`` bounds a solve from a guess that is always taken.
-    """
+def make_policy(settings: GuessConfig, names: Sequence[str], *, default: Literal["always", "adaptive"],
+                guess_first: bool = False) -> Policy:  # fmt: skip
+    """Make the policy that the settings ask for, or the ``default`` of a verb; ``guess_first``: see ``Adaptive``."""
     if (settings.policy or default) == "always":
-        return Always(settings.max_iterations if bounded else None)
+        return Always(settings.max_iterations)
     return Adaptive(settings, names, guess_first=guess_first)
 
 
@@ -336,23 +310,17 @@ Gate = Adaptive
 """The adaptive policy under its earlier name."""
 
 
-def _read(path: Path, tolerances: Tolerances) -> dict[str, _Record]:
-    """Read the record of an earlier run, nothing when there is no file; one of 0.1 names the default solve 'classical'."""
+def _read(path: Path, numbers: Numbers) -> dict[str, _Record]:
+    """Read the record of an earlier run, if there is one; version 0.1 names the default solve 'classical'."""
     if not path.exists():
         return {}
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            kind: _Record(
-                tolerances,
-                {
-                    DEFAULT if name == "classical" else name: [float(value) for value in logs]
-                    for name, logs in times.items()
-                },
-            )
-            for kind, times in content.items()
-        }
+        records = {}
+        for kind, times in content.items():
+            logs = {name: [float(value) for value in values] for name, values in times.items()}
+            records[kind] = _Record(numbers, {DEFAULT if n == "classical" else n: log for n, log in logs.items()})
+        return records
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path} is not a record of costs of initial guesses ({error}): remove it or name another file"
-        ) from error
+        text = f"{path} is not a record of costs of initial guesses ({error}): remove it or name another file"
+        raise ValueError(text) from error

@@ -16,9 +16,9 @@ class ZeroGuess(InitialGuess):
     """Zeros, on the Dirichlet boundary too."""
 
     name = "zero"
+    trusted = True
 
     def put(self, problem: Unknown) -> Guess:
-        """Put zeros. Collective: no."""
         problem.solution.x.array[:] = 0.0
         return Guess()
 
@@ -28,16 +28,15 @@ class PreviousGuess(InitialGuess):
     """The last solution on the same space with the Dirichlet values of the new problem; zeros when there is none."""
 
     name = "previous"
+    trusted = True
 
     def __init__(self) -> None:
         self._values: npt.NDArray[np.float64] | None = None
 
     def put(self, problem: Unknown) -> Guess:
-        """Put the last solution. Collective."""
-        if self._values is None:
-            return ZeroGuess().put(problem)
-        problem.solution.x.array[:] = self._values
-        set_dirichlet(problem)
+        problem.solution.x.array[:] = 0.0 if self._values is None else self._values
+        if self._values is not None:
+            set_dirichlet(problem)
         return Guess()
 
     def remember(self, problem: Unknown) -> None:

@@ -1,4 +1,4 @@
-"""What a guarded solver solves: adapters of a case's problem; those of a script's SNES or KSP are in ``petsc_targets.py``."""
+"""What a guarded solver solves. The targets of a user's SNES or KSP are in ``petsc_targets.py``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import final
 
 from lrsa_coupled.guess.acceptance import Acceptance, accept
-from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, SolveResult, Unknown
+from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, Solver, SolveResult, Unknown
 
 Check = Callable[[int, float], bool]
 """Called with iterations and residual norm after each iteration; True ends the solve, unconverged."""
 
 
 class Target(ABC):
-    """A problem and two ways to solve it.
+    """A problem, and how to solve it from a guess and by default.
 
     Attributes:
         problem: Its solution holds the guess, and in the end the answer.
@@ -45,13 +45,13 @@ class Target(ABC):
 
     def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence. Collective."""
-        raise ValueError(f"{type(self).__name__} is made for one solve, it takes over no further problem")
+        raise ValueError(f"{type(self).__name__} is made for one solve and takes over no further problem")
 
-    def observe(self, check: Check) -> None:
+    def monitor(self, check: Check) -> None:  # noqa: B027
         """Call ``check`` after each iteration of every solve, as far as the solver can. Collective: no."""
 
-    def destroy(self) -> None:
-        """Free the PETSc objects that were made for the target. Collective."""
+    def destroy(self) -> None:  # noqa: B027
+        """Free the PETSc objects of the target. Collective."""
 
 
 class _CaseTarget(Target):
@@ -63,25 +63,18 @@ class _CaseTarget(Target):
 
     @property
     def minimises(self) -> bool:
-        """Whether the problem has an energy."""
         return self.problem.energy is not None
 
     def accept(self, max_residual: float) -> Acceptance:
-        """Compare the guess with the zero guess, by energy or residual norm. Collective."""
         return accept(self.problem, max_residual)
 
     def tolerance(self) -> float:
-        """Return the tolerance. Collective: no."""
         return self.atol
-
-    def update(self, problem: Problem, atol: float) -> None:
-        """Take over the next problem. Collective."""
-        self.problem, self.atol = problem, atol
 
 
 @final
 class CaseTarget(_CaseTarget):
-    """A problem solved by the solver that its case makes for a guess, by default by a method of the case.
+    """A problem solved from a guess by the solver that its case makes for that, by default by a method of the case.
 
     Args:
         case: The case.
@@ -95,7 +88,6 @@ class CaseTarget(_CaseTarget):
         self.case, self.method = case, method
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        """Solve by ``case.solver``. Collective."""
         solver = self.case.solver(self.problem, self.atol, max_iterations=max_iterations)
         if check is not None:
             solver.monitor(check)
@@ -104,13 +96,12 @@ class CaseTarget(_CaseTarget):
         return result
 
     def by_default(self) -> SolveResult:
-        """Solve by the method, from zero. Collective."""
         return solve_from_zero(self.case, self.problem, self.atol, method=self.method)
 
 
 @final
 class SolverTarget(_CaseTarget):
-    """A problem, often one of a sequence, and a solver that is there already.
+    """A problem, often one of a sequence, and a solver that exists already.
 
     Args:
         solver: Solves from a guess; it is freed with the target.
@@ -120,43 +111,38 @@ class SolverTarget(_CaseTarget):
     """
 
     def __init__(
-        self, solver: SequenceSolver, problem: Problem, atol: float, default: Callable[[Problem, float], SolveResult]
+        self, solver: Solver, problem: Problem, atol: float, default: Callable[[Problem, float], SolveResult]
     ) -> None:
         super().__init__(problem, atol)
         self.solver, self._default = solver, default
         self._check: Check | None = None
-        self._observer: Check | None = None
         self._limit: int | None = None
-        solver.monitor(self._after_iteration)
+        solver.monitor(self._ends)
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Let the solver take over the next problem. Collective."""
-        super().update(problem, atol)
+        if not isinstance(self.solver, SequenceSolver):
+            raise ValueError(f"{type(self.solver).__name__} solves one problem, not a sequence")
+        self.problem, self.atol = problem, atol
         self.solver.update(problem, atol)
 
-    def observe(self, check: Check) -> None:
-        """Call ``check`` after each iteration. Collective: no."""
-        self._observer = check
-
-    def destroy(self) -> None:
-        """Free the solver. Collective."""
-        self.solver.destroy()
+    def monitor(self, check: Check) -> None:
+        self.solver.monitor(check)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        """Solve by the solver. Collective."""
         self._check, self._limit = check, max_iterations
         result = self.solver.solve()
         self._check = self._limit = None
         return result
 
     def by_default(self) -> SolveResult:
-        """Solve by the function. Collective."""
         return self._default(self.problem, self.atol)
 
-    def _after_iteration(self, iteration: int, norm: float) -> bool:
-        checks = [check for check in (self._observer, self._check) if check is not None]
-        limited = self._limit is not None and iteration >= self._limit and norm > self.atol
-        return any([check(iteration, norm) for check in checks]) or limited
+    def destroy(self) -> None:
+        self.solver.destroy()
+
+    def _ends(self, iteration: int, norm: float) -> bool:
+        ended = self._check is not None and self._check(iteration, norm)
+        return ended or (self._limit is not None and iteration >= self._limit and norm > self.atol)
 
 
 def solve_from_zero(case: Case, problem: Problem, atol: float, *, method: str | None = None) -> SolveResult:
