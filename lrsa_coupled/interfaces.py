@@ -362,7 +362,11 @@ class Case[P: Unknown](Described):
 
     @abstractmethod
     def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the solver from the present solution; ``max_iterations`` bounds those of its result. Collective."""
+        """Make the solver from the present solution. Collective.
+
+        ``max_iterations`` bounds the nonlinear iterations, of which a linear problem needs one: its KSP has a limit of
+        its own.
+        """
 
     @abstractmethod
     def methods(self) -> Mapping[str, SolverFactory]:

@@ -215,7 +215,7 @@ class DarcyCase(Case[DarcyProblem]):
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """CG with GAMG."""
-        return LinearSolver(problem, atol, max_iterations=max_iterations, options=GAMG_CG)
+        return LinearSolver(problem, atol, options=GAMG_CG)
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """CG with algebraic multigrid, and a sparse direct solver."""

@@ -167,7 +167,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
 
     def solver(self, problem: HelmholtzProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """MUMPS."""
-        return LinearSolver(problem, atol, max_iterations=max_iterations)
+        return LinearSolver(problem, atol)
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """MUMPS; GMRES with multigrid, algebraic with a coarsest grid that resolves the waves, or on two grids."""
