@@ -65,11 +65,12 @@ def load_case(name_or_path: str | Path, options: Mapping[str, Any] | None = None
         ValueError: For an unknown case or option, or a file that does not hold exactly one final subclass of ``Case``.
     """
     name, wrapper = _split(name_or_path)
-    make: Callable[..., Case[Any]] = _case_class(name)
-    default = make.default_options
+    case_class = _case_class(name)
+    make: Callable[..., Case[Any]] = case_class
+    default = case_class.default_options
     if wrapper is not None:
         module, wrapping, _ = WRAPPERS[wrapper]
-        make = partial(getattr(importlib.import_module(module), wrapping), make)
+        make = partial(getattr(importlib.import_module(module), wrapping), case_class)
         default = make().default_options
     case = make(update(default, options or {}, where="options", prefix="options."))
     method, methods = getattr(case, "default_method", None), case.methods()
@@ -93,7 +94,7 @@ def case_settings(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, A
         return {}, {}
     values = read_toml(path)
     presets, tables = values.pop("presets", {}), {name: values.pop(name, {}) for name in WRAPPERS}
-    for section, table in tables.get(_split(name_or_path)[1], {}).items():
+    for section, table in tables.get(_split(name_or_path)[1] or "", {}).items():
         values[section] = values.get(section, {}) | table
     return values, presets
 

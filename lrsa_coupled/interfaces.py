@@ -207,7 +207,7 @@ class Solver(ABC):
     def destroy(self) -> None:
         """Free the PETSc objects. Collective."""
 
-    def monitor(self, check: Callable[[int, float], bool]) -> None:
+    def monitor(self, check: Callable[[int, float], bool]) -> None:  # noqa: B027 - optional
         """Call ``check(iterations, residual_norm)`` after each iteration, from 0; True ends the solve. Here: never."""
 
 
@@ -239,7 +239,7 @@ class NoOptions:
     """Of a case without variants."""
 
 
-class Described(ABC):
+class Described[P: Unknown](ABC):
     """What has problems that an operator sees.
 
     Attributes:
@@ -249,7 +249,7 @@ class Described(ABC):
     schema: Schema
 
     @abstractmethod
-    def features(self, problem: Unknown) -> Features:
+    def features(self, problem: P) -> Features:
         """Evaluate inputs and scalars at the owned nodes of ``problem.node_space``. Collective."""
 
 
@@ -310,7 +310,7 @@ class Spectrum:
     is_definite: bool = False
 
 
-class Case[P: Unknown](Described):
+class Case[P: Unknown](Described[P]):
     """A family of problems, of type ``P``.
 
     Subclasses are final, one a ``case.py``, and set these attributes. What only some cases can do is a value, else

@@ -80,7 +80,7 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
     vectors = [] if initial is None else _ritz_vectors(stiffness, mass, initial, block)
     if vectors:
         solver.setInitialSpace(vectors)
-    with default_options("modes_", {"eps_lobpcg_blocksize": str(max(block, count))} | options):
+    with default_options("modes_", {"eps_lobpcg_blocksize": str(max(block, count)), **options}):
         solver.setFromOptions()
         solver.solve()
     modes = _collect(solver, count, time.perf_counter() - started)
@@ -95,13 +95,13 @@ def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "kryl
     """Find the lowest modes of a pencil, zero on constrained degrees of freedom; see ``lowest_modes``. Collective."""
     started = time.perf_counter()
     free = free_rows(pencil)
-    matrices = [_restricted(form, free) for form in (pencil.stiffness, pencil.mass)]
+    stiffness, mass = (_restricted(form, free) for form in (pencil.stiffness, pencil.mass))
     initial = None if initial is None else initial[free[: len(initial)]]
-    modes = lowest_modes(*matrices, count, rtol=rtol, initial=initial, options=EIGENSOLVERS[eigensolver])
+    modes = lowest_modes(stiffness, mass, count, rtol=rtol, initial=initial, options=EIGENSOLVERS[eigensolver])
     vectors = np.zeros((len(free), modes.vectors.shape[1]), order="F")
     vectors[free] = modes.vectors
-    for matrix in matrices:
-        matrix.destroy()
+    stiffness.destroy()
+    mass.destroy()
     return dataclasses.replace(modes, vectors=vectors, seconds=time.perf_counter() - started)
 
 
@@ -148,7 +148,7 @@ def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.f
         products.append(comm.allreduce(basis.T @ image.getDenseArray(readonly=True)))
         image.destroy()
     columns.destroy()
-    weights = comm.bcast(_ritz_weights(*products, count))
+    weights = comm.bcast(_ritz_weights(products[0], products[1], count))
     vectors = []
     for column in (basis @ weights).T:
         vector = stiffness.createVecRight()

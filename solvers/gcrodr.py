@@ -110,6 +110,7 @@ class GCRODR:
             if reason == Reason.DIVERGED_NANORINF:
                 break  # x and the recycled space stay as they were
             x.array[:] += self._correction()
+            assert self._squares is not None
             steps, self._squares, norm = self._squares.steps, None, self._residual(ksp, b, x)
             ksp.setResidualNorm(norm)
             if reason > 0:  # by the recurrence, which rounding may have led away from the residual
@@ -213,6 +214,7 @@ class GCRODR:
 
     def _correction(self) -> Array:
         """Return the owned values of the update of x that the cycle has found so far."""
+        assert self._squares is not None
         y, k, rank = self._squares.solve(), self.recycle, self._weights.shape[1]
         recycled = self._weights @ (self._shift - self._hessenberg[:rank, : len(y)] @ y)
         return self._space[:, k - self.dimension : k + len(y)] @ np.concatenate((recycled, y))

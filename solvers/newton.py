@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
@@ -64,8 +65,10 @@ class NewtonSolver(SequenceSolver):
             raise ValueError(f"atol must be a positive number, got {atol}")
         self.problem, self.atol = problem, atol
         self.max_iterations = 30 if max_iterations is None else max_iterations
+        residual: Any = problem.residual  # compiled forms, which the annotations of DOLFINx leave out
+        jacobian: Any = problem.jacobian
         self._nonlinear = NonlinearProblem(
-            problem.residual, problem.solution, J=problem.jacobian, bcs=list(problem.bcs), petsc_options_prefix=prefix
+            residual, problem.solution, J=jacobian, bcs=list(problem.bcs), petsc_options_prefix=prefix
         )
         self.snes = self._nonlinear.solver
         self._allowance = 0.0
@@ -151,9 +154,8 @@ class NewtonSolver(SequenceSolver):
 
     def _jacobian(self, snes: PETSc.SNES, x: PETSc.Vec, matrix: PETSc.Mat, preconditioner: PETSc.Mat) -> None:
         before, now = self._norms
-        if (
-            now > self._reuse_below * before
-        ):  # so in the first iteration; PETSc reuses the factorisation of an unchanged matrix
+        # So in the first iteration; PETSc reuses the factorisation of an unchanged matrix.
+        if now > (self._reuse_below or 0.0) * before:
             function, args, context = self._assemble
             function(snes, x, matrix, preconditioner, *args, **context)
 

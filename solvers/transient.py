@@ -183,9 +183,10 @@ class TimeStepper:
     def extrapolated(self, name: str) -> Array:
         """Return one of ``EXTRAPOLATIONS``, of lower order while states are too few, with ghosts. Collective: no."""
         weights = EXTRAPOLATIONS[name][min(self.known, len(EXTRAPOLATIONS[name])) - 1]
-        return sum(
-            (w * u.x.array for w, u in zip(weights, self.history, strict=False)), start=np.zeros_like(self.base.x.array)
-        )
+        result: Array = np.zeros_like(self.base.x.array)
+        for weight, state in zip(weights, self.history, strict=False):
+            result = result + weight * state.x.array
+        return result
 
     def put(self, name: str) -> None:
         """Put one of ``EXTRAPOLATIONS``, with the Dirichlet values, into the solution. Collective: no."""
@@ -198,12 +199,12 @@ class TimeStepper:
         """Set times, weights, coefficients and base of the present step."""
         scheme = self.scheme if self.known > 1 or self.scheme.derivative[2] == 0.0 else BDF1
         for weight, d in zip(self.weights, scheme.derivative, strict=True):
-            weight.value = d / self._step
-        self._times[0].value, self._times[1].value = self.time, self.time - self._step
+            weight.value = d / self._step  # type: ignore[assignment]
+        self._times[0].value, self._times[1].value = self.time, self.time - self._step  # type: ignore[assignment]
         if self.evolution.set_time is not None:
             self.evolution.set_time(self.time)
         self.problem.solution.x.array[:] = 0.0
-        self.scale.value = 1.0
+        self.scale.value = 1.0  # type: ignore[assignment]
         if self.corrections:
             self.base.x.array[:] = self.extrapolated("linear")
             for bc in self.evolution.bcs:

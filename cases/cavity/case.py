@@ -69,7 +69,7 @@ def wall_speed(parameters: CavityParameters, x: Coordinates, y: Coordinates) -> 
 
 def lid_speed(parameters: CavityParameters, x: Coordinates) -> Coordinates:
     """Return the speed of the lid at abscissae ``x`` [U]."""
-    return 1.0 + sum(a * np.sin((k + 1) * np.pi * x) for k, a in enumerate(parameters.lid))
+    return 1.0 + np.sum([a * np.sin((k + 1) * np.pi * x) for k, a in enumerate(parameters.lid)], axis=0)
 
 
 @final
@@ -124,7 +124,7 @@ class CavityCase(Case[Problem]):
         residual = navier_stokes(solution, viscosity)
 
         def set_reynolds(value: float) -> None:
-            viscosity.value = 1.0 / value
+            viscosity.value = 1.0 / value  # type: ignore[assignment]
 
         return Problem(
             mesh=mesh,

@@ -9,6 +9,7 @@ from functools import partial
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
@@ -65,13 +66,13 @@ class ConvectionOptions:
     model_cells: int = 24
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ConvectionProblem(Problem):
     """With the stepper behind it and what the features are made of."""
 
-    flow: Flow | None = None
-    stepper: TimeStepper | None = None
-    defect: Defect | None = None
+    flow: Flow
+    stepper: TimeStepper
+    defect: Defect
 
 
 TURN = Symmetry(((0, -1), (1, 0)), (0.5, 0.5), inputs=((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 0, -1), (0, 0, 1, 0)))
@@ -163,13 +164,13 @@ class ConvectionCase(Case[ConvectionProblem]):
             self.options.steps, self._at_step, self._advance, lambda p, name: p.stepper.put(name), self.extrapolations
         )
 
-    def features(self, problem: Problem) -> Features:
+    def features(self, problem: ConvectionProblem) -> Features:
         """Defect of the extrapolation, that itself, velocity; logarithms of dt / d_0 and the scale. Collective."""
         z, nodes = problem.defect.find(problem.flow.parameters), problem.defect.nodes
         stepper, owned = nodes.stepper, nodes.space.dofmap.index_map.size_local
         scale = float(stepper.scale.value)
         columns = (z.x.array / scale, stepper.base.x.array, nodes.flow.velocity.x.array.reshape(-1, 2))
-        nodal = np.column_stack([values[:owned] for values in columns])
+        nodal: npt.NDArray[np.float64] = np.column_stack([values[:owned] for values in columns])
         return Features(nodal, np.array([-np.log(float(stepper.weights[0].value)), np.log(scale)]))
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import ufl
@@ -20,13 +22,13 @@ MEAN_DIFFUSIVITY = 0.02
 
 
 class Flow:
-    """Velocity and heat source at the nodes, brought to a time; ``parameters`` are those of the present step."""
+    """Velocity and heat source at the nodes, brought to a time."""
 
     def __init__(self, space: fem.FunctionSpace) -> None:
         mesh = space.mesh
         self.velocity = fem.Function(fem.functionspace(mesh, ("P", 2, (2,))))
         self.source = fem.Function(space)
-        self.parameters: ConvectionParameters | None = None
+        self.parameters: Any = None  # those of the present step
         self._points = space.tabulate_dof_coordinates().T
         self._stirring = Stirring(self.velocity.function_space.tabulate_dof_coordinates().T)
 
@@ -60,6 +62,7 @@ class Nodes:
             self.stepper.follow(self.fine, self._restrict)
 
     def _restrict(self, function: fem.Function) -> npt.NDArray[np.float64]:
+        assert self.to_nodes is not None
         self._fine.array_w[:] = function.x.array[: self._fine.getLocalSize()]
         self.to_nodes.mult(self._fine, self._coarse)
         return self._coarse.array_r
@@ -110,7 +113,7 @@ class Defect:
         weight = float(stepper.weights[0].value)
         if weight != self._weight:
             self._matrix.zeroEntries()
-            assemble_matrix(self._matrix, self._form, bcs=list(stepper.problem.bcs))
+            assemble_matrix(self._matrix, self._form, bcs=list(stepper.problem.bcs))  # type: ignore[misc]
             self._matrix.assemble()
             self._ksp.setOperators(self._matrix)
             with default_options("convection_defect_", MUMPS):

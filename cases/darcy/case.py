@@ -86,13 +86,13 @@ class DarcyParameters:
     high: float = field(default=12.0, metadata={"unit": "1"})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class DarcyProblem(Problem):
     """With the coefficient, constant on each cell, and where local vertices and nodes lie on their grids."""
 
-    coefficient: fem.Function | None = None
-    vertices: Places | None = None
-    nodes: Places | None = None
+    coefficient: fem.Function
+    vertices: Places
+    nodes: Places
 
 
 @dataclass(frozen=True)

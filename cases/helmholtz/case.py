@@ -73,13 +73,13 @@ class HelmholtzParameters:
     source: tuple[float, ...] = field(metadata={"unit": "L"})
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class HelmholtzProblem(Problem):
     """With the squared slowness, constant on each cell, the source, and the coordinates of all local nodes."""
 
-    slowness: fem.Function | None = None
-    source: fem.Function | None = None
-    grid: Grid | None = None
+    slowness: fem.Function
+    source: fem.Function
+    grid: Grid
 
 
 class Grid:
@@ -134,7 +134,9 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         """Divide each side by ``resolution`` and the squares or cubes into simplices. Collective."""
         if resolution < 4:
             raise ValueError(f"the resolution of helmholtz must be at least 4 cells a side, got {resolution}")
-        return (create_unit_square if self.dim == 2 else create_unit_cube)(comm, *[resolution] * self.dim)
+        if self.dim == 2:
+            return create_unit_square(comm, resolution, resolution)
+        return create_unit_cube(comm, resolution, resolution, resolution)
 
     def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem:
         """Set up forms, spaces and boundary conditions. Collective."""
@@ -183,7 +185,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         cost = SETUP_COST[method] if reuse.preconditioner else None
         return self._make(method, problem, atol, options=options, setup_cost=cost)
 
-    def _make(self, method: str, problem: Problem, atol: float, *, options: Mapping[str, str] | None = None,
+    def _make(self, method: str, problem: HelmholtzProblem, atol: float, *, options: Mapping[str, str] | None = None,
               setup_cost: float | None = None) -> LinearSolver:  # fmt: skip
         solver = LinearSolver(problem, atol, options={**METHODS[method], **(options or {})}, setup_cost=setup_cost)
         if method == "two-grid":

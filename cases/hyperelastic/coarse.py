@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class CoarseModel:
     """
 
     def __init__(
-        self, corners: Array, make_problem: Callable[[Mesh, object], Problem], make_solver: Callable[[Problem], Solver]
+        self, corners: Array, make_problem: Callable[[Mesh, Any], Problem], make_solver: Callable[[Problem], Solver]
     ) -> None:
         self._corners, self._make_problem, self._make_solver = corners, make_problem, make_solver
         self._mesh = create_box(MPI.COMM_SELF, list(corners), [ELEMENTS, 1, 1], CellType.hexahedron)
@@ -44,7 +44,7 @@ class CoarseModel:
         self._cell_of = np.argsort(vertices[:, :, 0].mean(axis=1))
         self._origins, self._edges = vertices[:, 0], (vertices[:, [1, 2, 4]] - vertices[:, :1]).transpose(0, 2, 1)
 
-    def displacement(self, parameters: object, points: Array) -> Array:
+    def displacement(self, parameters: Any, points: Array) -> Array:
         """Return the displacement at points ``(N, 3)``, zeros if the coarse model cannot be solved. Collective: no."""
         problem = self._make_problem(self._mesh, parameters)
         solver = self._make_solver(problem)

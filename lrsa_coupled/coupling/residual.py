@@ -52,7 +52,8 @@ def reference_norm(problem: Unknown) -> float:
 
 
 def energy(problem: Problem) -> float:
-    """Return the energy at the solution, infinite where it is not defined. Collective."""
+    """Return the energy at the solution, infinite where it is not defined, of a problem that has one. Collective."""
+    assert problem.energy is not None
     with np.errstate(all="ignore"):
         value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy))
     return value if math.isfinite(value) else math.inf

@@ -96,11 +96,9 @@ class ModesCase(Case[ModesProblem]):
 
     def features(self, problem: ModesProblem) -> Features:
         """Those inputs of the case that determine the pencil. Collective."""
-        features, first, columns = self.case.features(problem.problem), 0, []
-        for field in self.case.schema.inputs:
-            columns += range(first, first + field.components) if field in self.schema.inputs else ()
-            first += field.components
-        return Features(features.nodal[:, columns], features.scalars)
+        features = self.case.features(problem.problem)
+        seen = [[field in self.schema.inputs] * field.components for field in self.case.schema.inputs]
+        return Features(features.nodal[:, np.concatenate(seen).astype(bool)], features.scalars)
 
     def solver(self, problem: ModesProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """An eigensolver, which starts from nothing; it has its own limit of iterations."""
