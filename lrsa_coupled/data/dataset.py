@@ -58,9 +58,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        tensors = (self.points_BNd, self.inputs_BNF, self.scalars_BG, self.mass_BN, self.outputs_BNK, self.free_BNK)
-        cells_EV = None if self.cells_EV is None else self.cells_EV.to(device)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), cells_EV=cells_EV)
+        return Batch(*(each if each is None else each.to(device, non_blocking=True) for each in vars(self).values()))
 
 
 @dataclass(frozen=True)

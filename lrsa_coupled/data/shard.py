@@ -42,11 +42,8 @@ class Entry(NamedTuple):
     def of(cls, record: SampleRecord) -> Entry:
         """Return the entry of a sample."""
         arrays = record.arrays
-        return (
-            cls(record.index, 0, 0, 0)
-            if arrays is None
-            else cls(record.index, 1, len(arrays.points), len(arrays.cells))
-        )
+        sizes = (0, 0, 0) if arrays is None else (1, len(arrays.points), len(arrays.cells))
+        return cls(record.index, *sizes)
 
 
 @dataclass(frozen=True)

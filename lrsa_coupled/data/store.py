@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +14,10 @@ from typing import final
 
 import h5py
 
+from lrsa_coupled.data import shard
 from lrsa_coupled.data.card import read_card
 from lrsa_coupled.data.format import SampleArrays, SampleRecord, digest, record_digest
-from lrsa_coupled.data.shard import (
-    Entry,
-    Geometries,
-    Header,
-    is_whole,
-    read_arrays,
-    read_header,
-    read_sample,
-    read_seconds,
-    readable,
-)
+from lrsa_coupled.data.shard import Entry, Geometries, Header
 from lrsa_coupled.files import read_json, write_text_atomically
 
 INDEX = "index.json"
@@ -93,12 +85,7 @@ class DataStore:
 
     def failures(self) -> dict[str, int]:
         """Return how many samples failed for each reason."""
-        counts: dict[str, int] = {}
-        for entry in self.entries.values():
-            if not entry.solved:
-                reason = self.read(entry.index).reason
-                counts[reason] = counts.get(reason, 0) + 1
-        return counts
+        return Counter(self.read(entry.index).reason for entry in self.entries.values() if not entry.solved)
 
     def read(self, index: int) -> SampleRecord:
         """Read one sample. The first read of a shard checks all its bytes.
@@ -107,11 +94,11 @@ class DataStore:
             KeyError: If the data set has no such sample.
             ValueError: If the shard is damaged; the samples lost are named.
         """
-        return self._read(index, read_sample)
+        return self._read(index, shard.read_sample)
 
     def arrays(self, index: int) -> SampleArrays | None:
         """Read the arrays of one sample, None when it was not solved; otherwise as ``read``, in less time."""
-        return self._read(index, read_arrays)
+        return self._read(index, shard.read_arrays)
 
     def seconds(self) -> float:
         """Return the cost of all samples, failed ones too: the sum of wall time x ranks of the last ``generate`` [s].
@@ -124,13 +111,15 @@ class DataStore:
         """
         by_shard = sorted(self.entries, key=lambda index: (self._shard[index], index))  # each file is opened once
         some = by_shard[:: max(1, math.ceil(len(by_shard) / MOST_TIMES))]
-        total = math.fsum(self._read(index, read_seconds, check=False) for index in some)
+        total = math.fsum(self._read(index, shard.read_seconds, check=False) for index in some)
         return _ranks_per_sample(self.folder) * total * len(by_shard) / max(1, len(some))
 
     def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
         """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed."""
         paths = sorted([*self.headers, *self.damaged])[part::num_parts]
-        return [self._damage(path) for path in paths if path in self.damaged or not is_whole(path, self.headers[path])]
+        return [
+            self._damage(path) for path in paths if path in self.damaged or not shard.is_whole(path, self.headers[path])
+        ]
 
     def content_hash(self) -> str:
         """Return the hash of the contents: the same for any ranks, order of writing and timings. Reads everything."""
@@ -149,7 +138,7 @@ class DataStore:
         path = self._shard[index]
         try:
             if check and path not in self._whole:
-                if not is_whole(path, self.headers[path]):
+                if not shard.is_whole(path, self.headers[path]):
                     raise ValueError(f"{self._damage(path)}; run generate again: it makes just those")
                 self._whole.add(path)
             file, geometries = self._open(path)
@@ -167,7 +156,7 @@ class DataStore:
         known, headers = _read_index(self.folder), {}
         for path in sorted((self.folder / "shards").glob("*.h5")):
             try:
-                headers[path] = known[path.name] if path.name in known else read_header(path)
+                headers[path] = known[path.name] if path.name in known else shard.read_header(path)
             except FileNotFoundError:  # a generate at work has merged it: look again
                 self.damaged.clear()
                 return self._read_headers(tolerant)
@@ -178,7 +167,7 @@ class DataStore:
         return headers
 
     def _damage(self, path: Path) -> Damage:
-        kept, header = readable(path), self.headers.get(path)
+        kept, header = shard.readable(path), self.headers.get(path)
         lost = None if header is None else tuple(e.index for e in header.entries if e.index not in kept)
         return Damage(path, lost, tuple(sorted(kept)))
 

@@ -6,20 +6,18 @@ Shapes: d dimension of space, F nodal inputs, G scalars, K outputs.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import final
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from scipy.linalg import block_diag
 
 from lrsa_coupled.data.dataset import Batch
 from lrsa_coupled.schema import Matrix, Schema, Symmetry
 
-Element = tuple[npt.NDArray[np.int64], ...]
-"""Matrices of points, inputs, scalars and outputs."""
-
-NAMES = ("points", "inputs", "scalars", "outputs")
 LARGEST = 1024
 """Elements of a group at most: the octahedral group, the largest of points in space, has 48."""
 
@@ -43,11 +41,14 @@ class SymmetryGroup:
                 f"training.augment needs symmetries of case '{schema.name}' about one centre, the data set has {found}"
             )
         (centre,) = centres
-        sizes = (schema.dim, schema.num_inputs, len(schema.scalars), schema.num_outputs)
+        sizes = {"points": schema.dim, "inputs": schema.num_inputs, "scalars": len(schema.scalars)}
+        sizes["outputs"] = schema.num_outputs
         self._centre_d = torch.tensor(centre, dtype=torch.float32)
+        maps = _closure([_map(symmetry, sizes) for symmetry in schema.symmetries])
+        blocks = [*pairwise(accumulate(sizes.values(), initial=0))]
         self._elements = [
-            tuple(torch.from_numpy(matrix.astype(np.float32)) for matrix in element)
-            for element in _closure([_element(symmetry, sizes) for symmetry in schema.symmetries], sizes)
+            tuple(torch.from_numpy(each[begin:end, begin:end].astype(np.float32)) for begin, end in blocks)
+            for each in maps
         ]
 
     def __len__(self) -> int:
@@ -60,22 +61,17 @@ class SymmetryGroup:
         points_dd, inputs_FF, scalars_GG, outputs_KK = self._elements[element]
         return dataclasses.replace(
             batch,
-            points_BNd=self._centre_d + _mapped(batch.points_BNd - self._centre_d, points_dd),
-            inputs_BNF=_mapped(batch.inputs_BNF, inputs_FF),
-            scalars_BG=_mapped(batch.scalars_BG, scalars_GG),
-            outputs_BNK=_mapped(batch.outputs_BNK, outputs_KK),
-            free_BNK=_mapped(batch.free_BNK, outputs_KK.abs()),
+            points_BNd=self._centre_d + (batch.points_BNd - self._centre_d) @ points_dd.T,
+            inputs_BNF=batch.inputs_BNF @ inputs_FF.T,
+            scalars_BG=batch.scalars_BG @ scalars_GG.T,
+            outputs_BNK=batch.outputs_BNK @ outputs_KK.T,
+            free_BNK=batch.free_BNK @ outputs_KK.abs().T,
         )
 
 
-def _mapped(values: Tensor, matrix: Tensor) -> Tensor:
-    return values @ matrix.T
-
-
-def _element(symmetry: Symmetry, sizes: tuple[int, ...]) -> Element:
-    return tuple(
-        _signed_permutation(name, getattr(symmetry, name), size) for name, size in zip(NAMES, sizes, strict=True)
-    )
+def _map(symmetry: Symmetry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """Return the matrix of points, inputs, scalars and outputs together, block diagonal."""
+    return block_diag(*(_signed_permutation(name, getattr(symmetry, name), size) for name, size in sizes.items()))
 
 
 def _signed_permutation(name: str, rows: Matrix, size: int) -> npt.NDArray[np.int64]:
@@ -89,26 +85,14 @@ def _signed_permutation(name: str, rows: Matrix, size: int) -> npt.NDArray[np.in
     return matrix
 
 
-def _closure(generators: list[Element], sizes: tuple[int, ...]) -> list[Element]:
+def _closure(generators: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np.int64]]:
     """Return all products of the generators, the identity first."""
-    identity: Element = tuple(np.eye(size, dtype=np.int64) for size in sizes)
-    found = {_key(identity): identity}
-    fresh = [identity]
+    identity = np.eye(len(generators[0]), dtype=np.int64)
+    found = fresh = {identity.tobytes(): identity}
     while fresh:
-        products = [
-            tuple(a @ b for a, b in zip(generator, element, strict=True))
-            for generator in generators
-            for element in fresh
-        ]
-        fresh = []
-        for product in products:
-            if _key(product) not in found:
-                found[_key(product)] = product
-                fresh.append(product)
+        products = [generator @ element for generator in generators for element in fresh.values()]
+        fresh = {product.tobytes(): product for product in products if product.tobytes() not in found}
+        found = found | fresh
         if len(found) > LARGEST:
             raise ValueError(f"symmetry: the symmetries generate more than {LARGEST} maps")
     return list(found.values())
-
-
-def _key(element: Element) -> bytes:
-    return b"".join(matrix.tobytes() for matrix in element)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
@@ -70,19 +70,17 @@ def tidy(folder: Path, samples_per_shard: int) -> None:
     DataStore(folder).write_index()
 
 
-def _small(store: DataStore, samples_per_shard: int) -> Iterator[list[Path]]:
-    """Yield groups of at least two shards that fit into one."""
-    group: list[Path] = []
-    count = 0
+def _small(store: DataStore, samples_per_shard: int) -> list[list[Path]]:
+    """Return groups of at least two shards that fit into one."""
+    groups: list[list[Path]] = []
+    room = 0
     for path in sorted(set(store.headers) - set(store.superfluous)):
         size = len(store.headers[path].entries)
         if size >= samples_per_shard:
             continue
-        if count + size > samples_per_shard:
-            if len(group) > 1:
-                yield group
-            group, count = [], 0
-        group.append(path)
-        count += size
-    if len(group) > 1:
-        yield group
+        if size > room:
+            groups.append([])
+            room = samples_per_shard
+        groups[-1].append(path)
+        room -= size
+    return [group for group in groups if len(group) > 1]

@@ -68,7 +68,7 @@ def test_of_many_samples_the_times_of_some_stand_for_all(tmp_path: Path, monkeyp
     make(tmp_path, [5, 3, 4, 0, 1, 2, 6], 2, seconds=0.25)
     read = []
     monkeypatch.setattr(store_module, "MOST_TIMES", 3)
-    monkeypatch.setattr(store_module, "read_seconds", lambda *arguments: read.append(arguments[1]) or 0.25)
+    monkeypatch.setattr(store_module.shard, "read_seconds", lambda *arguments: read.append(arguments[1]) or 0.25)
     assert DataStore(tmp_path).seconds() == pytest.approx(7 * 0.25)
     assert len(read) <= 4
 
