@@ -77,7 +77,7 @@ def break_even(ledger: Mapping[str, Any]) -> list[BreakEven]:
 
 def cost_of(card: ModelCard) -> dict[str, float | None]:
     """Return what the data and the training of a model cost, wall time x ranks [s]; None where its card does not say."""
-    costs = {"data": card.data.seconds, "training": card.seconds * card.ranks}
+    costs = {"data": card.data.seconds or 0.0, "training": (card.seconds or 0.0) * card.ranks}
     return {name: seconds if 0.0 < seconds < math.inf else None for name, seconds in costs.items()}
 
 

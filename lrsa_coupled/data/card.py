@@ -47,7 +47,7 @@ class DataCard:
         if version == 2:
             content = _of_version_2(content, where)
         schema = Schema.from_json(content.get("schema"), where=where)
-        return as_dataclass(content | {"schema": schema}, cls, where=where)
+        return as_dataclass({**content, "schema": schema}, cls, where=where)
 
     def difference(self, other: DataCard, defaults: Mapping[str, Any]) -> str | None:
         """Return the first mismatch in words, versions aside; ``defaults`` are settings that a card does not hold."""

@@ -58,7 +58,9 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        return Batch(*(each if each is None else each.to(device, non_blocking=True) for each in vars(self).values()))
+        tensors = (self.points_BNd, self.inputs_BNF, self.scalars_BG, self.mass_BN, self.outputs_BNK, self.free_BNK)
+        cells_EV = None if self.cells_EV is None else self.cells_EV.to(device)
+        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), cells_EV=cells_EV)
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Draw:
 
     def part(self, places: slice) -> Draw:
         """Return what was drawn from some of the samples."""
-        chosen = (None if tensor is None else tensor[places] for tensor in (self.rows_BN, self.cells_BE))
-        return Draw(self.samples_B[places], *chosen, self.with_cells)
+        rows_BN, cells_BE = (None if each is None else each[places] for each in (self.rows_BN, self.cells_BE))
+        return Draw(self.samples_B[places], rows_BN, cells_BE, self.with_cells)
 
 
 @dataclass(frozen=True)
@@ -282,11 +284,9 @@ def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([column.astype(np.float32) for column in columns], axis=1))
 
 
-def _check_sample(index: int, arrays: SampleArrays | None, *, schema: Schema) -> None:
-    if arrays is None:
-        raise ValueError(f"sample {index} is listed as solved but holds no arrays: {CORRUPT}")
+def _check_sample(index: int, arrays: SampleArrays, *, schema: Schema) -> None:
     num_points, num_outputs = len(arrays.points), schema.num_outputs
-    expected = {
+    expected: dict[str, tuple[npt.NDArray[Any], tuple[int, ...]]] = {
         "points": (arrays.points, (num_points, schema.dim)),
         "mass": (arrays.mass, (num_points,)),
         "inputs": (arrays.inputs, (num_points, schema.num_inputs)),

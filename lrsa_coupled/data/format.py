@@ -124,7 +124,7 @@ def _hash_geometry(arrays: SampleArrays) -> hashlib.blake2b:
 
 def _hash_into(state: hashlib.blake2b, arrays: SampleArrays, types: Mapping[str, type]) -> None:
     for name, dtype in types.items():
-        values = np.ascontiguousarray(getattr(arrays, name), dtype=dtype)
+        values: npt.NDArray[Any] = np.ascontiguousarray(getattr(arrays, name), dtype=dtype)
         state.update(f"{name} {values.dtype.str} {values.shape}".encode())
         state.update(values.reshape(-1).view(np.uint8).data)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import h5py
 import numpy as np
@@ -30,7 +30,8 @@ SMALLEST = 512
 """Bytes of the shortest user block of an HDF5 file."""
 
 
-class Entry(NamedTuple):
+@dataclass(frozen=True)
+class Entry:
     """A sample in the header; ``solved`` is 0 or 1."""
 
     index: int
@@ -44,6 +45,11 @@ class Entry(NamedTuple):
         arrays = record.arrays
         sizes = (0, 0, 0) if arrays is None else (1, len(arrays.points), len(arrays.cells))
         return cls(record.index, *sizes)
+
+
+def rows(entries: Iterable[Entry]) -> list[list[int]]:
+    """Return entries as JSON has them; ``Entry(*row)`` is the way back."""
+    return [[*vars(entry).values()] for entry in entries]
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,8 @@ def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRe
         KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
     """
     attributes = file[f"samples/{index:08d}"].attrs
-    values = (kind(attributes[name]) for name, kind in ATTRIBUTES.items())
-    record = SampleRecord(index, *values, read_arrays(file, index, geometries))
+    values: dict[str, Any] = {name: kind(attributes[name]) for name, kind in ATTRIBUTES.items()}
+    record = SampleRecord(index=index, **values, arrays=read_arrays(file, index, geometries))
     if record_digest(record, timing=True) != attributes["digest"]:
         raise ValueError(f"sample {index} does not fit its digest")
     return record
@@ -180,7 +186,7 @@ def _write(file: h5py.File, record: SampleRecord) -> None:
     _write_arrays(group, record.arrays, VALUES)
 
 
-def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: dict[str, type]) -> None:
+def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: Mapping[str, Any]) -> None:
     for name, dtype in types.items():
         group.create_dataset(name, data=np.asarray(getattr(arrays, name), dtype=dtype))
 
@@ -190,7 +196,7 @@ def _read_group(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArra
 
 
 def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:
-    text = json.dumps({"digest": body, "samples": entries}, separators=(",", ":")) + "\n"
+    text = json.dumps({"digest": body, "samples": rows(entries)}, separators=(",", ":")) + "\n"
     rest = text.encode().ljust(size - 33)
     return digest([rest]).encode() + b"\n" + rest
 

@@ -96,9 +96,12 @@ class DataStore:
         """
         return self._read(index, shard.read_sample)
 
-    def arrays(self, index: int) -> SampleArrays | None:
-        """Read the arrays of one sample, None when it was not solved; otherwise as ``read``, in less time."""
-        return self._read(index, shard.read_arrays)
+    def arrays(self, index: int) -> SampleArrays:
+        """Read the arrays of one solved sample; as ``read``, in less time. ValueError when it was not solved."""
+        arrays = self._read(index, shard.read_arrays)
+        if arrays is None:
+            raise ValueError(f"sample {index} of {self.folder} was not solved: it has no arrays")
+        return arrays
 
     def seconds(self) -> float:
         """Return the cost of all samples, failed ones too: the sum of wall time x ranks of the last ``generate`` [s].
@@ -130,7 +133,9 @@ class DataStore:
 
     def write_index(self) -> None:
         """Write ``index.json``. Call on one rank."""
-        shards = {path.name: [header.digest, header.size, header.entries] for path, header in self.headers.items()}
+        shards = {
+            path.name: [header.digest, header.size, shard.rows(header.entries)] for path, header in self.headers.items()
+        }
         text = json.dumps(shards, separators=(",", ":"))
         write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
 

@@ -1,7 +1,8 @@
 """Trained models on disk: ``model.safetensors`` (float32 weights) and ``model.json`` (the card), bound by one digest.
 
-``model.json`` holds ``{"card": ..., "sha256": ...}``; the digest is of the card as canonical JSON followed by the bytes of
-``model.safetensors``. A damaged or mismatched pair is a ValueError; nothing in a file is ever executed.
+``model.json`` holds ``{"card": ..., "sha256": ...}``; the digest is of the card as canonical JSON followed by the
+bytes of ``model.safetensors``. The card has the entries of ``ModelCard``; in version 1, which is read too, those of the
+schema stand beside the others. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.files import atomic_path, write_text_atomically
+from lrsa_coupled.files import as_dataclass, atomic_path, read_json, write_text_atomically
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.schema import Schema
 
@@ -37,20 +38,31 @@ class DataInfo:
     Args:
         samples: Number of training samples.
         seed: Seed of the data set.
-        seconds: What the data set cost, wall time x ranks over all its samples [s]; 0 when not known.
+        seconds: Cost of the data set, wall time x ranks over all its samples [s]; None when not known.
     """
 
     samples: int
     seed: int
-    seconds: float = 0.0
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a model is and how it was made; ``errors`` are its relative L2 errors on the validation samples, by output.
+    """What a model is and how it was made.
 
-    ``seconds`` is the wall time of the training, all parts of a run and that of the model it began with together, as if all on ``ranks`` ranks [s]; 0 when not known.
-    A setting that the card does not hold is from after its release and has its default, which must leave such a model as it was.
+    A setting that a card does not hold is of a later release: its default must leave such a model as it was.
+
+    Args:
+        schema: What the operator sees and predicts.
+        resolution: Resolution of the training data.
+        operator: Its settings.
+        training: Settings of the training.
+        data: The data it was trained on.
+        errors: Relative L2 errors on the validation samples, by output.
+        seconds: Wall time of the training, of all parts of a run and of the model it began with, as if all on ``ranks``
+            ranks [s]; None when not known.
+        ranks: Ranks that trained together.
+        version: Version of the card.
     """
 
     schema: Schema
@@ -59,7 +71,7 @@ class ModelCard:
     training: TrainingConfig
     data: DataInfo
     errors: dict[str, float]
-    seconds: float = 0.0
+    seconds: float | None = None
     ranks: int = 1
     version: int = VERSION
 
@@ -91,7 +103,7 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
 
 
 def set_seconds(folder: Path, seconds: float) -> None:
-    """Replace the wall time of the training on the card of a checkpoint; the weights stay as they are. Call on one rank.
+    """Replace the wall time of the training on the card of a checkpoint. Call on one rank.
 
     Raises:
         ValueError: If there is no checkpoint, or it is damaged.
@@ -112,8 +124,8 @@ def load(folder: Path) -> tuple[Operator, ModelCard]:
     tensors = read_tensors(weights, folder / WEIGHTS)
     with torch.device("meta"):
         model = make_model(card.operator, card.schema)
-    check_tensors(tensors, model.state_dict(), path=folder / WEIGHTS)
-    # Assigned, as moving a model off the meta device imports sympy, half a second; cloned, as views into the file are not aligned.
+    _check_tensors(tensors, model.state_dict(), folder / WEIGHTS)
+    # Assigned, as moving a model off the meta device imports sympy, half a second; cloned, as views are not aligned.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
     return model.eval(), card
 
@@ -126,54 +138,29 @@ def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a safetensors file ({error}): {REMEDY}") from error
 
 
-def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, path: Path) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
     """Raise ValueError unless names, shapes and types are exactly those expected."""
-    missing, unexpected = sorted(set(expected) - set(tensors)), sorted(set(tensors) - set(expected))
-    if missing or unexpected:
-        what = f"tensor '{missing[0]}' is missing" if missing else f"tensor '{unexpected[0]}' is not part of the model"
-        raise ValueError(f"{path}: {what}: {REMEDY}")
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        what = "is missing" if name in expected else "is not part of the model"
+        raise ValueError(f"{path}: tensor '{name}' {what}: {REMEDY}")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
             kinds = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (expected[name], tensor)]
             raise ValueError(f"{path}: tensor '{name}' should be {kinds[0]}, is {kinds[1]}: {REMEDY}")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError when the file is missing or holds none."""
-    raw = _read_bytes(path)
-    try:
-        content = json.loads(raw.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error}): {REMEDY}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}: {REMEDY}")
-    return content
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}): give the folder of a trained model") from error
-
-
 def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
     """Read the content of the card and the weights, which belong together."""
-    content, sha256 = _read_card(folder / CARD)
-    weights = _read_bytes(folder / WEIGHTS)
-    if _digest(content, weights) != sha256:
-        raise ValueError(
-            f"{folder}: {CARD} or {WEIGHTS} is damaged, or they are of two models (checksum differs): {REMEDY}"
-        )
-    return content, weights
-
-
-def _read_card(path: Path) -> tuple[dict[str, Any], str]:
-    content = read_json(path)
+    try:
+        content, weights = read_json(folder / CARD), (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): give the folder of a model") from error
     card, sha256 = content.get("card"), content.get("sha256")
     if not isinstance(card, dict) or not isinstance(sha256, str) or len(content) != 2:
-        raise ValueError(f"{path}: expected the entries 'card' and 'sha256': {REMEDY}")
-    return card, sha256
+        raise ValueError(f"{folder / CARD}: expected the entries 'card' and 'sha256': {REMEDY}")
+    if _digest(card, weights) != sha256:
+        raise ValueError(f"{folder}: checksum differs: {CARD} or {WEIGHTS} is damaged, or of another model: {REMEDY}")
+    return card, weights
 
 
 def _card_text(card: Mapping[str, Any], weights: bytes) -> str:
@@ -186,34 +173,27 @@ def _digest(card: Mapping[str, Any], weights: bytes) -> str:
 
 
 def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
-    version = content.get("version")
+    version, where = content.get("version"), str(path)
     if version not in (1, VERSION):
-        raise ValueError(
-            f"{path}: format version {version!r}, this library reads 1 and {VERSION}: install the matching release"
-        )
+        raise ValueError(f"{path}: format version {version!r}, expected 1 or {VERSION}: install the matching release")
+    if version == 1:
+        times = {"seconds": content.get("seconds") or None, "ranks": content.get("ranks", 1)}
+        content = {**content, "schema": Schema.from_flat(content, where=where).to_json(), **times}
     try:
         return ModelCard(
-            schema=Schema.from_flat(content, where=str(path))
-            if version == 1
-            else Schema.from_json(content["schema"], where=str(path)),
+            schema=Schema.from_json(content["schema"], where=where),
             resolution=int(content["resolution"]),
-            operator=configuration.operator_from_card(content["operator"], version=version, where=str(path)),
-            training=configuration.training_from_card(content["training"], version=version, where=str(path)),
-            data=_data_info(content["data"]),
+            operator=configuration.operator_from_card(content["operator"], version=version, where=where),
+            training=configuration.training_from_card(content["training"], version=version, where=where),
+            data=as_dataclass(content["data"], DataInfo, where=f"{where}: data"),
             errors={str(name): float(value) for name, value in content["errors"].items()},
-            seconds=float(content.get("seconds", 0.0)),
-            ranks=int(content.get("ranks", 1)),
+            seconds=None if content["seconds"] is None else float(content["seconds"]),
+            ranks=int(content["ranks"]),
         )
     except KeyError as error:
         raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
-
-
-def _data_info(content: Mapping[str, Any]) -> DataInfo:
-    return DataInfo(
-        samples=int(content["samples"]), seed=int(content["seed"]), seconds=float(content.get("seconds", 0.0))
-    )
 
 
 def _stored(tensor: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from lrsa_coupled.training.losses import FieldColumns, Reference, aligned, field
 
 VALIDATION_POINTS = 2048
 
+Fields = tuple[FieldColumns, ...]
 Forward = Callable[..., Tensor]
 
 
@@ -38,11 +39,13 @@ def predict(forward: Forward, batch: Batch, *, precision: str) -> Tensor:
 
 @torch.no_grad()
 def validate(
-    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: tuple[FieldColumns, ...], training: TrainingConfig, group: ProcessGroup
+    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: Fields, training: TrainingConfig,
+    group: ProcessGroup,
 ) -> Tensor:  # fmt: skip
-    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share. Collective over ``group``.
+    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share.
 
-    At a random subset of the points of each sample, at all of them when the model is trained so.
+    At a random subset of the points of each sample, at all of them when the model is trained so. Collective over
+    ``group``.
     """
     device = model.head.weight.device
     generator = epoch_generator(training.seed, 0)
@@ -51,14 +54,16 @@ def validate(
     for number, places in enumerate(torch.arange(len(samples)).split(size)):
         own = slice((group.rank - number) % group.size, None, group.size)
         draw = dataset.draw(samples[places], num_points, generator=generator).part(own)
-        for batch in dataset.gather(draw) if len(draw.samples_B) > 0 else ():
-            errors_SP[places[own]] = _errors(model, batch.to(device), fields=fields, precision=training.precision)
+        for drawn in dataset.gather(draw) if len(draw.samples_B) > 0 else ():
+            batch = drawn.to(device)
+            predicted = _comparable(model, batch, fields=fields, precision=training.precision)
+            errors_SP[places[own]] = relative_l2(predicted, _reference(batch, fields))
     return group.sum(errors_SP).cpu()
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The sample of a data set where the error of a field is largest: exact and predicted values ``(N, components)`` at its nodes."""
+    """The sample where the error of a field is largest: exact and predicted values ``(N, components)`` at its nodes."""
 
     field: Field
     index: int
@@ -73,16 +78,13 @@ class Worst:
 def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], list[Worst]]:
     """Compute the relative errors of a trained model on all solved samples of a data set, at all nodes.
 
-    Constrained values count as exact, as in a guess. Precision is that of ``config.guess``, device that of ``config.training``.
-
-    Args:
-        model: Folder of the checkpoint.
-        data: Folder of the data set.
-        config: Configuration of the run.
+    Constrained values count as exact, as in a guess. Precision is that of ``config.guess``, device that of
+    ``config.training``.
 
     Returns:
-        ``case``, ``samples`` (number), ``fields``: for each output ``l2`` and, on simplices, ``h1`` (seminorm of P1 gradients), each with
-        ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index); and for each output the sample of the worst L2 error.
+        ``case``, ``samples`` (number) and ``fields``: for each output ``l2`` and, on simplices, ``h1`` (seminorm of P1
+        gradients), each with ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index). And for each output
+        the sample of the worst L2 error.
 
     Raises:
         ValueError: If a file is damaged or missing, or the data set is of another case.
@@ -93,32 +95,29 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     check_match(card, dataset.schema)
     operator.to(device)
     fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
-    precision = config.guess.precision
-    rows = []
-    for place in progress(range(len(dataset)), description="evaluating", delay=2.0):
+
+    def predicted(place: int) -> tuple[Batch, Tensor]:
         batch = dataset.whole(place, with_cells=True).to(device)
-        rows.append(
-            _both_errors(_comparable(operator, batch, fields=fields, precision=precision), batch, fields=fields).cpu()
-        )
+        return batch, _comparable(operator, batch, fields=fields, precision=config.guess.precision)
+
+    places = progress(range(len(dataset)), description="evaluating", delay=2.0)
+    rows = [_both_errors(*predicted(place), fields=fields).cpu() for place in places]
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
     for column, (item, field) in enumerate(zip(fields, card.schema.outputs, strict=True)):
         norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
-        batch, columns = dataset.whole(place, with_cells=True).to(device), item.columns
-        predicted = _comparable(operator, batch, fields=fields, precision=precision)
-        predicted = torch.where(batch.free_BNK > 0, predicted, batch.outputs_BNK)
-        arrays = (batch.points_BNd[0], batch.cells_EV, batch.outputs_BNK[0, :, columns], predicted[0, :, columns])
-        worst.append(
-            Worst(
-                field, dataset.indices[place], table_SEP[place, 0, column], *(array.cpu().numpy() for array in arrays)
-            )
-        )
+        batch, outputs_BNK = predicted(place)
+        both = (batch.outputs_BNK, torch.where(batch.free_BNK > 0, outputs_BNK, batch.outputs_BNK))
+        assert batch.cells_EV is not None
+        tensors = (batch.points_BNd[0], batch.cells_EV, *(each[0, :, item.columns] for each in both))
+        arrays = (tensor.cpu().numpy() for tensor in tensors)
+        worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *arrays))
     return {"case": card.schema.name, "samples": len(dataset), "fields": summary}, worst
 
 
-def _both_errors(predicted_BNK: Tensor, batch: Batch, *, fields: tuple[FieldColumns, ...]) -> Tensor:
+def _both_errors(batch: Batch, predicted_BNK: Tensor, *, fields: Fields) -> Tensor:
     """Return L2 and, on simplices, H1 errors of a batch of one: ``(1 or 2, fields)``."""
     reference = _reference(batch, fields)
     errors = [relative_l2(predicted_BNK, reference)]
@@ -133,26 +132,17 @@ def check_match(card: ModelCard, schema: Schema) -> None:
         raise ValueError(f"the model and the data set do not belong together: the model has {difference}")
 
 
-def _errors(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
-    predicted = _comparable(forward, batch, fields=fields, precision=precision)
-    return relative_l2(predicted, _reference(batch, fields))
-
-
-def _comparable(forward: Forward, batch: Batch, *, fields: tuple[FieldColumns, ...], precision: str) -> Tensor:
+def _comparable(forward: Forward, batch: Batch, *, fields: Fields, precision: str) -> Tensor:
     """Predict, and take from the span of a basis what is nearest to the exact one."""
     return aligned(predict(forward, batch, precision=precision), _reference(batch, fields))
 
 
-def _reference(batch: Batch, fields: tuple[FieldColumns, ...]) -> Reference:
+def _reference(batch: Batch, fields: Fields) -> Reference:
     return Reference(batch.outputs_BNK, batch.mass_BN, batch.free_BNK, fields)
 
 
 def _statistics(errors_S: npt.NDArray[np.float64], indices: list[int]) -> dict[str, float | int]:
     worst = int(np.argmax(errors_S))
-    return {
-        "mean": float(errors_S.mean()),
-        "median": float(np.median(errors_S)),
-        "p95": float(np.percentile(errors_S, 95)),
-        "worst": float(errors_S[worst]),
-        "worst_sample": indices[worst],
-    }
+    values = (errors_S.mean(), np.median(errors_S), np.percentile(errors_S, 95), errors_S[worst])
+    named = dict(zip(("mean", "median", "p95", "worst"), map(float, values), strict=True))
+    return named | {"worst_sample": indices[worst]}

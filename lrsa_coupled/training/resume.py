@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrsa_coupled.files import atomic_path, write_text_atomically
-from lrsa_coupled.training.checkpoint import read_json, read_tensors
+from lrsa_coupled.files import atomic_path, read_json, write_text_atomically
+from lrsa_coupled.training.checkpoint import read_tensors
 
 STATE = "state.json"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")

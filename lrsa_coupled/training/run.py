@@ -178,7 +178,7 @@ def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema)
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
     model.load_state_dict(initial.state_dict())
     LOGGER.info("beginning with the weights of %s", folder)
-    return card.seconds * card.ranks
+    return (card.seconds or 0.0) * card.ranks
 
 
 def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:

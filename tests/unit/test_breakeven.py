@@ -102,5 +102,5 @@ def test_costs_of_a_card() -> None:
     )
     assert cost_of(card) == {"data": 50.0, "training": 21.0}
     _, shipped = load(ROOT / "cases" / "cavity")
-    old = ModelCard(**{**vars(shipped), "seconds": 0.0, "data": DataInfo(10, 0)})
+    old = ModelCard(**{**vars(shipped), "seconds": None, "data": DataInfo(10, 0)})
     assert cost_of(old) == {"data": None, "training": None}

@@ -47,11 +47,10 @@ def assert_holds(folder: Path, indices: list[int]) -> None:
         found, expected = store.read(index), record(index)
         assert (found.status, found.reason, found.parameters, found.iterations) == (
             expected.status, expected.reason, expected.parameters, expected.iterations)  # fmt: skip
-        for arrays in (found.arrays, store.arrays(index)):
-            assert (arrays is None) == (expected.arrays is None)
-            if expected.arrays is not None:
-                for field in dataclasses.fields(SampleArrays):
-                    assert getattr(arrays, field.name).tobytes() == getattr(expected.arrays, field.name).tobytes()
+        assert (found.arrays is None) == (expected.arrays is None)
+        for arrays in () if found.arrays is None else (found.arrays, store.arrays(index)):
+            for field in dataclasses.fields(SampleArrays):
+                assert getattr(arrays, field.name).tobytes() == getattr(expected.arrays, field.name).tobytes()
 
 
 def test_round_trip_and_shards(tmp_path: Path) -> None:
