@@ -31,8 +31,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"{args.data} has no solved sample {missing}; 'lrsa-coupled info' prints what it has")
     args.out.mkdir(parents=True, exist_ok=True)
     for index in args.index:
-        path = args.out / f"{store.card.schema.name}-{index:08d}.vtkhdf"
-        if (arrays := store.arrays(index)) is not None:
-            write_vtkhdf(path, arrays, store.card.schema)
-            print(path)
+        path = args.out / f"{store.card.schema.name.replace(':', '-')}-{index:08d}.vtkhdf"
+        write_vtkhdf(path, store.arrays(index), store.card.schema)
+        print(path)
     return 0

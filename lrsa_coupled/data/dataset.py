@@ -58,9 +58,8 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
-        tensors = (self.points_BNd, self.inputs_BNF, self.scalars_BG, self.mass_BN, self.outputs_BNK, self.free_BNK)
-        cells_EV = None if self.cells_EV is None else self.cells_EV.to(device)
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in tensors), cells_EV=cells_EV)
+        given = {name: each for name, each in vars(self).items() if each is not None}
+        return Batch(**{name: tensor.to(device, non_blocking=True) for name, tensor in given.items()})
 
 
 @dataclass(frozen=True)
