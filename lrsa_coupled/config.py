@@ -253,7 +253,7 @@ class BenchConfig(Section):
 class Config:
     """Everything a run depends on; written as ``config.json`` beside every output."""
 
-    case: str = setting("", "name of the case")
+    case: str | None = setting(None, "name of the case")
     options: dict[str, Any] = field(default_factory=dict, metadata={"doc": "options of the case"})
     problem: ProblemConfig = field(default_factory=ProblemConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)

@@ -178,7 +178,7 @@ def _bench_operators(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.bench import operators, refinement, report, training_steps
 
     config = case_config(args)
-    config = dataclasses.replace(config, case=args.case if catalog.is_shipped(args.case) else "")
+    config = dataclasses.replace(config, case=args.case if catalog.is_shipped(args.case) else None)
     if args.what == "refinement":
         ledger = refinement.bench_refinement(args.model, args.data, config)
         mpi.say(refinement.refinement_table(ledger))

@@ -83,7 +83,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.certify.certify import check_accept
     from lrsa_coupled.generation.plan import sample_parameters
 
-    model, accept = _model(args), None
+    model, accept = _model(args, case), None
     if args.mode == "surrogate":
         accept = ACCEPT if args.accept is None else args.accept
         check_accept(accept)
@@ -210,13 +210,19 @@ def write_fields(case: Case, problem: Problem, folder: Path) -> None:
                 writer.write_function(part)
 
 
-def _model(args: Namespace) -> Path | None:
+def _model(args: Namespace, case: Case) -> Path | None:
     """Return the model to use, None for a solve without one."""
     if args.index < 0:
         raise ValueError(f"--index counts from 0, got {args.index}")
     if args.method and (args.model or args.mode == "surrogate"):
         raise ValueError("--method solves without a model, --model and --mode surrogate with one; give one of them")
-    model = args.model if args.method or args.model else catalog.shipped_model(args.case)
+    finds_modes = any(field.span for field in case.schema.outputs)
+    if finds_modes and (args.model or args.mode == "surrogate"):
+        raise ValueError(
+            f"the eigensolver of '{case.name}' takes no initial guess: leave out --model and --mode surrogate"
+        )
+    none = args.method or args.model or finds_modes
+    model = args.model if none else catalog.shipped_model(args.case)
     if model is None and args.mode == "surrogate":
         raise ValueError(f"--mode surrogate needs a model, '{args.case}' ships none; name one with --model")
     return model

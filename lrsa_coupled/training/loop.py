@@ -66,7 +66,7 @@ def train(
     group = group or ProcessGroup()
     store = DataStore(data)
     about = store.card
-    if config.case and config.case != about.schema.name:
+    if config.case not in (None, about.schema.name):
         raise ValueError(f"{data} holds samples of case '{about.schema.name}', not of '{config.case}'")
     identified = identity(config, about, solved=store.solved)
     if not resume and group.rank == 0:

@@ -54,6 +54,7 @@ BAD_WITH_DOLFINX = [
     (("solve", "cavity", "--method", "zero", "--mode", "surrogate", *OUT), "give one of them"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "2", *OUT), "between 1e-12 and 1, got 2"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "nan", *OUT), "between 1e-12 and 1, got nan"),
+    (("solve", "helmholtz:modes", "--model", "{tmp}", *OUT), "takes no initial guess"),
     (
         ("solve", "helmholtz", "--mode", "surrogate", *OUT),
         "needs a model, 'helmholtz' ships none; name one with --model",
