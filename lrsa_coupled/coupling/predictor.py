@@ -182,8 +182,8 @@ class Predictor:
 
     def _decode(self, points: Points, nodal: Points, scalars: Points, *, tokens: list[Tokens]) -> Points:
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            batch = (self._batch(array) for array in (points, nodal, scalars))
-            return self.model.decode(*batch, tokens=tokens)[0].float().cpu().numpy()
+            outputs_BNK = self.model.decode(self._batch(points), self._batch(nodal), self._batch(scalars), tokens)
+        return outputs_BNK[0].float().cpu().numpy()
 
     def _batch(self, array: Points) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)

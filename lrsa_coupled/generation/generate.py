@@ -249,10 +249,11 @@ def _card(case: Case, config: Config) -> DataCard:
 
 def _settings(case: Case, config: Config) -> dict[str, Any]:
     """Return what else the arrays depend on, within the tolerance of the solves, unless it is the default."""
-    settings, guess = config.generate, config.generate.guess
+    settings = config.generate
+    guess: str = settings.guess
     if settings.model is not None:
         guess += f" {digest([(Path(settings.model) / CARD).read_bytes()])}"
-    entries = {
+    entries: dict[str, Any] = {
         "rtol": config.problem.rtol or case.rtol,
         "guess": guess,
         "method": settings.method or case.default_method,

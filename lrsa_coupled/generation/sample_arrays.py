@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ class SampleGatherer:
         self.nodes = NodeSet(problem, case.schema.outputs)
         self.comm = problem.mesh.comm
         self._order: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
-        self._geometry: dict[str, npt.NDArray[np.float64]] = {}
+        self._geometry: dict[str, npt.NDArray[Any]] = {}
         nodes = self.nodes
         corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
         cells = nodes.space.dofmap.index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(

@@ -20,7 +20,7 @@ from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Policy
 from lrsa_coupled.guess.previous import PreviousGuess, ZeroGuess
 from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
-from lrsa_coupled.interfaces import Case, InitialGuess, Problem, Reuse, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, Problem, Reuse, Solver, SolveResult
 
 
 @final
@@ -83,22 +83,22 @@ class SampleSolver:
         return record if self.comm.rank == 0 else None
 
     def _set_up(self, parameters: object) -> Problem:
-        if self._problem is not None:
-            return self.case.fixed_mesh.update(self._problem, parameters)
+        fixed = self.case.fixed_mesh
+        if fixed is not None and self._problem is not None:
+            return fixed.update(self._problem, parameters)
         problem = self.case.problem(self.case.mesh(self.comm, parameters, self._resolution), parameters)
-        self._problem = None if self.case.fixed_mesh is None else problem
+        self._problem = None if fixed is None else problem
         return problem
 
     def _solve(self, problem: Problem, guesses: Sequence[InitialGuess]) -> SolveResult:
-        atol = self._rtol * reference_norm(problem)
-        if self.settings.reuse != "nothing":
-            solver = self._next(problem, atol)
-        elif self.settings.guess == "previous":
-            given = self.case.methods()[self._method](problem, atol)
-            solver = self._guarded(self._previous, given, problem, atol)
+        atol, case, settings = self._rtol * reference_norm(problem), self.case, self.settings
+        if case.fixed_mesh is not None and settings.reuse != "nothing":
+            solver = self._next(case.fixed_mesh, problem, atol)
+        elif settings.guess == "previous":
+            solver = self._guarded(self._previous, case.methods()[self._method](problem, atol), problem, atol)
         else:
-            method = None if guesses else self._method
-            solver = GuardedSolver(guesses, CaseTarget(self.case, problem, atol, method=method), self.policy)
+            target = CaseTarget(case, problem, atol, method=None if guesses else self._method)
+            solver = GuardedSolver(guesses, target, self.policy)
         result = solver.solve()
         if solver is not self._sequence:
             solver.destroy()
@@ -108,15 +108,15 @@ class SampleSolver:
             self._previous.remember(problem)
         return result
 
-    def _next(self, problem: Problem, atol: float) -> GuardedSolver:
+    def _next(self, fixed: FixedMesh, problem: Problem, atol: float) -> GuardedSolver:
         """Return the solver of the chain for its next problem."""
         if self._sequence is not None:
             self._sequence.update(problem, atol)
             return self._sequence
-        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle)
-        given = self.case.fixed_mesh.sequence(problem, atol, method=self._method, reuse=reuse)
+        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
+        solver = fixed.sequence(problem, atol, method=self._method, reuse=reuse)
         guess = self._previous if self.settings.guess == "previous" else ZeroGuess()
-        self._sequence = self._guarded(guess, given, problem, atol)
+        self._sequence = self._guarded(guess, solver, problem, atol)
         return self._sequence
 
     def _guarded(self, guess: InitialGuess, solver: Solver, problem: Problem, atol: float) -> GuardedSolver:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
@@ -29,7 +29,7 @@ from lrsa_coupled.guess.policy import Policy, make_policy
 from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
 
-Solver = PETSc.SNES | PETSc.KSP
+type Solver = PETSc.SNES | PETSc.KSP
 
 
 def attach(
@@ -62,7 +62,7 @@ def attach(
             consists of several functions, or a bare solver comes without ``u``; on all ranks.
     """
     u, bcs = unknown_of(problem, u, bcs)
-    solver = problem if isinstance(problem, Solver) else problem.solver
+    solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
     options = PETSc.Options(solver.getOptionsPrefix() or "")
     settings = _settings(options)
     if guess is None:
@@ -77,7 +77,7 @@ def attach(
     nodes = NodeSet(what, script.schema.outputs)
     guess = guess.bind(script, nodes=nodes, max_distance=policy.max_distance)
     attached = AttachedGuess(solver, what, [guess], policy)
-    if not isinstance(problem, Solver):
+    if not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
         attached.take_over(problem)
     return attached
 
@@ -93,18 +93,15 @@ class AttachedGuess:
     def __init__(self, solver: Solver, what: Unknown, guesses: Sequence[InitialGuess], policy: Policy) -> None:
         self.solver, self.what, self.guesses, self.policy = solver, what, guesses, policy
         self._hooks = Hooks(solver)
-        self._problem: Callable[[], LinearProblem | NonlinearProblem | None] = lambda: None
+        self._owner: Callable[[], Any] = lambda: None
 
     def take_over(self, problem: NonlinearProblem | LinearProblem) -> None:
         """Put the guarded solver in the place of ``problem.solve``. Collective: no."""
-        self._problem = weakref.ref(
-            problem
-        )  # no cycle: its objects are destroyed on all ranks when the script drops it
-        linear = isinstance(problem, LinearProblem)
+        self._owner = weakref.ref(problem)  # no cycle: its objects are destroyed on all ranks when the script drops it
 
         def run(nonzero: bool) -> None:
-            owner = self._problem()
-            if linear and nonzero:
+            owner = self._owner()
+            if nonzero and isinstance(owner, LinearProblem):
                 assign(self.what.solution, owner.x)
             type(owner).solve(owner)
 
@@ -112,7 +109,7 @@ class AttachedGuess:
             self._solve(run)
             return self.what.solution
 
-        problem.solve = solve
+        problem.solve = solve  # type: ignore[method-assign]
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve with a bare SNES or KSP as ``solver.solve(b, x)`` does. Collective.
@@ -134,7 +131,7 @@ class AttachedGuess:
 
     def detach(self) -> None:
         """Give a problem its own ``solve`` back. Collective: no."""
-        owner = self._problem()
+        owner = self._owner()
         if owner is not None:
             del owner.solve
 

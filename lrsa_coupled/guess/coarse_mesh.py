@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import final
 
 import numpy as np
 from mpi4py import MPI
+from petsc4py import PETSc
 
 from lrsa_coupled.coupling.residual import reference_norm, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -35,9 +36,7 @@ class CoarseMeshGuess(InitialGuess):
                  looser: float = 1e3) -> None:  # fmt: skip
         if not resolutions:
             raise ValueError("nested iteration needs at least one coarser mesh, got none")
-        if case.interpolation is None:
-            text = f"nested iteration needs an interpolation, the case '{case.name}' has none"
-            raise ValueError(f"{text}: leave bench.coarse_meshes unset")
+        _interpolation(case)
         self.name = f"nested, {len(resolutions)} coarser mesh{'es' * (len(resolutions) > 1)}"
         self.case, self.resolutions, self.max_iterations, self.looser = case, resolutions, max_iterations, looser
         self._problem: Problem | None = None
@@ -71,7 +70,7 @@ class CoarseMeshGuess(InitialGuess):
 def interpolate(case: Case, source: Problem, target: Problem) -> None:
     """Put the solution on one mesh, and the Dirichlet values, into that on another of the same domain. Collective."""
     nodes, wanted = NodeSet(source, case.fields), NodeSet(target, case.fields)
-    matrix = case.interpolation(source, target)
+    matrix = _interpolation(case)(source, target)
     given, found = matrix.createVecs()
     columns = []
     for values in nodes.gather(source.solution).T:
@@ -82,3 +81,10 @@ def interpolate(case: Case, source: Problem, target: Problem) -> None:
     set_dirichlet(target)
     for item in (given, found, matrix):
         item.destroy()
+
+
+def _interpolation(case: Case) -> Callable[[Problem, Problem], PETSc.Mat]:
+    if case.interpolation is None:
+        text = f"nested iteration needs an interpolation, the case '{case.name}' has none"
+        raise ValueError(f"{text}: leave bench.coarse_meshes unset")
+    return case.interpolation

@@ -6,7 +6,7 @@ import time
 from typing import final
 
 from lrsa_coupled.guess.target import SolverTarget
-from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, SequenceSolver, SolveResult, Trajectory
+from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, Solver, SolveResult, Trajectory
 
 
 @final
@@ -24,7 +24,7 @@ class ExtrapolatedGuess(InitialGuess):
         return Guess(seconds={"transfer": time.perf_counter() - started})
 
 
-def step_target(solver: SequenceSolver, problem: Problem, atol: float, default: InitialGuess) -> SolverTarget:
+def step_target(solver: Solver, problem: Problem, atol: float, default: InitialGuess) -> SolverTarget:
     """Return the target of a time step: the solver of all steps, by default from one extrapolation. Collective: no."""
 
     def solve(problem: Problem, atol: float) -> SolveResult:

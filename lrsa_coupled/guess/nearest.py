@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
@@ -19,21 +18,7 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 
-
-@dataclass(frozen=True)
-class _Source:
-    """A stored sample, ready to be interpolated."""
-
-    index: int
-    linear: LinearNDInterpolator
-    nearest: NearestNDInterpolator
-
-    def at(self, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        values = self.linear(points)
-        outside = np.isnan(values).any(axis=1)
-        if outside.any():
-            values[outside] = self.nearest(points[outside])
-        return values
+Array = npt.NDArray[np.float64]
 
 
 class NearestSample:
@@ -56,28 +41,33 @@ class NearestSample:
         indices = store.solved if indices is None else indices
         if not indices:
             raise ValueError("the nearest sample needs a data set with at least one solved sample, got none")
-        rows = [_row(record.arrays.scalars, json.loads(record.parameters)) for record in map(store.read, indices)]
-        table = np.array(rows)
+        records = map(store.read, indices)
+        table = np.array([_row(r.arrays.scalars, json.loads(r.parameters)) for r in records if r.arrays is not None])
         spread = table.std(axis=0)
-        self._store = store
-        self._indices = tuple(indices)
-        self._scale = np.divide(
-            1.0, spread, out=np.zeros_like(spread), where=spread > 1e-12 * np.abs(table).max(axis=0)
-        )
+        varies = spread > 1e-12 * np.abs(table).max(axis=0)
+        self._store, self._indices = store, tuple(indices)
+        self._scale = np.divide(1.0, spread, out=np.zeros_like(spread), where=varies)
         self._tree = cKDTree(table * self._scale)
-        self._source: _Source | None = None
+        self._last: tuple[int, LinearNDInterpolator, NearestNDInterpolator] | None = None
 
-    def find(self, scalars: npt.NDArray[np.float64], parameters: Mapping[str, Any]) -> int:
+    def find(self, scalars: Array, parameters: Mapping[str, Any]) -> int:
         """Return the index of the nearest sample. Collective: no."""
         return self._indices[int(self._tree.query(_row(scalars, parameters) * self._scale)[1])]
 
-    def values(self, index: int, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def values(self, index: int, points: Array) -> Array:
         """Return the fields of a sample at points ``(num_points, dim)``, as ``(num_points, K)``. Collective: no."""
-        if self._source is None or self._source.index != index:
+        if self._last is None or self._last[0] != index:
             arrays = self._store.read(index).arrays
+            if arrays is None:
+                raise ValueError(f"sample {index} is not solved")
             linear = LinearNDInterpolator(Delaunay(arrays.points), arrays.outputs)
-            self._source = _Source(index, linear, NearestNDInterpolator(arrays.points, arrays.outputs))
-        return self._source.at(points)
+            self._last = index, linear, NearestNDInterpolator(arrays.points, arrays.outputs)
+        _, linear, nearest = self._last
+        values = linear(points)
+        outside = np.isnan(values).any(axis=1)
+        if outside.any():
+            values[outside] = nearest(points[outside])
+        return values
 
 
 @final
@@ -103,7 +93,7 @@ class NearestGuess(InitialGuess):
         return Guess(seconds={"transfer": time.perf_counter() - started})
 
 
-def _row(scalars: npt.NDArray[np.float64], parameters: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+def _row(scalars: Array, parameters: Mapping[str, Any]) -> Array:
     return scalars if scalars.size else np.array(_numbers([parameters[name] for name in sorted(parameters)]))
 
 

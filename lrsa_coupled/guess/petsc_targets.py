@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
@@ -205,7 +206,8 @@ class KSPTarget(_PETScTarget):
             else:
                 product.aypx(-1.0, b)
                 values.append(product.norm())
-        self._found = compare_energies(*values) if energy else compare_norms(*values, self._max_residual)
+        own, other, limit = *values, self._max_residual
+        self._found = compare_energies(own, other) if energy else compare_norms(own, other, limit or math.inf)
         if not self._found.accepted:
             own_guess.copy(x)
         for vector in (default, product, own_guess):
