@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
+from lrsa_coupled.petsc import options as petsc_options
 from lrsa_coupled.settings import nearest, update
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.interfaces import Case
+
+start_petsc, check_petsc = petsc_options.initialise, petsc_options.check_used
 
 
 def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Comm]:
@@ -69,21 +72,6 @@ def resolve(args: Namespace, base: Config) -> Config:
         if dot and value is not None:
             flags.setdefault(section, {})[name] = value
     return update(config, flags, where="command line")
-
-
-def start_petsc(petsc: Sequence[str]) -> MPI.Comm:
-    """Load MPI, then PETSc with its options; return the world communicator."""
-    from lrsa_coupled.petsc import options
-
-    options.initialise(petsc)
-    return mpi.world()
-
-
-def check_petsc(comm: MPI.Comm, petsc: Sequence[str]) -> None:
-    """Raise ValueError for a PETSc option that nothing has used. Collective."""
-    from lrsa_coupled.petsc import options
-
-    options.check_used(comm, petsc)
 
 
 def no_petsc(verb: str, petsc: Sequence[str]) -> None:

@@ -34,8 +34,11 @@ def parse(arguments: Sequence[str]) -> dict[str, str | None]:
     return options
 
 
-def initialise(arguments: Sequence[str]) -> None:
-    """Initialise MPI, then PETSc with ``arguments``; adds them to the options when PETSc already runs. Collective."""
+def initialise(arguments: Sequence[str]) -> MPI.Comm:
+    """Initialise MPI, then PETSc with ``arguments``, added to the options when it already runs; return the world.
+
+    Collective: yes.
+    """
     options = parse(arguments)
     from mpi4py import MPI
 
@@ -44,11 +47,12 @@ def initialise(arguments: Sequence[str]) -> None:
 
         # The check below names unused options; PETSc's own warning would come on top of every error message.
         petsc4py.init(["lrsa-coupled", "-options_left", "no", *arguments])
-        return
+        return MPI.COMM_WORLD
     from petsc4py import PETSc
 
     for name, value in options.items():
         PETSc.Options().setValue(name, "" if value is None else value)
+    return MPI.COMM_WORLD
 
 
 def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:
