@@ -37,9 +37,9 @@ VERSION = 2
 class ProblemConfig(Section):
     """The problems of ``generate``, ``solve``, ``bench`` and experiments."""
 
-    seed: Natural | None = setting(None, "seed of the samples; 0 for generate, 3 for all that uses unseen samples")
-    resolution: Positive | None = setting(None, "resolution of the meshes; the case's own")
-    rtol: Share | None = setting(None, "residual norm at the end relative to that of the zero guess; the case's own")
+    seed: Natural | None = setting(None, "seed of the samples; none: 0 to generate, 3 for unseen samples")
+    resolution: Positive | None = setting(None, "resolution of the meshes; none: that of the case")
+    rtol: Share | None = setting(None, "residual norm at the end over that of the zero guess; none: that of the case")
 
     @property
     def training_seed(self) -> int:
@@ -59,8 +59,8 @@ class GenerateConfig(Section):
     samples: Positive = setting(100, "number of samples")
     samples_per_shard: Positive = setting(16, "samples of a full file")
     ranks_per_sample: Positive = setting(1, "ranks that share the mesh of a sample")
-    method: str | None = setting(None, "method of the case; its default one")
-    guess: Literal["none", "previous", "nearest", "learned"] = setting("none", "initial guess, beside the method's own")
+    method: str | None = setting(None, "method of the case; none: its default")
+    guess: Literal["none", "previous", "nearest", "learned"] = setting("none", "initial guess; none: the method's own")
     model: str | None = setting(None, "folder of the model of guess=learned")
     samples_per_chain: Positive = setting(32, "samples solved one after the other when one follows from another")
     reuse: Reuse = setting("nothing", "reused along a chain: matrices and orderings; the preconditioner, too")
@@ -200,7 +200,7 @@ class TrainingConfig(Section):
     learning_rate: PositiveFloat = setting(1e-3, "largest learning rate")
     weight_decay: NonNegativeFloat = setting(1e-5, "decoupled weight decay")
     schedule: Literal["one-cycle", "cosine"] = setting("one-cycle", "the rate rises for 30 or for 5 % of the steps")
-    gradient_clip: PositiveFloat | None = setting(1.0, "largest norm of the gradient")
+    gradient_clip: PositiveFloat | None = setting(1.0, "largest norm of the gradient; none: any")
     gradient_weight: NonNegativeFloat = setting(0.0, "weight of the relative H1 seminorm of the error in the loss")
     fit_constrained: bool = setting(False, "fit outputs that Dirichlet conditions fix, too; errors never count them")
     initial: str | None = setting(None, "folder of a model of the same case and sizes with whose weights to begin")
@@ -211,7 +211,9 @@ class TrainingConfig(Section):
     compile: bool = setting(False, "compile the operator by torch; needs a C++ compiler on a CPU")
     valid_fraction: Share = setting(0.05, "share of the samples kept for validation")
     validate_every: Positive = setting(5, "epochs between validations")
-    patience: Positive | None = setting(None, "validations without a better error after which the run ends; never")
+    patience: Positive | None = setting(
+        None, "validations without a better error after which the run ends; none: never"
+    )
     save_every: NonNegativeFloat = setting(20.0, "time between states to resume from [s]")
     seed: Natural = setting(0, "seed of the weights, the batches and the split")
     device: Device = setting("auto", "auto takes a GPU when there is one")
