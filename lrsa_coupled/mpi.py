@@ -120,7 +120,7 @@ class SharedCounter:
     wait for the next MPI call of rank 0. The atomic fetch-and-add does not, where the network has atomics.
     """
 
-    def __init__(self, comm: MPI.Comm) -> None:
+    def __init__(self, comm: MPI.Intracomm) -> None:
         from mpi4py import MPI
 
         self._window = MPI.Win.Allocate(8 if comm.rank == 0 else 0, disp_unit=8, comm=cast("MPI.Intracomm", comm))

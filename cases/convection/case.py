@@ -123,12 +123,11 @@ class ConvectionCase(Case[ConvectionProblem]):
 
     def problem(self, mesh: Mesh, parameters: ConvectionParameters) -> ConvectionProblem:
         """Set up stepper and forms, and solve the steps before. Collective."""
-        stepper, flow = make_stepper(mesh)
+        stepper, flow = make_stepper(mesh, parameters)
         cells, step = self.options.model_cells, stepper.problem
         coarser = mesh.topology.index_map(2).size_global > 2 * cells**2
-        nodes = Nodes(
-            stepper, *(make_stepper(create_unit_square(mesh.comm, cells, cells)) if coarser else (stepper, flow))
-        )
+        seen = make_stepper(create_unit_square(mesh.comm, cells, cells), parameters) if coarser else (stepper, flow)
+        nodes = Nodes(stepper, *seen)
         problem = ConvectionProblem(
             mesh=mesh, parameters=parameters, solution=step.solution, residual=step.residual, jacobian=step.jacobian,
             bcs=step.bcs, node_space=nodes.space, to_nodes=nodes.to_nodes, from_nodes=nodes.from_nodes, flow=flow,
@@ -225,10 +224,10 @@ class ConvectionCase(Case[ConvectionProblem]):
         return problem
 
 
-def make_stepper(mesh: Mesh) -> tuple[TimeStepper, Flow]:
+def make_stepper(mesh: Mesh, parameters: ConvectionParameters) -> tuple[TimeStepper, Flow]:
     """Return the stepper on a mesh and the flow behind its forms. Collective."""
     space = fem.functionspace(mesh, ("P", 2))
-    flow = Flow(space)
+    flow = Flow(space, parameters)
     bcs = [fem.dirichletbc(0.0, boundary_dofs(space), space)]
     evolution = Evolution(space, mass, partial(transport, flow.velocity, flow.source), bcs, flow.set_time)
     return TimeStepper(evolution, BDF2, corrections=True), flow

@@ -213,7 +213,7 @@ class DarcyCase(Case[DarcyProblem]):
         values = problem.nodes.field(problem.parameters)[: problem.node_space.dofmap.index_map.size_local]
         return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
 
-    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
+    def solver(self, problem: DarcyProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """CG with GAMG."""
         return LinearSolver(problem, atol, options=GAMG_CG)
 

@@ -37,7 +37,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     return generate_and_report(case, config, args.out, comm=comm, petsc=petsc)
 
 
-def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.Comm, petsc: Sequence[str]) -> int:
+def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, petsc: Sequence[str]) -> int:
     """Make the samples, print what came of them and return the exit code. Collective."""
     from lrsa_coupled.generation.generate import generate
 

@@ -19,14 +19,14 @@ from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import ModelCard
 
-Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+type Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """A nodal input: a function, a UFL expression, or values ``(components, num_points)`` at points ``(3, num_points)``."""
 
-Scalar = float | Constant | Callable[[], float]
+type Scalar = float | Constant | Callable[[], float]
 
 
 @final
-class Script(Described):
+class Script(Described[Unknown]):
     """Inputs and scalars that are objects of a script, as an operator sees them; their values at a solve count.
 
     Args:

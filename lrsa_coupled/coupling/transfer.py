@@ -27,6 +27,8 @@ from petsc4py import PETSc
 from lrsa_coupled.interfaces import Unknown
 from lrsa_coupled.schema import Field
 
+type Element = basix.finite_element.FiniteElement
+
 
 @dataclass(frozen=True)
 class _FieldMap:
@@ -82,7 +84,9 @@ class NodeSet:
         self.element = element
         self.num_cells: int = space.mesh.topology.index_map(space.mesh.topology.dim).size_local
         self.num_vertices = len(basix.topology(space.mesh.basix_cell())[0])
-        self._maps = [] if self._matrices else [_field_map(problem.solution.function_space, f, space) for f in outputs]
+        self._maps = (
+            [] if self._matrices else [_field_map(problem.solution.function_space, f, space, element) for f in outputs]
+        )
         self._num_local: int = self.num_owned + space.dofmap.index_map.num_ghosts
         self._bcs = tuple(problem.bcs)
         self._num_dofs: int = problem.solution.x.array.size
@@ -100,7 +104,7 @@ class NodeSet:
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
         """Positive lumped mass of the owned nodes ``(num_owned,)``. Collective at the first use."""
-        return _lumped_mass(self.space, on_simplices=self.on_simplices)
+        return _lumped_mass(self.space, self.element, on_simplices=self.on_simplices)
 
     @cached_property
     def boundary(self) -> npt.NDArray[np.uint8]:
@@ -240,10 +244,10 @@ def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[
     return result
 
 
-def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) -> _FieldMap:
+def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace, node_element: Element) -> _FieldMap:
     """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
     sub = part_of(space, field.name, field.subspace)
-    element, node_element = _lagrange(sub), _lagrange(node_space)
+    element = _lagrange(sub)
     if element is None or element.degree > node_element.degree:
         raise ValueError(
             f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}"
@@ -262,9 +266,7 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace) ->
 
 
 @lru_cache
-def _interpolation(
-    element: basix.finite_element.FiniteElement, node_element: basix.finite_element.FiniteElement
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+def _interpolation(element: Element, node_element: Element) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
     """Return the interpolation from the field's nodes of a cell to its nodes, and the node at each of the field's."""
     interpolation = basix.compute_interpolation_operator(element, node_element)
     whole = np.round(interpolation)
@@ -274,7 +276,7 @@ def _interpolation(
     return interpolation, np.array([np.flatnonzero((column == 1.0) & is_shared)[0] for column in interpolation.T])
 
 
-def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None:
+def _lagrange(space: FunctionSpace) -> Element | None:
     """Return the scalar Lagrange element under a scalar or blocked space, None for another family."""
     ufl_element = space.ufl_element()
     scalar = ufl_element.sub_elements[0] if ufl_element.block_size > 1 else ufl_element
@@ -284,16 +286,16 @@ def _lagrange(space: FunctionSpace) -> basix.finite_element.FiniteElement | None
 
 
 @lru_cache
-def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) -> basix.finite_element.FiniteElement:
+def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) -> Element:
     return basix.create_element(basix.ElementFamily.P, cell, degree, variant)
 
 
-def _lumped_mass(space: FunctionSpace, *, on_simplices: bool) -> npt.NDArray[np.float64]:
+def _lumped_mass(space: FunctionSpace, element: Element, *, on_simplices: bool) -> npt.NDArray[np.float64]:
     """Distribute each cell's volume to its nodes in proportion to the diagonal of the mass matrix. Collective.
 
     Source: Hinton, Rock & Zienkiewicz (1976).
     """
-    mesh, element = space.mesh, _lagrange(space)
+    mesh = space.mesh
     if element.degree == 1 and on_simplices:  # the integrals of the basis functions: the same, and faster
         mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx))
         mass.scatter_reverse(la.InsertMode.add)

@@ -56,8 +56,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-GEOMETRY = {"points": np.float64, "mass": np.float64, "boundary": np.uint8, "constrained": np.uint8, "cells": np.int32}
-VALUES = {"inputs": np.float32, "outputs": np.float64, "scalars": np.float64}
+GEOMETRY: dict[str, type] = {
+    "points": np.float64,
+    "mass": np.float64,
+    "boundary": np.uint8,
+    "constrained": np.uint8,
+    "cells": np.int32,
+}
+VALUES: dict[str, type] = {"inputs": np.float32, "outputs": np.float64, "scalars": np.float64}
 ARRAYS = GEOMETRY | VALUES
 ATTRIBUTES = {"status": str, "reason": str, "parameters": str, "iterations": int, "residual": float, "seconds": float}
 

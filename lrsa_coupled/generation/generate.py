@@ -59,7 +59,7 @@ class GenerateSummary:
     stopped: str
 
 
-def generate(case: Case, config: Config, folder: Path, comm: MPI.Comm) -> GenerateSummary:
+def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> GenerateSummary:
     """Make the samples that ``folder`` lacks, after putting it in order.
 
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
@@ -111,7 +111,7 @@ class _Worker:
         useful: Part of it that meshes, problems and solves took [s]; on the first rank of the group.
     """
 
-    def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Comm) -> None:
+    def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> None:
         settings = config.generate
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)

@@ -69,6 +69,7 @@ class CoarseMeshGuess(InitialGuess):
 
 def interpolate(case: Case, source: Problem, target: Problem) -> None:
     """Put the solution on one mesh, and the Dirichlet values, into that on another of the same domain. Collective."""
+    assert case.interpolation is not None
     nodes, wanted = NodeSet(source, case.fields), NodeSet(target, case.fields)
     matrix = _interpolation(case)(source, target)
     given, found = matrix.createVecs()

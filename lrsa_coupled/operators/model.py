@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class Operator(nn.Module):
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
         )
         block = block_class(config.kind)
-        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_blocks))
+        self.blocks: Any = nn.ModuleList(block(config) for _ in range(config.num_blocks))
         self.head_norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
         self.initialise()

@@ -25,8 +25,8 @@ class Normaliser(nn.Module):
         self.inputs_mean, self.inputs_std = _unit(num_inputs)
         self.scalars_mean, self.scalars_std = _unit(num_scalars)
         self.outputs_mean, self.outputs_std = _unit(num_outputs)
-        self.outputs_min = nn.Buffer(torch.full((num_outputs,), -1.0))
-        self.outputs_max = nn.Buffer(torch.ones(num_outputs))
+        self.outputs_min: Tensor = nn.Buffer(torch.full((num_outputs,), -1.0))
+        self.outputs_max: Tensor = nn.Buffer(torch.ones(num_outputs))
 
     @torch.no_grad()
     def fit(
@@ -80,7 +80,7 @@ class Normaliser(nn.Module):
         return float(torch.nan_to_num(largest, nan=torch.inf, posinf=torch.inf))
 
 
-def _unit(size: int) -> tuple[nn.Buffer, nn.Buffer]:
+def _unit(size: int) -> tuple[Tensor, Tensor]:
     return nn.Buffer(torch.zeros(size)), nn.Buffer(torch.ones(size))
 
 

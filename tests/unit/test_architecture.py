@@ -28,7 +28,7 @@ ARROWS = {
     "guess": COUPLING | {"guess"},
     "generation": COUPLING | {"guess", "generation"},
     "certify": COUPLING | {"guess", "certify"},
-    "petsc": COUPLING | {"guess", "generation", "petsc"},
+    "petsc": COUPLING | {"petsc"},
     "bench": COUPLING | {"guess", "generation", "certify", "petsc", "bench"},
     "catalog": BASE,
     "cli": COUPLING | {"catalog", "guess", "generation", "certify", "petsc", "bench", "cli"},

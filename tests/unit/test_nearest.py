@@ -35,6 +35,9 @@ class FakeStore:
                               np.zeros((80, 1), np.float32), linear_field(index, points), self._scalars[k])  # fmt: skip
         return SampleRecord(index, "ok", "", json.dumps(self._parameters[k]), 1, 0.0, 0.0, arrays)
 
+    def arrays(self, index: int) -> SampleArrays | None:
+        return self.read(index).arrays
+
 
 def linear_field(index: int, points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     x, y = points.T
