@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, cast, final
+from typing import TYPE_CHECKING, Any, NoReturn, final
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -123,7 +123,7 @@ class SharedCounter:
     def __init__(self, comm: MPI.Intracomm) -> None:
         from mpi4py import MPI
 
-        self._window = MPI.Win.Allocate(8 if comm.rank == 0 else 0, disp_unit=8, comm=cast("MPI.Intracomm", comm))
+        self._window = MPI.Win.Allocate(8 if comm.rank == 0 else 0, disp_unit=8, comm=comm)
         if comm.rank == 0:
             self._window.tomemory()[:] = bytes(8)
         comm.Barrier()

@@ -30,8 +30,8 @@ from typing import final
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.options import MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
+from lrsa_coupled.coupling.options import MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
@@ -41,10 +41,6 @@ PREFIX = "surrogate_"
 
 GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
 """Symmetric SOR as smoother: positive definite without estimates of eigenvalues."""
-
-MUMPS = {"pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
-QAMD = {"mat_mumps_icntl_7": "6"}
-"""Ordering with a much quicker analysis; in two dimensions its factors are as sparse as those of METIS."""
 
 WINDOW = 4
 """Steps over which the factor between error and natural norm is estimated."""
