@@ -28,25 +28,37 @@ _MODULES = {
     "load_case": "catalog",
 }
 
-__all__ = ["__version__", *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_MODULES]
 
 if TYPE_CHECKING:
     from lrsa_coupled.catalog import load_case as load_case
     from lrsa_coupled.certify.surrogate import Surrogate as Surrogate
     from lrsa_coupled.generation.collect import Collector as Collector
     from lrsa_coupled.guess.attach import attach as attach
-    from lrsa_coupled.guess.policy import Gate as Gate
     from lrsa_coupled.guess.learned import LearnedGuess as LearnedGuess
+    from lrsa_coupled.guess.policy import Gate as Gate
     from lrsa_coupled.interfaces import (
         Case as Case,
+    )
+    from lrsa_coupled.interfaces import (
         Continuation as Continuation,
+    )
+    from lrsa_coupled.interfaces import (
         Features as Features,
+    )
+    from lrsa_coupled.interfaces import (
         Problem as Problem,
+    )
+    from lrsa_coupled.interfaces import (
         Solver as Solver,
+    )
+    from lrsa_coupled.interfaces import (
         SolveResult as SolveResult,
     )
     from lrsa_coupled.petsc.describe import describe as describe
-    from lrsa_coupled.schema import Field as Field, Schema as Schema, Symmetry as Symmetry
+    from lrsa_coupled.schema import Field as Field
+    from lrsa_coupled.schema import Schema as Schema
+    from lrsa_coupled.schema import Symmetry as Symmetry
 else:
 
     def __getattr__(name: str) -> object:

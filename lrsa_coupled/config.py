@@ -4,8 +4,6 @@ Names, types and ranges are checked. ``lrsa-coupled settings [CASE]`` prints eve
 None is "not set"; files and ``--set`` write it ``none``.
 """
 
-# ruff: noqa: RUF009 - setting returns a field
-
 from __future__ import annotations
 
 import dataclasses

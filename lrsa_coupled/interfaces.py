@@ -192,7 +192,7 @@ class InitialGuess(ABC):
     def put(self, problem: Any) -> Guess:
         """Write the guess, with exact Dirichlet values, into ``problem.solution``; anything if refused. Collective."""
 
-    def prepare(self, problem: Any) -> None:  # noqa: B027
+    def prepare(self, problem: Any) -> None:
         """Set up what depends on meshes and forms alone; benchmarks do not time it. Collective."""
 
 
@@ -207,7 +207,7 @@ class Solver(ABC):
     def destroy(self) -> None:
         """Free the PETSc objects. Collective."""
 
-    def monitor(self, check: Callable[[int, float], bool]) -> None:  # noqa: B027 - optional
+    def monitor(self, check: Callable[[int, float], bool]) -> None:
         """Call ``check(iterations, residual_norm)`` after each iteration, from 0; True ends the solve. Here: never."""
 
 

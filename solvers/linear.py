@@ -68,7 +68,7 @@ class LinearSolver(SequenceSolver):
             raise ValueError("a sequence of problems needs one function space, got another one than before")
         self.problem = problem
         self.matrix.zeroEntries()
-        assemble_matrix(self.matrix, problem.jacobian, bcs=list(problem.bcs))  # type: ignore[misc, arg-type]
+        assemble_matrix(self.matrix, problem.jacobian, bcs=list(problem.bcs))
         self.matrix.assemble()
         if not PETSc.Options(self._prefix).hasName("ksp_atol"):
             self.ksp.setTolerances(atol=atol)

@@ -199,12 +199,12 @@ class TimeStepper:
         """Set times, weights, coefficients and base of the present step."""
         scheme = self.scheme if self.known > 1 or self.scheme.derivative[2] == 0.0 else BDF1
         for weight, d in zip(self.weights, scheme.derivative, strict=True):
-            weight.value = d / self._step  # type: ignore[assignment]
-        self._times[0].value, self._times[1].value = self.time, self.time - self._step  # type: ignore[assignment]
+            weight.value = d / self._step
+        self._times[0].value, self._times[1].value = self.time, self.time - self._step
         if self.evolution.set_time is not None:
             self.evolution.set_time(self.time)
         self.problem.solution.x.array[:] = 0.0
-        self.scale.value = 1.0  # type: ignore[assignment]
+        self.scale.value = 1.0
         if self.corrections:
             self.base.x.array[:] = self.extrapolated("linear")
             for bc in self.evolution.bcs:

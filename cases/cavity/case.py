@@ -124,7 +124,7 @@ class CavityCase(Case[Problem]):
         residual = navier_stokes(solution, viscosity)
 
         def set_reynolds(value: float) -> None:
-            viscosity.value = 1.0 / value  # type: ignore[assignment]
+            viscosity.value = 1.0 / value
 
         return Problem(
             mesh=mesh,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import ufl
@@ -24,11 +22,11 @@ MEAN_DIFFUSIVITY = 0.02
 class Flow:
     """Velocity and heat source at the nodes, brought to a time."""
 
-    def __init__(self, space: fem.FunctionSpace) -> None:
+    def __init__(self, space: fem.FunctionSpace, parameters: ConvectionParameters) -> None:
         mesh = space.mesh
         self.velocity = fem.Function(fem.functionspace(mesh, ("P", 2, (2,))))
         self.source = fem.Function(space)
-        self.parameters: Any = None  # those of the present step
+        self.parameters = parameters  # those of the present step
         self._points = space.tabulate_dof_coordinates().T
         self._stirring = Stirring(self.velocity.function_space.tabulate_dof_coordinates().T)
 
@@ -113,7 +111,7 @@ class Defect:
         weight = float(stepper.weights[0].value)
         if weight != self._weight:
             self._matrix.zeroEntries()
-            assemble_matrix(self._matrix, self._form, bcs=list(stepper.problem.bcs))  # type: ignore[misc]
+            assemble_matrix(self._matrix, self._form, bcs=list(stepper.problem.bcs))
             self._matrix.assemble()
             self._ksp.setOperators(self._matrix)
             with default_options("convection_defect_", MUMPS):

@@ -169,10 +169,10 @@ class HyperelasticCase(Case[Problem]):
         clamped = locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], 0.0))
 
         def set_share(value: float) -> None:
-            share.value = value  # type: ignore[assignment]
+            share.value = value
 
         def set_bound(value: float) -> None:
-            bound.value = value  # type: ignore[assignment]
+            bound.value = value
 
         return Problem(
             mesh=mesh, parameters=parameters, solution=displacement, residual=fem.form(residual),

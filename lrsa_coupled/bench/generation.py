@@ -18,8 +18,8 @@ from mpi4py import MPI
 from lrsa_coupled.bench.ledger import measured_on
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.config import Config, GenerateConfig
-from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 
@@ -59,7 +59,7 @@ def bench_generation(case: Case, config: Config, comm: MPI.Comm, *, model: Path 
             row
             if comm.size == 1
             else share(comm, lambda: generate_into_nowhere(case, config, _serial(way), MPI.COMM_SELF))
-        )  # noqa: B023
+        )
         rows.append({"name": name, "settings": changes, "one_rank": alone["samples_per_hour"], **row})
     return measured_on(case, config, comm) | {"strategies": rows}
 

@@ -26,18 +26,18 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.ledger import measured_on
-from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.bench.report import align
+from lrsa_coupled.bench.strategies import load_guess
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.background import BackgroundGrid
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Pencil, Spectrum
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
-from lrsa_coupled.petsc.learned_basis import GridBasis
 from lrsa_coupled.petsc.blocks import Block, smoothed
+from lrsa_coupled.petsc.learned_basis import GridBasis
 
 REFERENCE_RTOL = 1e-10
 RTOL = 1.5e-6

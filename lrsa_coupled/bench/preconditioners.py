@@ -35,8 +35,8 @@ from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.ways import LEARNED, System, Way, all_ways
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.norms import jacobian
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import residual_vector
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors

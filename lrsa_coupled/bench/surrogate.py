@@ -99,7 +99,7 @@ def _measure(
     }
     record["surrogate"] = []
     for accept in targets:
-        result, seconds = _timed(problem, lambda: Surrogate(case, guess, problem, accept=accept).solve(), repeats)  # noqa: B023 - called at once
+        result, seconds = _timed(problem, lambda: Surrogate(case, guess, problem, accept=accept).solve(), repeats)
         record["surrogate"].append(
             _entry(result) | {"error": error() if result.delivered else None, "seconds": seconds}
         )
@@ -153,7 +153,7 @@ def _classical(
     """Yield error and seconds of the rival's solves, to ever smaller errors. Collective."""
     if _by_estimate(problem):
         for accept in targets:
-            _, seconds = _timed(problem, lambda: certify(case, problem, accept=accept, max_linearisations=1), repeats)  # noqa: B023
+            _, seconds = _timed(problem, lambda: certify(case, problem, accept=accept, max_linearisations=1), repeats)
             yield {"error": error(), "seconds": seconds}
         return
     make, reference = case.default_solver, reference_norm(problem)
@@ -165,7 +165,7 @@ def _classical(
         return result.converged
 
     for tolerance in TOLERANCES:
-        converged, seconds = _timed(problem, lambda: solve(tolerance), repeats)  # noqa: B023
+        converged, seconds = _timed(problem, lambda: solve(tolerance), repeats)
         if converged:
             yield {"error": (reached := error()), "seconds": seconds}
             if reached <= targets[-1]:

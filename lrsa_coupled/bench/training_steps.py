@@ -26,9 +26,9 @@ from lrsa_coupled.data.batches import epoch_generator, training_batches
 from lrsa_coupled.data.dataset import Batch, PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
+from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.run import Run, prepare
 from lrsa_coupled.training.step import take_step
-from lrsa_coupled.training.group import ProcessGroup
 
 PRECISIONS = ("fp32", "bf16")
 WARM_UP, STEPS = 10, 20

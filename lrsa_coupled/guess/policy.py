@@ -108,7 +108,7 @@ class Policy(ABC):
         """Take down what came of a choice. Collective: no."""
         self.decisions.append(decision)
 
-    def save(self) -> None:  # noqa: B027
+    def save(self) -> None:
         """Write what outlives the run, if anything. Call on one rank."""
 
     def summary(self) -> str:

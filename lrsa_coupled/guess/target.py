@@ -47,10 +47,10 @@ class Target(ABC):
         """Take over the next problem of a sequence. Collective."""
         raise ValueError(f"{type(self).__name__} is made for one solve and takes over no further problem")
 
-    def monitor(self, check: Check) -> None:  # noqa: B027
+    def monitor(self, check: Check) -> None:
         """Call ``check`` after each iteration of every solve, as far as the solver can. Collective: no."""
 
-    def destroy(self) -> None:  # noqa: B027
+    def destroy(self) -> None:
         """Free the PETSc objects of the target. Collective."""
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before PETSc)
+from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 

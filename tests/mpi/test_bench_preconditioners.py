@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mpi4py import MPI  # noqa: F401  (MPI is loaded before DOLFINx)
+from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 

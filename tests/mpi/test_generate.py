@@ -69,21 +69,21 @@ class FailingCavity(Case):
         parameters = self.real.sample(rng)
         return dataclasses.replace(parameters, reynolds=1e7 if rng.uniform() < 0.5 else 100.0)
 
-    def mesh(self, comm, parameters, resolution):  # noqa: ANN001, ANN201
+    def mesh(self, comm, parameters, resolution):
         if parameters.angle > 2.5:
-            raise Exception("the mesher gave up")  # noqa: TRY002 - gmsh raises nothing more specific
+            raise Exception("the mesher gave up")
         return self.real.mesh(comm, parameters, resolution)
 
-    def problem(self, mesh, parameters):  # noqa: ANN001, ANN201
+    def problem(self, mesh, parameters):
         return self.real.problem(mesh, parameters)
 
-    def features(self, problem):  # noqa: ANN001, ANN201
+    def features(self, problem):
         return self.real.features(problem)
 
-    def solver(self, problem, atol, *, max_iterations=None):  # noqa: ANN001, ANN201
+    def solver(self, problem, atol, *, max_iterations=None):
         return self.real.solver(problem, atol, max_iterations=max_iterations)
 
-    def methods(self):  # noqa: ANN201
+    def methods(self):
         return {"zero": self.real.methods()["zero"]}
 
 
@@ -95,11 +95,11 @@ class SignalledCavity(FailingCavity):
     def sample(self, rng: np.random.Generator) -> CavityParameters:
         return self.real.sample(rng)
 
-    def mesh(self, comm, parameters, resolution):  # noqa: ANN001, ANN201
+    def mesh(self, comm, parameters, resolution):
         os.kill(os.getpid(), signal.SIGUSR1)
         return self.real.mesh(comm, parameters, resolution)
 
-    def methods(self):  # noqa: ANN201
+    def methods(self):
         return self.real.methods()
 
 

@@ -83,7 +83,7 @@ def iterations_at(phases: list[float]) -> list[int]:
     options = MUMPS | {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
     solver, iterations = None, []
     for phase in phases:
-        coefficient.interpolate(lambda x: 100.0 ** (np.sin(30 * x[0] + phase) * np.cos(20 * x[1] + phase)))  # noqa: B023 - called at once
+        coefficient.interpolate(lambda x: 100.0 ** (np.sin(30 * x[0] + phase) * np.cos(20 * x[1] + phase)))
         atol = 1e-10 * reference_norm(problem)
         if solver is None:
             solver = LinearSolver(problem, atol, options=options, setup_cost=6.0)

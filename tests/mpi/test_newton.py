@@ -71,7 +71,7 @@ class Counted:
 
     setups = 0
 
-    def setUp(self, pc: PETSc.PC) -> None:  # noqa: N802 - the name is PETSc's
+    def setUp(self, pc: PETSc.PC) -> None:
         type(self).setups += 1
         self.diagonal = pc.getOperators()[1].getDiagonal()
 
