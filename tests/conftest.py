@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
 from lrsa_coupled import mpi
 
 if TYPE_CHECKING:

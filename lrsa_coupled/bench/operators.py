@@ -74,8 +74,10 @@ def bench_operators(
         out: Folder of the models.
         what: ``operators`` or ``ablations``.
         only: Names of the variants to take, all when empty.
+
     Returns:
         A ledger as described above.
+
     Raises:
         ValueError: For an unknown name, test samples that are training samples, or what ``train`` and ``evaluate`` refuse.
     """

@@ -55,6 +55,7 @@ def bench_refinement(model: Path, data: Path, config: Config) -> dict[str, Any]:
     Returns:
         ``case``, ``samples``, ``mass_weighted``, ``points`` (of each set), ``error`` (mean relative L2 error of the first output at the coarse
         nodes, by set) and ``drift`` (of the half-refined and the fine prediction from the coarse one, relative).
+
     Raises:
         ValueError: If model and data do not fit or the nodes are no such grid.
     """

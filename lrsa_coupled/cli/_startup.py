@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 start_petsc, check_petsc = petsc_options.initialise, petsc_options.check_used
 
 
-def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Comm]:
+def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intracomm]:
     """Resolve the configuration, then load MPI, PETSc and the case."""
     config = case_config(args)
     comm = start_petsc(petsc)

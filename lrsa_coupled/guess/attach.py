@@ -109,7 +109,7 @@ class AttachedGuess:
             self._solve(run)
             return self.what.solution
 
-        problem.solve = solve  # type: ignore[method-assign]
+        problem.solve = solve
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve with a bare SNES or KSP as ``solver.solve(b, x)`` does. Collective.

@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str | None]:
     return options
 
 
-def initialise(arguments: Sequence[str]) -> MPI.Comm:
+def initialise(arguments: Sequence[str]) -> MPI.Intracomm:
     """Initialise MPI, then PETSc with ``arguments``, added to the options when it already runs; return the world.
 
     Collective: yes.

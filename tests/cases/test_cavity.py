@@ -10,11 +10,12 @@ pytest.importorskip("dolfinx", reason="the cavity needs DOLFINx")
 
 import basix.ufl
 import ufl
-from lrsa_coupled.cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
 from dolfinx import fem, geometry
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
-from lrsa_coupled.generation.plan import sample_parameters
+
+from lrsa_coupled.cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.newton import NewtonSolver
 

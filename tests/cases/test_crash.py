@@ -17,7 +17,6 @@ pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.store import DataStore
-
 from tests.helpers import mpiexec, plain_environment
 
 KILLS = int(os.environ.get("LRSA_KILLS", "3"))

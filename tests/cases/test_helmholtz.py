@@ -11,14 +11,15 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
-from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
+
 from lrsa_coupled import catalog
 from lrsa_coupled.bench.preconditioners import bench_preconditioners
+from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from lrsa_coupled.config import BenchConfig, Config, ProblemConfig
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Reuse
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.linear import LinearSolver

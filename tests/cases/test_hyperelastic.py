@@ -11,6 +11,11 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the case needs DOLFINx")
 
 import ufl
+from dolfinx import fem
+from dolfinx.fem.petsc import assemble_matrix, assemble_vector
+from dolfinx.mesh import create_unit_cube, exterior_facet_indices
+from petsc4py import PETSc
+
 from lrsa_coupled.cases.hyperelastic.case import (
     CORNERS,
     LENGTH,
@@ -22,13 +27,9 @@ from lrsa_coupled.cases.hyperelastic.case import (
     stored_energy,
 )
 from lrsa_coupled.cases.hyperelastic.coarse import CoarseModel
-from dolfinx import fem
-from dolfinx.fem.petsc import assemble_matrix, assemble_vector
-from dolfinx.mesh import create_unit_cube, exterior_facet_indices
-from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Problem
-from petsc4py import PETSc
 from lrsa_coupled.solvers.newton import NewtonSolver
 
 UNIFORM = (0.0,) * int(np.prod(MODES))

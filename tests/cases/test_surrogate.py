@@ -10,9 +10,10 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
+from petsc4py import PETSc
+
 from lrsa_coupled import cli
 from lrsa_coupled.bench.effectivity import GOOD, TARGETS
-from petsc4py import PETSc
 
 SMALL = ("--resolution", "12", "--quiet")
 

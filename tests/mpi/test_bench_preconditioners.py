@@ -15,7 +15,6 @@ from lrsa_coupled.bench.ways import all_ways
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import BenchConfig, Config, GuessConfig, ProblemConfig
 from lrsa_coupled.schema import Field
-
 from tests.learned import COMM, operator
 
 CONFIG = Config(

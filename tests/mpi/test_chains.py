@@ -14,10 +14,10 @@ pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.cases.darcy.case import DarcyCase, DarcyOptions
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.data.format import ARRAYS
-from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.shard import write_shard
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import GenerateSummary, generate
 
 COMM = MPI.COMM_WORLD
 CASE = DarcyCase(DarcyOptions(model_cells=10))

@@ -11,10 +11,10 @@ from mpi4py import MPI
 
 pytest.importorskip("petsc4py", reason="the preconditioners need PETSc")
 
-from lrsa_coupled.petsc.coarse_space import COMBINATIONS, CoarseSpacePC
 from petsc4py import PETSc
-from lrsa_coupled.coupling.options import default_options
 
+from lrsa_coupled.coupling.options import default_options
+from lrsa_coupled.petsc.coarse_space import COMBINATIONS, CoarseSpacePC
 from tests.matrices import N, grid_matrix, right_side
 
 COMM = MPI.COMM_WORLD

@@ -13,12 +13,12 @@ pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.generation.corrections import CorrectionParameters
-from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.corrections import CorrectionParameters
+from lrsa_coupled.generation.generate import generate
 
 COMM = MPI.COMM_WORLD
 

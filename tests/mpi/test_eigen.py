@@ -9,8 +9,8 @@ from mpi4py import MPI
 pytest.importorskip("slepc4py", reason="the eigensolver needs SLEPc")
 
 from petsc4py import PETSc
-from lrsa_coupled.solvers.eigen import KRYLOV_SCHUR, LOBPCG, lowest_modes
 
+from lrsa_coupled.solvers.eigen import KRYLOV_SCHUR, LOBPCG, lowest_modes
 from tests.matrices import N, grid_matrix
 
 COMM = MPI.COMM_WORLD

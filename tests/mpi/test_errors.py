@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from lrsa_coupled import mpi
 from mpi4py import MPI
+
+from lrsa_coupled import mpi
 
 
 class OwnError(Exception):

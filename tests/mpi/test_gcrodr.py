@@ -12,9 +12,9 @@ from mpi4py import MPI
 pytest.importorskip("petsc4py", reason="the solvers need PETSc")
 
 from petsc4py import PETSc
-from lrsa_coupled.solvers.gcrodr import GCRODR, orthogonalise
-from lrsa_coupled.coupling.options import default_options
 
+from lrsa_coupled.coupling.options import default_options
+from lrsa_coupled.solvers.gcrodr import GCRODR, orthogonalise
 from tests.matrices import grid_matrix, right_side
 
 COMM = MPI.COMM_WORLD

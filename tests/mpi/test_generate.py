@@ -17,9 +17,9 @@ pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase, CavityParameters
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import SharedCounter
 

@@ -16,9 +16,10 @@ import ufl
 from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 from dolfinx.mesh import CellType, Mesh, create_interval, create_unit_cube, create_unit_square, exterior_facet_indices
+from petsc4py import PETSc
+
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.interfaces import Problem
-from petsc4py import PETSc
 from lrsa_coupled.solvers.interpolation import constrain, interpolation_matrix, set_two_grid
 from lrsa_coupled.solvers.linear import LinearSolver
 

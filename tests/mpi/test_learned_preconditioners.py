@@ -14,15 +14,15 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the descriptions are of DOLFINx spaces")
 
-from dolfinx.mesh import create_unit_square
 from dolfinx import fem
-from lrsa_coupled.schema import Field
+from dolfinx.mesh import create_unit_square
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.petsc.blocks import multiply, norms, smoothed
 from lrsa_coupled.petsc.describe import describe
-from petsc4py import PETSc
+from lrsa_coupled.schema import Field
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
-from lrsa_coupled.coupling.options import default_options
-
 from tests.learned import COMM, Waves, operator
 
 RTOL = 1e-8

@@ -13,11 +13,12 @@ pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+
+from lrsa_coupled.coupling.options import MUMPS
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.linear import LinearSolver
 from lrsa_coupled.solvers.newton import NewtonSolver
-from lrsa_coupled.coupling.options import MUMPS
 
 COMM = MPI.COMM_WORLD
 CG = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_norm_type": "unpreconditioned"}

@@ -11,9 +11,10 @@ pytest.importorskip("dolfinx", reason="the solvers need DOLFINx")
 import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
+from petsc4py import PETSc
+
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem, SolveResult
-from petsc4py import PETSc
 from lrsa_coupled.solvers.newton import NewtonSolver
 
 COMM = MPI.COMM_WORLD

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from mpi4py import MPI
-from lrsa_coupled.coupling.reducer import MPIReducer
 
+from lrsa_coupled.coupling.reducer import MPIReducer
 from tests.operators import (
     LIMITS,
     VARIANTS,

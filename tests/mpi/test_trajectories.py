@@ -12,11 +12,11 @@ pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.cases.convection.case import ConvectionCase, ConvectionOptions
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.generation.generate import GenerateSummary, generate
-from lrsa_coupled.generation.plan import plan, sample_parameters
 from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import GenerateSummary, generate
+from lrsa_coupled.generation.plan import plan, sample_parameters
 
 COMM = MPI.COMM_WORLD
 CASE = ConvectionCase(ConvectionOptions(steps=3, model_cells=3))

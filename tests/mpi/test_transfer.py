@@ -14,6 +14,7 @@ import basix.ufl
 import ufl
 from dolfinx import fem, la
 from dolfinx.mesh import create_unit_cube, create_unit_square, exterior_facet_indices
+
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Problem

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from lrsa_coupled import cli
 from lrsa_coupled.data.export import write_vtkhdf
 from lrsa_coupled.data.statistics import field_statistics

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lrsa_coupled.bench.compare import NEAREST, solved_times
 from lrsa_coupled.bench.html import page, write_html
 from lrsa_coupled.bench.pictures import LEARNED

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 
 nearest = pytest.importorskip("lrsa_coupled.guess.nearest", reason="needs DOLFINx", exc_type=ImportError)

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-import pytest
 
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.generation.plan import FIRST_GENERATION, Chain, in_order, plan

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from lrsa_coupled.bench.pictures import LEARNED, Example, fields_figure, save_figure
 from lrsa_coupled.bench.report import best_rival, oracle_times, pictures, solved_times, speedup, table, write_json
 

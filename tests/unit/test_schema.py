@@ -6,6 +6,7 @@ import dataclasses
 import json
 
 import pytest
+
 from lrsa_coupled.schema import Field, Schema, Symmetry
 
 SCHEMA = Schema(

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lrsa_coupled.data import store as store_module
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import read_header, write_shard
-from lrsa_coupled.data import store as store_module
 from lrsa_coupled.data.store import INDEX, DataStore
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
 from lrsa_coupled.schema import Field, Schema, Symmetry

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from lrsa_coupled import cli
 from lrsa_coupled.bench.pictures import LEARNED
 from lrsa_coupled.bench.report import table, write_json

@@ -10,8 +10,8 @@ import torch
 
 from lrsa_coupled.config import Config, DataConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.data.batches import BatchPlan, drawn_ahead, epoch_generator, training_batches
-from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore
