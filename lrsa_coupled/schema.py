@@ -7,6 +7,7 @@ or dolfinx.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
@@ -155,25 +156,22 @@ class Schema:
             if not isinstance(mine, tuple):
                 return f"{item} {mine!r} instead of {others!r}"
             if _names(mine) != _names(others):
-                return f"{item} {_listed(mine)} instead of {_listed(others)}"
-            for one, two in zip(mine, others, strict=True):
+                one, two = (", ".join(_names(each)) or "none" for each in (mine, others))
+                return f"{item} {one} instead of {two}"
+            for pair in zip(mine, others, strict=True):
                 for key in _compared(Field):
-                    found, wanted = getattr(one, key), getattr(two, key)
+                    found, wanted = (getattr(each, key) for each in pair)
                     if found != wanted:
-                        return f"{key} {found!r} instead of {wanted!r} of '{one.name}' in the {item}"
+                        return f"{key} {found!r} instead of {wanted!r} of '{pair[0].name}' in the {item}"
         return None
 
     def to_json(self) -> dict[str, Any]:
         """Return the schema as a JSON object."""
-        return msgspec.json.decode(msgspec.json.encode(self))
+        return msgspec.json.decode(msgspec.json.encode(self))  # lists for tuples
 
     @classmethod
     def from_json(cls, content: Any, *, where: str) -> Schema:
-        """Read what ``to_json`` gave; ``where`` begins the message of an error.
-
-        Raises:
-            ValueError: If an entry is missing, unknown or of the wrong kind; the message names it.
-        """
+        """Read what ``to_json`` gave; ValueError, beginning with ``where``, names an entry that is wrong or missing."""
         found = as_dataclass(content, cls, where=f"{where}: schema")
         if unknown := sorted(set(content) - {item.name for item in dataclasses.fields(cls)}):
             raise ValueError(f"{where}: schema: unknown entry '{unknown[0]}'")
@@ -181,20 +179,13 @@ class Schema:
 
     @classmethod
     def from_flat(cls, content: Mapping[str, Any], *, where: str) -> Schema:
-        """Read the schema of a data set of format 2 or a card of version 1, whose entries stand beside others.
+        """Read the schema of a data set of format 2 or a card of version 1; errors as ``from_json``.
 
-        Raises:
-            ValueError: If an entry is missing or of the wrong kind; the message names it.
+        Its entries stand beside others, the name is called ``case``, and an output that corrects no input says "".
         """
-        try:
-            entries = {key: content[key] for key in ("dim", "scalars")} | {"name": content["case"]}
-            for key in ("inputs", "outputs"):
-                entries[key] = [item | {"relative_to": item.get("relative_to") or None} for item in content[key]]
-        except KeyError as error:
-            raise ValueError(f"{where}: missing entry {error}") from error
-        except (TypeError, AttributeError) as error:
-            raise ValueError(f"{where}: an entry is of the wrong kind ({error})") from error
-        found = cls.from_json(entries | {"symmetries": content.get("symmetries", [])}, where=where)
+        entries = {item.name: content[item.name] for item in dataclasses.fields(cls) if item.name in content}
+        text = json.dumps(entries | {"name": content.get("case")}).replace('"relative_to": ""', '"relative_to": null')
+        found = cls.from_json(json.loads(text), where=where)
         if any(item.span for item in found.outputs):  # the wrappers of a case had its name
             return dataclasses.replace(found, name=f"{found.name}:modes")
         if "residual" in _names(found.inputs) and _names(found.outputs) == ["correction"]:
@@ -208,7 +199,3 @@ def _compared(kind: type[Schema] | type[Field]) -> list[str]:
 
 def _names(items: Sequence[Field | str]) -> list[str]:
     return [item if isinstance(item, str) else item.name for item in items]
-
-
-def _listed(items: Sequence[Field | str]) -> str:
-    return ", ".join(_names(items)) or "none"

@@ -17,9 +17,6 @@ from torch import Tensor
 from lrsa_coupled.data.dataset import Batch, PointDataset
 from lrsa_coupled.data.symmetries import SymmetryGroup
 
-AHEAD = 2
-"""Batches drawn ahead of the one at work."""
-
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return a generator that depends on seed and epoch alone; epoch 0 is for validation, training begins with 1."""
@@ -29,16 +26,10 @@ def epoch_generator(seed: int, epoch: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How an epoch is cut into optimiser steps.
+    """How an epoch is cut into optimiser steps of ``batch_size`` samples with ``num_points`` each, None for all points.
 
-    Args:
-        batch_size: Samples of a step.
-        num_points: Points of a sample, None for all.
-        with_cells: Whether cells are drawn.
-        micro_batch_size: Samples at a time, None for the whole share of a rank.
-        rank: This rank, of ``num_ranks``.
-        num_ranks: Ranks that share a step.
-        symmetries: Group of which an element, drawn for each step, is applied to its samples.
+    Ranks share a step; each works on ``micro_batch_size`` samples at a time, None for all of its own. An element of the
+    group ``symmetries``, drawn for each step, is applied to its samples.
     """
 
     batch_size: int
@@ -93,7 +84,7 @@ def drawn_ahead[T](batches: Iterator[T]) -> Iterator[T]:
     """Yield the same batches, drawn in a thread of their own; an error there is raised here."""
     pool = ThreadPoolExecutor(max_workers=1)
     try:
-        drawn = deque(pool.submit(next, batches, None) for _ in range(AHEAD))
+        drawn = deque(pool.submit(next, batches, None) for _ in range(2))
         while (batch := drawn.popleft().result()) is not None:
             drawn.append(pool.submit(next, batches, None))
             yield batch

@@ -128,10 +128,10 @@ def read_arrays(file: h5py.File, index: int, geometries: Geometries) -> SampleAr
     if not name:
         return None
     if name not in geometries:
-        geometries[name] = _read_group(file[f"geometry/{name}"], GEOMETRY)
+        geometries[name] = {array: file[f"geometry/{name}/{array}"][()] for array in GEOMETRY}
         for values in geometries[name].values():
             values.flags.writeable = False
-    arrays = geometries[name] | _read_group(group, VALUES)
+    arrays = geometries[name] | {array: group[array][()] for array in VALUES}
     for array, dtype in ARRAYS.items():
         if arrays[array].dtype != dtype:
             raise TypeError(f"'{array}' of sample {index} has type {arrays[array].dtype}")
@@ -173,26 +173,21 @@ def readable(path: Path) -> dict[int, SampleRecord]:
 
 
 def _write(file: h5py.File, record: SampleRecord) -> None:
-    group = file.create_group(f"samples/{record.index:08d}")
+    group, arrays = file.create_group(f"samples/{record.index:08d}"), record.arrays
     for name in ATTRIBUTES:
         group.attrs[name] = getattr(record, name)
-    group.attrs["geometry"] = ""
     group.attrs["digest"] = record_digest(record, timing=True)
-    if record.arrays is None:
+    group.attrs["geometry"] = geometry = "" if arrays is None else array_digest(arrays, values=False)
+    if arrays is None:
         return
-    group.attrs["geometry"] = name = array_digest(record.arrays, values=False)
-    if f"geometry/{name}" not in file:
-        _write_arrays(file.create_group(f"geometry/{name}"), record.arrays, GEOMETRY)
-    _write_arrays(group, record.arrays, VALUES)
+    if f"geometry/{geometry}" not in file:
+        _write_arrays(file.create_group(f"geometry/{geometry}"), arrays, GEOMETRY)
+    _write_arrays(group, arrays, VALUES)
 
 
 def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: Mapping[str, Any]) -> None:
     for name, dtype in types.items():
         group.create_dataset(name, data=np.asarray(getattr(arrays, name), dtype=dtype))
-
-
-def _read_group(group: h5py.Group, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
-    return {name: group[name][()] for name in names}
 
 
 def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:

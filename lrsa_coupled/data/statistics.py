@@ -44,10 +44,7 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
     mean = np.mean(means, axis=0)
     variance = np.mean(squares, axis=0) - mean**2
     error = np.std(means, axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.zeros_like(mean)
-    rows = zip(_names(store), mean, error, variance, strict=True)
-    return [FieldStatistics(name, *map(float, numbers)) for name, *numbers in rows]
-
-
-def _names(store: DataStore) -> list[str]:
     fields = [*store.card.schema.inputs, *store.card.schema.outputs]
-    return [f"{f.name}[{c}]" if f.components > 1 else f.name for f in fields for c in range(f.components)]
+    names = [f"{f.name}[{c}]" if f.components > 1 else f.name for f in fields for c in range(f.components)]
+    numbers = zip(mean.tolist(), error.tolist(), variance.tolist(), strict=True)
+    return [FieldStatistics(name, *each) for name, each in zip(names, numbers, strict=True)]

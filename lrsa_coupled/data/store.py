@@ -41,9 +41,9 @@ class Damage:
     kept: tuple[int, ...]
 
     def __str__(self) -> str:
-        lost = "samples of unknown number" if self.lost is None else "no sample"
-        if self.lost:
-            lost = f"sample {', '.join(map(str, self.lost))}"
+        lost = (
+            "samples of unknown number" if self.lost is None else f"sample {', '.join(map(str, self.lost)) or 'none'}"
+        )
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
@@ -119,10 +119,8 @@ class DataStore:
 
     def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
         """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed."""
-        paths = sorted([*self.headers, *self.damaged])[part::num_parts]
-        return [
-            self._damage(path) for path in paths if path in self.damaged or not shard.is_whole(path, self.headers[path])
-        ]
+        paths, headers = sorted([*self.headers, *self.damaged])[part::num_parts], self.headers
+        return [self._damage(path) for path in paths if path not in headers or not shard.is_whole(path, headers[path])]
 
     def content_hash(self) -> str:
         """Return the hash of the contents: the same for any ranks, order of writing and timings. Reads everything."""

@@ -1,4 +1,4 @@
-"""Writing of samples such that a kill loses none that is finished, and putting a data set in order afterwards."""
+"""Writes samples such that a kill loses none that is finished, and puts a data set in order afterwards."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
         OSError: If the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = safetensors.torch.save({name: _stored(tensor) for name, tensor in model.state_dict().items()})
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
+    weights = safetensors.torch.save(tensors)
     text = _card_text(asdict(card) | {"schema": card.schema.to_json()}, weights)
     with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
         weights_path.write_bytes(weights)
@@ -143,10 +144,10 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "is not part of the model"
         raise ValueError(f"{path}: tensor '{name}' {what}: {REMEDY}")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-            kinds = [f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in (expected[name], tensor)]
-            raise ValueError(f"{path}: tensor '{name}' should be {kinds[0]}, is {kinds[1]}: {REMEDY}")
+    for name, pair in ((name, (expected[name], tensors[name])) for name in tensors):
+        wanted, found = (f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in pair)
+        if found != wanted:
+            raise ValueError(f"{path}: tensor '{name}' should be {wanted}, is {found}: {REMEDY}")
 
 
 def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
@@ -194,7 +195,3 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
         raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(device="cpu", dtype=torch.float32).contiguous()

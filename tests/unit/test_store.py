@@ -205,7 +205,7 @@ def test_a_card_that_cannot_be_read_names_the_entry(tmp_path: Path) -> None:
     for text, message in (
         (VERSION_2.replace('"format": 2', '"format": 1'), "format version 1, expected 2 or 3"),
         (VERSION_2.replace('"seed": 3', '"sed": 3'), "missing required field `seed`"),
-        (VERSION_2.replace('"dim": 3, ', ""), "missing entry 'dim'"),
+        (VERSION_2.replace('"dim": 3, ', ""), "missing required field `dim`"),
         ('{"format": 3, "seed": 0}', "schema: Expected `object`, got `null`"),
         ("{", "dataset.json is not a valid JSON file"),
     ):
