@@ -28,7 +28,7 @@ _MODULES = {
     "load_case": "catalog",
 }
 
-__all__ = ["__version__", *_MODULES]
+__all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - strings
 
 if TYPE_CHECKING:
     from lrsa_coupled.catalog import load_case as load_case

@@ -74,7 +74,7 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
     error = None
     try:
         yield
-    except Exception as caught:
+    except Exception as caught:  # noqa: BLE001 - any error has to reach the other ranks, which would wait forever
         error = caught
     raise_on_all_ranks(comm, error)
 
@@ -90,7 +90,7 @@ def share[T](comm: MPI.Comm, function: Callable[[], T]) -> T:
     if comm.rank == 0:
         try:
             value = function()
-        except Exception as caught:
+        except Exception as caught:  # noqa: BLE001 - see collective_errors
             error = caught
     _wait(comm.Ibarrier())
     raise_on_all_ranks(comm, error)

@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(stop.code or 0)
     except KeyboardInterrupt:
         code = 130
-    except Exception as caught:
+    except Exception as caught:  # noqa: BLE001 - reported below, on all ranks
         error = caught
     verbose = "--verbose-errors" in given
     if comm is not None:

@@ -23,7 +23,7 @@ from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
 
 
-class NoEstimate(Exception):
+class NoEstimate(Exception):  # noqa: N818 - nothing is wrong with the program
     """The error cannot be estimated at this field; the text says why. Raised on all ranks."""
 
 

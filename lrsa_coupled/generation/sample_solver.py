@@ -74,7 +74,7 @@ class SampleSolver:
             arrays = self._gatherer_of(problem)(problem) if result.converged else None
         except (ImportError, OSError, TypeError, ValueError):
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - recorded with the sample
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
             return record if self.comm.rank == 0 else None

@@ -83,7 +83,9 @@ def build_wheel(source: Path, folder: Path) -> Path:
 
 
 def run(*command: str | Path, cwd: Path, **variables: str) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **variables})
+    done = subprocess.run(
+        command, cwd=cwd, check=False, capture_output=True, text=True, env={**os.environ, **variables}
+    )
     assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
     return done.stdout
 

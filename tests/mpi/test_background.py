@@ -25,7 +25,10 @@ def cloud(count: int = 4000, dim: int = 3, comm: MPI.Comm = COMM) -> tuple[np.nd
 def test_cubics_are_interpolated_exactly() -> None:
     points, mass = cloud()
     grid = BackgroundGrid(points, mass, 8, comm=COMM)
-    cubic = lambda x: np.column_stack([x[:, 0] ** 3 * x[:, 1] - x[:, 2] ** 2, 1.0 + x[:, 1] ** 3 * x[:, 2] ** 3])
+
+    def cubic(x: np.ndarray) -> np.ndarray:
+        return np.column_stack([x[:, 0] ** 3 * x[:, 1] - x[:, 2] ** 2, 1.0 + x[:, 1] ** 3 * x[:, 2] ** 3])
+
     found = grid.interpolate(cubic(grid.nodes))
     assert found.flags.f_contiguous
     np.testing.assert_allclose(found, cubic(points), atol=100 * np.finfo(np.float32).eps * 10)
@@ -33,7 +36,10 @@ def test_cubics_are_interpolated_exactly() -> None:
 
 def test_interpolation_is_of_fourth_order() -> None:
     points, mass = cloud(dim=2)
-    wave = lambda x: np.sin(4.0 * x[:, :1]) * np.cos(3.0 * x[:, 1:2])
+
+    def wave(x: np.ndarray) -> np.ndarray:
+        return np.sin(4.0 * x[:, :1]) * np.cos(3.0 * x[:, 1:2])
+
     errors = []
     for cells in (8, 16, 32):
         grid = BackgroundGrid(points, mass, cells, comm=COMM)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -240,7 +241,7 @@ def test_the_view_says_what_is_used(tmp_path) -> None:
         ksp.getPC().view(viewer)
         viewer.destroy()
         COMM.Barrier()
-        text = open(path, encoding="utf-8").read()
+        text = Path(path).read_text(encoding="utf-8")
     assert (
         "coarse space of 8 vectors (given), deflated, 0 smoothing steps, 1 inverse iterations" in text
         and "jacobi" in text

@@ -218,5 +218,5 @@ def test_counter_hands_out_each_number_once() -> None:
     taken = [counter.take() for _ in range(50)]
     assert COMM.rank == 0 or time.perf_counter() - started < 1.5
     counter.free()
-    assert sorted(sum(COMM.allgather(taken), [])) == list(range(50 * COMM.size))
+    assert sorted(number for part in COMM.allgather(taken) for number in part) == list(range(50 * COMM.size))
     assert taken == sorted(taken)

@@ -223,11 +223,12 @@ def test_flexible_methods_converge_with_an_operator(shared_path: Path, method: s
 def test_other_methods_are_refused(shared_path: Path, method: str) -> None:
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-    with solver(
-        waves, None, ksp_type=method, **NEURAL, pc_lrsa_checkpoint=correction_model(shared_path / "model")
-    ) as ksp:
-        with refused(f"flexible method .*got {method}"):
-            ksp.solve(waves.right, waves.right.duplicate())
+    model = correction_model(shared_path / "model")
+    with (
+        solver(waves, None, ksp_type=method, **NEURAL, pc_lrsa_checkpoint=model) as ksp,
+        refused(f"flexible method .*got {method}"),
+    ):
+        ksp.solve(waves.right, waves.right.duplicate())
 
 
 def test_an_operator_is_homogeneous_and_bounded_by_what_is_finite(

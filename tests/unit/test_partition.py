@@ -48,7 +48,7 @@ class Ranks:
         def work(rank: int) -> None:
             try:
                 results[rank] = function(rank, _ThreadReducer(self, rank))
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - reported by the thread of the test
                 results[rank] = error
                 self._barrier.abort()
 

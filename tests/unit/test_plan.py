@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ def test_seeds_do_not_count_and_tuples_are_scaled_as_a_whole() -> None:
         Parameters(0.0, int(rng.integers(10**9)), (float(a), float(1e-3 * b))) for a, b in rng.standard_normal((50, 2))
     ]
     found = in_order(samples)
-    steps = [abs(samples[a].tail[0] - samples[b].tail[0]) for a, b in zip(found, found[1:], strict=False)]
+    steps = [abs(samples[a].tail[0] - samples[b].tail[0]) for a, b in itertools.pairwise(found)]
     assert np.median(steps) < 0.15 < np.median(np.abs(np.diff([s.tail[0] for s in samples])))
 
 
