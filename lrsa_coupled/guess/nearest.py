@@ -57,9 +57,7 @@ class NearestSample:
     def values(self, index: int, points: Array) -> Array:
         """Return the fields of a sample at points ``(num_points, dim)``, as ``(num_points, K)``. Collective: no."""
         if self._last is None or self._last[0] != index:
-            arrays = self._store.read(index).arrays
-            if arrays is None:
-                raise ValueError(f"sample {index} is not solved")
+            arrays = self._store.arrays(index)
             linear = LinearNDInterpolator(Delaunay(arrays.points), arrays.outputs)
             self._last = index, linear, NearestNDInterpolator(arrays.points, arrays.outputs)
         _, linear, nearest = self._last

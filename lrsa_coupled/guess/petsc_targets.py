@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -160,7 +160,6 @@ class KSPTarget(_PETScTarget):
         self.nonzero = ksp.getInitialGuessNonzero()
         if not self.nonzero:
             self.own_guess = np.zeros_like(self.own_guess)
-        self._max_residual: float | None = None
         self._found = Acceptance(True, "")
 
     @property
@@ -174,11 +173,10 @@ class KSPTarget(_PETScTarget):
         return 0.0  # not monitored either; its relative tolerance refers to the right-hand side
 
     def accept(self, max_residual: float) -> Acceptance:
-        self._max_residual = max_residual  # for ``_compare``
+        self.hooks.compare = partial(self._compare, max_residual)
         return self._found
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        self.hooks.compare = None if self._max_residual is None else self._compare
         self.solver.setInitialGuessNonzero(True)
         try:
             result = self._attempt()
@@ -189,7 +187,7 @@ class KSPTarget(_PETScTarget):
             return result
         return dataclasses.replace(result, reason=self._found.reason, used_fallback=True)
 
-    def _compare(self, b: PETSc.Vec, x: PETSc.Vec) -> None:
+    def _compare(self, max_residual: float, b: PETSc.Vec, x: PETSc.Vec) -> None:
         """Compare the guess with the script's own: by the energy under conjugate gradients, else by the residual."""
         default, product = x.duplicate(), b.duplicate()
         self.u.x.array[:] = self.own_guess
@@ -197,17 +195,17 @@ class KSPTarget(_PETScTarget):
         own_guess = default.copy()
         set_dirichlet(self.problem)
         assign(self.u, default)
-        kinds, matrix, values = PETSc.KSP.Type, self.solver.getOperators()[0], []
+        kinds, values = PETSc.KSP.Type, []
         energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
         for vector in (x, default):
-            matrix.mult(vector, product)
+            self.solver.getOperators()[0].mult(vector, product)
             if energy:
                 values.append(0.5 * product.dot(vector) - b.dot(vector))
             else:
                 product.aypx(-1.0, b)
                 values.append(product.norm())
-        own, other, limit = *values, self._max_residual
-        self._found = compare_energies(own, other) if energy else compare_norms(own, other, limit or math.inf)
+        mine, other = values
+        self._found = compare_energies(mine, other) if energy else compare_norms(mine, other, max_residual)
         if not self._found.accepted:
             own_guess.copy(x)
         for vector in (default, product, own_guess):
