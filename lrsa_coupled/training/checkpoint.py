@@ -193,5 +193,7 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
         )
     except KeyError as error:
         raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
+        if where in str(error):
+            raise
         raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
