@@ -106,6 +106,11 @@ def shipped_model(name_or_path: str | Path) -> Path | None:
     return folder if (folder / "model.safetensors").is_file() else None
 
 
+def shipped_guess(name_or_path: str | Path) -> Path | None:
+    """Return the model shipped for initial guesses: of a case itself, as solvers of wrappers start from nothing."""
+    return None if _split(name_or_path)[1] else shipped_model(name_or_path)
+
+
 def shipped_operators(name_or_path: str | Path) -> list[Path]:
     """Return the models shipped with the wrappers of a case, for its preconditioners."""
     name, _ = _split(name_or_path)

@@ -222,7 +222,7 @@ def _model(args: Namespace, case: Case) -> Path | None:
             f"the eigensolver of '{case.name}' takes no initial guess: leave out --model and --mode surrogate"
         )
     none = args.method or args.model or finds_modes
-    model = args.model if none else catalog.shipped_model(args.case)
+    model = args.model if none else catalog.shipped_guess(args.case)
     if model is None and args.mode == "surrogate":
         raise ValueError(f"--mode surrogate needs a model, '{args.case}' ships none; name one with --model")
     return model

@@ -11,7 +11,7 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
-from lrsa_coupled.catalog import load_case
+from lrsa_coupled.catalog import case_folder, load_case
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import reference_norm
@@ -55,6 +55,10 @@ def test_runs_of_several_lengths_are_stored(shared_path: Path) -> None:
     assert [item.name for item in data.card.schema.outputs] == ["correction"]
     lengths = {json.loads(data.read(index).parameters)["iterations"] for index in data.solved}
     assert len(lengths) > 2
+
+
+def test_a_case_of_a_file_may_be_wrapped() -> None:
+    assert load_case(f"{case_folder('darcy') / 'case.py'}:correction").schema == load_case("darcy:correction").schema
 
 
 def test_symmetries_of_points_hold_for_residuals_too() -> None:

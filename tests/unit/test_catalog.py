@@ -61,6 +61,7 @@ def test_presets_are_split_off(tmp_path: Path) -> None:
 def test_wrappers_have_names_settings_and_models_of_their_own(tmp_path: Path) -> None:
     assert catalog.case_folder("helmholtz:modes") == catalog.case_folder("helmholtz")
     assert catalog.shipped_model("helmholtz:modes") == catalog.case_folder("helmholtz") / "basis"
+    assert catalog.shipped_guess("helmholtz:modes") is None and catalog.shipped_guess("cavity") is not None
     assert catalog.shipped_operators("helmholtz") == [catalog.shipped_model("helmholtz:modes")]
     assert catalog.is_shipped("helmholtz:modes") and not catalog.is_shipped(f"{tmp_path}:modes")
     with pytest.raises(ValueError, match="unknown wrapper 'mode' of case 'helmholtz'.*did you mean 'modes'"):
