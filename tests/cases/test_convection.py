@@ -1,4 +1,4 @@
-"""Convection: its equation against a manufactured solution, its flow, steps that follow one another, the ledger of time stepping."""
+"""Convection: a manufactured solution, its flow, steps that follow one another, results of time stepping."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def test_options_out_of_range_are_refused() -> None:
 
 def test_ledger_of_time_stepping(tmp_path: Path) -> None:
     config = Config(
-        case="convection", generate=GenerateConfig(samples=20, reuse="setup"), problem=ProblemConfig(resolution=6), bench=BenchConfig(samples=1),
-        operator=LrsaConfig(width=16, num_blocks=1, num_heads=1, num_latents=8),
+        case="convection", generate=GenerateConfig(samples=20, reuse="setup"), problem=ProblemConfig(resolution=6),
+        bench=BenchConfig(samples=1), operator=LrsaConfig(width=16, num_blocks=1, num_heads=1, num_latents=8),
         training=TrainingConfig(epochs=2, batch_size=4, num_points=64),
     )  # fmt: skip
     assert generate(CASE, config, tmp_path / "data", COMM).solved == 20

@@ -102,7 +102,7 @@ def test_the_residual_is_the_derivative_of_the_energy() -> None:
 
 
 def test_the_field_has_the_covariance_it_should() -> None:
-    """Pointwise variance at a corner, centre of an edge and middle against the series summed on its own, from 400 draws."""
+    """Variance at a corner, centre of an edge and middle of 400 draws against the series."""
     case, places = DarcyCase(), [(0, 0), (0, 2), (2, 2), (1, 3)]
     draws = np.array([[gaussian_field(sample_parameters(case, 1, i), 4)[p] for p in places] for i in range(400)])
     j = np.arange(ALL_MODES)

@@ -86,7 +86,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
         only=[rival],
     )
     assert [strategy["name"] for strategy in few.ledger["strategies"]] == [rival, GATED, LEARNED]
-    with pytest.raises(ValueError, match="unknown strategy 'best' .known: "):
+    with pytest.raises(ValueError, match=r"unknown strategy 'best' .known: "):
         bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", only=["best"])
     learned = run.ledger["strategies"][-1]["samples"][0]
     assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)

@@ -78,9 +78,10 @@ def test_the_problem_is_indefinite_and_multigrid_alone_fails() -> None:
     solver.destroy()
 
 
-@pytest.mark.parametrize(("strategy", "reuse"), [("mumps", Reuse(preconditioner=True)), ("two-grid", Reuse()), ("two-grid", Reuse(recycle=8)),
+@pytest.mark.parametrize(("method", "reuse"), [("mumps", Reuse(preconditioner=True)), ("two-grid", Reuse()),
+                                                 ("two-grid", Reuse(recycle=8)),
                                                  ("gamg", Reuse(recycle=20))])  # fmt: skip
-def test_sequences_reach_the_tolerance(strategy: str, reuse: Reuse) -> None:
+def test_sequences_reach_the_tolerance(method: str, reuse: Reuse) -> None:
     case, solver = HelmholtzCase(HelmholtzOptions(wave_number=9.0)), None
     parameters = sample_parameters(case, 2, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 14), parameters)
@@ -89,7 +90,7 @@ def test_sequences_reach_the_tolerance(strategy: str, reuse: Reuse) -> None:
         problem = case.fixed_mesh.update(problem, sample_parameters(case, 2, index))
         atol = case.rtol * reference_norm(problem)
         if solver is None:
-            solver = case.fixed_mesh.sequence(problem, atol, method=strategy, reuse=reuse)
+            solver = case.fixed_mesh.sequence(problem, atol, method=method, reuse=reuse)
         else:
             solver.update(problem, atol)
         result = solver.solve()
@@ -121,7 +122,7 @@ def test_bad_options_are_refused() -> None:
 
 
 def test_modes_are_those_of_the_medium() -> None:
-    """The wrapper holds in its solution what the eigensolver finds on the linear problem, each mode with its residual."""
+    """The solution holds what the eigensolver finds on the linear problem, each mode with its residual."""
     count = 5
     variant, case = catalog.load_case("helmholtz:modes", {"modes": count}), HelmholtzCase()
     parameters = sample_parameters(case, 2, 0)
@@ -166,7 +167,7 @@ def test_modes_reuse_nothing() -> None:
 
 
 def test_the_shipped_basis_deflates() -> None:
-    """Unseen media, coarser than the resolution of the shipped numbers: at most half the iterations of the same multigrid without a basis."""
+    """Unseen media on a coarse mesh: at most half the iterations of the same multigrid without a basis."""
     (folder,) = catalog.shipped_operators("helmholtz")
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
     config = Config(problem=ProblemConfig(seed=3, resolution=16), bench=BenchConfig(samples=1))

@@ -1,4 +1,4 @@
-"""Hyperelastic block: order of the discretisation, beam theory, energy and its derivatives, how hard the samples are."""
+"""Hyperelastic block: order of discretisation, beam theory, energy and its derivatives, how hard the samples are."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def manufactured_errors(degree: int, resolution: int) -> tuple[float, float]:
     boundary = fem.Function(space)
     boundary.interpolate(fem.Expression(exact, space.element.interpolation_points))
     bc = fem.dirichletbc(boundary, fem.locate_dofs_topological(space, 2, exterior_facet_indices(mesh.topology)))
-    problem = Problem(mesh=mesh, parameters=None, solution=u, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)),
+    problem = Problem(mesh=mesh, parameters=None, solution=u, residual=fem.form(residual),
+                      jacobian=fem.form(ufl.derivative(residual, u)),
                       bcs=[bc], node_space=fem.functionspace(mesh, ("P", degree)))  # fmt: skip
     solver = NewtonSolver(problem, 1e-11)
     assert solver.solve().converged

@@ -34,7 +34,8 @@ def poisson(*, linear: bool = True) -> Problem:
     exact.interpolate(lambda x: 1 + x[0] ** 2 + x[1] ** 2)
     bc = fem.dirichletbc(exact, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)))
     residual = ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx + 4.0 * v * ufl.dx
-    return Problem(mesh=mesh, parameters=exact, solution=u, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)),
+    return Problem(mesh=mesh, parameters=exact, solution=u, residual=fem.form(residual),
+                   jacobian=fem.form(ufl.derivative(residual, u)),
                    bcs=[bc], node_space=space, is_linear=linear)  # fmt: skip
 
 

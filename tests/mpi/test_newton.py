@@ -27,8 +27,8 @@ def nonlinear() -> Problem:
     mesh.topology.create_connectivity(1, 2)
     bc = fem.dirichletbc(0.0, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)), space)
     residual = ((1.0 + u**2) * ufl.inner(ufl.grad(u), ufl.grad(v)) - 50.0 * v) * ufl.dx
-    return Problem(mesh=mesh, parameters=None, solution=u, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)),
-                   bcs=[bc], node_space=space)  # fmt: skip
+    return Problem(mesh=mesh, parameters=None, solution=u, residual=fem.form(residual),
+                   jacobian=fem.form(ufl.derivative(residual, u)), bcs=[bc], node_space=space)  # fmt: skip
 
 
 class Counted:

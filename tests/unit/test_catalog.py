@@ -11,8 +11,8 @@ from lrsa_coupled.interfaces import Case
 
 METHODS = ("sample", "mesh", "problem", "features", "solver", "methods")
 OWN = "from lrsa_coupled import schema\nfrom lrsa_coupled.interfaces import Case\n\n" + "".join(
-    f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n    default_method = 'only'\n"
-    + "".join(f"    def {m}(self, *a): return {{'only': None}}\n" for m in METHODS)
+    f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n"
+    "    default_method = 'only'\n" + "".join(f"    def {m}(self, *a): return {{'only': None}}\n" for m in METHODS)
     for name in ("Own",)
 )
 
@@ -38,14 +38,14 @@ def test_own_case(tmp_path: Path, file: bool) -> None:
 )
 def test_not_one_class(tmp_path: Path, content: str, found: str) -> None:
     (tmp_path / "case.py").write_text(content)
-    with pytest.raises(ValueError, match=f"exactly one class.*found: {found}"):
+    with pytest.raises(ValueError, match=rf"exactly one class.*found: {found}"):
         catalog.load_case(str(tmp_path))
 
 
 def test_unknown(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unknown case 'cavty'.*did you mean 'cavity'"):
+    with pytest.raises(ValueError, match=r"unknown case 'cavty'.*did you mean 'cavity'"):
         catalog.load_case("cavty")
-    with pytest.raises(ValueError, match="has no case.py"):
+    with pytest.raises(ValueError, match=r"has no case\.py"):
         catalog.load_case(str(tmp_path))
 
 
@@ -64,7 +64,7 @@ def test_wrappers_have_names_settings_and_models_of_their_own(tmp_path: Path) ->
     assert catalog.shipped_guess("helmholtz:modes") is None and catalog.shipped_guess("cavity") is not None
     assert catalog.shipped_operators("helmholtz") == [catalog.shipped_model("helmholtz:modes")]
     assert catalog.is_shipped("helmholtz:modes") and not catalog.is_shipped(f"{tmp_path}:modes")
-    with pytest.raises(ValueError, match="unknown wrapper 'mode' of case 'helmholtz'.*did you mean 'modes'"):
+    with pytest.raises(ValueError, match=r"unknown wrapper 'mode' of case 'helmholtz'.*did you mean 'modes'"):
         catalog.load_case("helmholtz:mode")
     (tmp_path / "case.py").write_text(OWN)
     (tmp_path / "config.toml").write_text("[data]\nseed = 1\nmemory = 2\n[modes]\ndata = { memory = 3 }\n")
