@@ -13,13 +13,13 @@ MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   ledger of start strategies on 6 unseen cavity flows, 2 ranks (runs/demo/)"
+	@echo "make demo   comparison of initial guesses on 6 unseen cavity flows, 2 ranks (runs/demo/)"
 	@echo "make lint   ruff and mypy"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make clean  remove runs/, caches and build products (keeps .venv)"
 
 demo: $(STAMP)
-	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/ledger.json --pictures runs/demo
+	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/rows.jsonl --html runs/demo/page.html --pictures runs/demo
 
 # mypy sees the tree as it is installed.
 lint: $(STAMP)

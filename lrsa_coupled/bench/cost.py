@@ -20,42 +20,53 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from lrsa_coupled.bench.memory import PeakMemory, memory
+from lrsa_coupled.bench.machine import PeakMemory, memory
 from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
 
 FEW = 512
-"""Operations are counted at one, two and three times so many points: their number is a polynomial of degree two at most."""
+"""Operations are counted at one, two and three times so many points: their number is a quadratic polynomial."""
 
 
 @dataclass(frozen=True)
 class Work:
     """What is measured: an operator of ``dim`` dimensions on ``batch`` samples of ``points`` points.
 
-    The points are those of a grid when ``grid`` is its number of points a side, else random. ``chunk_size`` is for ``lrsa``.
-    ``memory_share``: what a measurement on the CPU may use of the memory that is free.
+    Args:
+        operator: The operator.
+        points: Points of a sample.
+        batch: Samples.
+        sizes: Dimension of space, inputs, scalars, outputs.
+        grid: Points a side of a grid; None for random points.
+        precision: Of the blocks.
+        device: ``auto`` takes a GPU when there is one.
+        backward: Whether the gradient is computed, too.
+        compile: Whether torch compiles the operator.
+        chunk_size: Points at a time, for ``lrsa``; None for all.
+        repeats: Of the measurement, the median counts.
+        memory_share: What a measurement on the CPU may use of the memory that is free.
     """
 
     operator: OperatorConfig
     points: int
     batch: int = 1
     sizes: tuple[int, int, int, int] = (2, 1, 0, 1)
-    grid: int = 0
+    grid: int | None = None
     precision: str = "fp32"
     device: str = "auto"
     backward: bool = False
     compile: bool = False
-    chunk_size: int = 0
+    chunk_size: int | None = None
     repeats: int = 5
     memory_share: float = 0.8
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What it takes: median time [s] and peak memory [bytes] beyond weights and inputs, floating-point operations of the products.
+    """Median time [s], peak memory [bytes] beyond weights and inputs, floating-point operations of the products.
 
-    ``error`` tells why there are none of these.
+    ``error`` says why there are none of these.
     """
 
     seconds: float = 0.0
@@ -65,7 +76,7 @@ class Cost:
 
 
 def measure(work: Work) -> Cost:
-    """Measure in a new process, so that nothing is left from others; a failure there is told in ``error``."""
+    """Measure in a new process, so that nothing is left from others; ``error`` says why that failed."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(sender, work, torch.get_num_threads()))
@@ -80,7 +91,7 @@ def measure(work: Work) -> Cost:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return a counter of the operations of products, those of attention on a CPU among them, which torch before 2.15 leaves out."""
+    """Return a counter of the operations of products; it adds those of attention on a CPU, which torch leaves out."""
 
     def attention(
         queries: torch.Size, keys: torch.Size, values: torch.Size, *_: Any, out_shape: Any = None, **__: Any
@@ -88,7 +99,8 @@ def flop_counter() -> FlopCounterMode:
         return sdpa_flop_count(queries, keys, values)
 
     return FlopCounterMode(
-        display=False, custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+        display=False,
+        custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention},  # noqa: SLF001
     )
 
 
@@ -114,7 +126,7 @@ def _measured(work: Work) -> Cost:
 
     def once() -> None:
         with autocast(work.precision, device), torch.set_grad_enabled(work.backward):
-            outputs = forward(*arguments, chunk_size=work.chunk_size)
+            outputs = forward(*arguments, chunk_size=work.chunk_size or 0)
         if work.backward:
             model.zero_grad(set_to_none=True)
             outputs.square().mean().backward()

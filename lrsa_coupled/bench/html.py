@@ -1,247 +1,178 @@
-"""Ledgers as one self-contained HTML page: what was measured, tables, plots, break-even, what failed, raw values."""
+"""Results as one self-contained HTML page, from ``page.html.j2``: it loads nothing and runs no script."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import jinja2
 import numpy as np
 
 from lrsa_coupled.bench import plots, scaling
-from lrsa_coupled.bench.breakeven import break_even_note, break_even_rows
-from lrsa_coupled.bench.compare import NEAREST, STAGES, Speedup, best_rival, rivals_of, solved_times, speedup
-from lrsa_coupled.bench.page import Html, details, document, element, escape, facts, figure, table, value
-from lrsa_coupled.bench.pictures import LEARNED
-from lrsa_coupled.bench.report import cost_rows, number, remarks, speedup_rows
+from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Speedup, Times, baselines_of, best_baseline, speedup
+from lrsa_coupled.bench.payback import pay_back_rows, pay_backs
+from lrsa_coupled.bench.report import Table, cost_rows, note, plural, remarks, speedup_rows
+from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import write_text_atomically
 
-Ledger = Mapping[str, Any]
 
-COST_NOTE = (
-    "Seconds are medians over all samples, those not solved as they are; wall time of the slowest rank, everything counted: transfer, inference, "
-    "set-up of the solver and solve. All strategies end at the same true residual. The start error is relative, in the mass-weighted L2 norm of "
-    "the first output."
-)
-RATIO_NOTE = (
-    f"Times sooner: the rival's time / that of the {LEARNED}, geometric mean over the samples that both solve; a loss is a sample where the "
-    f"{LEARNED} takes longer, or fails where the rival does not. The oracle takes the best rival of each sample, which nobody can know in advance."
-)
-SAVING_NOTE = f"The mean saving is over the samples that the rival solves; where the {LEARNED} fails there, its time is lost. +- is its standard error."
-SCALING_NOTE = "Medians over all samples, those not solved as they are; ratios are geometric means over the samples that both solve."
-PLOT_NOTE = "Each mark is a sample, a cross one that was not solved; bar: quartiles and median."
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its caption."""
+
+    caption: str
+    svg: str
 
 
-def write_html(ledgers: Sequence[Ledger], path: Path, *, sources: Sequence[str] = ()) -> None:
-    """Write a page of one or several ledgers by atomic rename. Call on one rank.
+@dataclass(frozen=True)
+class Section:
+    """What the page says of one file of results."""
+
+    title: str
+    lead: str
+    facts: Sequence[tuple[str, str]]
+    results: Results
+    costs: Table
+    speedups: Table
+    pay_back: Table
+    pay_back_note: str
+    figures: Sequence[Figure]
+    remarks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Results of one case side by side."""
+
+    case: str
+    times: Table
+    speedups: Table
+    caution: str
+    figures: Sequence[Figure]
+
+
+def write_html(group: Sequence[Results], path: Path, *, sources: Sequence[str] = ()) -> None:
+    """Write a page of one or several results by atomic rename. Call on one rank.
 
     Args:
-        ledgers: The ledgers.
+        group: The results.
         path: The page.
-        sources: Where each ledger comes from, when that is to be told.
+        sources: The file of each, if any.
 
     Raises:
         OSError: If the file cannot be written.
     """
-    write_text_atomically(path, page(ledgers, sources=sources))
+    write_text_atomically(path, page(group, sources=sources))
 
 
-def page(ledgers: Sequence[Ledger], *, sources: Sequence[str] = ()) -> str:
-    """Return the page; the same ledgers give the same text."""
-    sources = sources or [""] * len(ledgers)
-    if len(ledgers) == 1:
-        return document(
-            f"Start strategies: {_place(ledgers[0])}", _section(ledgers[0], source=sources[0], heading="h1")
-        )
-    cases = ", ".join(dict.fromkeys(ledger["case"] for ledger in ledgers))
-    places = [
-        f"{_place(ledger)}{f' ({source})' if source else ''}" for ledger, source in zip(ledgers, sources, strict=True)
-    ]
-    links = [
-        element("li", Html(f'<a href="#ledger-{k}">{escape(place)}</a>')) for k, place in enumerate(places, start=1)
-    ]
-    body = [element("h1", f"Start strategies: {cases}"), element("nav", element("ul", *links)), *_side_by_side(ledgers)]
-    for k, (ledger, source) in enumerate(zip(ledgers, sources, strict=True), start=1):
-        body += [Html(f'<section id="ledger-{k}">'), *_section(ledger, source=source, heading="h2"), Html("</section>")]
-    return document(f"Start strategies: {cases}, {len(ledgers)} ledgers", body)
+def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
+    """Return the page; the same results give the same text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    figures = iter(range(10**6))
+    environment.filters["svg"] = lambda text: plots.unique_ids(text, f"f{next(figures)}")
+    names = sources or [""] * len(group)
+    return environment.get_template("page.html.j2").render(
+        sections=[_section(results, source) for results, source in zip(group, names, strict=True)],
+        groups=[_group(case, some) for case, some in scaling.by_case(group).items() if len(some) > 1],
+        cases=", ".join(dict.fromkeys(results.header.case for results in group)),
+        learned=LEARNED,
+        stages=STAGES,
+    )
 
 
-def _place(ledger: Ledger) -> str:
-    return f"{ledger['case']}, resolution {ledger['resolution']}, {ledger['ranks']} rank{'s' * (ledger['ranks'] != 1)}"
+def _section(results: Results, source: str) -> Section:
+    header, times = results.header, results.solved_times
+    title = f"{header.case}, resolution {header.resolution}, {header.ranks} {plural(header.ranks, 'rank')}"
+    return Section(
+        title=title,
+        lead=_lead(times),
+        facts=[*_facts(results), *([("File", source)] if source else [])],
+        results=results,
+        costs=cost_rows(results),
+        speedups=speedup_rows(times),
+        pay_back=pay_back_rows(pay_backs(results)),
+        pay_back_note=note(results),
+        figures=_figures(results),
+        remarks=remarks(results),
+    )
 
 
-def _section(ledger: Ledger, *, source: str, heading: str) -> list[Html]:
-    """Return all that the page says of one ledger."""
-    times = solved_times(ledger)
-    marks = ["learned" if strategy["name"] == LEARNED else "" for strategy in ledger["strategies"]]
-    title = f"Start strategies: {_place(ledger)}" if heading == "h1" else _place(ledger)
-    parts = [
-        element(heading, title),
-        *_verdict(times),
-        facts([*_measured(ledger), *([("Ledger", source)] if source else [])]),
-    ]
-    parts += [element("h3", "Costs"), table(cost_rows(ledger), marks=marks), element("p", COST_NOTE, kind="note")]
-    if rows := speedup_rows(times):
-        parts += [element("h3", "Speed-up"), table(rows), element("p", RATIO_NOTE, kind="note")]
-    parts += _plots(ledger, times)
-    if rows := break_even_rows(ledger):
-        note = element("p", f"{break_even_note(ledger)}. {SAVING_NOTE}", kind="note")
-        parts += [element("h3", "Break-even"), table(rows), note]
-    lines = remarks(ledger) or ["Every strategy solved every sample; no fall-back was needed."]
-    parts += [element("h3", "Failures and fall-backs"), element("ul", *(element("li", line) for line in lines))]
-    return [*parts, details("Raw values of every sample", _raw(ledger))]
-
-
-def _verdict(times: Mapping[str, Mapping[int, float]]) -> list[Html]:
-    """Return a sentence on the learned guess against the best rival, and against the best classical one when that is another."""
-    if LEARNED not in times or not rivals_of(times):
-        return []
-    best = best_rival(times)
-    classical = [name for name in rivals_of(times) if name != NEAREST]
-    compared = [(best, "the best rival")]
-    if best not in classical and classical:
-        compared.append((best_rival({name: times[name] for name in classical}), "the best classical strategy"))
-    sentences = [_sentence(name, what, speedup(times[name], times[LEARNED])) for name, what in compared]
-    return [element("p", " ".join(sentences), kind="lead")]
+def _lead(times: Times) -> str:
+    """Compare the learned guess with the best baseline, and with the best one without data when that is another."""
+    baselines = baselines_of(times)
+    if LEARNED not in times or not baselines:
+        return ""
+    best = best_baseline(times)
+    compared = [(best, "the best baseline")]
+    without_data = {name: times[name] for name in baselines if name != NEAREST}
+    if best == NEAREST and without_data:
+        compared.append((best_baseline(without_data), "the best baseline without data"))
+    return " ".join(_sentence(name, what, speedup(times[name], times[LEARNED])) for name, what in compared)
 
 
 def _sentence(name: str, what: str, result: Speedup) -> str:
     if not result.compared:
-        return f"No sample was solved both by the {LEARNED} and by {what}, {name}."
-    pace = (
-        f"ends {result.mean:.2f} times sooner than"
-        if result.mean >= 1.0
-        else f"takes {1.0 / result.mean:.2f} times as long as"
-    )
-    return (
-        f"The {LEARNED} {pace} {what}, {name}: geometric mean over {result.compared} sample{'s' * (result.compared != 1)}, "
-        f"ratios from {result.low:.2f} to {result.high:.2f}, {result.losses or 'no'} loss{'es' * (result.losses != 1)}."
-    )
+        return f"No sample is solved both by the {LEARNED} and by {what}, {name}."
+    faster = result.mean >= 1.0
+    pace = f"{result.mean:.2f} times faster" if faster else f"{1.0 / result.mean:.2f} times slower"
+    samples = f"{result.compared} {plural(result.compared, 'sample')}"
+    losses = f"{result.losses or 'no'} {'loss' if result.losses == 1 else 'losses'}"
+    spread = f"geometric mean over {samples}, ratios from {result.low:.2f} to {result.high:.2f}, {losses}"
+    return f"The {LEARNED} is {pace} than {what}, {name}: {spread}."
 
 
-def _measured(ledger: Ledger) -> list[tuple[str, str]]:
-    machine, versions = ledger.get("machine", {}), ledger.get("versions", {})
-    counts = [sample["unknowns"] for sample in ledger["strategies"][0]["samples"] if "unknowns" in sample]
+def _facts(results: Results) -> list[tuple[str, str]]:
+    header, counts = results.header, results.unknowns
+    machine = header.machine
     spread = f", {min(counts)} to {max(counts)}" if counts and min(counts) < max(counts) else ""
-    count = max(len(strategy["samples"]) for strategy in ledger["strategies"])
     return [
-        ("Case", ledger["case"]),
-        ("Samples", f"{count}, never trained on, seed {ledger['seed']}"),
-        ("Resolution", str(ledger["resolution"])),
+        ("Case", header.case),
+        ("Samples", f"{results.num_samples}, never trained on, seed {header.seed}"),
+        ("Resolution", str(header.resolution)),
         ("Unknowns", f"{np.median(counts):.0f} (median{spread})" if counts else "not recorded"),
-        ("Ranks", f"{ledger['ranks']}, threads a rank: {machine.get('threads_per_rank', 'not recorded')}"),
-        ("Tolerance", f"residual reduced by {ledger['tolerance']:g} from that of the zero start"),
+        ("Ranks", f"{header.ranks}, threads a rank: {machine.get('threads_per_rank', 'not recorded')}"),
+        ("Tolerance", f"residual reduced by {header.rtol:g} from that of the zero guess" if header.rtol else "-"),
         ("Machine", f"{machine.get('processor', 'not recorded')}, {machine.get('cores', '?')} cores"),
-        ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items()) or "not recorded"),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in header.versions.items()) or "not recorded"),
     ]
 
 
-def _plots(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> list[Html]:
-    strategies = [strategy for strategy in ledger["strategies"] if strategy["samples"]]
-    if not strategies:
+def _figures(results: Results) -> list[Figure]:
+    if not results.rows:
         return []
-    seconds = [[s["seconds"]["total"] for s in strategy["samples"]] for strategy in strategies]
-    iterations = [[s["iterations"] for s in strategy["samples"]] for strategy in strategies]
     figures = [
-        figure(
-            plots.strips(strategies, seconds, label="time to solution [s]", logarithmic=True), "Time of each sample"
-        ),
-        figure(
-            plots.strips(strategies, iterations, label="iterations", logarithmic=False), "Iterations of each sample"
-        ),
+        Figure("Time of each sample", plots.strips(results, plots.seconds)),
+        Figure("Iterations of each sample", plots.strips(results, plots.iterations)),
     ]
-    if LEARNED in times and rivals_of(times):
-        figures += _comparisons(ledger, times)
-    return [
-        element("h3", "Plots"),
-        element("p", PLOT_NOTE, kind="note"),
-        Html(f'<div class="figures">{"".join(figures)}</div>'),
-    ]
-
-
-def _comparisons(ledger: Ledger, times: Mapping[str, Mapping[int, float]]) -> list[Html]:
-    best, learned = best_rival(times), times[LEARNED]
-    samples = {strategy["name"]: {s["index"]: s for s in strategy["samples"]} for strategy in ledger["strategies"]}
-    both = [(samples[best][index], sample) for index, sample in samples[LEARNED].items() if index in samples[best]]
-    rivals = {
-        name: [index for index in rival if index in learned]
-        for name, rival in times.items()
-        if name in rivals_of(times)
-    }
+    times, methods = results.solved_times, results.methods
+    if LEARNED not in methods or not baselines_of(methods):
+        return figures
+    pairs = {row.sample for row in methods[LEARNED]} & {row.sample for row in methods[best_baseline(times)]}
+    if pairs:
+        caption = f"{LEARNED.capitalize()} against the best baseline, sample by sample"
+        figures.append(Figure(caption, plots.paired(results)))
+    learned = times[LEARNED]
     ratios = {
-        name: [times[name][index] / learned[index] for index in indices] for name, indices in rivals.items() if indices
+        name: [time / learned[index] for index, time in times[name].items() if index in learned]
+        for name in baselines_of(times)
     }
-    found = []
-    if both:
-        found.append(
-            figure(plots.paired(best, both), f"{LEARNED.capitalize()} against the best rival, sample by sample")
-        )
-    if ratios:
-        found.append(
-            figure(plots.sorted_ratios(ratios), "Times sooner than each rival, samples that both solve (their number)")
-        )
-    return found
+    if any(ratios.values()):
+        svg = plots.sorted_ratios({name: some for name, some in ratios.items() if some})
+        figures.append(Figure("Speed-up over each baseline, samples that both solve (their number)", svg))
+    return figures
 
 
-def _raw(ledger: Ledger) -> Html:
-    heading = ["strategy", "sample", "unknowns", "solved", "iterations", *(f"{stage} [s]" for stage in STAGES)]
-    rows: list[list[object]] = [[*heading, "residual", "tolerance", "start error", "remark"]]
-    marks = []
-    for strategy in ledger["strategies"]:
-        for sample in strategy["samples"]:
-            fallback = "the classical strategy took over" if sample.get("used_fallback") else ""
-            remark = "; ".join(filter(None, [sample.get("reason"), fallback]))
-            seconds = [value(sample["seconds"][stage], number(sample["seconds"][stage])) for stage in STAGES]
-            norms = [_optional(sample.get(name)) for name in ("residual", "atol", "relative_error")]
-            start = [
-                strategy["name"],
-                str(sample["index"]),
-                str(sample.get("unknowns", "-")),
-                "yes" if sample["solved"] else "no",
-            ]
-            rows.append([*start, value(sample["iterations"], str(sample["iterations"])), *seconds, *norms, remark])
-            marks.append("" if sample["solved"] else "failed")
-    return table(rows, marks=marks, kind="raw", texts=[len(rows[0]) - 1])
-
-
-def _optional(norm: float | None) -> object:
-    return "-" if norm is None else value(norm, f"{norm:.3e}")
-
-
-def _side_by_side(ledgers: Sequence[Ledger]) -> list[Html]:
-    parts = []
-    for case, group in scaling.by_case(ledgers).items():
-        if len(group) < 2:
-            continue
-        parts += [
-            element("h2", f"{case}: size and ranks"),
-            element("h3", "Median time [s]"),
-            table(scaling.scaling_rows(group, what="time")),
-        ]
-        parts += [
-            element("h3", "Times sooner (least to most)"),
-            table(scaling.scaling_rows(group, what="times sooner")),
-        ]
-        parts.append(element("p", f"{SCALING_NOTE} {scaling.caution(group)}", kind="note"))
-        parts += [_drawn(series) for series in scaling.series_of(group)]
-    return parts
-
-
-def _drawn(series: scaling.Series) -> Html:
-    times, ratios = scaling.time_curves(series), scaling.ratio_curves(series)
+def _group(case: str, group: Sequence[Results]) -> Group:
     figures = []
-    if times:
-        figures.append(
-            figure(
-                plots.scaling(times, x=series.x, y="median time [s]", guide=series.slope),
-                f"Time over {series.x}, {series.title}",
-            )
-        )
-    if ratios:
-        figures.append(
-            figure(
-                plots.scaling(ratios, x=series.x, y="times sooner", level=1.0),
-                f"Speed-up over {series.x}, {series.title}",
-            )
-        )
-    return Html(f'<div class="figures">{"".join(figures)}</div>')
+    for series in scaling.series_of(group):
+        place = f"over {series.x}, {series.title}"
+        if curves := scaling.time_curves(series):
+            svg = plots.scaling(curves, series, y="median time [s]", slope=series.slope)
+            figures.append(Figure(f"Time {place}", svg))
+        if curves := scaling.speedup_curves(series):
+            figures.append(Figure(f"Speed-up {place}", plots.scaling(curves, series, y="speed-up", level=1.0)))
+    return Group(case, scaling.time_rows(group), scaling.speedup_table(group), scaling.caution(group), figures)

@@ -1,4 +1,4 @@
-"""Pictures of fields: the solution, what the operator predicts, and the difference."""
+"""PNG pictures: fields (the solution, what the operator predicts, the difference), and the methods compared."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 
+from lrsa_coupled.bench.compare import LEARNED
+from lrsa_coupled.bench.plots import methods_figure
+from lrsa_coupled.bench.report import heading
+from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import atomic_path
 
 if TYPE_CHECKING:
     from lrsa_coupled.training.evaluate import Worst
-
-LEARNED, GATED = "learned guess", "learned + gate"
 
 
 @dataclass(frozen=True)
@@ -30,31 +32,31 @@ class Example:
         points: Coordinates of the nodes ``(num_nodes, d)`` [m], d 2 or 3.
         cells: Nodes of the cells, vertices first ``(num_cells, num_cell_nodes)``.
         truth: Converged field ``(num_nodes, components)``.
-        start: Learned start ``(num_nodes, components)``.
-        relative_error: Of the start, mass-weighted L2.
-        source: What the start is.
+        guess: Learned guess ``(num_nodes, components)``.
+        relative_error: Of the guess, mass-weighted L2.
+        source: What the guess is.
     """
 
     label: str
-    points: npt.NDArray[np.float64]
-    cells: npt.NDArray[np.int64]
-    truth: npt.NDArray[np.float64]
-    start: npt.NDArray[np.float64]
+    points: npt.NDArray[np.floating]
+    cells: npt.NDArray[np.integer]
+    truth: npt.NDArray[np.floating]
+    guess: npt.NDArray[np.floating]
     relative_error: float
     source: str = LEARNED
 
 
 def fields_figure(example: Example) -> Figure:
-    """Draw magnitudes of truth, start and error side by side; in three dimensions near the plane through the middle of the last axis."""
+    """Draw magnitudes of truth, guess and error side by side; in three dimensions near the middle of the last axis."""
     rows, triangulation = _layout(example)
-    truth, start = _magnitude(example.truth[rows]), _magnitude(example.start[rows])
-    error = np.linalg.norm(example.start[rows] - example.truth[rows], axis=1)
+    truth, guess = _magnitude(example.truth[rows]), _magnitude(example.guess[rows])
+    error = np.linalg.norm(example.guess[rows] - example.truth[rows], axis=1)
     figure = Figure(figsize=(13.0, 4.2), layout="constrained", facecolor="white")
     axes = figure.subplots(1, 3)
     limits = np.quantile(truth, [0.0, 0.97])  # the few fast nodes at a moving wall would hide the rest
     panels = [
         (f"converged {example.label}", truth, limits, "viridis"),
-        (f"{example.source}, relative error {100 * example.relative_error:.1f} %", start, limits, "viridis"),
+        (f"{example.source}, relative error {100 * example.relative_error:.1f} %", guess, limits, "viridis"),
         ("absolute error (own scale)", error, np.quantile(error, [0.0, 0.995]), "magma"),
     ]
     for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):
@@ -66,9 +68,14 @@ def fields_figure(example: Example) -> Figure:
     return figure
 
 
+def comparison_pictures(results: Results, example: Example | None, folder: Path) -> list[Path]:
+    """Write ``fields.png`` (truth, learned guess, error) and ``methods.png`` (iterations, time). Call on one rank."""
+    paths = [] if example is None else [save_figure(fields_figure(example), folder / "fields.png")]
+    return [*paths, save_figure(methods_figure(results, heading(results)), folder / "methods.png")]
+
+
 def worst_pictures(worst: Sequence[Worst], folder: Path) -> list[Path]:
     """Write ``worst_<field>.png`` for the samples of the largest error. Call on one rank."""
-    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for item in worst:
         label = f"{item.field.label}, sample {item.index}"
@@ -79,6 +86,7 @@ def worst_pictures(worst: Sequence[Worst], folder: Path) -> list[Path]:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG file by atomic rename and return its path. Call on one rank."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary, dpi=130, format="png")
     return path
@@ -100,12 +108,12 @@ def _layout(example: Example) -> tuple[npt.NDArray[np.intp], Triangulation]:
     return rows, Triangulation(points[rows, 0], points[rows, 1])
 
 
-def _triangles(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _triangles(cells: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """Split cells of six nodes in four (nodes 3, 4, 5 lie opposite vertices 0, 1, 2); of others take the vertices."""
     if cells.shape[1] != 6:
         return cells[:, :3]
     return cells[:, [[0, 5, 4], [5, 1, 3], [4, 3, 2], [3, 4, 5]]].reshape(-1, 3)
 
 
-def _magnitude(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _magnitude(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return values[:, 0] if values.shape[1] == 1 else np.linalg.norm(values, axis=1)

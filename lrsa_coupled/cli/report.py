@@ -1,4 +1,4 @@
-"""``lrsa-coupled report``: stored results, side by side when there are several."""
+"""``lrsa-coupled report``: print stored results; no MPI, PETSc or torch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,34 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from lrsa_coupled import mpi
 from lrsa_coupled.cli._startup import one_process, resolve
 from lrsa_coupled.config import Config
 
-HELP = "print stored results, side by side when there are several (one process, no MPI)"
+HELP = "print stored results, those of bench side by side when there are several (one process, no MPI)"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of the verb."""
-    parser.add_argument("ledgers", type=Path, nargs="+", metavar="LEDGER.json", help="file that bench --json wrote")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write them as one HTML page")
+    parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl", help="file that --json of a verb wrote")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write results of bench as one HTML page")
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Print stored ledgers, side by side when there are several, and write them as a page; no MPI, PETSc or torch."""
+    """Print, and write a page if asked for."""
     one_process("report", petsc)
     resolve(args, Config())
-    from lrsa_coupled.bench import html, scaling, stored
+    from lrsa_coupled.bench import experiments, html, rows, scaling
 
-    ledgers = [stored.read_ledger(path) for path in args.ledgers]
-    print(scaling.ledgers_text(ledgers))
+    found = [rows.read_rows(path) for path in args.rows]
+    compared = [results for results in found if results.header.study == "bench"]
+    others = [results for results in found if results.header.study != "bench"]
+    if args.html is not None and others:
+        raise ValueError(f"--html is for results of bench, got some of the experiment '{others[0].header.study}'")
+    texts = [scaling.side_by_side_text(compared)] if compared else []
+    texts += [experiments.find(results.header.study).load().table(results) for results in others]
+    mpi.say("\n\n\n".join(texts))
     if args.html is not None:
-        html.write_html(ledgers, args.html, sources=[path.name for path in args.ledgers])
-        print(f"\npage: {args.html}")
+        html.write_html(compared, args.html, sources=[path.name for path in args.rows])
+        mpi.say(f"\npage: {args.html}")
     return 0

@@ -41,8 +41,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if code:
         return code
     print_summary(_train(data, model, config, comm=comm))
-    outputs = {"json": results / "ledger.json", "html": results / "report.html", "pictures": results}
-    bench.bench_starts(case, config, comm, args=Namespace(model=model, data=data, only=[], **outputs))
+    request = bench.Request(model, data, json=results / "rows.jsonl", html=results / "report.html", pictures=results)
+    bench.compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
     return 0
 

@@ -1,4 +1,4 @@
-"""The shipped operator behind the gate, poisoned in many ways: every answer is right."""
+"""Adversarial predictions of the shipped operator behind the adaptive policy: every answer is right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled import catalog, config
-from lrsa_coupled.bench.poison import bench_gate, gate_table
+from lrsa_coupled.bench.experiments import OnRanks
+from lrsa_coupled.bench.experiments.adversarial_guesses import measure, outcomes, table
 
 
 def test_bad_guesses_end_right_and_are_switched_off() -> None:
@@ -23,23 +24,22 @@ def test_bad_guesses_end_right_and_are_switched_off() -> None:
         ],
     )
     case, folder = catalog.load_case("cavity"), catalog.case_folder("cavity")
-    ledger = bench_gate(case, settings, MPI.COMM_SELF, model=folder, others=[folder / "high"])
-    rows = {row["name"]: row for row in ledger["poisons"]}
-    assert all(row["solved"] == row["samples"] == 4 for row in rows.values())
-    assert rows["as it is"]["outcomes"]["converged"] >= 1
+    place = OnRanks(case, settings, MPI.COMM_SELF, folder)
+    results = measure(place, others=[folder / "high"])
+    methods = results.methods
+    assert all(len(rows) == 4 and all(row.solved for row in rows) for rows in methods.values())
+    assert "converged" in outcomes([row.decisions[0] for row in methods["as it is"]])
     for name in ("not a number", "infinite", "zeros", "sign flipped", "ten times", "white noise of 100 %"):
-        assert set(rows[name]["outcomes"]) == {"rejected", "not tried"}
-        assert rows[name]["wasted"] > 0.0
-        assert rows[name]["decisions"][0]["choice"] == "default"
-    assert len(rows) == 10 and all(name in gate_table(ledger) for name in rows)
+        decisions = [row.decisions[0] for row in methods[name]]
+        assert decisions[0]["choice"] == "default"
+        counts = {part.partition(" ")[2] for part in outcomes(decisions).split(", ")}
+        assert counts == {"rejected", "not tried"} and max(decision["wasted"] for decision in decisions) > 0.0
+    text = table(results)
+    assert len(methods) == 10 and all(name in text for name in methods) and "budget 10000 %" in text
 
 
 def test_at_least_two_samples_are_needed() -> None:
     settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=1", "problem.seed=3"])
-    with pytest.raises(ValueError, match="needs at least two samples"):
-        bench_gate(
-            catalog.load_case("cavity"),
-            settings,
-            MPI.COMM_SELF,
-            model=catalog.shipped_model(catalog.case_folder("cavity")),
-        )
+    model = catalog.shipped_model(catalog.case_folder("cavity"))
+    with pytest.raises(ValueError, match="at least two samples"):
+        measure(OnRanks(catalog.load_case("cavity"), settings, MPI.COMM_SELF, model))

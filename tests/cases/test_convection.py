@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,9 @@ import ufl
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
-from lrsa_coupled.bench.pictures import GATED, LEARNED
-from lrsa_coupled.bench.transient import TOLERANCES, bench_transient, transient_table
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED
+from lrsa_coupled.bench.experiments import OnRanks, time_steps
+from lrsa_coupled.bench.rows import read_rows, write_rows
 from lrsa_coupled.cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
 from lrsa_coupled.cases.convection.stirring import Stirring
 from lrsa_coupled.cases.darcy.case import DarcyCase
@@ -142,7 +141,7 @@ def test_options_out_of_range_are_refused() -> None:
         CASE.mesh(COMM, None, 1)
 
 
-def test_ledger_of_time_stepping(tmp_path: Path) -> None:
+def test_time_steps_from_every_guess(tmp_path: Path) -> None:
     config = Config(
         case="convection", generate=GenerateConfig(samples=20, reuse="setup"), problem=ProblemConfig(resolution=6),
         bench=BenchConfig(samples=1), operator=LrsaConfig(width=16, num_blocks=1, num_heads=1, num_latents=8),
@@ -150,19 +149,20 @@ def test_ledger_of_time_stepping(tmp_path: Path) -> None:
     )  # fmt: skip
     assert generate(CASE, config, tmp_path / "data", COMM).solved == 20
     train(tmp_path / "data", tmp_path / "model", config)
-    ledger = bench_transient(CASE, config, COMM, model=tmp_path / "model")
-    assert [entry["tolerance"] for entry in ledger["tolerances"]] == list(TOLERANCES)
-    for entry in ledger["tolerances"]:
-        assert [s["name"] for s in entry["strategies"]] == [*CASE.methods(), GATED, LEARNED]
-        assert all(len(s["steps"]) == 4 and all(step["solved"] for step in s["steps"]) for s in entry["strategies"])
-        assert [step["start"] for step in entry["strategies"][1]["steps"]] == pytest.approx([1.0] * 4)
-    table = transient_table(json.loads(json.dumps(ledger, allow_nan=False)))
-    assert table.count("against") > 1 and table.count(", in steps") == len(TOLERANCES)
-    assert len(bench_transient(CASE, dataclasses.replace(config), COMM)["tolerances"][0]["strategies"]) == len(
-        CASE.methods()
-    )
+    results = time_steps.measure(OnRanks(CASE, config, COMM), model=tmp_path / "model")
+    assert list(results.methods) == [*CASE.methods(), ADAPTIVE, LEARNED]
+    for tolerance in time_steps.TOLERANCES:
+        for rows in results.methods.values():
+            steps = [row for row in rows if row.values["tolerance"] == tolerance]
+            assert len(steps) == 4 and all(row.solved and row.residual <= row.atol * (1 + 1e-6) for row in steps)
+    previous = list(results.methods.values())[1]
+    assert [row.number("guess") for row in previous] == pytest.approx([1.0] * len(previous))
+    write_rows(results, tmp_path / "rows.jsonl")
+    table = time_steps.table(read_rows(tmp_path / "rows.jsonl"))
+    assert table.count("against") > 1 and table.count(", in steps") == len(time_steps.TOLERANCES)
+    assert list(time_steps.measure(OnRanks(CASE, config, COMM), model=None).methods) == list(CASE.methods())
 
 
-def test_the_ledger_needs_a_case_of_time_steps() -> None:
-    with pytest.raises(ValueError, match="trajectory"):
-        bench_transient(DarcyCase(), Config(), COMM)
+def test_time_steps_need_a_case_of_trajectories() -> None:
+    with pytest.raises(ValueError, match="trajectories"):
+        time_steps.measure(OnRanks(DarcyCase(), Config(), COMM), model=None)

@@ -1,4 +1,4 @@
-"""Every case of the tree at smoke size: contracts, then data, training and ledger end to end."""
+"""Every case of the tree at smoke size: contracts, then data, training and benchmark end to end."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
 from lrsa_coupled import catalog, config
-from lrsa_coupled.bench.breakeven import break_even
-from lrsa_coupled.bench.compare import NEAREST
-from lrsa_coupled.bench.generation import bench_generation, generation_table
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
+from lrsa_coupled.bench.experiments import OnRanks, generation
 from lrsa_coupled.bench.html import page
-from lrsa_coupled.bench.ledger import bench
-from lrsa_coupled.bench.pictures import GATED
-from lrsa_coupled.bench.report import LEARNED, pictures, table
-from lrsa_coupled.bench.stored import check_ledger
+from lrsa_coupled.bench.measure import compare_methods
+from lrsa_coupled.bench.payback import pay_backs
+from lrsa_coupled.bench.pictures import comparison_pictures
+from lrsa_coupled.bench.report import table
+from lrsa_coupled.bench.rows import read_rows, write_rows
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.settings import update
@@ -72,40 +71,32 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     case = catalog.load_case(name, settings.options)
     assert generate(case, settings, tmp_path / "data", MPI.COMM_SELF).solved >= 8
     assert train(tmp_path / "data", tmp_path / "model", settings)["epochs"] == 4
-    run = bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", data=tmp_path / "data")
-    names = [strategy["name"] for strategy in run.ledger["strategies"]]
+    model, data = tmp_path / "model", tmp_path / "data"
+    found = compare_methods(case, settings, MPI.COMM_SELF, model=model, data=data)
+    names = list(found.results.methods)
     nested = [name for name in names if name.startswith("nested")]
     assert len(nested) == (settings.bench.coarse_meshes or 0)
-    assert names == [*case.methods(), *nested, NEAREST, GATED, LEARNED]
-    rival = names[-4]  # the last one that needs no data
-    few = bench(
-        case,
-        config.load(settings, assignments=["bench.samples=1"]),
-        MPI.COMM_SELF,
-        model=tmp_path / "model",
-        only=[rival],
-    )
-    assert [strategy["name"] for strategy in few.ledger["strategies"]] == [rival, GATED, LEARNED]
-    with pytest.raises(ValueError, match=r"unknown strategy 'best' .known: "):
-        bench(case, settings, MPI.COMM_SELF, model=tmp_path / "model", only=["best"])
-    learned = run.ledger["strategies"][-1]["samples"][0]
-    assert learned["solved"] and learned["residual"] <= learned["atol"] * (1 + 1e-6)
-    assert learned["relative_error"] > 0
+    assert names == [*case.methods(), *nested, NEAREST, ADAPTIVE, LEARNED]
+    last = names[-4]  # the last one that needs no data
+    few = compare_methods(case, settings, MPI.COMM_SELF, model=model, only=[last])
+    assert list(few.results.methods) == [last, ADAPTIVE, LEARNED]
+    with pytest.raises(ValueError, match=r"unknown method 'best' .known: "):
+        compare_methods(case, settings, MPI.COMM_SELF, model=model, only=["best"])
+    (learned,) = found.results.methods[LEARNED]
+    assert learned.solved and learned.residual <= learned.atol * (1 + 1e-6) and learned.start_error > 0
     parameters = sample_parameters(case, settings.problem.test_seed, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.problem.resolution), parameters)
-    assert {s["unknowns"] for strategy in run.ledger["strategies"] for s in strategy["samples"]} == {
-        problem.solution.x.petsc_vec.getSize()
-    }
-    check_ledger(json.loads(json.dumps(run.ledger)))
-    assert LEARNED in table(run.ledger) and LEARNED in page([run.ledger])
-    assert {item.text for item in break_even(run.ledger)}.isdisjoint({"unknown", "-"})
-    assert all(path.stat().st_size > 10_000 for path in pictures(run, tmp_path))
-    assert DataStore(tmp_path / "data").card.schema.name == name
+    assert {row.unknowns for row in found.results.rows} == {problem.solution.x.petsc_vec.getSize()}
+    write_rows(found.results, tmp_path / "rows.jsonl")
+    assert read_rows(tmp_path / "rows.jsonl") == found.results
+    assert LEARNED in table(found.results) and LEARNED in page([found.results])
+    assert {item.text for item in pay_backs(found.results)}.isdisjoint({"unknown", "-"})
+    assert all(path.is_file() for path in comparison_pictures(found.results, found.example, tmp_path))
     settings = config.load(settings, assignments=["bench.samples=3", "generate.samples_per_chain=2"])
-    ledger = bench_generation(case, settings, MPI.COMM_SELF, model=tmp_path / "model")
-    assert {strategy["name"] for strategy in ledger["strategies"]} > set(case.methods())
-    assert all(sample["solved"] for strategy in ledger["strategies"] for sample in strategy["samples"])
-    assert "samples per hour" in generation_table(ledger)
+    results = generation.measure(OnRanks(case, settings, MPI.COMM_SELF), model=model)
+    assert set(results.methods) > set(case.methods()) and all(row.solved for row in results.rows)
+    assert all(row.number("samples_per_hour") > 0.0 for row in results.rows)
+    assert all(name in generation.table(results) for name in results.methods)
 
 
 @pytest.mark.parametrize("name", [n for n in catalog.case_names() if catalog.shipped_model(catalog.case_folder(n))])
@@ -118,9 +109,6 @@ def test_shipped_model(name: str) -> None:
         assignments=["bench.samples=2", f"problem.resolution={case.resolution}", "problem.seed=9"],
     )
     cold = "zero" if "zero" in case.methods() else case.default_method
-    run = bench(case, settings, MPI.COMM_SELF, model=folder, only=[cold])
-    learned = run.ledger["strategies"][-1]["samples"]
-    first = run.ledger["strategies"][0]["samples"]
-    assert all(sample["solved"] and not sample["used_fallback"] for sample in learned)
-    assert all(a["iterations"] < b["iterations"] for a, b in zip(learned, first, strict=True))
-    assert all(sample["relative_error"] < 0.1 for sample in learned)
+    methods = compare_methods(case, settings, MPI.COMM_SELF, model=folder, only=[cold]).results.methods
+    assert all(row.solved and not row.used_fallback and row.start_error < 0.1 for row in methods[LEARNED])
+    assert all(a.iterations < b.iterations for a, b in zip(methods[LEARNED], methods[cold], strict=True))

@@ -15,7 +15,8 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 
 from lrsa_coupled import catalog
-from lrsa_coupled.bench.preconditioners import bench_preconditioners
+from lrsa_coupled.bench.experiments import OnRanks
+from lrsa_coupled.bench.experiments.preconditioners import measure
 from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from lrsa_coupled.config import BenchConfig, Config, ProblemConfig
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
@@ -171,9 +172,7 @@ def test_the_shipped_basis_deflates() -> None:
     (folder,) = catalog.shipped_operators("helmholtz")
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
     config = Config(problem=ProblemConfig(seed=3, resolution=16), bench=BenchConfig(samples=1))
-    ledger = bench_preconditioners(
-        HelmholtzCase(), config, MPI.COMM_SELF, models=[folder], only=["gamg of P", "learned basis"]
-    )
-    alone, learned = (way["samples"][0] for way in ledger["preconditioners"])
-    assert alone["solved"] and learned["solved"] and learned["dimension"] == 64
-    assert 2 * learned["iterations"] <= alone["iterations"]
+    place = OnRanks(HelmholtzCase(), config, MPI.COMM_SELF)
+    alone, learned = measure(place, models=[folder], only=["gamg of P", "learned basis"]).rows
+    assert alone.solved and learned.solved and learned.values["dimension"] == 64
+    assert 2 * learned.iterations <= alone.iterations

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from lrsa_coupled import cli, config, load_case
+from lrsa_coupled.cli import experiment
 from lrsa_coupled.cli._startup import case_config
 from tests.helpers import ROOT, needs_dolfinx
 
@@ -64,6 +65,7 @@ def check(arguments: list[str], case: str | None) -> None:
     """Parse a command and resolve its settings: of its case, or of ``case`` where it names none."""
     place = arguments.index("--") if "--" in arguments else len(arguments)
     args = cli.make_parser().parse_args(arguments[:place])
+    args = experiment.parse(args) if args.verb == "experiment" else args
     case = vars(args).get("case", case)
     if case is None or case.endswith(".py"):
         config.load(config.Config(), assignments=args.set)

@@ -37,13 +37,13 @@ BAD = [
     (("bench", "cavity", "--samples", "0"), "'bench.samples': expected int >= 1, got 0"),
     (("run", "cavity", "--preset", "huge", *OUT), "no preset 'huge'"),
     (
-        ("bench", "darcy", "--what", "operators", "--data", "d", "--test", "t", *OUT, "--preset", "papr"),
+        ("experiment", "operators", "darcy", "--data", "d", "--test", "t", *OUT, "--preset", "papr"),
         "did you mean 'paper'?",
     ),
+    (("experiment", "operator", "darcy"), "unknown experiment 'operator' (did you mean 'operators'?)"),
     (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
     (("solve", "cavity", "--accept", "1e-3", *OUT), "--accept is the accuracy of --mode surrogate"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "little", *OUT), "invalid float value: 'little'"),
-    (("bench", "cavity", "--what", "surrogate", "--html", "{tmp}/a.html"), "does not read --html"),
 ]
 
 BAD_WITH_DOLFINX = [

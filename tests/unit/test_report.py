@@ -1,108 +1,95 @@
-"""Reports of a ledger made by hand, with ratios known exactly."""
+"""Tables and pictures of results made by hand, with ratios known exactly."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
-from lrsa_coupled.bench.pictures import LEARNED, Example, fields_figure, save_figure
-from lrsa_coupled.bench.report import best_rival, oracle_times, pictures, solved_times, speedup, table, write_json
-
-pytest.importorskip("matplotlib")
-
-
-def strategy(name: str, seconds: Sequence[float], *, failed: Sequence[int] = (), start: float = 0.0) -> dict[str, Any]:
-    samples = [
-        {"index": k, "solved": k not in failed, "iterations": 3 + k, "residual": 1e-9, "relative_error": 0.05 if start else None,
-         "seconds": {"transfer": 0.0, "inference": start, "solve": total - start, "total": total},
-         "reason": "DIVERGED_MAX_IT" if k in failed else None}
-        for k, total in enumerate(seconds)
-    ]  # fmt: skip
-    return {"name": name, "samples": samples}
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, best_baseline, best_of_each, speedup
+from lrsa_coupled.bench.pictures import Example, comparison_pictures, fields_figure
+from lrsa_coupled.bench.report import cost_rows, decision_lines, remarks, speedup_rows, table
+from lrsa_coupled.bench.rows import Results, Row, Seconds
+from tests.results import method, results
 
 
 @pytest.fixture
-def ledger() -> dict[str, Any]:
+def measured() -> Results:
     """Cold is 2, 8 and 0.5 times slower than learned where both solve; learned fails on sample 3."""
-    strategies = [
-        strategy("cold", [2.0, 8.0, 0.5, 1.0]),
-        strategy("fragile", [1.5, 9.0, 9.0, 9.0], failed=[1, 2]),
-        strategy(LEARNED, [1.0, 1.0, 1.0, 9.0], failed=[3], start=0.1),
-    ]
-    return {"case": "cavity", "resolution": 8, "seed": 1, "ranks": 2, "tolerance": 1e-6, "strategies": strategies}
+    return results(
+        method("cold", [2.0, 8.0, 0.5, 1.0]),
+        method("fragile", [1.5, 9.0, 9.0, 9.0], failed=[1, 2]),
+        method(LEARNED, [1.0, 1.0, 1.0, 9.0], failed=[3], guess=0.1),
+        ranks=2,
+    )
 
 
-def test_speedup_is_the_geometric_mean_over_samples_both_solved(ledger: dict[str, Any]) -> None:
-    times = solved_times(ledger)
+def test_speedup_is_the_geometric_mean_over_samples_that_both_solve(measured: Results) -> None:
+    times = measured.solved_times
     result = speedup(times["cold"], times[LEARNED])
     assert math.isclose(result.mean, 2.0, rel_tol=1e-14)
     assert (result.low, result.high, result.compared) == (0.5, 8.0, 3)
 
 
-def test_losses_are_slower_samples_and_those_only_the_rival_solves(ledger: dict[str, Any]) -> None:
-    times = solved_times(ledger)
+def test_losses_are_slower_samples_and_those_that_only_the_baseline_solves(measured: Results) -> None:
+    times = measured.solved_times
     assert speedup(times["cold"], times[LEARNED]).losses == 2
     assert speedup(times["fragile"], times[LEARNED]).losses == 1
+    nothing = speedup({0: 1.0}, {1: 1.0})
+    assert math.isnan(nothing.mean) and (nothing.losses, nothing.compared) == (1, 0)
 
 
-def test_the_best_rival_solves_most_and_the_oracle_is_the_least_of_each_sample(ledger: dict[str, Any]) -> None:
-    times = solved_times(ledger)
-    assert best_rival(times) == "cold"
-    assert oracle_times(times) == {0: 1.5, 1: 8.0, 2: 0.5, 3: 1.0}
+def test_the_best_baseline_solves_most_and_the_bound_is_the_least_of_each_sample(measured: Results) -> None:
+    assert best_baseline(measured.solved_times) == "cold"
+    assert best_of_each(measured.solved_times) == {0: 1.5, 1: 8.0, 2: 0.5, 3: 1.0}
 
 
-def test_nothing_in_common_gives_no_ratio() -> None:
-    result = speedup({0: 1.0}, {1: 1.0})
-    assert math.isnan(result.mean)
-    assert (result.losses, result.compared) == (1, 0)
+def test_tables_hold_costs_speed_ups_and_failures(measured: Results) -> None:
+    costs = {row[0]: row[1:] for row in cost_rows(measured)}
+    assert costs["cold"] == ["4/4", "4.50", "4.5", "0", "0", "1.500", "1.500", "-", "-"]
+    assert costs[LEARNED][0] == "3/4" and costs[LEARNED][-2:] == ["11.1 %", "5.00 %"]
+    ratios = speedup_rows(measured.solved_times)
+    assert ["cold", "2.00", "0.50", "8.00", "2", "3"] in ratios
+    assert ratios[-2][0] == "best baseline overall (cold)" and ratios[-1][-1] == "3"
+    assert "fragile: failed on 2 (DIVERGED_MAX_IT)" in remarks(measured)
 
 
-def test_the_table_shows_every_strategy_its_failures_and_the_losses(ledger: dict[str, Any]) -> None:
-    lines = table(ledger).splitlines()
-    cold = next(line for line in lines if line.startswith("cold"))
-    assert cold.split()[1:4] == ["4/4", "4.50", "4.5"]
-    assert any(line.split() == ["cold", "2.00", "0.50", "8.00", "2", "3"] for line in lines)
-    assert "fragile: failed on 2 (DIVERGED_MAX_IT)" in lines
-    learned = next(line for line in lines if line.startswith(LEARNED))
-    assert "11.1 %" in learned and "5.00 %" in learned
+def test_decisions_of_the_policy_are_counted() -> None:
+    decisions = [
+        {"choice": choice, "outcome": outcome, "seconds": 2.0, "wasted": wasted}
+        for choice, outcome, wasted in (
+            ("learned", "converged", 0.0),
+            ("learned", "rejected: far", 0.5),
+            ("default", "converged", 0.0),
+        )
+    ]
+    rows = [Row(method=ADAPTIVE, sample=0, seconds=Seconds(total=1.0), solved=True, decisions=tuple(decisions))]
+    assert decision_lines(rows) == [
+        "adaptive: learned 2 times (1 converged, 1 rejected), median 2 s, 0.5 s lost on bad guesses",
+        "adaptive: default 1 times (1 converged), median 2 s, 0 s lost on bad guesses",
+    ]
 
 
-def test_a_table_without_solved_or_learned_samples_is_still_printed(ledger: dict[str, Any]) -> None:
-    cold = [strategy("cold", [1.0], failed=[0])]
-    assert "0/1" in table({**ledger, "strategies": cold})
-    assert "0/1" in table({**ledger, "strategies": [*cold, strategy(LEARNED, [1.0], failed=[0], start=0.1)]})
+def test_a_table_without_solved_or_learned_samples_is_still_printed() -> None:
+    cold = method("cold", [1.0], failed=[0])
+    assert "0/1" in table(results(cold))
+    assert "0/1" in table(results(cold, method(LEARNED, [1.0], failed=[0], guess=0.1)))
 
 
-def test_json_round_trip_and_numbers_that_are_not_finite(ledger: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "new" / "ledger.json"
-    write_json(ledger, path)
-    assert json.loads(path.read_text()) == ledger
-    with pytest.raises(ValueError, match="JSON"):
-        write_json({**ledger, "tolerance": np.nan}, path)
-    assert json.loads(path.read_text()) == ledger
-
-
-def test_pictures_are_png_files(ledger: dict[str, Any], tmp_path: Path) -> None:
-    ledger_module = pytest.importorskip("lrsa_coupled.bench.ledger", reason="needs DOLFINx", exc_type=ImportError)
+def test_pictures_show_methods_and_fields(measured: Results, tmp_path: Path) -> None:
     points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     example = Example("velocity", points, np.array([[0, 1, 2], [1, 3, 2]]), points, 1.1 * points, 0.1)
-    paths = pictures(ledger_module.BenchRun(ledger, example), tmp_path)
-    assert [path.name for path in paths] == ["fields.png", "strategies.png"]
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    paths = comparison_pictures(measured, example, tmp_path / "new")
+    assert [path.name for path in paths] == ["fields.png", "methods.png"]
+    assert all(np.ptp(imread(path)[..., :3]) > 0.5 for path in paths)
 
 
-def test_a_field_in_space_is_drawn_near_its_middle(tmp_path: Path) -> None:
+def test_a_field_in_space_is_drawn_near_its_middle() -> None:
     axis = np.linspace(0.0, 1.0, 6)
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
-    example = Example(
-        "u", points, np.zeros((1, 4), np.int64), points[:, :1], points[:, :1] + 0.1, 0.2, source="prediction"
-    )
-    figure = fields_figure(example)
-    assert save_figure(figure, tmp_path / "u.png").read_bytes().startswith(b"\x89PNG")
+    cells, values = np.zeros((1, 4), np.int64), points[:, :1]
+    figure = fields_figure(Example("u", points, cells, values, values + 0.1, 0.2, source="prediction"))
     assert figure.axes[1].get_title() == "prediction, relative error 20.0 %"

@@ -1,0 +1,126 @@
+"""What adversarial guesses cost behind the adaptive policy: unseen problems, the prediction changed in several manners.
+
+A method is a manner. The time of the default solver is measured right before and right after each guarded solve;
+``values`` holds their mean, ``default``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from msgspec.structs import replace
+
+from lrsa_coupled.bench.adversarial import adversarial_guesses
+from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
+from lrsa_coupled.bench.report import align, heading, solved_count
+from lrsa_coupled.bench.rows import Results, Row, Scalar, Seconds
+from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns, timed
+from lrsa_coupled.coupling.residual import residual_norm
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Adaptive
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import InitialGuess, Problem, Solver, SolveResult
+from lrsa_coupled.logs import progress
+
+ON_RANKS = True
+STUDY, LEARNED = "adversarial-guesses", "learned"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    add_samples(parser)
+    add_model(parser)
+    text = "models trained on samples of another distribution, a manner each"
+    parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
+
+
+def run(args: Namespace, place: OnRanks) -> Results:
+    """Solve unseen problems with each manner. Collective.
+
+    Raises:
+        ValueError: If there are less than two samples, the seed was trained on, or a model belongs to another case.
+    """
+    return measure(place, others=args.models)
+
+
+def measure(place: OnRanks, *, others: Sequence[Path] = ()) -> Results:
+    """Measure, see ``run``. Collective."""
+    samples, count = Samples(place.case, place.config, place.comm), place.config.bench.samples
+    if count < 2:
+        raise ValueError(f"expected at least two samples, the first of which measures the default solver, got {count}")
+    models = (place.needed_model(), *others)
+    guess, *strangers = (load_guess(place.case, place.config, path) for path in models)
+    guesses = adversarial_guesses(samples, guess)
+    limit = place.config.guess.max_distance
+    for path, stranger in zip(others, strangers, strict=True):
+        guesses[f"another distribution: {path}"] = stranger.bind(place.case, max_distance=limit)
+    settings = dataclasses.replace(place.config.guess, record=None)  # each manner has a record of its own
+    policies = {name: Adaptive(settings, [LEARNED]) for name in guesses}
+    rows = []
+    for index in progress(range(-1, count), description=f"{STUDY} {place.case.name}"):
+        problem = samples.problem(index if index >= 0 else count)  # one sample more, first, which wakes MUMPS and torch
+        for name, item in guesses.items():
+            item.prepare(problem)
+            policy = policies[name] if index >= 0 else Adaptive(settings, [LEARNED])
+            row = _measure(samples, problem, name, item, policy, index=max(index, 0))
+            rows += [row] if index >= 0 else []
+    return samples.results(STUDY, rows, rtol=samples.rtol)
+
+
+def table(results: Results) -> str:
+    """Format results."""
+    header = ["prediction", "solved", "outcomes of the learned guess", "largest waste", "all overhead", "switched off"]
+    lines = [header]
+    patience = int(results.header.settings["guess.patience"] or 0)
+    for name, rows in results.methods.items():
+        decisions, default = [row.decisions[0] for row in rows], [row.number("default") for row in rows]
+        tries = [decision for decision in decisions if decision["choice"] == LEARNED]
+        bad = [decision["outcome"] != "converged" for decision in tries]
+        wasted = [
+            float(decision["wasted"] or 0.0) / seconds
+            for decision, seconds in zip(decisions, default, strict=True)
+            if decision["choice"] == LEARNED
+        ]
+        overhead = sum(row.seconds.total for row in rows) / sum(default) - 1.0
+        off = f"after {len(tries)}" if tries and all(bad[:patience]) else "no"
+        cells = [name, solved_count(rows), outcomes(decisions), f"{100 * max(wasted, default=0.0):.1f} %"]
+        lines.append([*cells, f"{100 * overhead:+.1f} %", off])
+    budget = 100 * float(results.header.settings["guess.budget"] or 0.0)
+    return f"{heading(results)}; budget {budget:g} % of a default solve\n\n{align(lines)}"
+
+
+def outcomes(decisions: Sequence[dict[str, Scalar]]) -> str:
+    """Count what came of the learned guess."""
+    found = Counter(str(d["outcome"]).split(":")[0] if d["choice"] == LEARNED else "not tried" for d in decisions)
+    return ", ".join(f"{count} {outcome}" for outcome, count in found.items())
+
+
+def _measure(
+    samples: Samples, problem: Problem, name: str, guess: InitialGuess, policy: Adaptive, *, index: int
+) -> Row:
+    """Solve by default, guarded, and by default again. Collective."""
+    case, atol = samples.case, samples.atol(problem)
+    default = partial(case.default_solver, problem, atol)
+    _, before = timed(problem, partial(_solve, default))
+    guarded = partial(GuardedSolver, [guess], CaseTarget(case, problem, atol), policy)
+    result, total = timed(problem, partial(_solve, guarded))
+    residual = residual_norm(problem)
+    _, after = timed(problem, partial(_solve, default))
+    solved = bool(result.converged and residual <= (1.0 + SLACK) * atol)
+    row = Row(method=name, sample=index, seconds=Seconds(total=total, solve=total), solved=solved, residual=residual)
+    row = replace(row, iterations=result.iterations, unknowns=num_unknowns(problem), atol=atol)
+    decisions, values = (dataclasses.asdict(policy.decisions[-1]),), {"default": float(np.mean([before, after]))}
+    return replace(row, used_fallback=result.used_fallback, decisions=decisions, values=values)
+
+
+def _solve(make: Callable[[], Solver]) -> SolveResult:
+    solver = make()
+    result = solver.solve()
+    solver.destroy()
+    return result

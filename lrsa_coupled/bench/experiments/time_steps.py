@@ -1,0 +1,269 @@
+"""Time stepping: the same unseen trajectories from every initial guess of a step, at several tolerances.
+
+A row is one step; ``values`` holds its ``tolerance`` (residual norm at the end relative to that of the previous
+state), ``linear_iterations`` (of the KSP inside), and ``guess``, the residual norm of the guess relative to that of
+the previous state (None when it never came to a solve). Seconds count everything: extrapolation or features,
+transfer, inference, policy, solve.
+
+Every method integrates a trajectory by itself, so that its states, and what it extrapolates, have the errors of its
+own tolerance. All take a step in turn before any takes the next, so that what else the machine does affects all in
+the same way. The solver and what it reuses stay over a trajectory. Its first step, with nothing to extrapolate, is
+solved but does not count. Where a method loses a trajectory its further steps are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from msgspec.structs import replace
+
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, baselines_of
+from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
+from lrsa_coupled.bench.payback import PayBack, cost_of, pay_back_note, pay_back_rows, savings
+from lrsa_coupled.bench.report import align, decision_lines, plural
+from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns, timed
+from lrsa_coupled.coupling.residual import residual_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import Adaptive, Always, Policy
+from lrsa_coupled.interfaces import (
+    Case,
+    FixedMesh,
+    InitialGuess,
+    Problem,
+    Reuse,
+    SequenceSolver,
+    SolveResult,
+    Trajectory,
+)
+from lrsa_coupled.logs import progress
+
+ON_RANKS = True
+STUDY = "time-steps"
+TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments; a sample is a trajectory."""
+    add_samples(parser)
+    add_model(parser)
+
+
+def run(args: Namespace, place: OnRanks) -> Results:
+    """Integrate unseen trajectories in every way at every tolerance. Collective.
+
+    Raises:
+        ValueError: If the case has no trajectories, or the model belongs to another case or has seen them.
+    """
+    return measure(place, model=place.model)
+
+
+def measure(place: OnRanks, *, model: Path | None) -> Results:
+    """Measure, see ``run``; without a model the case's own methods only. Collective."""
+    case, samples = place.case, Samples(place.case, place.config, place.comm)
+    if case.trajectory is None or case.fixed_mesh is None:
+        raise ValueError(f"this experiment needs a case of trajectories, '{case.name}' has none")
+    family = _Family(samples, case.fixed_mesh, case.trajectory)
+    guess = load_guess(case, place.config, model) if model is not None else None
+    problem = samples.problem(0)
+    problems = [problem, *(case.problem(problem.mesh, problem.parameters) for _ in range(len(case.methods()) + 1))]
+    # One trajectory more, not counted: wakes MUMPS and torch.
+    warming = _steppers(family, problems, guess)
+    list(_integrate(warming, place.config.bench.samples, TOLERANCES[0], steps=3))
+    rows: list[Row] = []
+    for tolerance in TOLERANCES:
+        steppers = _steppers(family, problems, guess)
+        for trajectory in progress(range(place.config.bench.samples), description=f"{case.name}, {tolerance:g}"):
+            rows += _integrate(steppers, trajectory, tolerance, steps=case.trajectory.num_steps)
+    costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card)) if guess else {}
+    return samples.results(STUDY, rows, costs, rtol=None)
+
+
+def table(results: Results) -> str:
+    """Format results: times are geometric means over the steps, ratios against the best baseline of the tolerance."""
+    header, found = results.header, []
+    counts = [len(rows) for rows in results.methods.values()]
+    steps = max(counts, default=0) // len(TOLERANCES)
+    ranks = f"{header.ranks} {plural(header.ranks, 'rank')}"
+    parts = [f"{header.case}: {steps} unseen steps (seed {header.seed}), resolution {header.resolution}, {ranks}"]
+    parts[0] += "; residual relative to that of the previous state"
+    for tolerance in TOLERANCES:
+        methods = {n: [r for r in rows if r.number("tolerance") == tolerance] for n, rows in results.methods.items()}
+        times = {name: _mean_time(rows) for name, rows in methods.items()}
+        best = min(baselines_of(times), key=times.__getitem__)
+        lines = [[f"tolerance {tolerance:.0e}", "solved", "Newton", "Krylov", "guess", "[ms]", f"against {best}"]]
+        for name, rows in methods.items():
+            guesses = [row.number("guess") for row in rows if row.values["guess"] is not None]
+            cells = [
+                name,
+                f"{sum(row.solved for row in rows)}/{steps}",
+                f"{np.mean([row.iterations for row in rows]):.2f}",
+            ]
+            cells += [f"{np.mean([row.number('linear_iterations') for row in rows]):.2f}"]
+            cells += [f"{np.median(guesses):.2g}" if guesses else "-"]
+            lines.append([*cells, f"{1e3 * times[name]:.2f}", f"{times[best] / times[name]:.2f}"])
+        parts += [align(lines), "\n".join(decision_lines(methods.get(ADAPTIVE, [])))]
+        if LEARNED in methods:
+            name = f"{best} at {tolerance:.0e}, in steps"
+            found.append(PayBack(name, header.costs[LEARNED].total, savings(methods[best], methods[LEARNED])))
+    parts += [f"{align(pay_back_rows(found))}\n{pay_back_note(header.costs[LEARNED])}"] if found else []
+    return "\n\n".join(part for part in parts if part)
+
+
+def _mean_time(rows: Sequence[Row]) -> float:
+    """Return the geometric mean over the solved steps, infinite when there is none [s]."""
+    times = [row.seconds.total for row in rows if row.solved]
+    return float(np.exp(np.mean(np.log(times)))) if times else math.inf
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A case of trajectories, and what is special about it."""
+
+    samples: Samples
+    fixed_mesh: FixedMesh[Any]
+    trajectory: Trajectory[Any]
+
+
+def _steppers(family: _Family, problems: Sequence[Problem], guess: LearnedGuess | None) -> list[_Stepper]:
+    """Return a stepper for each method, the operator last, each with a problem of its own."""
+    case, trajectory, settings = family.samples.case, family.trajectory, family.samples.config.guess
+    found = []
+    for name, problem in zip(case.methods(), problems, strict=False):
+        make = partial(family.fixed_mesh.sequence, method=name, reuse=Reuse())
+        found.append(_Stepper(family, name, problem, make))
+    if guess is None:
+        return found
+    settings = dataclasses.replace(settings, record=None)
+    extrapolations = [ExtrapolatedGuess(name, trajectory) for name in trajectory.extrapolations]
+    for name, problem in zip((ADAPTIVE, LEARNED), problems[-2:], strict=True):
+        adaptive = name == ADAPTIVE
+        limit = settings.max_distance if adaptive else math.inf
+        learned = guess.bind(case, nodes=NodeSet(problem, case.schema.outputs), max_distance=limit)
+        guesses = [learned, *extrapolations[1:]] if adaptive else [learned]
+        policy = Adaptive(settings, [item.name for item in guesses]) if adaptive else Always()
+        behind = partial(_guarded, case, guesses, policy, extrapolations[0])
+        found.append(_Stepper(family, name, problem, behind, policy))
+    return found
+
+
+def _guarded(
+    case: Case,
+    guesses: Sequence[InitialGuess],
+    policy: Policy,
+    default: InitialGuess,
+    problem: Problem,
+    atol: float,
+) -> GuardedSolver:
+    """Return the case's solver behind guesses. Collective."""
+    inside = case.solver(problem, atol)
+    assert isinstance(inside, SequenceSolver)
+    return GuardedSolver(guesses, step_target(inside, problem, atol, default), policy)
+
+
+@final
+class _Stepper:
+    """A method that takes steps, on a problem of its own.
+
+    Args:
+        family: The case and its trajectories.
+        name: Name of the method.
+        problem: The first step of a trajectory.
+        make: Makes its solver.
+        policy: Of a guarded solver.
+    """
+
+    def __init__(
+        self,
+        family: _Family,
+        name: str,
+        problem: Problem,
+        make: Callable[[Problem, float], SequenceSolver],
+        policy: Policy | None = None,
+    ) -> None:
+        self.family, self.name, self.problem, self.make, self.policy = family, name, problem, make, policy
+        self._solver: SequenceSolver | None = None
+        self._first_norm = math.nan
+        self.lost = False
+
+    def begin(self, index: int) -> None:
+        """Go to the first step of a trajectory. Collective."""
+        self.end()
+        parameters = sample_parameters(self.family.samples.case, self.family.samples.seed, index)
+        self.problem = self.family.fixed_mesh.update(self.problem, parameters)
+        self.lost = False
+
+    def take(self, index: int, tolerance: float) -> Row:
+        """Take a step and go to the next. Collective."""
+        trajectory = self.family.trajectory
+        trajectory.extrapolate(self.problem, "previous")
+        scale = residual_norm(self.problem)
+        atol, self._first_norm = tolerance * scale, math.nan
+        result, seconds = timed(self.problem, partial(self._solve, atol))
+        residual = residual_norm(self.problem)
+        solved = bool(result.converged and residual <= (1.0 + SLACK) * atol)
+        times, unknowns = Seconds(total=seconds, solve=seconds), num_unknowns(self.problem)
+        row = Row(method=self.name, sample=index, seconds=times, solved=solved, iterations=result.iterations)
+        guess = self._first_norm / scale if math.isfinite(self._first_norm) else None
+        values = {"tolerance": tolerance, "linear_iterations": result.linear_iterations, "guess": guess}
+        row = replace(row, unknowns=unknowns, residual=residual, atol=atol, values=values)
+        if isinstance(self.policy, Adaptive):
+            row = replace(row, decisions=(dataclasses.asdict(self.policy.decisions[-1]),))
+        self.lost = not (solved or self._rescue(atol))
+        if not self.lost:
+            self.problem = trajectory.advance(self.problem)
+        return replace(row, used_fallback=result.used_fallback)
+
+    def end(self) -> None:
+        """Free the solver. Collective."""
+        if self._solver is not None:
+            self._solver.destroy()
+        self._solver = None
+
+    def _solve(self, atol: float) -> SolveResult:
+        if self._solver is None:
+            self._solver = self.make(self.problem, atol)
+            self._solver.monitor(self._monitor)
+        else:
+            self._solver.update(self.problem, atol)
+        return self._solver.solve()
+
+    def _monitor(self, iteration: int, norm: float) -> bool:
+        if iteration == 0:
+            self._first_norm = norm
+        return False
+
+    def _rescue(self, atol: float) -> bool:
+        """Solve a step that is not solved, not timed, so that the next one has a state to go on from. Collective."""
+        self.end()
+        solver = self.family.samples.case.default_solver(self.problem, atol)
+        result = solver.solve()
+        solver.destroy()
+        return result.converged
+
+
+def _integrate(steppers: Sequence[_Stepper], trajectory: int, tolerance: float, *, steps: int) -> Iterator[Row]:
+    """Integrate a trajectory by all methods in turn, yield the rows of all steps but the first. Collective."""
+    num_steps = steppers[0].family.trajectory.num_steps
+    for stepper in steppers:
+        stepper.begin(trajectory * num_steps)
+    for step in range(steps):
+        for stepper in steppers:
+            if not stepper.lost:
+                row = stepper.take(trajectory * num_steps + step, tolerance)
+                if step > 0:
+                    yield row
+    for stepper in steppers:
+        stepper.end()

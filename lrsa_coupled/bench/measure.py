@@ -1,0 +1,183 @@
+"""The comparison of methods: each from its initial guess to the same true residual, on the same unseen samples."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, STAGES, chosen
+from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learned_method, nearest_method
+from lrsa_coupled.bench.payback import cost_of
+from lrsa_coupled.bench.pictures import Example
+from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.residual import residual_norm
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Case, Problem, SolveResult
+from lrsa_coupled.logs import progress
+from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.schema import Field
+
+type Nodal = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results, and the fields of the first sample (None above rank 0 or without a converged solution)."""
+
+    results: Results
+    example: Example | None
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A measured sample: a row a method, and guesses and solution at the owned nodes when they exist."""
+
+    nodes: NodeSet
+    rows: list[Row]
+    guesses: dict[str, Nodal]
+    truth: Nodal | None
+
+
+def compare_methods(
+    case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None, only: Sequence[str] = ()
+) -> Comparison:
+    """Measure the methods of a case on samples never trained on. Collective.
+
+    Args:
+        case: The case.
+        config: ``problem`` and ``bench`` say which samples, ``guess`` how the operator is used.
+        comm: Communicator over which each problem is distributed.
+        model: Folder of the trained model.
+        data: Its training data, to add the nearest training sample as a baseline.
+        only: Names of the baselines without data, all when empty.
+
+    Raises:
+        ValueError: If a name in ``only`` is unknown, or model or data belong to another case or have seen the samples;
+            on all ranks.
+    """
+    methods = chosen(baselines(case, config), only, what="method")
+    with collective_errors(comm):
+        methods += [nearest_method(case, config, data)] if data else []
+        guess = load_guess(case, config, model)
+        adaptive, warming = (adaptive_method(case, config, guess, record=record) for record in (True, False))
+    methods.append(learned_method(case, config, guess))
+    samples, settings = Samples(case, config, comm), config.bench
+    # One sample more, not counted: compiles the forms, wakes MUMPS and torch.
+    _measure_sample(samples, [*methods, warming], settings.samples, repeats=1)
+    methods.insert(-1, adaptive)
+    rows: list[Row] = []
+    example = None
+    for index in progress(range(settings.samples), description=f"bench {case.name}"):
+        sample = _measure_sample(samples, methods, index, repeats=settings.repeats)
+        rows += sample.rows
+        if index == 0 and case.schema.dim == 2:
+            example = _example(case.schema.outputs[0], sample, comm)
+    costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
+    return Comparison(samples.results("bench", rows, costs, rtol=samples.rtol), example)
+
+
+def _measure_sample(samples: Samples, methods: Sequence[Method], index: int, *, repeats: int) -> _Sample:
+    problem = samples.problem(index)
+    nodes, atol = NodeSet(problem, samples.case.schema.outputs), samples.atol(problem)
+    rows: list[Row] = []
+    guesses: dict[str, Nodal] = {}
+    truth = None
+    for method in methods:
+        if method.guess is not None:
+            method.guess.prepare(problem)
+            _clear(problem)
+            if method.guess.put(problem).accepted:
+                guesses[method.name] = nodes.gather(problem.solution)
+        rows.append(_measure(samples, method, problem, atol, index=index, repeats=repeats))
+        if rows[-1].solved and truth is None:
+            truth = nodes.gather(problem.solution)
+    for place, row in enumerate(rows):
+        if row.method in guesses and truth is not None:
+            error = _relative_error(guesses[row.method], truth, nodes, comm=samples.comm)
+            rows[place] = msgspec.structs.replace(row, start_error=error)
+    return _Sample(nodes, rows, guesses, truth)
+
+
+def _measure(samples: Samples, method: Method, problem: Problem, atol: float, *, index: int, repeats: int) -> Row:
+    """Solve ``repeats`` times from nothing; times are medians, everything else is of the last time. Collective."""
+    runs, decided = [], len(method.policy.decisions) if method.policy else 0
+    for _ in range(repeats):
+        _clear(problem)
+        samples.comm.Barrier()
+        started = time.perf_counter()
+        solver = method.make(problem, atol)
+        made = time.perf_counter()
+        result = solver.solve()
+        runs.append(_stages(result, made - started, time.perf_counter() - started, samples.comm))
+        solver.destroy()
+    _set_target(problem)
+    residual = residual_norm(problem)
+    solved = result.converged and residual <= (1.0 + SLACK) * atol
+    reason = "the true residual misses the tolerance" if result.converged else result.reason
+    return Row(
+        method=method.name,
+        sample=index,
+        unknowns=num_unknowns(problem),
+        seconds=Seconds(**{stage: float(np.median([run[stage] for run in runs])) for stage in STAGES}),
+        iterations=int(result.iterations),
+        solved=bool(solved),
+        residual=residual if math.isfinite(residual) else None,
+        atol=atol,
+        used_fallback=bool(result.used_fallback),
+        reason=None if solved else reason,
+        decisions=tuple(dataclasses.asdict(d) for d in method.policy.decisions[decided:]) if method.policy else (),
+    )
+
+
+def _stages(result: SolveResult, setup: float, total: float, comm: MPI.Comm) -> dict[str, float]:
+    """Return the seconds of the slowest rank by stage; what is none of the others counts as solve. Collective."""
+    transfer, inference = (result.seconds.get(stage, 0.0) for stage in ("transfer", "inference"))
+    local = np.array([transfer, inference, setup, total - transfer - inference - setup, total])
+    slowest = np.empty_like(local)
+    comm.Allreduce(local, slowest, op=MPI.MAX)
+    return dict(zip(STAGES, slowest.tolist(), strict=True))
+
+
+def _clear(problem: Problem) -> None:
+    problem.solution.x.array[:] = 0.0
+    _set_target(problem)
+
+
+def _set_target(problem: Problem) -> None:
+    """Undo what a path that ended early left in the forms."""
+    if problem.continuation is not None:
+        problem.continuation.set_value(problem.continuation.target)
+
+
+def _relative_error(guess: Nodal, truth: Nodal, nodes: NodeSet, *, comm: MPI.Comm) -> float | None:
+    """Return the error of the first output in the mass-weighted L2 norm, None when the truth is zero. Collective."""
+    columns = slice(0, nodes.outputs[0].components)
+    sums = [float(nodes.mass @ np.sum(values[:, columns] ** 2, axis=1)) for values in (guess - truth, truth)]
+    error, scale = comm.allreduce(np.array(sums), op=MPI.SUM)
+    return float(np.sqrt(error / scale)) if scale > 0.0 else None
+
+
+def _example(field: Field, sample: _Sample, comm: MPI.Comm) -> Example | None:
+    """Gather the learned guess and the solution to rank 0. Collective."""
+    if sample.truth is None or LEARNED not in sample.guesses:
+        return None
+    nodes = sample.nodes
+    cells = nodes.cells[: nodes.num_cells]
+    cells = nodes.space.dofmap.index_map.local_to_global(cells.ravel()).reshape(cells.shape)
+    columns = slice(0, field.components)
+    parts = comm.gather((nodes.points, cells, sample.truth[:, columns], sample.guesses[LEARNED][:, columns]), root=0)
+    if parts is None:
+        return None
+    points, cells, truth, guess = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Example(field.label, points, cells, truth, guess, sample.rows[-1].start_error or 0.0)

@@ -1,0 +1,81 @@
+"""The methods that ``bench`` compares: those of the case, nested iteration, the nearest sample, the operator."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
+from lrsa_coupled.bench.samples import refuse_seen
+from lrsa_coupled.config import Config
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
+from lrsa_coupled.guess.policy import Adaptive, Always, Policy
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Case, InitialGuess, SolverFactory
+
+COARSEST = 2
+"""Least resolution of a mesh of nested iteration."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to solve a problem.
+
+    Args:
+        name: Its name in tables.
+        make: Makes a solver of a problem.
+        guess: The initial guess it always begins with.
+        policy: The adaptive policy, whose decisions are recorded.
+    """
+
+    name: str
+    make: SolverFactory
+    guess: InitialGuess | None = None
+    policy: Adaptive | None = None
+
+
+def baselines(case: Case, config: Config) -> list[Method]:
+    """Return the methods that need no data: those of the case, and nested iteration over coarser meshes.
+
+    A solve from an interpolated solution is allowed twice the iterations of a learned guess. Collective: no.
+    """
+    found = [Method(name, factory) for name, factory in case.methods().items()]
+    resolution, limit = config.problem.resolution or case.resolution, 2 * config.guess.max_iterations
+    for count in range(1, (config.bench.coarse_meshes or 0) + 1):
+        if resolution // 2**count >= COARSEST:
+            coarser = [resolution // 2**k for k in range(count, 0, -1)]
+            guess = CoarseMeshGuess(case, coarser, max_iterations=limit)
+            found.append(guarded(case, guess.name, guess, Always(limit)))
+    return found
+
+
+def nearest_method(case: Case, config: Config, data: Path) -> Method:
+    """Return the solve from the nearest sample of a data set; ValueError when that does not fit the benchmark."""
+    store = DataStore(data)
+    if (difference := store.card.schema.difference(case.schema)) is not None:
+        raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
+    refuse_seen(config.problem.test_seed, store.card.seed, f"the data set {data}")
+    return guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), Always())
+
+
+def learned_method(case: Case, config: Config, guess: LearnedGuess) -> Method:
+    """Return the solve that always begins with the prediction of an operator."""
+    return guarded(case, LEARNED, guess, Always(config.guess.max_iterations))
+
+
+def adaptive_method(case: Case, config: Config, guess: LearnedGuess, *, record: bool = True) -> Method:
+    """Return the solve from the prediction where the costs so far promise a gain; ``record`` as in ``guess.record``."""
+    settings = config.guess if record else dataclasses.replace(config.guess, record=None)
+    near = guess.bind(case, max_distance=settings.max_distance)
+    policy = Adaptive(settings, [near.name])
+    return dataclasses.replace(guarded(case, ADAPTIVE, near, policy), guess=None, policy=policy)
+
+
+def guarded(case: Case, name: str, guess: InitialGuess, policy: Policy) -> Method:
+    """Return the solve from a guess, with the case's default solver to fall back on."""
+    return Method(name, lambda problem, atol: GuardedSolver([guess], CaseTarget(case, problem, atol), policy), guess)

@@ -1,0 +1,98 @@
+"""Unseen samples of a case, and times of solves on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from mpi4py import MPI
+
+from lrsa_coupled.bench.machine import header_of
+from lrsa_coupled.bench.rows import Cost, Results, Row
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.interfaces import Case, Problem
+
+SLACK = 1e-6
+"""Share by which rounding may lift the reassembled residual above the tolerance."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The samples that a benchmark measures."""
+
+    case: Case
+    config: Config
+    comm: MPI.Comm
+
+    @property
+    def seed(self) -> int:
+        """Their seed."""
+        return self.config.problem.test_seed
+
+    @property
+    def resolution(self) -> int:
+        """Resolution of their meshes."""
+        return self.config.problem.resolution or self.case.resolution
+
+    @property
+    def rtol(self) -> float:
+        """Residual norm to reach, relative to that of the zero guess."""
+        return self.config.problem.rtol or self.case.rtol
+
+    def problem(self, index: int) -> Problem:
+        """Set up a sample. Collective."""
+        gc.collect()  # meshes of earlier samples, whose communicators MPI counts
+        parameters = sample_parameters(self.case, self.seed, index)
+        return self.case.problem(self.case.mesh(self.comm, parameters, self.resolution), parameters)
+
+    def atol(self, problem: Problem) -> float:
+        """Return the residual norm to reach. Collective."""
+        return self.rtol * reference_norm(problem)
+
+    def results(
+        self, study: str, rows: Iterable[Row], costs: Mapping[str, Cost] | None = None, *, rtol: float | None
+    ) -> Results:
+        """Put a header over rows."""
+        header = header_of(study, self.case.name, dataclasses.asdict(self.config), ranks=self.comm.size)
+        place = {"seed": self.seed, "resolution": self.resolution, "rtol": rtol, "costs": dict(costs or {})}
+        return Results.of(msgspec.structs.replace(header, **place), rows)
+
+
+def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
+    """Load a model of a case; ValueError when it is of another one, or has seen the samples of the benchmark."""
+    guess = LearnedGuess.load(model, config.guess).bind(case)
+    refuse_seen(config.problem.test_seed, guess.predictor.card.data.seed, f"the data behind the model {model}")
+    return guess
+
+
+def refuse_seen(seed: int, seen: int, what: str) -> None:
+    """Raise ValueError when the samples of the benchmark are those behind ``what``."""
+    if seed == seen:
+        raise ValueError(f"samples must be unseen: the seed {seed} is the one of {what}; choose another seed")
+
+
+def num_unknowns(problem: Problem) -> int:
+    """Return the unknowns of the discrete problem on all ranks."""
+    dofmap = problem.solution.function_space.dofmap
+    return int(dofmap.index_map.size_global * dofmap.index_map_bs)
+
+
+def timed[T](problem: Problem, work: Callable[[], T], repeats: int = 1) -> tuple[T, float]:
+    """Work from a zero solution; return its last value and the median time of the slowest rank [s]. Collective."""
+    times = []
+    for _ in range(repeats):
+        problem.solution.x.array[:] = 0.0
+        problem.mesh.comm.Barrier()
+        started = time.perf_counter()
+        value = work()
+        times.append(problem.mesh.comm.allreduce(time.perf_counter() - started, op=MPI.MAX))
+    return value, float(np.median(times))
