@@ -8,6 +8,7 @@ PETSc. An error is one line on any number of ranks.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 import traceback
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(stop.code or 0)
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # who reads the output has left, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except Exception as caught:  # noqa: BLE001 - reported below, on all ranks
         error = caught
     verbose = "--verbose-errors" in given
