@@ -278,11 +278,4 @@ class _Run:
         """Return the certificate of the present solution; the error of the prediction is its distance from that."""
         distance = self._distance(norm, self.prediction)[1]
         relative = [value / size if size > 0.0 else 0.0 for value in (error, math.hypot(distance, error))]
-        return Certified(
-            certified=True,
-            accept=self.accept,
-            norm=norm.name,
-            error=relative[0],
-            absolute=error,
-            prediction=relative[1],
-        )
+        return Certified(True, self.accept, norm.name, relative[0], error, relative[1])

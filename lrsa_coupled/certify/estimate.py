@@ -51,23 +51,15 @@ class Correction(ABC):
 
     Attributes:
         x: The approximation.
+        size: Norm of x.
+        remaining: Estimated norm of the error of x; infinite while nothing is known of it.
         steps: How often it has been improved.
     """
 
     def __init__(self, residual: PETSc.Vec) -> None:
         self.x = residual.duplicate()
         self.x.set(0.0)
-        self.steps = 0
-
-    @property
-    @abstractmethod
-    def size(self) -> float:
-        """Norm of x."""
-
-    @property
-    @abstractmethod
-    def remaining(self) -> float:
-        """Estimated norm of the error of x; infinite while nothing is known of it."""
+        self.size, self.remaining, self.steps = 0.0, math.inf, 0
 
     @abstractmethod
     def improve(self) -> None:
@@ -97,25 +89,10 @@ class ConjugateGradients(Correction):
         self._precondition()
         self._direction = self._preconditioned.copy()
 
-    @property
-    def size(self) -> float:
-        return math.sqrt(math.fsum(self.terms))
-
-    @property
-    def remaining(self) -> float:
-        last = self.natural[-1]
-        if last == 0.0 or not self.terms:
-            return math.sqrt(last)
-        earlier = range(max(0, self.steps - WINDOW), self.steps)
-        factors = [math.fsum(self.terms[j:]) / (self.natural[j] - last) for j in earlier if self.natural[j] > last]
-        return math.sqrt(last * max(factors, default=math.inf))
-
     def improve(self) -> None:
         natural = self.natural[-1]
         self.steps += 1
         if natural == 0.0:  # x is exact
-            self.terms.append(0.0)
-            self.natural.append(0.0)
             return
         self._matrix.mult(self._direction, self._image)
         curvature = self._direction.dot(self._image)
@@ -125,6 +102,7 @@ class ConjugateGradients(Correction):
         self.x.axpy(alpha, self._direction)
         self._residual.axpy(-alpha, self._image)
         self.terms.append(alpha * natural)
+        self.size = math.sqrt(math.fsum(self.terms))
         self._precondition()
         self._direction.aypx(self.natural[-1] / natural, self._preconditioned)
 
@@ -134,6 +112,14 @@ class ConjugateGradients(Correction):
         if not (natural >= 0.0 and math.isfinite(natural)):
             raise NoEstimate("the preconditioner is not positive definite")
         self.natural.append(natural)
+        self.remaining = math.sqrt(self._factor() * natural) if natural > 0.0 else 0.0
+
+    def _factor(self) -> float:
+        """Return the estimated square of the error of x relative to its natural norm."""
+        last, count = self.natural[-1], len(self.terms)
+        earlier = [j for j in range(max(0, count - WINDOW), count) if self.natural[j] > last]
+        factors = [math.fsum(self.terms[j:]) / (self.natural[j] - last) for j in earlier]
+        return max(factors, default=math.inf if count else 1.0)
 
 
 @final
@@ -144,16 +130,7 @@ class DirectSolution(Correction):
         super().__init__(residual)
         pc.apply(residual, self.x)
         residual.destroy()
-        self.steps = 1
-        self._size = norm.of(self.x)
-
-    @property
-    def size(self) -> float:
-        return self._size
-
-    @property
-    def remaining(self) -> float:
-        return 0.0
+        self.size, self.remaining, self.steps = norm.of(self.x), 0.0, 1
 
     def improve(self) -> None:
         self.steps += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import final
+from typing import Any, final
 
 from lrsa_coupled.certify.certify import Certified, certify, check_accept
 from lrsa_coupled.coupling.residual import reference_norm
@@ -39,10 +39,7 @@ class Surrogate:
 
     def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, *, accept: float) -> None:
         check_accept(accept)
-        self.case = case
-        self.guess = guess
-        self.problem = problem
-        self.accept = accept
+        self.case, self.guess, self.problem, self.accept = case, guess, problem, accept
 
     def solve(self) -> Certified:
         """Predict, estimate and correct; the default solve when that fails. Collective.
@@ -73,20 +70,13 @@ class Surrogate:
         """Certify what the default solve has delivered; the field stays as it is where that fails. Collective."""
         field = self.problem.solution.x.array.copy()
         result = self._certify()
-        seconds = {
-            stage: failed.seconds.get(stage, 0.0) + result.seconds.get(stage, 0.0)
-            for stage in {**failed.seconds, **result.seconds}
+        spent: dict[str, Any] = {
+            "linearisations": failed.linearisations + result.linearisations,
+            "iterations": failed.iterations + result.iterations,
+            "seconds": {**failed.seconds, **{s: failed.seconds.get(s, 0.0) + t for s, t in result.seconds.items()}},
         }
-        work = {name: getattr(failed, name) + getattr(result, name) for name in ("linearisations", "iterations")}
         if not result.certified:
             self.problem.solution.x.array[:] = field
-            result = failed
-        return dataclasses.replace(
-            result,
-            prediction=None,
-            reason=failed.reason,
-            advice=ADVICE,
-            fallback=failed.fallback,
-            seconds=seconds,
-            **work,
-        )
+            return dataclasses.replace(failed, **spent)
+        spent |= {"reason": failed.reason, "advice": ADVICE, "fallback": failed.fallback, "prediction": None}
+        return dataclasses.replace(result, **spent)
