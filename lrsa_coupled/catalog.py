@@ -134,9 +134,7 @@ def _case_class(name: str) -> type[Case[Any]]:
     classes = [value for value in vars(module).values() if _is_final_case(value, module)]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
-        raise ValueError(
-            f"{path} must hold exactly one class derived from lrsa_coupled.interfaces.Case, found: {found}"
-        )
+        raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.Case, found: {found}")
     return classes[0]
 
 
@@ -158,9 +156,5 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _is_final_case(value: Any, module: ModuleType) -> bool:
-    return (
-        isinstance(value, type)
-        and issubclass(value, Case)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
-    )
+    of_module = isinstance(value, type) and value.__module__ == module.__name__
+    return of_module and issubclass(value, Case) and not inspect.isabstract(value)

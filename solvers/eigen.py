@@ -21,7 +21,9 @@ from slepc4py import SLEPc
 
 from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.interfaces import Modes, Pencil, Unknown
-from lrsa_coupled.solvers.petsc import reason_name
+from lrsa_coupled.solvers.petsc import index_set, reason_name
+
+Array = npt.NDArray[np.float64]
 
 KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly",
                                    "st_pc_type": "cholesky", "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
@@ -41,7 +43,7 @@ EIGENSOLVERS: Mapping[Eigensolver, Mapping[str, str]] = {"krylov-schur": KRYLOV_
 
 
 def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: float = 1e-8,
-                 initial: npt.NDArray[np.float64] | None = None, options: Mapping[str, str] = KRYLOV_SCHUR,
+                 initial: Array | None = None, options: Mapping[str, str] = KRYLOV_SCHUR,
                  max_iterations: int = 500) -> Modes:  # fmt: skip
     """Find the modes of ``stiffness x = lambda mass x`` with the least eigenvalues.
 
@@ -64,7 +66,10 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
     rows = stiffness.getSize()[0]
     if not 1 <= count <= rows:
         raise ValueError(f"the number of modes must be between 1 and {rows}, got {count}")
-    _check(stiffness, initial)
+    owned = stiffness.getLocalSize()[0]
+    given = owned if initial is None else len(initial)
+    if stiffness.comm.tompi4py().allreduce(given != owned, op=MPI.LOR):
+        raise ValueError(f"the initial space must have {owned} owned rows, got {given}")
     solver = SLEPc.EPS().create(stiffness.comm)
     solver.setOptionsPrefix("modes_")
     solver.setOperators(stiffness, mass)
@@ -91,7 +96,7 @@ def lowest_modes(stiffness: PETSc.Mat, mass: PETSc.Mat, count: int, *, rtol: flo
 
 
 def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "krylov-schur", rtol: float = 1e-8,
-                 initial: npt.NDArray[np.float64] | None = None) -> Modes:  # fmt: skip
+                 initial: Array | None = None) -> Modes:  # fmt: skip
     """Find the lowest modes of a pencil, zero on constrained degrees of freedom; see ``lowest_modes``. Collective."""
     started = time.perf_counter()
     free = free_rows(pencil)
@@ -118,30 +123,18 @@ def free_rows(problem: Unknown) -> npt.NDArray[np.bool_]:
 def _restricted(form: Form, free: npt.NDArray[np.bool_]) -> PETSc.Mat:
     whole = assemble_matrix(form)
     whole.assemble()
-    rows = PETSc.IS().createGeneral(
-        (np.flatnonzero(free) + whole.getOwnershipRange()[0]).astype(PETSc.IntType), comm=whole.comm
-    )
+    rows = index_set(free, whole.getOwnershipRange()[0], whole.comm)
     part = whole.createSubMatrix(rows, rows)
     whole.destroy()
     rows.destroy()
     return part
 
 
-def _check(stiffness: PETSc.Mat, initial: npt.NDArray[np.float64] | None) -> None:
-    owned = stiffness.getLocalSize()[0]
-    wrong = initial is not None and len(initial) != owned
-    if stiffness.comm.tompi4py().allreduce(wrong, op=MPI.LOR):
-        raise ValueError(
-            f"the initial space must have {owned} owned rows, got {None if initial is None else len(initial)}"
-        )
-
-
-def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.float64], count: int) -> list[PETSc.Vec]:
+def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: Array, count: int) -> list[PETSc.Vec]:
     """Return the combinations of the columns that have the least Rayleigh quotients, at most ``count``. Collective."""
     comm = stiffness.comm.tompi4py()
-    columns = PETSc.Mat().createDense(
-        (stiffness.getSizes()[1], (None, basis.shape[1])), array=np.array(basis, order="F"), comm=stiffness.comm
-    )
+    sizes = stiffness.getSizes()[1], (None, basis.shape[1])
+    columns = PETSc.Mat().createDense(sizes, array=np.array(basis, order="F"), comm=stiffness.comm)
     products = []
     for matrix in (stiffness, mass):
         image = matrix.matMult(columns)
@@ -157,9 +150,7 @@ def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: npt.NDArray[np.f
     return vectors
 
 
-def _ritz_weights(
-    stiffness: npt.NDArray[np.float64], mass: npt.NDArray[np.float64], count: int
-) -> npt.NDArray[np.float64]:
+def _ritz_weights(stiffness: Array, mass: Array, count: int) -> Array:
     """Solve the projected problem on what is not dependent of the basis."""
     sizes = np.sqrt(np.diag(mass))
     values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))

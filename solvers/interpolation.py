@@ -15,10 +15,13 @@ from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.options import default_options
+from lrsa_coupled.solvers.petsc import index_set
 
 SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
 OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; relative padding of the search
-Located = tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.float64]]
+Array = npt.NDArray[np.float64]
+Dofs = npt.NDArray[np.int32]
+Located = tuple[npt.NDArray[np.int64], Dofs, Array]
 """Points found on this rank: global rows ``(n,)``, local cells ``(n,)``, reference coordinates there ``(n, d)``."""
 
 SIMPLICES = (CellType.interval, CellType.triangle, CellType.tetrahedron)
@@ -48,10 +51,7 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
     _check(source, target)
     rows_map, columns_map = target.dofmap.index_map, source.dofmap.index_map
     points = target.tabulate_dof_coordinates()[: rows_map.size_local]
-    padding = OUTSIDE * float(np.abs(source.mesh.geometry.x).max(initial=0.0))
-    rows_n, cells_n, reference_nd = _located(
-        source.mesh, points, first=rows_map.local_range[0], padding=padding, reach=reach
-    )
+    rows_n, cells_n, reference_nd = _located(source.mesh, points, first=rows_map.local_range[0], reach=reach)
     values_ne = source.element.basix_element.tabulate(0, reference_nd)[0, :, :, 0]
     values_ne[np.abs(values_ne - 1.0) < SNAP] = 1.0
     columns_ne = columns_map.local_to_global(source.dofmap.list[cells_n].ravel()).reshape(values_ne.shape)
@@ -64,16 +64,14 @@ def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach:
     return matrix
 
 
-def boundary_dofs(space: FunctionSpace) -> npt.NDArray[np.int32]:
+def boundary_dofs(space: FunctionSpace) -> Dofs:
     """Return the local degrees of freedom on the boundary, blocked ones as ``dirichletbc`` takes them. Collective."""
     mesh, dim = space.mesh, space.mesh.topology.dim
     mesh.topology.create_connectivity(dim - 1, dim)
     return locate_dofs_topological(space, dim - 1, exterior_facet_indices(mesh.topology))
 
 
-def constrain(
-    prolongation: PETSc.Mat, coarse_dofs: npt.NDArray[np.int32], fine_dofs: npt.NDArray[np.int32]
-) -> PETSc.Mat:
+def constrain(prolongation: PETSc.Mat, coarse_dofs: Dofs, fine_dofs: Dofs) -> PETSc.Mat:
     """Restrict a prolongation to corrections that vanish at Dirichlet degrees of freedom.
 
     The coarse space loses its constrained degrees of freedom, which would be empty rows of its Galerkin operator.
@@ -88,16 +86,11 @@ def constrain(
     Returns:
         Matrix ``(fine dofs, free coarse dofs)``; the free dofs are numbered in the order they had.
     """
-    (first_row, end_row), (first_column, end_column) = (
-        prolongation.getOwnershipRange(),
-        prolongation.getOwnershipRangeColumn(),
-    )
-    free = np.ones(end_column - first_column, dtype=np.bool_)
+    (first_row, end_row), columns_range = prolongation.getOwnershipRange(), prolongation.getOwnershipRangeColumn()
+    free = np.ones(columns_range[1] - columns_range[0], dtype=np.bool_)
     free[coarse_dofs[coarse_dofs < free.size]] = False
     rows = PETSc.IS().createStride(end_row - first_row, first=first_row, step=1, comm=prolongation.comm)
-    columns = PETSc.IS().createGeneral(
-        (np.flatnonzero(free) + first_column).astype(PETSc.IntType), comm=prolongation.comm
-    )
+    columns = index_set(free, columns_range[0], prolongation.comm)
     constrained = prolongation.createSubMatrix(rows, columns)
     constrained.zeroRows((fine_dofs[fine_dofs < end_row - first_row] + first_row).astype(PETSc.IntType), diag=0.0)
     rows.destroy()
@@ -154,8 +147,9 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
         raise ValueError(f"both meshes must be over the same ranks, got communicators of {sizes}")
 
 
-def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding: float, reach: float) -> Located:
+def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
     """Find a cell for each point, on any rank; ``first`` is the global row of this rank's first point. Collective."""
+    padding = OUTSIDE * float(np.abs(mesh.geometry.x).max(initial=0.0))
     cells, reference_nd, inside = _search_here(mesh, points, padding)
     here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
     if not mesh.comm.allreduce(len(away)):
@@ -167,9 +161,7 @@ def _located(mesh: Mesh, points: npt.NDArray[np.float64], *, first: int, padding
     return rows, np.concatenate([cells[here], found.dest_cells]), np.concatenate([reference_nd[here], others_nd])
 
 
-def _search_here(
-    mesh: Mesh, points: npt.NDArray[np.float64], padding: float
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _search_here(mesh: Mesh, points: Array, padding: float) -> tuple[Dofs, Array, npt.NDArray[np.bool_]]:
     """Find the cells of this rank that hold points, by boxes and barycentric coordinates. Collective: no.
 
     Returns:
@@ -193,7 +185,7 @@ def _search_here(
     return cells, reference_nd, inside
 
 
-def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _pull_back(mesh: Mesh, cells: Dofs, points: Array) -> Array:
     """Return reference coordinates ``(n, d)`` of points ``(n, 3)``, one a cell, by Cramer's rule. Collective: no."""
     dim = mesh.geometry.dim
     vertices = mesh.geometry.x[mesh.geometry.dofmaps[0][cells], :dim]
@@ -210,14 +202,11 @@ def _pull_back(mesh: Mesh, cells: npt.NDArray[np.int32], points: npt.NDArray[np.
     return np.einsum("knd,nd->nk", normals, points[:, :dim] - vertices[:, 0]) / volumes[:, None]
 
 
-def _require_inside(
-    comm: MPI.Comm, found: PointOwnershipData, reference_nd: npt.NDArray[np.float64], *, continued: bool
-) -> None:
+def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: Array, *, continued: bool) -> None:
     """Raise ValueError if some points are in no cell, or near one unless ``continued``. Collective."""
     least_n = np.minimum(reference_nd.min(axis=1, initial=np.inf), 1.0 - reference_nd.sum(axis=1))
     missing = np.count_nonzero(found.src_owner < 0) + (0 if continued else np.count_nonzero(least_n < -OUTSIDE))
-    total = comm.allreduce(missing)
-    if total:
+    if total := comm.allreduce(missing):
         raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
 
 
@@ -226,10 +215,8 @@ def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, rows: npt.NDArray[
 
     DOLFINx lists the points found on a rank by the rank that asked, then in its order.
     """
-    owners = found.src_owner
-    sent = rows[np.argsort(owners, kind="stable")].astype(np.int64)
+    sent_counts, counts = (np.bincount(owner, minlength=comm.size) for owner in (found.src_owner, found.dest_owner))
+    sent = rows[np.argsort(found.src_owner, kind="stable")].astype(np.int64)
     received = np.empty(len(found.dest_owner), dtype=np.int64)
-    comm.Alltoallv(
-        [sent, np.bincount(owners, minlength=comm.size)], [received, np.bincount(found.dest_owner, minlength=comm.size)]
-    )
+    comm.Alltoallv([sent, sent_counts], [received, counts])
     return received

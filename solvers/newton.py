@@ -95,9 +95,7 @@ class NewtonSolver(SequenceSolver):
             ValueError: If the forms are others than before or ``atol`` is not positive.
         """
         if problem.residual is not self.problem.residual or problem.solution is not self.problem.solution:
-            raise ValueError(
-                "a sequence of nonlinear problems needs the same forms and solution, got others than before"
-            )
+            raise ValueError("a sequence of nonlinear problems needs the same forms and solution, got others")
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
         self.problem, self.atol = problem, atol

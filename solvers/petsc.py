@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import Function
 from petsc4py import PETSc
@@ -61,3 +63,8 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
     modes = PETSc.NullSpace().createRigidBody(points)
     points.destroy()
     return modes
+
+
+def index_set(mask: npt.NDArray[np.bool_], first: int, comm: PETSc.Comm) -> PETSc.IS:
+    """Return the global rows, of which this rank owns those from ``first``, where a mask holds. Collective."""
+    return PETSc.IS().createGeneral((np.flatnonzero(mask) + first).astype(PETSc.IntType), comm=comm)

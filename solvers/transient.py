@@ -105,8 +105,7 @@ class TimeStepper:
         self, evolution: Evolution, scheme: Scheme, *, corrections: bool = False, is_linear: bool = False
     ) -> None:
         self.evolution, self.scheme, self.corrections = evolution, scheme, corrections
-        space = evolution.space
-        mesh = space.mesh
+        space, mesh = evolution.space, evolution.space.mesh
         self.history = [fem.Function(space) for _ in range(3)]
         self.base, self.scale = fem.Function(space), fem.Constant(mesh, 1.0)
         self.weights = [fem.Constant(mesh, 0.0) for _ in range(3)]
@@ -121,12 +120,9 @@ class TimeStepper:
         if scheme.theta < 1.0:
             form += (1.0 - scheme.theta) * evolution.rate(self.history[0], test, self._times[1])
         self._values = [fem.Function(space) for _ in evolution.bcs]  # of the conditions on x
-        dofs = [_dofs(bc) for bc in evolution.bcs]
-        bcs = (
-            [fem.dirichletbc(value, d) for value, d in zip(self._values, dofs, strict=True)]
-            if corrections
-            else list(evolution.bcs)
-        )
+        bcs = list(evolution.bcs)
+        if corrections:
+            bcs = [fem.dirichletbc(value, _dofs(bc)) for value, bc in zip(self._values, bcs, strict=True)]
         jacobian = fem.form(ufl.derivative(form, solution))
         self.problem = Problem(mesh=mesh, parameters=None, solution=solution, residual=fem.form(form),
                                jacobian=jacobian, bcs=bcs, node_space=space, is_linear=is_linear)  # fmt: skip
