@@ -181,8 +181,7 @@ class InitialGuess(ABC):
 
     Attributes:
         name: Its name in records and reports.
-        trusted: Whether it comes from solutions nearby, so that it is not tested and its solve not bounded: a prediction
-            can be anything.
+        trusted: Whether it comes from solutions nearby and is neither tested nor its solve bounded, unlike a prediction.
     """
 
     name: str
