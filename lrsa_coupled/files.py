@@ -50,8 +50,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def as_dataclass[T](content: Any, kind: type[T], *, where: str) -> T:
-    """Return JSON content as a dataclass; ValueError names the entry that is missing or of the wrong kind."""
+def converted[T](content: Any, kind: type[T], *, where: str) -> T:
+    """Return JSON content as a dataclass or another type; ValueError names the entry that is missing or wrong."""
     try:
         return msgspec.convert(content, kind)
     except msgspec.ValidationError as error:

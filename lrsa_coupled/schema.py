@@ -14,7 +14,7 @@ from typing import Any, final
 
 import msgspec
 
-from lrsa_coupled.files import as_dataclass
+from lrsa_coupled.files import converted
 
 TRAINING_ONLY = {"training_only": True}
 """Marks what only training reads: an operator fits problems whose schema differs in it."""
@@ -172,7 +172,7 @@ class Schema:
     @classmethod
     def from_json(cls, content: Any, *, where: str) -> Schema:
         """Read what ``to_json`` gave; ValueError, beginning with ``where``, names an entry that is wrong or missing."""
-        found = as_dataclass(content, cls, where=f"{where}: schema")
+        found = converted(content, cls, where=f"{where}: schema")
         if unknown := sorted(set(content) - {item.name for item in dataclasses.fields(cls)}):
             raise ValueError(f"{where}: schema: unknown entry '{unknown[0]}'")
         return found

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from lrsa_coupled.files import as_dataclass, read_json, write_text_atomically
+from lrsa_coupled.files import converted, read_json, write_text_atomically
 from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
@@ -47,7 +47,7 @@ class DataCard:
         if version == 2:
             content = _of_version_2(content, where)
         schema = Schema.from_json(content.get("schema"), where=where)
-        return as_dataclass({**content, "schema": schema}, cls, where=where)
+        return converted({**content, "schema": schema}, cls, where=where)
 
     def difference(self, other: DataCard, defaults: Mapping[str, Any]) -> str | None:
         """Return the first mismatch in words, versions aside; ``defaults`` are settings that a card does not hold."""

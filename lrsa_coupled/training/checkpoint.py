@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.files import as_dataclass, atomic_path, read_json, write_text_atomically
+from lrsa_coupled.files import atomic_path, converted, read_json, write_text_atomically
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.schema import Schema
 
@@ -180,16 +181,14 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
     if version == 1:
         times = {"seconds": content.get("seconds") or None, "ranks": content.get("ranks", 1)}
         content = {**content, "schema": Schema.from_flat(content, where=where).to_json(), **times}
+    kinds = typing.get_type_hints(ModelCard)
+    plain = ("resolution", "data", "errors", "seconds", "ranks")
     try:
         return ModelCard(
             schema=Schema.from_json(content["schema"], where=where),
-            resolution=int(content["resolution"]),
             operator=configuration.operator_from_card(content["operator"], version=version, where=where),
             training=configuration.training_from_card(content["training"], version=version, where=where),
-            data=as_dataclass(content["data"], DataInfo, where=f"{where}: data"),
-            errors={str(name): float(value) for name, value in content["errors"].items()},
-            seconds=None if content["seconds"] is None else float(content["seconds"]),
-            ranks=int(content["ranks"]),
+            **{name: converted(content[name], kinds[name], where=f"{where}: {name}") for name in plain},
         )
     except KeyError as error:
         raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error

@@ -1,4 +1,4 @@
-"""The data set on disk: any flipped byte is found and repaired, kills and lost indices do no harm, hashes depend on the contents alone."""
+"""The data set on disk: flipped bytes are found and repaired, kills do no harm, hashes depend on the contents alone."""
 
 from __future__ import annotations
 
@@ -24,8 +24,16 @@ def record(index: int, *, seconds: float = 0.5) -> SampleRecord:
     rng = np.random.default_rng(index // 2)
     points = rng.uniform(size=(9, 2))
     own = np.random.default_rng([1, index])
-    arrays = SampleArrays(points, rng.uniform(0.5, 1.5, 9), np.zeros(9, np.uint8), np.zeros((9, 1), np.uint8), np.array([[0, 1, 2], [2, 3, 4]], np.int32),
-                          own.uniform(size=(9, 2)).astype(np.float32), own.uniform(size=(9, 1)), np.array([float(index)]))  # fmt: skip
+    arrays = SampleArrays(
+        points=points,
+        mass=rng.uniform(0.5, 1.5, 9),
+        boundary=np.zeros(9, np.uint8),
+        constrained=np.zeros((9, 1), np.uint8),
+        cells=np.array([[0, 1, 2], [2, 3, 4]], np.int32),
+        inputs=own.uniform(size=(9, 2)).astype(np.float32),
+        outputs=own.uniform(size=(9, 1)),
+        scalars=np.array([float(index)]),
+    )
     if index == 4:
         return SampleRecord(index, "failed", "DIVERGED_MAX_IT", '{"a": 1.0}', 30, float("nan"), seconds, None)
     return SampleRecord(index, "ok", "CONVERGED_FNORM_ABS", '{"a": 1.0}', 5, 1e-9, seconds, arrays)
@@ -197,7 +205,7 @@ def test_a_data_set_of_version_2_is_read_and_continued(tmp_path: Path) -> None:
     assert store.card == DataCard(schema, 3, 6, {"medium": "1"}, settings, {"lrsa-coupled": "0.1.0"})
     assert store.solved == [0, 1] and not store.verify()
     create(tmp_path, dataclasses.replace(store.card, versions={"lrsa-coupled": "0.2.0"}))
-    with pytest.raises(ValueError, match="chains .*'setup', None.* instead of .*'setup', 3"):
+    with pytest.raises(ValueError, match=r"chains .*'setup', None.* instead of .*'setup', 3"):
         create(tmp_path, dataclasses.replace(store.card, settings=settings | {"chains": [32, "setup", 3, False]}))
 
 
@@ -221,7 +229,7 @@ def test_a_data_set_older_than_an_option_goes_on_with_what_it_was(tmp_path):
         dataclasses.replace(CARD, settings={"method": "cold", "options": {"range": value}}) for value in (2.0, 3.0)
     )
     create(tmp_path, narrow, defaults=defaults)
-    with pytest.raises(ValueError, match="options {'range': 2.0} instead of {'range': 3.0}"):
+    with pytest.raises(ValueError, match=r"options {'range': 2.0} instead of {'range': 3.0}"):
         create(tmp_path, wide, defaults=defaults)
 
 
