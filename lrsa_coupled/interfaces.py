@@ -181,7 +181,7 @@ class InitialGuess(ABC):
 
     Attributes:
         name: Its name in records and reports.
-        trusted: Whether it comes from solutions nearby and is neither tested nor its solve bounded, unlike a prediction.
+        trusted: Whether it comes from solutions nearby: it is not tested nor its solve bounded, unlike a prediction.
     """
 
     name: str

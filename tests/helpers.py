@@ -24,6 +24,6 @@ def mpiexec() -> str | None:
 
 
 def plain_environment() -> dict[str, str]:
-    """Return the environment without traces of an MPI launcher and with the repository on the path, for a subprocess."""
+    """Return the environment of a subprocess: no traces of an MPI launcher, the repository on the path."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PMI", "OMPI_", "MPI_", "HYDRA", "HYDI"))}
     return kept | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

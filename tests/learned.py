@@ -1,4 +1,4 @@
-"""A small problem on the unit square with a description, and operators for it, shared by the tests of the learned preconditioners."""
+"""A small problem on the unit square with a description, and operators for it, for the learned preconditioners."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def operator(
     case: str = "waves",
     dim: int = 2,
 ) -> Path:
-    """Save an operator with random weights, the same on all ranks, for ``Waves`` or a case; its outputs are of the size ``scale``."""
+    """Save an operator with random weights, the same on all ranks, whose outputs are of the size ``scale``."""
 
     def save() -> None:
         torch.manual_seed(0)

@@ -12,7 +12,7 @@ N = 30
 
 def grid_matrix(points: int = N, *, shift: float = 0.0, wind: float = 0.0, noise: float = 0.0,
                 comm: MPI.Comm = MPI.COMM_WORLD) -> PETSc.Mat:  # fmt: skip
-    """h^2 (-1.3 d2/dx2 - d2/dy2 + wind d/dy - shift (1 + noise)) by central differences, Dirichlet; the noise is smooth."""
+    """h^2 (-1.3 d2/dx2 - d2/dy2 + wind d/dy - shift (1 + noise)), central differences, Dirichlet; smooth noise."""
     h, size = 1.0 / (points + 1), points * points
     matrix = PETSc.Mat().createAIJ(size, nnz=5, comm=comm)
     for row in range(*matrix.getOwnershipRange()):

@@ -21,8 +21,22 @@ from tests.helpers import mpiexec, plain_environment
 
 KILLS = int(os.environ.get("LRSA_KILLS", "3"))
 SAMPLES = 10 * KILLS
-TOOL = [sys.executable, "-c", "import sys; from lrsa_coupled.cli import main; sys.exit(main())", "generate", "cavity", "--samples", str(SAMPLES), "--resolution", "8", "--seed", "5",
-        "--set", "generate.samples_per_shard=4", "--quiet"]  # fmt: skip
+TOOL = [
+    sys.executable,
+    "-c",
+    "import sys; from lrsa_coupled.cli import main; sys.exit(main())",
+    "generate",
+    "cavity",
+    "--samples",
+    str(SAMPLES),
+    "--resolution",
+    "8",
+    "--seed",
+    "5",
+    "--set",
+    "generate.samples_per_shard=4",
+    "--quiet",
+]
 
 
 def present(folder: Path) -> set[int]:

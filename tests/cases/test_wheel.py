@@ -1,4 +1,4 @@
-"""The wheel, as users install it: complete, and deaf to modules of the user's own that are called ``solvers`` or ``cases``."""
+"""The wheel, as users install it: complete, and indifferent to modules of the user called ``solvers`` or ``cases``."""
 
 from __future__ import annotations
 

@@ -63,8 +63,13 @@ class Script:
     def nonlinear(self, **options: object) -> NonlinearProblem:
         flux = (1 + 5 * self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(self.v))
         residual = (flux - self.load * self.source * self.v) * ufl.dx
-        return NonlinearProblem(residual, self.u, bcs=[self.bc], petsc_options_prefix="newton_script_",
-                                petsc_options=DIRECT | {"snes_rtol": 1e-9, "snes_linesearch_type": "none"} | options)  # fmt: skip
+        return NonlinearProblem(
+            residual,
+            self.u,
+            bcs=[self.bc],
+            petsc_options_prefix="newton_script_",
+            petsc_options=DIRECT | {"snes_rtol": 1e-9, "snes_linesearch_type": "none"} | options,
+        )
 
 
 class Constant(torch.nn.Module):

@@ -1,4 +1,4 @@
-"""Data generation that keeps solvers, guesses and Krylov subspaces: what is made depends on the chain alone, and is right."""
+"""Data generation that reuses solvers, guesses and subspaces: samples depend on the chain alone, and are right."""
 
 from __future__ import annotations
 
@@ -46,9 +46,18 @@ def relative_difference(one: dict[int, np.ndarray], two: dict[int, np.ndarray]) 
     return max(np.abs(one[i] - two[i]).max() / np.abs(one[i]).max() for i in one)
 
 
-@pytest.mark.parametrize("changes", [{"reuse": "setup"}, {"guess": "previous", "sort": True}, {"reuse": "preconditioner"},
-                                     {"reuse": "setup", "recycle": 5}, EVERYTHING, {"method": "mumps", "reuse": "preconditioner"}],
-                         ids=["setup", "guess", "preconditioner", "recycling", "everything", "factorisation"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reuse": "setup"},
+        {"guess": "previous", "sort": True},
+        {"reuse": "preconditioner"},
+        {"reuse": "setup", "recycle": 5},
+        EVERYTHING,
+        {"method": "mumps", "reuse": "preconditioner"},
+    ],
+    ids=["setup", "guess", "preconditioner", "recycling", "everything", "factorisation"],
+)
 def test_what_is_kept_changes_nothing_but_rounding(shared_path: Path, changes: dict[str, object]) -> None:
     assert make(shared_path / "kept", COMM, **changes).solved == 9
     if COMM.rank == 0:

@@ -148,8 +148,17 @@ def test_minres_takes_the_symmetric_form_of_an_indefinite_operator() -> None:
     matrix = grid_matrix(shift=SHIFT)
     counts = []
     for basis in (modes(24), modes(24, noise=1e-3)):
-        with solver(matrix, grid_matrix(), basis=basis, ksp_type="minres", ksp_pc_side="left", pc_lrsa_combine="symmetric",
-                    pc_lrsa_inner_pc_type="gamg", ksp_norm_type="preconditioned", ksp_rtol="1e-10") as ksp:  # fmt: skip
+        with solver(
+            matrix,
+            grid_matrix(),
+            basis=basis,
+            ksp_type="minres",
+            ksp_pc_side="left",
+            pc_lrsa_combine="symmetric",
+            pc_lrsa_inner_pc_type="gamg",
+            ksp_norm_type="preconditioned",
+            ksp_rtol="1e-10",
+        ) as ksp:
             counts.append(iterations(ksp))
     assert counts[0] <= counts[1] < 100
 
@@ -175,8 +184,11 @@ def test_a_useless_basis_leaves_the_inner_preconditioner_alone(
 ) -> None:
     matrix = grid_matrix()
     rng = np.random.default_rng(COMM.rank)
-    basis = {"noise": lambda: rng.standard_normal((matrix.getLocalSize()[0], 16)), "high modes": lambda: modes(16, first=500),
-             "modes": lambda: modes(16)}[what]()  # fmt: skip
+    basis = {
+        "noise": lambda: rng.standard_normal((matrix.getLocalSize()[0], 16)),
+        "high modes": lambda: modes(16, first=500),
+        "modes": lambda: modes(16),
+    }[what]()
     options = {"pc_lrsa_inner_pc_factor_mat_solver_type": "mumps"} if inner == "lu" else {}
     with solver(matrix, basis=basis, pc_lrsa_inner_pc_type=inner, **options) as ksp:
         assert ksp.getPC().getPythonContext().dimension == 0

@@ -45,8 +45,19 @@ class Script:
         ) * ufl.dx
         mesh.topology.create_connectivity(1, 2)
         bc = fem.dirichletbc(0.0, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)), space)
-        self.problem = NonlinearProblem(residual, self.u, bcs=[bc], petsc_options_prefix="conduction_", petsc_options={
-            "ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps", "snes_atol": 1e-10, "snes_linesearch_type": "none"})  # fmt: skip
+        self.problem = NonlinearProblem(
+            residual,
+            self.u,
+            bcs=[bc],
+            petsc_options_prefix="conduction_",
+            petsc_options={
+                "ksp_type": "preonly",
+                "pc_type": "lu",
+                "pc_factor_mat_solver_type": "mumps",
+                "snes_atol": 1e-10,
+                "snes_linesearch_type": "none",
+            },
+        )
         self.inputs, self.scalars = {"source": self.f, "layers": lambda x: np.stack([x[0], x[1]])}, {"flux": self.flux}
 
     def set(self, number: int) -> None:
@@ -99,8 +110,12 @@ def test_another_data_set_is_not_added_to(folder: Path) -> None:
 def test_collect_train_attach(folder: Path) -> None:
     script = Script()
     collect(script, folder / "data", range(24))
-    config = Config(operator=LrsaConfig(width=32, num_blocks=2, num_heads=2, num_latents=16),
-                    training=TrainingConfig(epochs=40, batch_size=4, num_points=81, learning_rate=3e-3, valid_fraction=0.1, device="cpu"))  # fmt: skip
+    config = Config(
+        operator=LrsaConfig(width=32, num_blocks=2, num_heads=2, num_latents=16),
+        training=TrainingConfig(
+            epochs=40, batch_size=4, num_points=81, learning_rate=3e-3, valid_fraction=0.1, device="cpu"
+        ),
+    )
     share(COMM, lambda: train(folder / "data", folder / "model", config))
     attached = attach(script.problem, LearnedGuess.load(folder / "model"), inputs=script.inputs, scalars=script.scalars)
     for number in range(100, 104):

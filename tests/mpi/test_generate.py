@@ -196,8 +196,12 @@ def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch
 
 def test_ranks_that_do_not_divide_into_groups_are_refused(shared_path: Path) -> None:
     with pytest.raises(ValueError, match="must divide the number of ranks, got 4 and"):
-        generate(CavityCase(), dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, ranks_per_sample=4)),
-                 shared_path / "data", COMM)  # fmt: skip
+        generate(
+            CavityCase(),
+            dataclasses.replace(CONFIG, generate=dataclasses.replace(CONFIG.generate, ranks_per_sample=4)),
+            shared_path / "data",
+            COMM,
+        )
 
 
 def test_a_signal_ends_the_run_after_the_current_samples(shared_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The guarded solver: whatever the guess, the answer is right; a bad one is found out before or soon after the solve begins."""
+"""The guarded solver: whatever the guess, the answer is right; a bad one is rejected before or soon in the solve."""
 
 from __future__ import annotations
 

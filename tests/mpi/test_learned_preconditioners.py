@@ -1,4 +1,4 @@
-"""Bases from operators and coarse meshes, and an operator as preconditioner, chosen by options, at any number of ranks."""
+"""Bases from operators and coarse meshes, an operator as preconditioner: chosen by options, at any number of ranks."""
 
 from __future__ import annotations
 
@@ -101,14 +101,22 @@ def test_coarse_modes_deflate(shared_path: Path) -> None:
 
 @pytest.mark.parametrize("cells", [0, 12])
 def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells: int) -> None:
-    """Both bases are projected on the same fields; the one of all ranks together is compared with that of each rank alone."""
+    """The basis of all ranks together is as good as that of each rank alone."""
     folder = operator(shared_path / "basis", BASIS)
     results = []
     for comm in (COMM, MPI.COMM_SELF):
         waves = Waves(comm)
         describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-        with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=folder, pc_lrsa_grid=cells, pc_lrsa_min_gain=0,
-                    pc_lrsa_max_defect=2) as ksp:  # fmt: skip
+        with solver(
+            waves,
+            waves.stiffness,
+            **GMRES,
+            **SPACE,
+            pc_lrsa_checkpoint=folder,
+            pc_lrsa_grid=cells,
+            pc_lrsa_min_gain=0,
+            pc_lrsa_max_defect=2,
+        ) as ksp:
             context = ksp.getPC().getPythonContext()
             assert (
                 context.settings.basis == "learned"
@@ -121,11 +129,19 @@ def test_a_predicted_basis_does_not_depend_on_the_ranks(shared_path: Path, cells
 
 
 def test_a_basis_from_a_grid_goes_to_zero_at_the_boundary_without_a_kink(shared_path: Path) -> None:
-    """The operator does not vanish at the boundary; a quarter of a cell from it the basis is small, which cutting off at the nodes of the mesh would not do."""
+    """The operator does not vanish at the boundary, the basis is small a quarter of a cell from it."""
     waves = Waves()
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
-    with solver(waves, waves.stiffness, **GMRES, **SPACE, pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS), pc_lrsa_grid=6, pc_lrsa_min_gain=0,
-                pc_lrsa_max_defect=2) as ksp:  # fmt: skip
+    with solver(
+        waves,
+        waves.stiffness,
+        **GMRES,
+        **SPACE,
+        pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS),
+        pc_lrsa_grid=6,
+        pc_lrsa_min_gain=0,
+        pc_lrsa_max_defect=2,
+    ) as ksp:
         basis = ksp.getPC().getPythonContext()._space
     points = waves.space.tabulate_dof_coordinates()[: len(basis), :2]
     distance = np.rint(24 * np.minimum(points, 1.0 - points).min(axis=1))
@@ -144,8 +160,16 @@ def test_one_description_serves_two_operators(shared_path: Path) -> None:
         "pc_lrsa_inner_pc_lrsa_max_defect": 2,
         "pc_lrsa_inner_pc_lrsa_min_gain": 0,
     }
-    with solver(waves, None, ksp_type="fgmres", ksp_gmres_restart=300, **NEURAL, **inside, pc_lrsa_checkpoint=correction_model(shared_path / "model"),
-                pc_lrsa_inner_pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS)) as ksp:  # fmt: skip
+    with solver(
+        waves,
+        None,
+        ksp_type="fgmres",
+        ksp_gmres_restart=300,
+        **NEURAL,
+        **inside,
+        pc_lrsa_checkpoint=correction_model(shared_path / "model"),
+        pc_lrsa_inner_pc_lrsa_checkpoint=operator(shared_path / "basis", BASIS),
+    ) as ksp:
         assert iterations(ksp, waves) < 300
 
 
@@ -209,8 +233,16 @@ def test_flexible_methods_converge_with_an_operator(shared_path: Path, method: s
     waves.matrix = waves.stiffness
     describe(waves.matrix, waves.space, bcs=[waves.bc], inputs=waves.inputs)
     more = {"ksp_fcg_mmax": 300, "ksp_gmres_restart": 300, "ksp_gcr_restart": 300, "ksp_norm_type": "unpreconditioned"}
-    with solver(waves, None, ksp_type=method, **NEURAL, **more, pc_lrsa_checkpoint=correction_model(shared_path / "model"), pc_lrsa_sweeps=sweeps,
-                pc_lrsa_precision="fp32") as ksp:  # fmt: skip
+    with solver(
+        waves,
+        None,
+        ksp_type=method,
+        **NEURAL,
+        **more,
+        pc_lrsa_checkpoint=correction_model(shared_path / "model"),
+        pc_lrsa_sweeps=sweeps,
+        pc_lrsa_precision="fp32",
+    ) as ksp:
         if sweeps:
             assert iterations(ksp, waves) < 200
         else:  # random weights alone precondition badly: what counts is that nothing breaks

@@ -1,4 +1,4 @@
-"""Nested iteration: the same solution as from zero in fewer iterations, on any number of ranks; the default solve where it fails."""
+"""Nested iteration: the solution as from zero in fewer iterations, on any number of ranks; else the default solve."""
 
 from __future__ import annotations
 

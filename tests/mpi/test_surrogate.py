@@ -45,7 +45,7 @@ def solved(name: str, comm: MPI.Comm = COMM, index: int = 2) -> tuple[Case, Prob
 
 
 def perturbed(case: Case, problem: Problem, truth: PETSc.Vec, *, shape: str, size: float) -> float:
-    """Put into the solution the truth plus waves of a relative size, the same on any partition; return that size as measured."""
+    """Put the truth plus waves of a relative size, the same on any partition, into the solution; return that size."""
     set_solution(problem, truth)
     wave, norm = fem.Function(problem.solution.function_space), make_norm(problem, case.schema.outputs)
     subspace = case.schema.outputs[0].subspace
@@ -183,7 +183,7 @@ def test_without_an_energy_a_linear_problem_is_corrected_at_once() -> None:
 
 
 def quadratic(sign: float) -> Problem:
-    """Minimise sign / 2 |grad u|^2 - f u with the solution 1 + x^2 + y^2 on the boundary; a saddle for a negative sign."""
+    """Minimise sign / 2 |grad u|^2 - f u, u = 1 + x^2 + y^2 on the boundary; a saddle for a negative sign."""
     mesh = create_unit_square(COMM, 8, 8)
     space = fem.functionspace(mesh, ("P", 2))
     u, exact = fem.Function(space), fem.Function(space)
@@ -192,8 +192,17 @@ def quadratic(sign: float) -> Problem:
     bc = fem.dirichletbc(exact, fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology)))
     energy = (sign / 2.0 * ufl.inner(ufl.grad(u), ufl.grad(u)) + 4.0 * sign * u) * ufl.dx
     residual = ufl.derivative(energy, u)
-    return Problem(mesh=mesh, parameters=exact, solution=u, residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)),
-                   bcs=[bc], node_space=space, is_linear=True, energy=fem.form(energy))  # fmt: skip
+    return Problem(
+        mesh=mesh,
+        parameters=exact,
+        solution=u,
+        residual=fem.form(residual),
+        jacobian=fem.form(ufl.derivative(residual, u)),
+        bcs=[bc],
+        node_space=space,
+        is_linear=True,
+        energy=fem.form(energy),
+    )
 
 
 def test_prescribed_values_count_in_the_norm_of_the_field() -> None:

@@ -173,8 +173,15 @@ def on_coarser_nodes() -> Problem:
     wall = fem.Function(fine)
     wall.x.array[:] = 2.0
     bc = fem.dirichletbc(wall, fem.locate_dofs_topological(fine, 1, exterior_facet_indices(fine.mesh.topology)))
-    return dataclasses.replace(problem, mesh=fine.mesh, solution=fem.Function(fine), bcs=[bc], node_space=coarse,
-                               to_nodes=interpolation_matrix(fine, coarse), from_nodes=interpolation_matrix(coarse, fine))  # fmt: skip
+    return dataclasses.replace(
+        problem,
+        mesh=fine.mesh,
+        solution=fem.Function(fine),
+        bcs=[bc],
+        node_space=coarse,
+        to_nodes=interpolation_matrix(fine, coarse),
+        from_nodes=interpolation_matrix(coarse, fine),
+    )
 
 
 def test_nodes_on_a_coarser_mesh() -> None:

@@ -125,8 +125,11 @@ def test_tables_hold_the_numbers_of_the_results(measured: Results) -> None:
     assert costs == cost_rows(measured) and ratios == speedup_rows(measured.solved_times)
     # Less than nothing is saved: cold less learned is 1 s, 7 s and -0.4876543211 s, and 9 s are lost on sample 3.
     assert [row[:2] for row in pay_back[1:]] == [
-        ["cold (best without data)", "never"], ["fragile", "never"], [NEAREST, "never"], [f"{NEAREST}, data available", "never"],
-    ]  # fmt: skip
+        ["cold (best without data)", "never"],
+        ["fragile", "never"],
+        [NEAREST, "never"],
+        [f"{NEAREST}, data available", "never"],
+    ]
     assert [float(cell) for cell in pay_back[1][2:]] == [-0.372, 3.3, 4.0]
     assert len(raw) == 17 and raw[0][:5] == ["method", "sample", "unknowns", "solved", "iterations"]
     expected = []
@@ -142,10 +145,18 @@ def test_tables_hold_the_numbers_of_the_results(measured: Results) -> None:
 def test_text_says_which_method_wins_what_was_measured_and_what_failed(measured: Results) -> None:
     text = Reader(page([measured], sources=["a.jsonl"])).text
     for part in (
-        "is 1.55 times faster than the best baseline, nearest sample: geometric mean over 3 samples, ratios from 1.25 to 2.00, 1 loss.",
-        "4, never trained on, seed 1", "1002 (median, 1000 to 1003)", "residual reduced by 1e-06", "P 9, 2 cores", "petsc4py 3.25.5",
-        "a.jsonl", "fragile: failed on 2 (DIVERGED_MAX_IT)", "took over on 1 of 4", "N* = (data 0.0167 h + training 0.0111 h)",
-    ):  # fmt: skip
+        "is 1.55 times faster than the best baseline, nearest sample: geometric mean over 3 samples",
+        "ratios from 1.25 to 2.00, 1 loss.",
+        "4, never trained on, seed 1",
+        "1002 (median, 1000 to 1003)",
+        "residual reduced by 1e-06",
+        "P 9, 2 cores",
+        "petsc4py 3.25.5",
+        "a.jsonl",
+        "fragile: failed on 2 (DIVERGED_MAX_IT)",
+        "took over on 1 of 4",
+        "N* = (data 0.0167 h + training 0.0111 h)",
+    ):
         assert part in text, part
 
 

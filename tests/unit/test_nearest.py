@@ -32,8 +32,16 @@ class FakeStore:
         k = self.solved.index(index)
         points = np.random.default_rng(index).uniform(0.0, 1.0, (80, 2))
         points[:4] = [[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
-        arrays = SampleArrays(points, np.ones(80), np.zeros(80, np.uint8), np.zeros((80, 2), np.uint8), np.zeros((1, 3), np.int32),
-                              np.zeros((80, 1), np.float32), linear_field(index, points), self._scalars[k])  # fmt: skip
+        arrays = SampleArrays(
+            points,
+            np.ones(80),
+            np.zeros(80, np.uint8),
+            np.zeros((80, 2), np.uint8),
+            np.zeros((1, 3), np.int32),
+            np.zeros((80, 1), np.float32),
+            linear_field(index, points),
+            self._scalars[k],
+        )
         return SampleRecord(index, "ok", "", json.dumps(self._parameters[k]), 1, 0.0, 0.0, arrays)
 
     def arrays(self, index: int) -> SampleArrays | None:

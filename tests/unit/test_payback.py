@@ -17,7 +17,7 @@ from tests.results import method, results
 
 
 def test_pay_back_is_cost_over_mean_saving_on_all_ranks() -> None:
-    """Savings of 2 s and 4 s on two ranks are 6 s a solve in the mean, so that 100 s are paid back in the 17th solve."""
+    """Savings of 2 s and 4 s on two ranks are 6 s a solve in the mean: 100 s are paid back in the 17th solve."""
     (found,) = pay_backs(results(method("cold", [3.0, 5.0]), method(LEARNED, [1.0, 1.0]), ranks=2))
     assert (found.saved, found.error, len(found.savings), found.cost) == (6.0, 2.0, 2, 100.0)
     assert (found.solves, found.text) == (17.0, "17")

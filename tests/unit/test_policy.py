@@ -1,4 +1,4 @@
-"""The policies on made-up times: the adaptive one finds the fastest choice, loses little on the way, and drops a guess that fails."""
+"""The policies on made-up times: the adaptive one finds the fastest choice, loses little, drops a guess that fails."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "1 ranks, about 1e+04 unknowns"
 def run(
     policy: Adaptive, times: dict[str, float], count: int, *, spread: float = 0.2, fails: str = "", wasted: float = 0.0
 ) -> float:
-    """Solve ``count`` problems whose times scatter log-normally; return the mean time over the least mean of a choice."""
+    """Solve ``count`` problems of log-normal times; return the mean time over the least mean of a choice."""
     rng = np.random.default_rng(0)
     total, best = 0.0, 0.0
     for _ in range(count):
@@ -92,7 +92,7 @@ def test_a_guess_of_which_the_first_goes_wrong_is_not_given_up() -> None:
 
 @pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
 def test_bad_guesses_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
-    """Every third start goes wrong, so that none rests, and the geometric mean of the times is below that of the default solves."""
+    """Every third guess fails, so that none rests; the geometric mean of the times is below that of the default."""
     policy = Adaptive(GuessConfig(patience=2), ["learned"])
     tries, total = 0, 0.0
     for number in range(1, 201):
