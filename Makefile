@@ -42,5 +42,5 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf runs build dist *.egg-info .pytest_cache
+	rm -rf runs build dist *.egg-info .pytest_cache .ruff_cache
 	find lrsa_coupled solvers cases tests -name __pycache__ -prune -exec rm -rf {} +
