@@ -19,7 +19,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from lrsa_coupled.bench.compare import LEARNED, best_baseline
 from lrsa_coupled.bench.rows import Results, Row
-from lrsa_coupled.bench.scaling import Curve, Series
 
 WIDTH = 5.2
 """Width of a figure on a page [inch]: at full width of a phone the text keeps its size."""
@@ -113,13 +112,13 @@ def paired(results: Results) -> str:
 
 
 def scaling(
-    curves: Sequence[Curve], series: Series, *, y: str, slope: int | None = None, level: float | None = None
+    curves: Mapping[str, Mapping[float, float]], x: str, *, y: str, slope: int | None = None, level: float | None = None
 ) -> str:
     """Draw curves over sizes or ranks, all axes logarithmic.
 
     Args:
-        curves: The curves.
-        series: What they are of.
+        curves: Points of each curve.
+        x: Name of the horizontal axis.
         y: Name of the vertical axis.
         slope: Of a dotted line through the first point of the last curve; None for no line.
         level: Value of a line across; None for no line.
@@ -127,19 +126,19 @@ def scaling(
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
-        for (colour, marker), curve in zip(_looks([curve.name for curve in curves]), curves, strict=True):
-            axis.plot(curve.x, curve.y, color=colour, marker=marker, markersize=4.5, linewidth=1.2, label=curve.name)
-        xs = np.unique([value for curve in curves for value in curve.x])
-        ys = [*(curve.y for curve in curves), [] if level is None else [level]]
+        for (colour, marker), (name, points) in zip(_looks(curves), curves.items(), strict=True):
+            axis.plot(*zip(*points.items(), strict=True), color=colour, marker=marker, markersize=4.5, label=name)
+        xs = np.unique([place for points in curves.values() for place in points])
+        ys = [*(list(points.values()) for points in curves.values()), [] if level is None else [level]]
         if slope is not None:
-            first = int(np.argmin(curves[-1].x))
-            line = curves[-1].y[first] * (xs / curves[-1].x[first]) ** slope
-            label = f"proportional to {'1 / ' * (slope < 0)}{series.x}"
+            first, value = min([*curves.values()][-1].items())
+            line = value * (xs / first) ** slope
+            label = f"proportional to {'1 / ' * (slope < 0)}{x}"
             axis.plot(xs, line, ":", color=COLOURS["dim"], linewidth=1.0, label=label)
             ys.append(line.tolist())
         if level is not None:
             axis.axhline(level, color=COLOURS["ink"], linewidth=1.0)
-        axis.set(xlabel=series.x, ylabel=y)
+        axis.set(xlabel=x, ylabel=y)
         _logarithmic(axis.xaxis, (xs[0], xs[-1]))
         axis.set_xticks(xs, [f"{value:.6g}" for value in xs])
         _logarithmic(axis.yaxis, _range(ys))

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import LEARNED, speedup
+from lrsa_coupled.bench.compare import LEARNED, Speedup, speedup
 from lrsa_coupled.bench.report import Table, align, number, plural, table
 from lrsa_coupled.bench.rows import Results
 
 type Group = Sequence[Results]
+type Value = Callable[[Results, str], float | None]
+"""A number of a method, None when it is not known."""
 
 SAME = ("seed", "rtol", "versions", "machine")
 """Entries of the header that results of one case should share when they are compared."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line with markers: its name in the legend, and its points."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -34,16 +26,21 @@ class Series:
     Args:
         title: What they share.
         x: Name of what differs.
-        values: Its value in each of the results, ascending.
-        results: The results.
+        results: By its value, ascending.
         slope: Exponent of the time of a perfect solver over ``x``; None when there is none.
     """
 
     title: str
     x: str
-    values: Sequence[float]
-    results: Group
+    results: Mapping[float, Results]
     slope: int | None
+
+    def curves(self, y: Value) -> dict[str, dict[float, float]]:
+        """Return the numbers of each method over ``x``, where known."""
+        names = _names([*self.results.values()])
+        points = {name: {x: y(results, name) for x, results in self.results.items()} for name in names}
+        known = {name: {x: v for x, v in some.items() if v is not None} for name, some in points.items()}
+        return {name: some for name, some in known.items() if some}
 
 
 def by_case(group: Group) -> dict[str, list[Results]]:
@@ -69,8 +66,7 @@ def caution(group: Group) -> str:
     for name in SAME:
         values = [getattr(results.header, name) for results in group]
         if any(value != values[0] for value in values):
-            shown = "" if isinstance(values[0], dict) else f" ({', '.join(map(str, values))})"
-            found.append(f"{name}{shown}")
+            found.append(name if isinstance(values[0], dict) else f"{name} ({', '.join(map(str, values))})")
     indices = [sorted(row.sample for row in next(iter(results.methods.values()), [])) for results in group]
     found += ["samples"] if any(numbers != indices[0] for numbers in indices) else []
     return f"These results differ in more than size and ranks: {', '.join(found)}." if found else ""
@@ -78,56 +74,54 @@ def caution(group: Group) -> str:
 
 def time_rows(group: Group) -> Table:
     """Return a table of median seconds of each method, for results of one case."""
-    return _rows(group, _names(group), lambda results, name: _format(_median(results, name), number))
+
+    def cell(results: Results, name: str) -> str:
+        seconds = median_time(results, name)
+        return "-" if seconds is None else number(seconds)
+
+    return _rows(group, _names(group), cell)
 
 
 def speedup_table(group: Group) -> Table:
     """Return a table of the speed-ups of the learned guess, for results of one case."""
 
     def cell(results: Results, name: str) -> str:
-        times = results.solved_times
-        result = speedup(times.get(name, {}), times.get(LEARNED, {}))
-        return f"{result.mean:.2f} ({result.low:.2f} to {result.high:.2f})" if result.compared else "-"
+        found = _speedup(results, name)
+        return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})" if found.compared else "-"
 
     return _rows(group, [name for name in _names(group) if name != LEARNED], cell)
 
 
 def series_of(group: Group) -> list[Series]:
     """Return what can be drawn of the results of one case: sizes at a fixed number of ranks, ranks at a fixed size."""
-    found = []
     sized = all(results.unknowns for results in group)
-
-    def size(results: Results) -> float:
-        return float(np.median(results.unknowns)) if sized else float(results.header.resolution or 0)
-
-    def ranks(results: Results) -> int:
-        return results.header.ranks
-
-    def resolution(results: Results) -> int:
-        return results.header.resolution or 0
-
-    for count, some in itertools.groupby(sorted(group, key=ranks), key=ranks):
-        name, slope = ("unknowns", 1) if sized else ("resolution", None)
-        found += _series(f"{count} {plural(count, 'rank')}", name, list(some), value=size, slope=slope)
-    for value, some in itertools.groupby(sorted(group, key=resolution), key=resolution):
-        found += _series(f"resolution {value}", "ranks", list(some), value=ranks, slope=-1)
-    return found
+    x, slope = ("unknowns", 1) if sized else ("resolution", None)
+    found = []
+    for ranks in sorted({results.header.ranks for results in group}):
+        some = [results for results in group if results.header.ranks == ranks]
+        sizes = {float(np.median(r.unknowns)) if sized else float(r.header.resolution or 0): r for r in some}
+        found.append(Series(f"{ranks} {plural(ranks, 'rank')}", x, dict(sorted(sizes.items())), slope))
+    for resolution in sorted({results.header.resolution or 0 for results in group}):
+        counts = {float(r.header.ranks): r for r in group if (r.header.resolution or 0) == resolution}
+        found.append(Series(f"resolution {resolution}", "ranks", dict(sorted(counts.items())), -1))
+    return [series for series in found if len(series.results) > 1]
 
 
-def time_curves(series: Series) -> list[Curve]:
-    """Return the median time of each method, the learned guess last."""
-    return _curves(series, _names(series.results), _median)
+def median_time(results: Results, name: str) -> float | None:
+    """Return the median total seconds of a method."""
+    seconds = [row.seconds.total for row in results.methods.get(name, [])]
+    return float(np.median(seconds)) if seconds else None
 
 
-def speedup_curves(series: Series) -> list[Curve]:
-    """Return the speed-up of the learned guess over each other method."""
+def mean_speedup(results: Results, name: str) -> float | None:
+    """Return the speed-up of the learned guess over a method."""
+    found = _speedup(results, name)
+    return found.mean if found.compared and name != LEARNED else None
 
-    def ratio(results: Results, name: str) -> float | None:
-        times = results.solved_times
-        result = speedup(times.get(name, {}), times.get(LEARNED, {}))
-        return result.mean if result.compared else None
 
-    return _curves(series, [name for name in _names(series.results) if name != LEARNED], ratio)
+def _speedup(results: Results, name: str) -> Speedup:
+    times = results.solved_times
+    return speedup(times.get(name, {}), times.get(LEARNED, {}))
 
 
 def _rows(group: Group, names: Sequence[str], cell: Callable[[Results, str], str]) -> Table:
@@ -144,28 +138,3 @@ def _names(group: Group) -> list[str]:
     """Return the methods of any of the results, the learned guess last."""
     names = dict.fromkeys(name for results in group for name in results.methods)
     return sorted(names, key=lambda name: name == LEARNED)
-
-
-def _series(title: str, x: str, group: Group, *, value: Callable[[Results], float], slope: int | None) -> list[Series]:
-    ordered = sorted(group, key=value)
-    values = [value(results) for results in ordered]
-    return [Series(title, x, values, ordered, slope)] if len(set(values)) > 1 else []
-
-
-def _curves(series: Series, names: Sequence[str], y: Callable[[Results, str], float | None]) -> list[Curve]:
-    curves = []
-    for name in names:
-        points = [(x, y(results, name)) for x, results in zip(series.values, series.results, strict=True)]
-        known = [(x, value) for x, value in points if value is not None]
-        if known:
-            curves.append(Curve(name, [x for x, _ in known], [value for _, value in known]))
-    return curves
-
-
-def _median(results: Results, name: str) -> float | None:
-    seconds = [row.seconds.total for row in results.methods.get(name, [])]
-    return float(np.median(seconds)) if seconds else None
-
-
-def _format(value: float | None, form: Callable[[float], str]) -> str:
-    return "-" if value is None else form(value)
