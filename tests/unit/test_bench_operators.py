@@ -5,11 +5,9 @@ import dataclasses
 import pytest
 
 from lrsa_coupled import cli
-from lrsa_coupled.bench import variants
 from lrsa_coupled.bench.cost import Cost, Work, measure
 from lrsa_coupled.bench.experiments import ablations, operators, precision
 from lrsa_coupled.bench.rows import Row, Seconds, read_rows
-from lrsa_coupled.bench.variants import Sets, compare_variants
 from lrsa_coupled.config import LrsaConfig, of_kind
 from lrsa_coupled.training.checkpoint import parameter_count
 from tests.operators import lrsa_flop_count
@@ -33,7 +31,7 @@ def config():
 
 
 def compare(sets, only=()):
-    return compare_variants("operators", operators.variants, config(), sets, list(only))
+    return operators.compare_variants("operators", operators.variants, config(), sets, list(only))
 
 
 def test_baselines_have_the_size_of_lrsa():
@@ -58,7 +56,7 @@ def test_ablations_change_one_thing():
 
 
 def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, monkeypatch):
-    names, sets = ["lrsa", "flare"], Sets(data, test_data, tmp_path)
+    names, sets = ["lrsa", "flare"], operators.Sets(data, test_data, tmp_path)
     results = compare(sets, names)
     assert list(results.methods) == names
     assert [results.header.settings[name] for name in ("train.samples", "test.samples")] == [19, 5]
@@ -68,25 +66,25 @@ def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, mon
     lines = operators.table(results).splitlines()
     assert [line.split()[0] for line in lines[-2:]] == names and lines[-2].split()[7] == "1.00"
     monkeypatch.setattr("lrsa_coupled.training.loop.prepare", None)  # nothing is trained again
-    monkeypatch.setattr(variants, "measure", lambda work: Cost(1.0, 2**20, 3))
+    monkeypatch.setattr(operators, "measure", lambda work: Cost(1.0, 2**20, 3))
     again = compare(sets, names)
     assert [row.number("l2_mean") for row in again.rows] == [row.number("l2_mean") for row in results.rows]
 
 
 def test_what_makes_no_sense_is_refused(data, test_data, tmp_path):
     with pytest.raises(ValueError, match="both samples of seed 0: generate test samples of another seed"):
-        compare(Sets(data, data, tmp_path))
+        compare(operators.Sets(data, data, tmp_path))
     with pytest.raises(ValueError, match=r"no variant 'flair' \(did you mean 'flare'\?\)"):
-        compare(Sets(data, test_data, tmp_path), ["flair"])
+        compare(operators.Sets(data, test_data, tmp_path), ["flair"])
 
 
 def test_fno_is_left_out_where_there_is_no_grid(data, test_data, tmp_path, monkeypatch):
     def trained(name, *arguments):
         return Row(method=name, sample=0, seconds=Seconds(total=1.0), solved=True)
 
-    monkeypatch.setattr(variants, "_trained", trained)
-    monkeypatch.setattr(variants, "measure", lambda work: Cost())
-    sets = Sets(data, test_data, tmp_path)
+    monkeypatch.setattr(operators, "_trained", trained)
+    monkeypatch.setattr(operators, "measure", lambda work: Cost())
+    sets = operators.Sets(data, test_data, tmp_path)
     assert list(compare(sets).methods) == ["lrsa", "flare", "transolver", "full"]  # samples of two sizes
     monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index))
     grid = dataclasses.replace(sets, test=write(tmp_path / "grid", count=4, seed=2))

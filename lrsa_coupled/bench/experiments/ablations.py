@@ -7,9 +7,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from lrsa_coupled.bench.experiments.operators import add_arguments, table
+from lrsa_coupled.bench.experiments.operators import Sets, add_arguments, compare_variants, table
 from lrsa_coupled.bench.rows import Results
-from lrsa_coupled.bench.variants import Sets, compare_variants
 from lrsa_coupled.config import Config, LrsaConfig, OperatorConfig, of_kind
 from lrsa_coupled.schema import Schema
 
