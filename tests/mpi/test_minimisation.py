@@ -116,7 +116,7 @@ def test_a_solution_with_compressed_elements_is_left_where_it_is() -> None:
         assert np.abs(problem.solution.x.array - found).max() < 1e-4
 
 
-def test_a_watch_ends_the_stages_of_a_relaxed_solve() -> None:
+def test_a_monitor_ends_the_stages_of_a_relaxed_solve() -> None:
     problem = block(COMM)
     solver = HyperelasticCase().solver(problem, 1e-8 * reference_norm(problem))
     folded(problem)
