@@ -16,6 +16,8 @@ _MODULES = {
     "Features": "interfaces",
     "Field": "schema",
     "Gate": "guess.policy",
+    "Guess": "interfaces",
+    "InitialGuess": "interfaces",
     "LearnedGuess": "guess.learned",
     "Problem": "interfaces",
     "Schema": "schema",
@@ -39,26 +41,16 @@ if TYPE_CHECKING:
     from lrsa_coupled.guess.policy import Gate as Gate
     from lrsa_coupled.interfaces import (
         Case as Case,
-    )
-    from lrsa_coupled.interfaces import (
         Continuation as Continuation,
-    )
-    from lrsa_coupled.interfaces import (
         Features as Features,
-    )
-    from lrsa_coupled.interfaces import (
+        Guess as Guess,
+        InitialGuess as InitialGuess,
         Problem as Problem,
-    )
-    from lrsa_coupled.interfaces import (
         Solver as Solver,
-    )
-    from lrsa_coupled.interfaces import (
         SolveResult as SolveResult,
     )
     from lrsa_coupled.petsc.describe import describe as describe
-    from lrsa_coupled.schema import Field as Field
-    from lrsa_coupled.schema import Schema as Schema
-    from lrsa_coupled.schema import Symmetry as Symmetry
+    from lrsa_coupled.schema import Field as Field, Schema as Schema, Symmetry as Symmetry
 else:
 
     def __getattr__(name: str) -> object:

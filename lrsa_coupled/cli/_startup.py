@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lrsa_coupled import catalog, mpi
-from lrsa_coupled import config as configuration
+from lrsa_coupled import catalog, config as configuration, mpi
 from lrsa_coupled.config import Config
 from lrsa_coupled.petsc import options as petsc_options
 from lrsa_coupled.settings import nearest, update

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lrsa_coupled import catalog, mpi
-from lrsa_coupled import config as configuration
+from lrsa_coupled import catalog, config as configuration, mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, prepare, start
 from lrsa_coupled.files import read_json, write_text_atomically

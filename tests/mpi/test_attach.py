@@ -20,8 +20,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.coupling.script import Script as Signature
-from lrsa_coupled.coupling.script import unknown
+from lrsa_coupled.coupling.script import Script as Signature, unknown
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.learned import LearnedGuess
