@@ -46,7 +46,7 @@ class GenerateSummary:
         seconds: Wall time of this run [s].
         idle: Share of the groups' time in which they waited for the last sample of another.
         overhead: Share of the groups' busy time that is neither mesh nor problem nor solve.
-        stopped: Name of the signal that ended the run early, empty without one.
+        stopped: Name of the signal that ended the run early, None without one.
     """
 
     samples: int
@@ -56,7 +56,7 @@ class GenerateSummary:
     seconds: float
     idle: float
     overhead: float
-    stopped: str
+    stopped: str | None
 
 
 def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> GenerateSummary:
@@ -98,7 +98,7 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> G
     return GenerateSummary(
         samples, solved, failed, made, time.perf_counter() - started,
         idle=1.0 - busy / (comm.size * longest) if made else 0.0,
-        overhead=1.0 - useful * config.generate.ranks_per_sample / busy if made else 0.0, stopped=stopped,
+        overhead=1.0 - useful * config.generate.ranks_per_sample / busy if made else 0.0, stopped=stopped or None,
     )  # fmt: skip
 
 

@@ -28,14 +28,14 @@ class Monitor:
         harder: How many times harder than expected a problem may be.
 
     Attributes:
-        reason: Why the solve was ended, empty when it was not.
+        reason: Why the solve was ended, None when it was not.
     """
 
     def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float,
                  stalled: float = 0.5, harder: float = 1.5) -> None:  # fmt: skip
         self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, harder * expected
         self.started, self.budget = started, budget
-        self.reason = ""
+        self.reason: str | None = None
         self._norms: list[float] = []
         self._begun = 0.0
 
