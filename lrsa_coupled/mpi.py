@@ -36,7 +36,7 @@ def size() -> int:
     return _placement()[1]
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Print on the first rank of the world. Collective: no."""
     if rank() == 0:
         print(text, flush=True)

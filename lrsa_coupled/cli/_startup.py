@@ -103,7 +103,7 @@ def print_summary(summary: Mapping[str, Any], indent: str = "") -> None:
     """Print a mapping as lines ``name: value``, a mapping inside it indented, on the first rank."""
     for name, value in summary.items():
         if isinstance(value, Mapping):
-            mpi.say(f"{indent}{name}:")
+            mpi.print_once(f"{indent}{name}:")
             print_summary(value, indent + "  ")
         else:
-            mpi.say(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")
+            mpi.print_once(f"{indent}{name}: {value:.4g}" if isinstance(value, float) else f"{indent}{name}: {value}")

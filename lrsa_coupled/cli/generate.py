@@ -42,15 +42,15 @@ def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.I
     from lrsa_coupled.generation.generate import generate
 
     summary = generate(case, config, folder, comm)
-    mpi.say(
+    mpi.print_once(
         f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s"
         f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
     )
     for reason, count in sorted(summary.failed.items()):
-        mpi.say(f"  {count} failed: {reason}")
+        mpi.print_once(f"  {count} failed: {reason}")
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if not summary.stopped:
         return 0
-    mpi.say(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
+    mpi.print_once(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
     return STOPPED

@@ -30,7 +30,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         folder = catalog.case_folder(name)
         methods = [f"{method} (default)" if method == case.default_method else method for method in case.methods()]
         models = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("model.safetensors"))
-        mpi.say(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
+        mpi.print_once(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
         for what, text in {
             "in": f"{_fields(case.schema.inputs)}; scalars: {', '.join(case.schema.scalars) or 'none'}",
             "out": _fields(case.schema.outputs),
@@ -41,7 +41,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             "models": ", ".join("shipped" if model == "." else model for model in models),
         }.items():
             if text:
-                mpi.say(f"{'':12s} {what}: {text}")
+                mpi.print_once(f"{'':12s} {what}: {text}")
     check_petsc(comm, petsc)
     return 0
 

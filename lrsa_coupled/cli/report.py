@@ -32,8 +32,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"--html is for results of bench, got some of the experiment '{others[0].header.study}'")
     texts = [scaling.side_by_side_text(compared)] if compared else []
     texts += [experiments.find(results.header.study).load().table(results) for results in others]
-    mpi.say("\n\n\n".join(texts))
+    mpi.print_once("\n\n\n".join(texts))
     if args.html is not None:
         html.write_html(compared, args.html, sources=[path.name for path in args.rows])
-        mpi.say(f"\npage: {args.html}")
+        mpi.print_once(f"\npage: {args.html}")
     return 0

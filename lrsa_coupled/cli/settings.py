@@ -39,4 +39,4 @@ def _print(config: Any, prefix: str = "") -> None:
     for key, value, kind, doc in describe(config, prefix):
         text = "none" if value is None else str(value).lower() if isinstance(value, bool) else value
         if key not in ("case", "options"):  # CASE, and printed by themselves
-            mpi.say(f"{key} = {text}  ({kind})" + (f"\n    {doc}" if doc else ""))
+            mpi.print_once(f"{key} = {text}  ({kind})" + (f"\n    {doc}" if doc else ""))

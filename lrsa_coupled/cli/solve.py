@@ -91,7 +91,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
     prepare(comm, args.out)
     text, success = solve(Request(case, config, parameters, args.out, model, args.method, accept), comm)
-    mpi.say(text)
+    mpi.print_once(text)
     check_petsc(comm, petsc)
     return 0 if success else 1
 
