@@ -24,7 +24,7 @@ COARSEST = 2
 
 @dataclass(frozen=True)
 class Method:
-    """A way to solve a problem.
+    """A solver of problems, and what it begins with.
 
     Args:
         name: Its name in tables.

@@ -1,4 +1,4 @@
-"""``lrsa-coupled report``: print stored results; no MPI, PETSc or torch."""
+"""``lrsa-coupled report``: print stored results; those of bench need no MPI, PETSc or torch."""
 
 from __future__ import annotations
 

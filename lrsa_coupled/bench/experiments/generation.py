@@ -1,10 +1,10 @@
-"""Data generation: the same samples made in several ways, and how many each makes an hour.
+"""Data generation: the same samples made by several configurations, and how many each makes an hour.
 
 Everything counts: mesh, problem, solve, gathering, writing, idle ranks; on one mesh the mesh and its forms are made
-once, in the naive loop too. The naive loop makes a new solver for each sample: one way for each method of the case;
-the fastest on one rank is the baseline of all others. In the rows ``values`` holds ``naive``, ``samples_per_hour``,
-``one_rank`` (the same on one rank, in the same run), ``idle`` and ``overhead`` of the way; the seconds of a sample
-are those of mesh, problem and solve together.
+once, in the naive loop too. The naive loop makes a new solver for each sample: one configuration for each method of
+the case; the fastest on one rank is the baseline of all others. In the rows ``values`` holds ``naive``,
+``samples_per_hour``, ``one_rank`` (the same on one rank, in the same run), ``idle`` and ``overhead`` of the
+configuration; the seconds of a sample are those of mesh, problem and solve together.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, place: OnRanks) -> Results:
-    """Make samples in each way, each in a temporary folder; on several ranks also on one of them alone. Collective.
+    """Make samples by each configuration in a temporary folder; on several ranks also on one of them alone. Collective.
 
-    With a model the learned guess is one more way of a case whose meshes differ.
+    With a model the learned guess is one more for a case whose meshes differ.
 
     Raises:
         ValueError: If a tolerance is set: data are made to that of the case.
@@ -70,20 +70,20 @@ def measure(place: OnRanks, *, model: Path | None) -> Results:
     plain = dataclasses.replace(config.generate, **NAIVE, samples=2 * comm.size)
     _generate(samples, plain, comm, "")  # not counted: compiles forms
     rows: list[Row] = []
-    for name, changes in progress(ways(place.case, config.generate, model).items(), description=STUDY):
-        way = dataclasses.replace(config.generate, **NAIVE | changes, samples=config.bench.samples)
-        made = _generate(samples, way, comm, name)
+    for name, changes in progress(configurations(place.case, config.generate, model).items(), description=STUDY):
+        settings = dataclasses.replace(config.generate, **NAIVE | changes, samples=config.bench.samples)
+        made = _generate(samples, settings, comm, name)
         alone = made
         if comm.size > 1:
-            serial = dataclasses.replace(way, ranks_per_sample=1)
+            serial = dataclasses.replace(settings, ranks_per_sample=1)
             alone = share(comm, partial(_generate, samples, serial, MPI.COMM_SELF, name))
         values = {"naive": set(changes) == {"method"}, "one_rank": alone[0].values["samples_per_hour"]}
         rows += [replace(row, values=row.values | values) for row in made]
     return samples.results(STUDY, rows, rtol=samples.rtol)
 
 
-def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, Changes]:
-    """Return by name what differs from the naive loop with the default method; the settings are one of the ways."""
+def configurations(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, Changes]:
+    """Return by name what differs from the naive loop with the default method; the given settings are one of them."""
     found: dict[str, Changes] = {name: {"method": name} for name in case.methods()}
     if case.fixed_mesh is None:
         found["nearest"] = {"guess": "nearest"}
@@ -107,7 +107,18 @@ def ways(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, 
 def table(results: Results) -> str:
     """Format results."""
     header, methods = results.header, results.methods
-    lines = [["way", "solved", "iterations", "samples per hour", "on one rank", "times the naive", "idle", "overhead"]]
+    lines = [
+        [
+            "configuration",
+            "solved",
+            "iterations",
+            "samples per hour",
+            "on one rank",
+            "times the naive",
+            "idle",
+            "overhead",
+        ]
+    ]
     most = max(sum(row.solved for row in rows) for rows in methods.values())
     naive = max(
         rows[0].number("one_rank")
@@ -126,7 +137,7 @@ def table(results: Results) -> str:
 
 
 def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, name: str) -> list[Row]:
-    """Generate in a temporary folder and return the rows of a way. Collective."""
+    """Generate in a temporary folder and return the rows of a configuration. Collective."""
     folder = share(comm, lambda: Path(tempfile.mkdtemp(prefix="lrsa-coupled-")))
     try:
         summary = generate(samples.case, dataclasses.replace(samples.config, generate=settings), folder, comm)

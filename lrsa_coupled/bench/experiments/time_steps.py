@@ -62,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, place: OnRanks) -> Results:
-    """Integrate unseen trajectories in every way at every tolerance. Collective.
+    """Integrate unseen trajectories by every method at every tolerance. Collective.
 
     Raises:
         ValueError: If the case has no trajectories, or the model belongs to another case or has seen them.
