@@ -18,12 +18,11 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 HELP = "make a data set"
-STOPPED = 3
-"""Exit code of a run that a signal ended early."""
+FAILED, STOPPED = 1, 3
+"""Exit codes: samples failed; a signal ended the run early."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_case(parser)
     add_settings(parser, "generate.samples", "generate.ranks_per_sample", "problem.seed", "problem.resolution")
     add_out(parser, "folder of the data set; one that exists is continued")
@@ -31,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Make the samples; the exit code is 3 when a signal has ended the run early."""
+    """Make the samples; the exit code is 1 when the data set holds failed ones, 3 when a signal ended the run early."""
     case, config, comm = start(args, petsc)
     prepare(comm, args.out)
     return generate_and_report(case, config, args.out, comm=comm, petsc=petsc)
@@ -51,6 +50,6 @@ def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.I
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if not summary.stopped:
-        return 0
+        return FAILED if summary.failed else 0
     mpi.print_once(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
     return STOPPED

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lrsa_coupled.cli import bench
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset
 from lrsa_coupled.cli._startup import check_petsc, prepare, print_summary, start
-from lrsa_coupled.cli.generate import generate_and_report
+from lrsa_coupled.cli.generate import STOPPED, generate_and_report
 from lrsa_coupled.cli.train import mpi_group
 
 if TYPE_CHECKING:
@@ -22,14 +22,13 @@ HELP = "generate, train and bench in one go"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_case(parser)
     add_out(parser, "folder of data, model and bench")
     add_preset(parser, "smoke by default")
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Generate, train and bench, into ``data``, ``model`` and ``bench`` of the output folder."""
+    """Write ``data``, ``model`` and ``bench`` into the output folder; the exit code is that of ``generate``."""
     case, config, comm = start(args, petsc)
     if config.problem.seed is not None:
         raise ValueError(
@@ -38,13 +37,13 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     prepare(comm, args.out)
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
     code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
-    if code:
+    if code == STOPPED:
         return code
     print_summary(_train(data, model, config, comm=comm))
     request = bench.Request(model, data, json=results / "rows.jsonl", html=results / "report.html", pictures=results)
     bench.compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
-    return 0
+    return code
 
 
 def _train(data: Path, out: Path, config: Config, *, comm: MPI.Comm) -> Mapping[str, Any]:

@@ -20,7 +20,10 @@ OUT = ("--out", "{tmp}/out")
 
 BAD = [
     ((), "the following arguments are required: VERB"),
-    (("fly",), "invalid choice: 'fly'"),
+    (("fly",), "invalid choice 'fly' (known: bench, "),
+    (("solv", "cavity"), "invalid choice 'solv' (did you mean 'solve'?)"),
+    (("solve", "cavity", "--indx", "2"), "unknown option '--indx' (did you mean '--index'?)"),
+    (("experiment", "speed", "--presett", "x"), "unknown option '--presett'"),
     (("generate", "cavity"), "--out"),
     (("generate", "cavty", *OUT), "unknown case 'cavty' (did you mean 'cavity'?)"),
     (("generate", "{tmp}", *OUT), "has no case.py"),
@@ -41,7 +44,9 @@ BAD = [
         "did you mean 'paper'?",
     ),
     (("experiment", "operator", "darcy"), "unknown experiment 'operator' (did you mean 'operators'?)"),
-    (("list", "--set", "nothing=1"), "unknown key 'nothing'"),
+    (("list", "--set", "nothing=1"), "unknown key 'nothing' (known: case, options, problem, "),
+    (("list", "--set", "epochs=1"), "unknown key 'epochs' (did you mean 'training.epochs'?)"),
+    (("list", "--set", "data.foo=1"), "unknown key 'data.foo' (known: data.memory_gib)"),
     (("solve", "cavity", "--accept", "1e-3", *OUT), "--accept is the accuracy of --mode surrogate"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "little", *OUT), "invalid float value: 'little'"),
 ]
@@ -94,6 +99,17 @@ def test_bad_input_with_dolfinx(
 def test_unknown_petsc_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verb = ("solve", "cavity", "--method", "zero", "--resolution", "4", "--quiet")
     refuse((*verb, *OUT, "--", "-snes_tpye", "newtonls"), "unknown PETSc option: -snes_tpye", tmp_path, capsys)
+
+
+@needs_dolfinx
+def test_generate_with_failed_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are counted with their reason, and the exit code is 1, also when nothing is left to make."""
+    sizes = ("--samples", "2", "--resolution", "4", "--set", "generate.method=zero", "--quiet")
+    verb = ["generate", "cavity", *sizes, "--out", str(tmp_path)]
+    for petsc in (["--", "-newton_snes_max_it", "1"], []):
+        assert cli.main([*verb, *petsc]) == 1
+        text = capsys.readouterr().out
+        assert "2 samples, 0 solved" in text and "  2 failed: DIVERGED_MAX_IT\n" in text
 
 
 @needs_dolfinx
