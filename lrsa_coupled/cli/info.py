@@ -12,9 +12,8 @@ HELP = "describe a data set"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_data(parser)
-    text = "print a hash of the contents, whatever ranks wrote them in whatever order"
+    text = "print a hash of the samples, the same whatever ranks wrote them in whatever order"
     parser.add_argument("--hash", action="store_true", help=text)
     text = "add mean and variance of every field; reads all samples"
     parser.add_argument("--statistics", action="store_true", help=text)

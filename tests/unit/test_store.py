@@ -137,7 +137,7 @@ def test_any_flipped_byte_is_found_and_repaired(tmp_path: Path, seed: int) -> No
     assert_holds(folder, [0, 1, 2, 3, 4, 5])
 
 
-def test_hash_depends_on_the_contents_alone(tmp_path: Path) -> None:
+def test_hash_depends_on_the_samples_alone(tmp_path: Path) -> None:
     one = make(tmp_path / "one", [0, 1, 2, 3], 2)
     two = make(tmp_path / "two", [3, 1, 0, 2], 4, seconds=7.0)
     other = make(tmp_path / "other", [0, 1, 2, 5], 2)
@@ -195,6 +195,7 @@ VERSION_2 = """{
 def test_a_data_set_of_version_2_is_read_and_continued(tmp_path: Path) -> None:
     """The schema and the settings stand beside the others; some have other names."""
     make(tmp_path, [0, 1])
+    content_hash = DataStore(tmp_path).content_hash()
     (tmp_path / "dataset.json").write_text(VERSION_2)
     mirror = Symmetry(((-1, 0, 0), (0, 1, 0), (0, 0, 1)), (0.5, 0.5, 0.5))
     outputs = (Field("u", 3, "b", (0,), 2.0, relative_to="coarse"),)
@@ -202,6 +203,7 @@ def test_a_data_set_of_version_2_is_read_and_continued(tmp_path: Path) -> None:
     settings = {"rtol": 1e-8, "guess": "none", "options": {"modes": 4}, "method": "krylov-schur"}
     settings["chains"] = [32, "setup", None, False]
     store = DataStore(tmp_path)
+    assert store.content_hash() == content_hash
     assert store.card == DataCard(schema, 3, 6, {"medium": "1"}, settings, {"lrsa-coupled": "0.1.0"})
     assert store.solved == [0, 1] and not store.verify()
     create(tmp_path, dataclasses.replace(store.card, versions={"lrsa-coupled": "0.2.0"}))
