@@ -86,7 +86,7 @@ class OperatorConfig(Section):
     def variant(self, values: Mapping[str, Any], *, where: str) -> OperatorConfig:
         """Return the configuration of the kind in ``values``; ValueError for a setting of other kinds only."""
         operator = of_kind(self, values["kind"], where=where) if "kind" in values else self
-        others = {name for kind in OPERATORS.values() for name in hints(kind)} - hints(operator).keys()
+        others = {name for kind in OPERATORS.values() for name in hints(kind)} - hints(type(operator)).keys()
         for name in values:
             if name in others:
                 raise ValueError(f"{where}: 'operator.{name}' does not apply to operator.kind = {operator.kind}")
@@ -289,7 +289,7 @@ def of_kind(operator: OperatorConfig, kind: str, *, where: str = "operator") -> 
     """Return the configuration of an operator of another kind, with the settings that both have."""
     if kind not in OPERATORS:
         raise ValueError(f"{where}: 'operator.kind': expected one of {', '.join(OPERATORS)}, got {kind!r}")
-    shared = hints(OPERATORS[kind]).keys() & hints(operator).keys() - {"kind"}
+    shared = hints(OPERATORS[kind]).keys() & hints(type(operator)).keys() - {"kind"}
     return OPERATORS[kind](**{name: getattr(operator, name) for name in shared})
 
 

@@ -27,7 +27,7 @@ class Section:
         return self
 
     def __post_init__(self) -> None:
-        for name, hint in hints(self).items():
+        for name, hint in hints(type(self)).items():
             converted(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
 
 
@@ -35,12 +35,11 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
     """Return a dataclass with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
     changes: dict[str, Any] = {}
     base: Any = config.variant(values, where=where) if isinstance(config, Section) else config
-    types_by_name = hints(base)
+    types_by_name = hints(type(base))
     for key, value in values.items():
         name = prefix + key
         if key not in types_by_name:
-            known = [known for known, *_ in describe(base, prefix)]
-            raise ValueError(f"{where}: unknown key '{name}'{nearest(name, known)}")
+            raise ValueError(f"{where}: unknown key '{name}'{_nearest_key(name, base, prefix)}")
         current = getattr(base, key)
         if dataclasses.is_dataclass(current):
             if not isinstance(value, Mapping):
@@ -52,13 +51,9 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
     return dataclasses.replace(base, **changes)
 
 
-def hints(config: Any) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass, or of one of its instances, by name."""
-    return _hints(config if isinstance(config, type) else type(config))
-
-
 @functools.cache
-def _hints(kind: Any) -> dict[str, Any]:
+def hints(kind: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass by name."""
     found = typing.get_type_hints(kind, include_extras=True)
     return {item.name: found[item.name] for item in dataclasses.fields(kind)}
 
@@ -97,13 +92,20 @@ def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str, str
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{key}.")
         else:
-            yield key, value, type_text(hints(config)[item.name]), item.metadata.get("doc", "")
+            yield key, value, type_text(hints(type(config))[item.name]), item.metadata.get("doc", "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """Return `` (did you mean '...'?)`` for the nearest of ``names``, or the list of all when none is near."""
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(names)})"
+
+
+def _nearest_key(name: str, config: Any, prefix: str) -> str:
+    """Return the nearest key; or the one of that name in a section; or the keys beside it when none is near."""
+    known = [known for known, *_ in describe(config, prefix)]
+    found = [key for key in known if key.endswith(f".{name}")] or difflib.get_close_matches(name, known, cutoff=0.6)
+    return nearest(found[0] if found else name, found or [prefix + key for key in hints(type(config))])
 
 
 def parse(text: str) -> Any:

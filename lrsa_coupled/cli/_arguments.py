@@ -11,12 +11,25 @@ from typing import Any, NoReturn, final
 
 from lrsa_coupled import mpi
 from lrsa_coupled.config import Config
-from lrsa_coupled.settings import describe, parse
+from lrsa_coupled.settings import describe, nearest, parse
 
 
 @final
 class Parser(argparse.ArgumentParser):
-    """Raises usage errors instead of leaving, and prints help on rank 0 only."""
+    """Raises usage errors, with the nearest option or choice, instead of leaving; prints help on rank 0 only."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        others = any(action.nargs in (argparse.PARSER, argparse.REMAINDER) for action in self._actions)
+        known = [*self._option_string_actions]
+        for text in () if others else args or ():
+            flag = text.partition("=")[0]
+            if flag.startswith("--") and not any(option.startswith(flag) for option in known):
+                self.error(f"unknown option '{flag}'{nearest(flag, known)}")
+        return super().parse_known_args(args, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"invalid choice '{value}'{nearest(value, [*action.choices])}")
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see '{self.prog} --help')")

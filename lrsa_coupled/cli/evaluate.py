@@ -13,7 +13,6 @@ HELP = "errors of a model on a data set (one process, no MPI)"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="folder of the model")
     add_data(parser)
     text = "write PNG pictures of the worst sample of each field"

@@ -12,7 +12,6 @@ HELP = "write samples for ParaView"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_data(parser)
     parser.add_argument("--index", type=int, nargs="+", default=[0], metavar="I", help="indices of the samples")
     add_out(parser, "folder of the VTKHDF files")

@@ -16,7 +16,6 @@ HELP = "print every setting with its type, value and meaning"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     parser.add_argument("case", nargs="?", metavar="CASE", help="show the values of this case, and its options")
     add_preset(parser)
 

@@ -58,7 +58,6 @@ class Request:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_case(parser)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
     parser.add_argument("--method", metavar="NAME", help="method of the case, without a model")

@@ -19,7 +19,6 @@ HELP = "train an operator on a data set, on one rank or under mpirun or torchrun
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_data(parser)
     add_out(parser, "folder of the model; a run that exists is resumed")
     parser.add_argument("--no-resume", action="store_true", help="start again from the beginning")

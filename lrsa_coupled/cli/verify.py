@@ -14,7 +14,6 @@ HELP = "find every damaged or missing sample"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_data(parser)
 
 
