@@ -58,8 +58,10 @@ def case_folder(name_or_path: str | Path) -> Path:
     raise ValueError(f"unknown case '{name}'{known}; a case of your own is given by the path of its case.py")
 
 
-def load_case(name_or_path: str | Path, options: Mapping[str, Any] | None = None) -> Case[Any]:
-    """Import a case and make an instance of its class, of the variant given by ``options``.
+def load_case(
+    name_or_path: str | Path, options: Mapping[str, Any] | None = None, *, rtol: float | None = None
+) -> Case[Any]:
+    """Import a case and make an instance of its class, of the variant given by ``options``, with a tolerance if given.
 
     Raises:
         ValueError: For an unknown case or option, or a file that does not hold exactly one final subclass of ``Case``.
@@ -73,10 +75,18 @@ def load_case(name_or_path: str | Path, options: Mapping[str, Any] | None = None
         make = partial(getattr(importlib.import_module(module), wrapping), case_class)
         default = make().default_options
     case = make(update(default, options or {}, where="options", prefix="options."))
+    if rtol is not None:
+        case.rtol = rtol
     method, methods = getattr(case, "default_method", None), case.methods()
     if method not in methods:
         raise ValueError(f"default_method of '{case.name}' must be one of {', '.join(methods)}, got {method!r}")
     return case
+
+
+def wrapped_names(name: str) -> list[str]:
+    """List the wrapped cases of a case: those with a table in its ``config.toml``."""
+    path = case_folder(name) / "config.toml"
+    return [f"{name}:{wrapper}" for wrapper in WRAPPERS if path.is_file() and wrapper in read_toml(path)]
 
 
 def case_settings(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:

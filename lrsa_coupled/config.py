@@ -222,7 +222,9 @@ class TrainingConfig(Section):
 class GuessConfig(Section):
     """Use of the operator as an initial guess, and the safeguard of solves from guesses."""
 
-    policy: Literal["always", "adaptive"] | None = setting(None, "none: always for generate, adaptive for the rest")
+    policy: Literal["always", "adaptive"] | None = setting(
+        None, "none: adaptive; always for generate, which takes no other"
+    )
     evaluate_at: Literal["vertices", "nodes"] = setting(
         "vertices", "vertices: there, prolonged and refined; or all nodes"
     )

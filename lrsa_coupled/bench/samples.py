@@ -46,7 +46,7 @@ class Samples:
     @property
     def rtol(self) -> float:
         """Residual norm to reach, relative to that of the zero guess."""
-        return self.config.problem.rtol or self.case.rtol
+        return self.case.rtol
 
     def problem(self, index: int) -> Problem:
         """Set up a sample. Collective."""

@@ -27,7 +27,7 @@ def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intr
     config = case_config(args)
     comm = start_petsc(petsc)
     with mpi.collective_errors(comm):
-        case = catalog.load_case(args.case, config.options)
+        case = catalog.load_case(args.case, config.options, rtol=config.problem.rtol)
     return case, dataclasses.replace(config, case=case.name, options=dataclasses.asdict(case.options)), comm
 
 

@@ -12,6 +12,7 @@ from lrsa_coupled.cli._startup import check_petsc, resolve, start_petsc
 from lrsa_coupled.config import Config
 
 if TYPE_CHECKING:
+    from lrsa_coupled.interfaces import Case
     from lrsa_coupled.schema import Field
 
 HELP = "list the cases"
@@ -30,7 +31,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         folder = catalog.case_folder(name)
         methods = [f"{method} (default)" if method == case.default_method else method for method in case.methods()]
         models = sorted(str(path.parent.relative_to(folder)) for path in folder.rglob("model.safetensors"))
-        mpi.print_once(f"{name:12s} {(type(case).__doc__ or '').strip().splitlines()[0]}")
+        mpi.print_once(f"{name:12s} {_summary(case)}")
         for what, text in {
             "in": f"{_fields(case.schema.inputs)}; scalars: {', '.join(case.schema.scalars) or 'none'}",
             "out": _fields(case.schema.outputs),
@@ -42,8 +43,14 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         }.items():
             if text:
                 mpi.print_once(f"{'':12s} {what}: {text}")
+        for wrapped in catalog.wrapped_names(name):
+            mpi.print_once(f"{wrapped:12s} {_summary(catalog.load_case(wrapped))}")
     check_petsc(comm, petsc)
     return 0
+
+
+def _summary(case: Case) -> str:
+    return (type(case).__doc__ or "").strip().splitlines()[0]
 
 
 def _fields(fields: Sequence[Field]) -> str:

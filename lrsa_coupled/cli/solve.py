@@ -139,9 +139,9 @@ def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> 
 
     case, settings = request.case, request.config
     with mpi.collective_errors(problem.mesh.comm):
-        policy = make_policy(settings.guess, [LEARNED], default="adaptive", guess_first=True)
+        policy = make_policy(settings.guess, [LEARNED], guess_first=True)
         guesses = [] if guess is None else [guess.bind(case, max_distance=policy.max_distance)]
-    atol = (settings.problem.rtol or case.rtol) * reference_norm(problem)
+    atol = case.rtol * reference_norm(problem)
     solver = GuardedSolver(guesses, CaseTarget(case, problem, atol, method=request.method), policy)
     result = solver.solve()
     solver.destroy()

@@ -119,7 +119,7 @@ class CorrectionCase(Case[CorrectionProblem]):
 
     def methods(self) -> Mapping[str, SolverFactory]:
         """A run, and a solve by each of the case's."""
-        return {name: partial(SamplingSolver, self.case, make) for name, make in self.case.methods().items()}
+        return {name: partial(SamplingSolver, self.rtol, make) for name, make in self.case.methods().items()}
 
     def _given(self, parameters: CorrectionParameters) -> Any:
         return self.case.sample(np.random.default_rng(parameters.seed))
@@ -133,14 +133,14 @@ class SamplingSolver(Solver):
     -sampling_pc_python_type ...`` runs with an operator trained before. What the case's method finds counts as exact.
 
     Args:
-        case: The case.
-        make: Its method.
+        rtol: Tolerance of that, relative to the residual norm of the zero guess.
+        make: The case's method.
         problem: Residual and correction.
-        atol: Not read: the case's own tolerance of its problem counts.
+        atol: Not read: the correction has no residual of its own.
     """
 
-    def __init__(self, case: Case, make: SolverFactory, problem: CorrectionProblem, atol: float) -> None:
-        self.case, self.make, self.problem = case, make, problem
+    def __init__(self, rtol: float, make: SolverFactory, problem: CorrectionProblem, atol: float) -> None:
+        self.rtol, self.make, self.problem = rtol, make, problem
 
     def solve(self) -> SolveResult:
         """Run, solve, subtract. Collective."""
@@ -148,7 +148,7 @@ class SamplingSolver(Solver):
         problem.solution.x.array[:] = 0.0
         matrix, right = jacobian(problem), residual_vector(problem)
         right.scale(-1.0)
-        exact = self.make(problem, self.case.rtol * right.norm())
+        exact = self.make(problem, self.rtol * right.norm())
         found = self._run(matrix, right)
         result = exact.solve()
         exact.destroy()

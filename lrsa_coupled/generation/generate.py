@@ -24,7 +24,6 @@ from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sa
 from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
-from lrsa_coupled.guess.policy import make_policy
 from lrsa_coupled.interfaces import Case, InitialGuess
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
@@ -72,12 +71,12 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> G
     is solved again from its beginning, and what is missing of it is written.
 
     Raises:
-        ValueError: For zero samples, ranks that do not divide into groups, or a folder that holds another data set; on
-            all ranks.
+        ValueError: For settings that do not go with each other or with the case, or a folder that holds another data
+            set; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
-    _check(case, config.generate, comm.size)
+    _check(case, config, comm.size)
     share(comm, lambda: _create(case, config, folder))
     with collective_errors(comm):
         damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
@@ -116,8 +115,7 @@ class _Worker:
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
-        policy = make_policy(config.guess, [settings.guess], default="always")
-        self.solver = SampleSolver(case, config, policy, self.group)
+        self.solver = SampleSolver(case, config, self.group)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
     def run(self, generation: Generation, stop: StopSignals) -> float:
@@ -185,8 +183,13 @@ class _Worker:
         return []
 
 
-def _check(case: Case, settings: GenerateConfig, num_ranks: int) -> None:
-    guess, reuse = settings.guess, settings.reuse
+def _check(case: Case, config: Config, num_ranks: int) -> None:
+    settings, guess, reuse = config.generate, config.generate.guess, config.generate.reuse
+    if config.problem.rtol not in (None, case.rtol):
+        text = f"load_case(..., rtol={config.problem.rtol}) sets the tolerance of a case"
+        raise ValueError(f"{text}: got '{case.name}' with {case.rtol} and problem.rtol = {config.problem.rtol}")
+    if config.guess.policy == "adaptive":
+        raise ValueError("arrays must not depend on timings: generate takes guess.policy=always or none, got adaptive")
     if (guess == "learned") != (settings.model is not None):
         raise ValueError(f"generate.guess=learned and generate.model belong together, got {guess} and {settings.model}")
     if num_ranks % settings.ranks_per_sample:
@@ -254,7 +257,7 @@ def _settings(case: Case, config: Config) -> dict[str, Any]:
     if settings.model is not None:
         guess += f" {digest([(Path(settings.model) / CARD).read_bytes()])}"
     entries: dict[str, Any] = {
-        "rtol": config.problem.rtol or case.rtol,
+        "rtol": case.rtol,
         "guess": guess,
         "method": settings.method or case.default_method,
         "options": dataclasses.asdict(case.options),

@@ -17,7 +17,7 @@ from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import GuardedSolver
-from lrsa_coupled.guess.policy import Policy
+from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.previous import PreviousGuess, ZeroGuess
 from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
 from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, Problem, Reuse, Solver, SolveResult
@@ -32,16 +32,14 @@ class SampleSolver:
     Args:
         case: The case.
         config: Says how, in ``config.generate``.
-        policy: Of the guarded solver.
         comm: The ranks that share a sample.
     """
 
-    def __init__(self, case: Case, config: Config, policy: Policy, comm: MPI.Comm) -> None:
-        self.case, self.settings, self.policy, self.comm = case, config.generate, policy, comm
+    def __init__(self, case: Case, config: Config, comm: MPI.Comm) -> None:
+        self.case, self.settings, self.comm = case, config.generate, comm
+        self.policy = Always(config.guess.max_iterations)
         self._method = self.settings.method or case.default_method
-        given = config.problem
-        self._seed, self._rtol = given.training_seed, given.rtol or case.rtol
-        self._resolution = given.resolution or case.resolution
+        self._seed, self._resolution = config.problem.training_seed, config.problem.resolution or case.resolution
         self._previous = PreviousGuess()
         self._problem: Problem | None = None
         self._gatherer: SampleGatherer | None = None
@@ -91,7 +89,8 @@ class SampleSolver:
         return problem
 
     def _solve(self, problem: Problem, guesses: Sequence[InitialGuess]) -> SolveResult:
-        atol, case, settings = self._rtol * reference_norm(problem), self.case, self.settings
+        case, settings = self.case, self.settings
+        atol = case.rtol * reference_norm(problem)
         if case.fixed_mesh is not None and settings.reuse != "nothing":
             solver = self._next(case.fixed_mesh, problem, atol)
         elif settings.guess == "previous":

@@ -73,7 +73,7 @@ def attach(
     card = guess.predictor.card
     what = unknown(u, bcs, card.schema.outputs)
     script = script_for(card, card.schema.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
-    policy = policy or make_policy(settings, [guess.name], default="adaptive")
+    policy = policy or make_policy(settings, [guess.name])
     nodes = NodeSet(what, script.schema.outputs)
     guess = guess.bind(script, nodes=nodes, max_distance=policy.max_distance)
     attached = AttachedGuess(solver, what, [guess], policy)

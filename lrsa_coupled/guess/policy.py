@@ -25,7 +25,7 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 
@@ -295,10 +295,9 @@ class Adaptive(Policy):
         return best, "; ".join([f"fastest by the record: {record.times(*choices)}", *asleep, *dear])
 
 
-def make_policy(settings: GuessConfig, names: Sequence[str], *, default: Literal["always", "adaptive"],
-                guess_first: bool = False) -> Policy:  # fmt: skip
-    """Make the policy that the settings ask for, or the ``default`` of a verb; ``guess_first``: see ``Adaptive``."""
-    if (settings.policy or default) == "always":
+def make_policy(settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False) -> Policy:
+    """Make the policy that the settings ask for, the adaptive one if none; ``guess_first``: see ``Adaptive``."""
+    if settings.policy == "always":
         return Always(settings.max_iterations)
     return Adaptive(settings, names, guess_first=guess_first)
 

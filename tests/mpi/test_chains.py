@@ -58,7 +58,7 @@ def relative_difference(one: dict[int, np.ndarray], two: dict[int, np.ndarray]) 
     ],
     ids=["setup", "guess", "preconditioner", "recycling", "everything", "factorisation"],
 )
-def test_what_is_kept_changes_nothing_but_rounding(shared_path: Path, changes: dict[str, object]) -> None:
+def test_what_is_reused_changes_nothing_but_rounding(shared_path: Path, changes: dict[str, object]) -> None:
     assert make(shared_path / "kept", COMM, **changes).solved == 9
     if COMM.rank == 0:
         make(shared_path / "naive", MPI.COMM_SELF)
@@ -108,6 +108,6 @@ def test_settings_that_contradict_each_other_are_refused(
     assert not (shared_path / "none").exists()
 
 
-def test_meshes_that_differ_cannot_be_kept(shared_path: Path) -> None:
+def test_meshes_that_differ_cannot_be_reused(shared_path: Path) -> None:
     with pytest.raises(ValueError, match="case on one mesh"):
         generate(CavityCase(), Config(generate=GenerateConfig(reuse="setup")), shared_path / "none", COMM)

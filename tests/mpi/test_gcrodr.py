@@ -116,7 +116,7 @@ def test_same_matrix_twice_and_drop() -> None:
         assert solve(ksp) == first
 
 
-def test_a_start_is_honoured() -> None:
+def test_an_initial_guess_is_honoured() -> None:
     matrix = indefinite(0.0)
     exact = right_side(matrix, 3)
     b = matrix * exact

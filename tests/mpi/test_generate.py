@@ -16,7 +16,8 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="generation needs DOLFINx")
 
 from lrsa_coupled.cases.cavity.case import CavityCase, CavityParameters
-from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
+from lrsa_coupled.catalog import load_case
+from lrsa_coupled.config import Config, GenerateConfig, GuessConfig, ProblemConfig
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
@@ -169,7 +170,7 @@ def sorted_by_place(arrays: SampleArrays) -> dict:
     return rows | {"cells": cells}
 
 
-def test_nearest_starts_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearest_guesses_depend_on_the_index_alone(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lrsa_coupled.generation.plan.FIRST_GENERATION", 2)
     settings = dataclasses.replace(CONFIG.generate, samples=6, guess="nearest")
     config = dataclasses.replace(CONFIG, generate=settings)
@@ -202,6 +203,22 @@ def test_ranks_that_do_not_divide_into_groups_are_refused(shared_path: Path) -> 
             shared_path / "data",
             COMM,
         )
+
+
+def test_a_choice_by_timings_is_refused(shared_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, guess=GuessConfig(policy="adaptive"))
+    with pytest.raises(ValueError, match=r"must not depend on timings.*got adaptive"):
+        generate(CavityCase(), config, shared_path / "data", COMM)
+
+
+def test_the_tolerance_is_that_of_the_case_as_it_is_loaded(shared_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, problem=dataclasses.replace(CONFIG.problem, rtol=1e-2))
+    with pytest.raises(ValueError, match=r"got 'cavity' with 1e-08 and problem.rtol = 0.01"):
+        generate(CavityCase(), config, shared_path / "data", COMM)
+    assert generate(load_case("cavity", rtol=1e-2), config, shared_path / "data", COMM).solved == 5
+    data = DataStore(shared_path / "data")
+    assert data.card.settings["rtol"] == 1e-2
+    assert all(data.read(index).residual > 1e-8 for index in data.solved)
 
 
 def test_a_signal_ends_the_run_after_the_current_samples(shared_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_polynomials_are_reproduced(dim: int, cells: tuple[int, int], degrees: t
 
 
 @pytest.mark.parametrize(("dim", "num_cells", "refinement"), [(2, 4, 2), (2, 6, 5), (3, 2, 3)])
-def test_nested_nodes_keep_their_bits(dim: int, num_cells: int, refinement: int) -> None:
+def test_nested_nodes_have_their_values_to_the_bit(dim: int, num_cells: int, refinement: int) -> None:
     coarse, fine = (lagrange(dim, n) for n in (num_cells, num_cells * refinement))
     down, up = interpolation_matrix(fine, coarse), interpolation_matrix(coarse, fine)
     u, expected = fem.Function(fine), fem.Function(coarse)
@@ -245,7 +245,7 @@ def test_two_grid_on_an_indefinite_problem() -> None:
         s.destroy()
 
 
-def test_a_kept_set_up_follows_the_matrix() -> None:
+def test_a_reused_set_up_follows_the_matrix() -> None:
     solver = two_grid_solver(COMM, 64, 27)
     first = solver.solve().iterations
     coarse = solver.ksp.getPC().getMGCoarseSolve().getOperators()[0]

@@ -55,7 +55,7 @@ def test_reaches_the_exact_solution(options: dict[str, str] | None, start: str) 
     assert np.abs(problem.solution.x.array - problem.parameters.x.array).max(initial=0.0) < 1e-9
 
 
-def test_an_exact_start_needs_no_iteration() -> None:
+def test_an_exact_guess_needs_no_iteration() -> None:
     problem = poisson()
     atol = 1e-10 * reference_norm(problem)
     problem.solution.x.array[:] = problem.parameters.x.array
@@ -100,7 +100,7 @@ def iterations_at(phases: list[float]) -> list[int]:
     return iterations
 
 
-def test_a_preconditioner_is_kept_while_it_pays() -> None:
+def test_a_preconditioner_is_reused_while_it_pays() -> None:
     new, *kept = iterations_at([0.0, 0.003, 0.006, 0.009])
     assert new == 1 and all(1 < n <= 7 for n in kept)
 

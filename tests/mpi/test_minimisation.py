@@ -72,7 +72,7 @@ def folded(problem: Problem) -> None:
     problem.solution.x.array.reshape(-1, 3)[corner] -= [0.28, 0.12, 0.12]
 
 
-def test_a_start_with_elements_inside_out_is_rescued() -> None:
+def test_a_guess_with_elements_inside_out_is_rescued() -> None:
     case, problem = HyperelasticCase(), block(COMM)
     atol = 1e-8 * reference_norm(problem)
     folded(problem)

@@ -20,7 +20,7 @@ from lrsa_coupled.interfaces import Case, Problem
 COMM = MPI.COMM_WORLD
 FINE = {"cavity": 12, "hyperelastic": 4}
 COLD = {"cavity": 0, "hyperelastic": 1}
-"""Number of a strategy that begins at zero."""
+"""Number of a method that begins at zero."""
 
 
 def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
@@ -33,6 +33,18 @@ def solved(case: Case, index: int = 0) -> tuple[Problem, float, int]:
     solver.destroy()
     assert result.converged
     return problem, atol, result.iterations
+
+
+def test_coarser_meshes_are_solved_to_the_tolerance_of_the_case() -> None:
+    errors = []
+    for rtol in (1e-8, 1e-5):  # 1e3 times looser on the coarser mesh
+        case = load_case("cavity", rtol=rtol)
+        parameters = sample_parameters(case, 3, 0)
+        problem = case.problem(case.mesh(COMM, parameters, 12), parameters)
+        guess = CoarseMeshGuess(case, [6])
+        assert guess.put(problem).accepted
+        errors.append(problem.solution.x.array.copy())
+    assert np.abs(errors[0] - errors[1]).max(initial=0.0) > 1e-6
 
 
 @pytest.mark.parametrize("name", FINE)

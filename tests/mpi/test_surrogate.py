@@ -164,7 +164,7 @@ def test_estimates_do_not_depend_on_the_ranks(name: str, chosen: dict[str, str])
 
 
 @pytest.mark.parametrize("name", list(RESOLUTIONS))
-def test_an_exact_start_is_certified_as_such(name: str) -> None:
+def test_an_exact_guess_is_certified_as_such(name: str) -> None:
     case, problem, truth = solved(name)
     set_solution(problem, truth)
     result = certify(case, problem, accept=1e-8, max_linearisations=8)
@@ -279,6 +279,15 @@ def test_the_default_solve_delivers_after_a_hopeless_prediction(
     assert result.reason and result.advice and result.prediction is None
     assert result.seconds["solve"] > 0.0
     assert "the default solve takes over" in caplog.text
+
+
+def test_the_tolerance_of_the_case_is_that_of_the_default_solve() -> None:
+    case = catalog.load_case("cavity", rtol=0.1)
+    parameters = sample_parameters(case, 0, 2)
+    problem = case.problem(case.mesh(COMM, parameters, 8), parameters)
+    reference = reference_norm(problem)
+    result = Surrogate(case, untrained(case, 1e5), problem, accept=1e-12).solve()
+    assert result.fallback is not None and 1e-8 * reference < result.fallback.residual <= 0.1 * reference
 
 
 @pytest.mark.parametrize("accept", [0.0, 1e-13, 1.5, float("nan")])

@@ -102,7 +102,7 @@ def test_steps_do_not_depend_on_the_ranks(corrections: bool) -> None:
     assert 0.0 < shared < 0.1 and abs(shared - alone) < 1e-8
 
 
-def test_both_forms_of_the_unknown_and_all_starts_lead_to_the_same_states() -> None:
+def test_both_forms_of_the_unknown_and_all_guesses_lead_to_the_same_states() -> None:
     plain, corrected = (Manufactured(BDF2, corrections=corrections) for corrections in (False, True))
     errors, iterations = zip(
         *[case.run(8, start) for case in (plain, corrected) for start in ("previous", "linear", "quadratic")],

@@ -63,10 +63,12 @@ def test_wrappers_have_names_settings_and_models_of_their_own(tmp_path: Path) ->
     assert catalog.shipped_model("helmholtz:modes") == catalog.case_folder("helmholtz") / "basis"
     assert catalog.shipped_guess("helmholtz:modes") is None and catalog.shipped_guess("cavity") is not None
     assert catalog.shipped_operators("helmholtz") == [catalog.shipped_model("helmholtz:modes")]
+    assert catalog.wrapped_names("helmholtz") == ["helmholtz:modes"]
     assert catalog.is_shipped("helmholtz:modes") and not catalog.is_shipped(f"{tmp_path}:modes")
     with pytest.raises(ValueError, match=r"unknown wrapper 'mode' of case 'helmholtz'.*did you mean 'modes'"):
         catalog.load_case("helmholtz:mode")
     (tmp_path / "case.py").write_text(OWN)
+    assert catalog.wrapped_names(str(tmp_path)) == []
     (tmp_path / "config.toml").write_text("[data]\nseed = 1\nmemory = 2\n[modes]\ndata = { memory = 3 }\n")
     assert catalog.case_settings(tmp_path)[0] == {"data": {"seed": 1, "memory": 2}}
     assert catalog.case_settings(f"{tmp_path}:modes")[0] == {"data": {"seed": 1, "memory": 3}}

@@ -117,6 +117,8 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in catalog.case_names())
+    (line,) = (line for line in text.splitlines() if line.startswith("helmholtz:modes "))
+    assert "lowest modes" in line and "darcy:correction " in text and "darcy:modes" not in text
     assert "methods: continuation-loose (default), continuation-tight, zero" in text and "models: shipped, high" in text
 
 

@@ -157,11 +157,11 @@ def test_the_guess_goes_first_where_one_solve_is_all_there_is() -> None:
 
 
 def test_always_takes_the_first_guess_whatever_it_costs() -> None:
-    policy = make_policy(GuessConfig(max_iterations=7), ["learned"], default="always")
+    policy = make_policy(GuessConfig(policy="always", max_iterations=7), ["learned"])
     assert policy.choose(KIND, ["learned", "previous"]).name == "learned"
     assert policy.choose(KIND, ["learned"]).max_iterations == 7 and policy.choose(KIND, ["learned"]).expected is None
     assert Always().choose(KIND, []).name == DEFAULT
-    assert isinstance(make_policy(GuessConfig(policy="adaptive"), ["learned"], default="always"), Adaptive)
+    assert isinstance(make_policy(GuessConfig(), ["learned"]), Adaptive)
 
 
 def test_names_must_differ() -> None:
