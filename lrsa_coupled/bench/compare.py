@@ -10,7 +10,7 @@ import numpy as np
 
 from lrsa_coupled.settings import nearest
 
-LEARNED, ADAPTIVE, NEAREST = "learned guess", "learned + adaptive", "nearest sample"
+LEARNED, ADAPTIVE, NEAREST = "learned guess", "learned guess, adaptive", "nearest sample"
 STAGES = ("transfer", "inference", "setup", "solve", "total")
 
 type Times = Mapping[str, Mapping[int, float]]

@@ -18,7 +18,7 @@ from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, STAGES, chosen
 from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learned_method, nearest_method
 from lrsa_coupled.bench.payback import cost_of
 from lrsa_coupled.bench.pictures import Example
-from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
 from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.residual import residual_norm
@@ -50,32 +50,38 @@ class _Sample:
 
 
 def compare_methods(
-    case: Case, config: Config, comm: MPI.Comm, *, model: Path, data: Path | None = None, only: Sequence[str] = ()
-) -> Comparison:
+    case: Case, config: Config, comm: MPI.Comm, *,
+    model: Path | None = None, data: Path | None = None, only: Sequence[str] = (),
+) -> Comparison:  # fmt: skip
     """Measure the methods of a case on samples never trained on. Collective.
 
     Args:
         case: The case.
         config: ``problem`` and ``bench`` say which samples, ``guess`` how the operator is used.
         comm: Communicator over which each problem is distributed.
-        model: Folder of the trained model.
-        data: Its training data, to add the nearest training sample as a baseline.
+        model: Folder of a trained model, to add its learned guess.
+        data: Training data, to add the nearest training sample as a baseline.
         only: Names of the baselines without data, all when empty.
 
     Raises:
         ValueError: If a name in ``only`` is unknown, or model or data belong to another case or have seen the samples;
             on all ranks.
     """
-    methods = chosen(baselines(case, config), only, what="method")
+    methods = chosen(baselines(case, config, comm), only, what="method")
+    costs: dict[str, Cost] = {}
     with collective_errors(comm):
-        methods += [nearest_method(case, config, data)] if data else []
-        guess = load_guess(case, config, model)
-        adaptive, warming = (adaptive_method(case, config, guess, record=record) for record in (True, False))
-    methods.append(learned_method(case, config, guess))
+        if data is not None:
+            methods.append(nearest_method(case, config, data))
+        warming = list(methods)
+        if model is not None:
+            guess = load_guess(case, config, model)
+            learned = learned_method(case, config, guess)
+            methods += [adaptive_method(case, config, guess), learned]
+            warming += [adaptive_method(case, config, guess, record=False), learned]
+            costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
     samples, settings = Samples(case, config, comm), config.bench
     # One sample more, not counted: compiles the forms, wakes MUMPS and torch.
-    _measure_sample(samples, [*methods, warming], settings.samples, repeats=1)
-    methods.insert(-1, adaptive)
+    _measure_sample(samples, warming, settings.samples, repeats=1)
     rows: list[Row] = []
     example = None
     for index in progress(range(settings.samples), description=f"bench {case.name}"):
@@ -83,7 +89,6 @@ def compare_methods(
         rows += sample.rows
         if index == 0 and case.schema.dim == 2:
             example = _example(case.schema.outputs[0], sample, comm)
-    costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
     return Comparison(samples.results("bench", rows, costs, rtol=samples.rtol), example)
 
 

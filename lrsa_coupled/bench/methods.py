@@ -6,10 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpi4py import MPI
+
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
 from lrsa_coupled.bench.samples import refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.learned import LearnedGuess
@@ -17,9 +20,7 @@ from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.guess.policy import Adaptive, Always, Policy
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, SolverFactory
-
-COARSEST = 2
-"""Least resolution of a mesh of nested iteration."""
+from lrsa_coupled.mpi import print_once
 
 
 @dataclass(frozen=True)
@@ -39,19 +40,33 @@ class Method:
     policy: Adaptive | None = None
 
 
-def baselines(case: Case, config: Config) -> list[Method]:
-    """Return the methods that need no data: those of the case, and nested iteration over coarser meshes.
+def baselines(case: Case, config: Config, comm: MPI.Comm) -> list[Method]:
+    """Return the methods that need no data: those of the case, and nested iteration over coarser meshes. Collective.
 
-    A solve from an interpolated solution is allowed twice the iterations of a learned guess. Collective: no.
+    A solve from an interpolated solution is allowed twice the iterations of a learned guess. Where the case refuses a
+    coarse mesh, a line says what is left out.
     """
     found = [Method(name, factory) for name, factory in case.methods().items()]
     resolution, limit = config.problem.resolution or case.resolution, 2 * config.guess.max_iterations
     for count in range(1, (config.bench.coarse_meshes or 0) + 1):
-        if resolution // 2**count >= COARSEST:
-            coarser = [resolution // 2**k for k in range(count, 0, -1)]
-            guess = CoarseMeshGuess(case, coarser, max_iterations=limit)
-            found.append(guarded(case, guess.name, guess, Always(limit)))
+        coarser = [resolution // 2**k for k in range(count, 0, -1)]
+        guess = CoarseMeshGuess(case, coarser, max_iterations=limit)
+        if (reason := _refusal(case, config, coarser[0], comm)) is not None:
+            print_once(f"{guess.name}: left out ({reason})")
+            continue
+        found.append(guarded(case, guess.name, guess, Always(limit)))
     return found
+
+
+def _refusal(case: Case, config: Config, resolution: int, comm: MPI.Comm) -> str | None:
+    """Return why there is no mesh of a resolution, None when there is one. Collective."""
+    if resolution < 2:
+        return f"nested iteration needs resolutions of at least 2, got {resolution}"
+    try:
+        case.mesh(comm, sample_parameters(case, config.problem.test_seed, 0), resolution)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def nearest_method(case: Case, config: Config, data: Path) -> Method:
@@ -60,7 +75,7 @@ def nearest_method(case: Case, config: Config, data: Path) -> Method:
     if (difference := store.card.schema.difference(case.schema)) is not None:
         raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
     refuse_seen(config.problem.test_seed, store.card.seed, f"the data set {data}")
-    return guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), Always())
+    return guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), Always(config.guess.max_iterations))
 
 
 def learned_method(case: Case, config: Config, guess: LearnedGuess) -> Method:

@@ -87,13 +87,13 @@ def note(results: Results) -> str:
 
 
 def remarks(results: Results) -> list[str]:
-    """Say what failed and why, what the default solver took over, and what the adaptive policy decided."""
+    """Say what failed and why, what the default method took over, and what the adaptive policy decided."""
     lines = []
     for name, samples in results.methods.items():
         failed = Counter(row.reason or "no reason given" for row in samples if not row.solved)
         lines += [f"{name}: failed on {count} ({reason})" for reason, count in failed.items()]
         if fallbacks := sum(row.used_fallback for row in samples):
-            lines.append(f"{name}: the default solver took over on {fallbacks} of {len(samples)}")
+            lines.append(f"{name}: the default method took over on {fallbacks} of {len(samples)}")
         lines += decision_lines(samples)
     return lines
 

@@ -95,7 +95,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", tag_field="recor
         residual: Its Euclidean norm, None when not finite.
         atol: Tolerance of that norm.
         start_error: Of the initial guess against the converged first output, mass-weighted L2; None for a zero guess.
-        used_fallback: Whether the default solver took over.
+        used_fallback: Whether the default method took over.
         reason: Why it is not solved.
         decisions: Of the adaptive policy, one a repeat.
         values: What an experiment measures besides.
@@ -185,23 +185,32 @@ def read_rows(path: Path) -> Results:
     if not lines:
         raise ValueError(f"{path}: empty; {expected}")
     decoder: msgspec.json.Decoder[Header | Row] = msgspec.json.Decoder(Header | Row)
-    items: list[Header | Row] = []
+    header: Header | None = None
+    rows: dict[object, Row] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            items.append(_checked(decoder.decode(line), items))
+            header = _add(decoder.decode(line), line, header, rows)
         except ValueError as error:
             what = f"not valid JSON ({error})" if type(error) is msgspec.DecodeError else str(error)
             raise ValueError(f"{path}, line {number}: {what}; {expected}") from error
-    header, *rows = items
-    assert isinstance(header, Header)
-    return Results(header, [row for row in rows if isinstance(row, Row)])
+    assert header is not None
+    return Results(header, list(rows.values()))
 
 
-def _checked(item: Header | Row, before: Sequence[Header | Row]) -> Header | Row:
-    """Refuse a header that is not the first line, and anything else that is."""
-    if isinstance(item, Header) == bool(before):
-        raise ValueError("a second header" if before else "a row before the header")
-    return item
+def _add(item: Header | Row, line: bytes, header: Header | None, rows: dict[object, Row]) -> Header:
+    """Return the header, once a row is added to the others; refuse what may not stand there."""
+    if isinstance(item, Header):
+        if header is not None:
+            raise ValueError("a second header")
+        return item
+    if header is None:
+        raise ValueError("a row before the header")
+    # Experiments measure a sample at several tolerances or sizes; the repeats of bench are one row.
+    key = (item.method, item.sample) if header.study == "bench" else line
+    if key in rows:
+        raise ValueError(f"a second row of '{item.method}' on sample {item.sample}")
+    rows[key] = item
+    return header
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:

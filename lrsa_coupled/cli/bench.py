@@ -26,7 +26,7 @@ class Request:
     """What is compared, and what is written.
 
     Args:
-        model: Folder of the model.
+        model: Folder of the model, None to compare the others.
         data: Training data, to add the nearest training sample.
         only: Names of the baselines without data, all when empty.
         json: File of the rows.
@@ -34,7 +34,7 @@ class Request:
         pictures: Folder of the pictures.
     """
 
-    model: Path
+    model: Path | None
     data: Path | None = None
     only: tuple[str, ...] = ()
     json: Path | None = None
@@ -61,13 +61,15 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Compare."""
     case, config, comm = start(args, petsc)
     model = args.model or catalog.shipped_model(args.case)
-    if model is None:
-        raise ValueError(f"the case '{case.name}' ships no model; name one with --model")
     request = Request(model, args.data, tuple(args.only), args.json, args.html, args.pictures)
     for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
         prepare(comm, folder)
     compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
+    if model is None:
+        data = args.data or "DATA"
+        made = "" if args.data else f"'lrsa-coupled generate {args.case} --out {data}', "
+        mpi.print_once(f"for a learned guess: {made}'lrsa-coupled train {data} --out MODEL', then --model MODEL")
     return 0
 
 

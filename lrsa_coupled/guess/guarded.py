@@ -65,7 +65,8 @@ class GuardedSolver(SequenceSolver):
         self.policy.note(kind, Decision(number, choice.name, choice.why, outcome, wasted, total, risk))
         if comm.rank == 0:
             self.policy.save()
-        logger.info("solve %d: %s (%s): %s, %.3g s", number, choice.name, choice.why, outcome, total)
+        level = self.policy.log_level
+        logger.log(level, "solve %d: %s (%s): %s, %.3g s", number, choice.name, choice.why, outcome, total)
         return dataclasses.replace(result, seconds=seconds)
 
     def update(self, problem: Problem, atol: float) -> None:

@@ -93,9 +93,11 @@ class Policy(ABC):
     Attributes:
         max_distance: Standard deviations from the training up to which a learned guess is evaluated.
         decisions: All decisions so far.
+        log_level: Of the line about each solve.
     """
 
     max_distance: float = math.inf
+    log_level: int = logging.INFO
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
@@ -132,6 +134,8 @@ class Always(Policy):
     Args:
         max_iterations: Newton iterations allowed to a guess before the default solve, None for the solver's own limit.
     """
+
+    log_level = logging.DEBUG
 
     def __init__(self, max_iterations: int | None = None) -> None:
         super().__init__()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
-from lrsa_coupled import catalog, config
+from lrsa_coupled import catalog, cli, config
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
 from lrsa_coupled.bench.experiments import OnRanks, generation
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.measure import compare_methods
+from lrsa_coupled.bench.methods import nearest_method
 from lrsa_coupled.bench.payback import pay_backs
 from lrsa_coupled.bench.pictures import comparison_pictures
 from lrsa_coupled.bench.report import table
@@ -25,6 +27,7 @@ from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.settings import update
 from lrsa_coupled.training.loop import train
 
@@ -87,6 +90,10 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     parameters = sample_parameters(case, settings.problem.test_seed, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.problem.resolution), parameters)
     assert {row.unknowns for row in found.results.rows} == {problem.solution.x.petsc_vec.getSize()}
+    limited = config.load(settings, assignments=["guess.max_iterations=1"])
+    solver = nearest_method(case, limited, data).make(problem, 1.0)
+    assert isinstance(solver, GuardedSolver) and solver.policy.choose("", ["nearest"]).max_iterations == 1
+    solver.destroy()
     write_rows(found.results, tmp_path / "rows.jsonl")
     assert read_rows(tmp_path / "rows.jsonl") == found.results
     assert LEARNED in table(found.results) and LEARNED in page([found.results])
@@ -112,3 +119,18 @@ def test_shipped_model(name: str) -> None:
     methods = compare_methods(case, settings, MPI.COMM_SELF, model=folder, only=[cold]).results.methods
     assert all(row.solved and not row.used_fallback and row.start_error < 0.1 for row in methods[LEARNED])
     assert all(a.iterations < b.iterations for a, b in zip(methods[LEARNED], methods[cold], strict=True))
+
+
+def test_bench_without_a_model_compares_the_others(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A coarse mesh that the case refuses is left out; the last line says how to get a learned guess."""
+    folder, rows = tmp_path / "case", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    for path in catalog.case_folder("cavity").glob("*.py"):
+        shutil.copy(path, folder)
+    settings = ["--samples", "1", "--resolution", "8", "--set", "bench.coarse_meshes=2", "--json", str(rows)]
+    assert cli.main(["bench", str(folder), *settings]) == 0
+    text = capfd.readouterr().out
+    case = catalog.load_case(folder)
+    assert list(read_rows(rows).methods) == [*case.methods(), "nested, 1 coarser mesh"]
+    assert "nested, 2 coarser meshes: left out (the cavity needs a resolution of at least 4" in text
+    assert text.splitlines()[-1].startswith(f"for a learned guess: 'lrsa-coupled generate {folder} --out DATA', ")

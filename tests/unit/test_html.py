@@ -139,7 +139,7 @@ def test_tables_hold_the_numbers_of_the_results(measured: Results) -> None:
     assert reader.values == expected
     last = dict(zip(raw[0], raw[-1], strict=True))
     assert (last["method"], last["sample"], last["unknowns"], last["solved"]) == (LEARNED, "3", "1003", "no")
-    assert last["remark"] == "DIVERGED_MAX_IT; the default solver took over"
+    assert last["remark"] == "DIVERGED_MAX_IT; the default method took over"
 
 
 def test_text_says_which_method_wins_what_was_measured_and_what_failed(measured: Results) -> None:

@@ -58,6 +58,8 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     ([HEADER, ROW | {"seconds": {"solve": 1.0}}], "Object missing required field `total` - at `$.seconds`"),
     ([HEADER, ROW | {"seconds": {"total": 0.0}}], "Expected `float` > 0.0 - at `$.seconds.total`"),
     ([HEADER, ROW | {"values": {"a": [1]}}], "- at `$.values[...]`"),
+    ([HEADER, ROW, ROW | {"iterations": 1}], "line 3: a second row of 'cold' on sample 0"),
+    ([HEADER | {"study": "speed"}, ROW, ROW], "line 3: a second row of 'cold' on sample 0"),
 ])  # fmt: skip
 def test_other_files_are_refused_with_their_line(lines: list[Any], message: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
