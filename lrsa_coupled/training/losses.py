@@ -7,10 +7,6 @@ training, whichever is larger: a sample whose field vanishes does not take over 
 The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence,
 of which the last and the first left out are often near each other, so that no span of K fields has all of the last.
 
-With a ``reducer`` each rank gives its own points, and its own cells, of a partitioned point set; both errors are then
-collective, forward and backward, and the same on all ranks, so a loss made of them counts once when each rank divides
-it by their number.
-
 Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
 """
 
@@ -23,7 +19,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 from lrsa_coupled.schema import Field
 
 SMALL = 1e-3
@@ -33,19 +28,13 @@ DEPENDENT = 3e-4
 
 @dataclass(frozen=True)
 class FieldColumns:
-    """Columns ``start`` to ``stop`` of the outputs: a field, or a basis; ``scale`` is its size in training."""
+    """The columns of the outputs that are a field, or a basis; ``scale`` is its size in training."""
 
     name: str
-    start: int
-    stop: int
+    columns: slice
     weight: float = 1.0
     scale: float = 0.0
     span: bool = False
-
-    @property
-    def columns(self) -> slice:
-        """The columns as a slice."""
-        return slice(self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -57,14 +46,12 @@ class Reference:
         mass_BN: Lumped mass of the points, any unit.
         free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
         fields: Columns of the fields.
-        reducer: Combines the ranks that share the point set.
     """
 
     exact_BNK: Tensor
     mass_BN: Tensor
     free_BNK: Tensor
     fields: Sequence[FieldColumns]
-    reducer: Reducer | None = None
 
 
 def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None = None) -> tuple[FieldColumns, ...]:
@@ -73,7 +60,7 @@ def field_columns(fields: Sequence[Field], outputs_std: Sequence[float] | None =
     for item in fields:
         stop = start + item.components
         scale = 0.0 if outputs_std is None else math.hypot(*outputs_std[start:stop])
-        columns.append(FieldColumns(item.name, start, stop, item.loss_weight, scale, item.span))
+        columns.append(FieldColumns(item.name, slice(start, stop), item.loss_weight, scale, item.span))
         start = stop
     return tuple(columns)
 
@@ -87,15 +74,11 @@ def aligned(predicted_BNK: Tensor, reference: Reference) -> Tensor:
 
     Source: Björck & Golub (1973), "Numerical methods for computing angles between linear subspaces", Math. Comput. 27.
     """
-    if not any(item.span for item in reference.fields):
-        return predicted_BNK
     parts = []
     for item in reference.fields:
-        predicted = predicted_BNK[..., item.columns]
-        if item.span:
-            basis, exact = predicted * reference.free_BNK[..., item.columns], reference.exact_BNK[..., item.columns]
-            predicted = _nearest(basis, exact, reference.mass_BN, reference.reducer)
-        parts.append(predicted)
+        tensors = (predicted_BNK, reference.free_BNK, reference.exact_BNK)
+        predicted, free, exact = (tensor[..., item.columns] for tensor in tensors)
+        parts.append(_nearest(predicted * free, exact, reference.mass_BN) if item.span else predicted)
     return torch.cat(parts, dim=-1)
 
 
@@ -104,18 +87,14 @@ def relative_l2(predicted_BNK: Tensor, reference: Reference) -> Tensor:
     root_BN1 = torch.sqrt(reference.mass_BN).unsqueeze(-1)
     taper_K = _taper(reference.exact_BNK, reference.fields)
     error_BNK = (predicted_BNK - reference.exact_BNK) * (reference.free_BNK * root_BN1) * taper_K
-    unit_B = SMALL * torch.sqrt(_total(reference.mass_BN.sum(dim=1), reference.reducer))
+    unit_B = SMALL * torch.sqrt(reference.mass_BN.sum(dim=1))
     return _ratios(error_BNK, reference.exact_BNK * root_BN1 * taper_K, unit_B, reference)
 
 
 def relative_h1(predicted_BNK: Tensor, reference: Reference, *, points_BNd: Tensor, cells_EV: Tensor) -> Tensor:
     """Return the relative H1 seminorms of the errors ``(B, P)`` over some simplices, by P1 gradients.
 
-    Args:
-        predicted_BNK: Predicted outputs.
-        reference: Exact outputs.
-        points_BNd: Coordinates of the points.
-        cells_EV: Row numbers of the points that are the vertices of each simplex, the same for all samples.
+    ``cells_EV`` holds the row numbers of the points that are the vertices of each simplex, the same for all samples.
     """
     taper_K = _taper(reference.exact_BNK, reference.fields)
     corners_BEVd = points_BNd[:, cells_EV]
@@ -129,8 +108,8 @@ def relative_h1(predicted_BNK: Tensor, reference: Reference, *, points_BNd: Tens
             reference.exact_BNK * taper_K,
         )
     )
-    volume_B = _total(root_volume_BE11.square().sum(dim=(1, 2, 3)), reference.reducer)
-    unit_B = SMALL * torch.sqrt(volume_B) / _extent(points_BNd, reference.reducer)
+    diagonal_B = (points_BNd.amax(dim=1) - points_BNd.amin(dim=1)).norm(dim=-1)
+    unit_B = SMALL * torch.sqrt(root_volume_BE11.square().sum(dim=(1, 2, 3))) / diagonal_B
     return _ratios(error_BEdK, exact_BEdK, unit_B, reference)
 
 
@@ -140,10 +119,10 @@ def weighted_mean(errors_BP: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     return (errors_BP.mean(dim=0) * weights_P).sum() / weights_P.sum()
 
 
-def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor, reducer: Reducer | None) -> Tensor:
+def _nearest(basis_BNK: Tensor, exact_BNK: Tensor, mass_BN: Tensor) -> Tensor:
     """Project ``exact`` on the span of ``basis``; directions of a relative size below ``DEPENDENT`` count little."""
     weighted_BNK = basis_BNK * mass_BN.unsqueeze(-1)
-    products = _total(weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1), reducer).double()
+    products = (weighted_BNK.transpose(1, 2) @ torch.cat((basis_BNK, exact_BNK), dim=-1)).double()
     gram_BKK, right_BKK = products.chunk(2, dim=-1)
     square_BK = torch.diagonal(gram_BKK, dim1=1, dim2=2)
     size_BK1 = square_BK.clamp_min(torch.finfo(basis_BNK.dtype).tiny).sqrt().unsqueeze(-1)
@@ -158,7 +137,7 @@ def _taper(like_BNK: Tensor, fields: Sequence[FieldColumns]) -> Tensor:
     weights_K = like_BNK.new_ones(like_BNK.shape[-1])
     for item in fields:
         if item.span:
-            count = item.stop - item.start
+            count = item.columns.stop - item.columns.start
             steps_K = torch.arange(count, dtype=like_BNK.dtype, device=like_BNK.device)
             weights_K[item.columns] = 1.0 - (steps_K / count).square()
     return weights_K
@@ -169,29 +148,8 @@ def _ratios(error: Tensor, exact: Tensor, unit_B: Tensor, reference: Reference) 
     tiny = torch.finfo(exact.dtype).tiny ** 0.5
     ratios = []
     for item in reference.fields:
-        norm_B = torch.maximum(_norm(exact[..., item.columns], reference.reducer), item.scale * unit_B)
-        ratios.append(_norm(error[..., item.columns], reference.reducer) / norm_B.clamp_min(tiny))
+        error_B, exact_B = (
+            torch.linalg.vector_norm(values[..., item.columns].flatten(start_dim=1), dim=1) for values in (error, exact)
+        )
+        ratios.append(error_B / torch.maximum(exact_B, item.scale * unit_B).clamp_min(tiny))
     return torch.stack(ratios, dim=1)
-
-
-def _norm(values: Tensor, reducer: Reducer | None) -> Tensor:
-    norm_B = torch.linalg.vector_norm(values.flatten(start_dim=1), dim=1)
-    if reducer is None:
-        return norm_B
-    # The root has no slope at zero.
-    return torch.sqrt(_total(norm_B.square(), reducer).clamp_min(torch.finfo(norm_B.dtype).tiny))
-
-
-def _total(sums_B: Tensor, reducer: Reducer | None) -> Tensor:
-    return sums_B if reducer is None else sum_over_ranks(sums_B, reducer)
-
-
-def _extent(points_BNd: Tensor, reducer: Reducer | None) -> Tensor:
-    """Return the diagonal of the box around the points; without a reducer there is at least one point."""
-    if points_BNd.shape[1] > 0:
-        bounds = torch.stack((points_BNd.amax(dim=1), -points_BNd.amin(dim=1)))
-    else:
-        bounds = points_BNd.new_full((2, points_BNd.shape[0], points_BNd.shape[2]), -torch.inf)
-    if reducer is not None:
-        bounds = reducer.max(bounds)
-    return (bounds[0] + bounds[1]).norm(dim=-1)

@@ -16,10 +16,8 @@ import torch.multiprocessing as mp
 
 from lrsa_coupled.operators.precision import autocast
 from lrsa_coupled.operators.reducer import TorchReducer
-from lrsa_coupled.training.losses import Reference, relative_h1
 from tests.operators import (
     CONFIG,
-    FIELDS,
     LIMITS,
     VARIANTS,
     arguments,
@@ -128,7 +126,7 @@ def test_ranks_change_neither_values_nor_gradients(size, chunk_size, config, dty
     def work(rank, reducer):
         own, mine = order[rank], copy.deepcopy(model)
         outputs = mine(points[:, own], inputs[:, own], scalars, mass[:, own], reducer=reducer, chunk_size=chunk_size)
-        return outputs, gradients(mine, outputs, exact[:, own], mass=mass[:, own], reducer=reducer, ranks=size)
+        return outputs, gradients(mine, outputs, exact[:, own], mass=mass[:, own])
 
     outputs, parts = zip(*Ranks(size).run(work), strict=True)
     assert relative(torch.cat(outputs, dim=1), whole[:, torch.cat(order)]) < LIMITS[dtype]
@@ -150,29 +148,6 @@ def test_traffic_does_not_depend_on_the_number_of_points():
         with torch.inference_mode():
             ranks.run(lambda rank, r, p=points, i=inputs, m=mass: model(p[rank], i[rank], scalars, m[rank], reducer=r))
         assert ranks.numbers == CONFIG.num_blocks * heads * latents * (head_width + 2)
-
-
-def test_seminorm_over_ranks():
-    torch.manual_seed(0)
-    points = torch.rand(1, 30, 2, dtype=torch.float64)
-    cells = torch.stack([torch.randperm(30)[:3] for _ in range(40)])
-    predicted = torch.rand(1, 30, 4, dtype=torch.float64, requires_grad=True)
-    exact, free = exact_outputs(points), torch.ones(1, 30, 4, dtype=torch.float64)
-
-    def errors(own, reducer):
-        reference = Reference(exact, torch.ones(1, 30), free, FIELDS, reducer)
-        return relative_h1(predicted, reference, points_BNd=points, cells_EV=cells[own])
-
-    whole = errors(slice(None), None)
-    (expected,) = torch.autograd.grad(whole.sum(), predicted)
-
-    def work(rank, reducer):
-        found = errors(slice(15 * rank, 15 * rank + 15), reducer)
-        return found, torch.autograd.grad(found.sum() / 3, predicted)[0]
-
-    found, parts = zip(*Ranks(3).run(work), strict=True)
-    assert all(relative(errors, whole) < 1e-12 for errors in found)
-    assert relative(sum(parts), expected) < 1e-12
 
 
 def test_bf16_over_ranks_and_chunks():
@@ -198,7 +173,7 @@ def _over_gloo(rank: int, folder: str) -> None:
     own = slice(0, 18) if rank == 0 else slice(18, 50)
     outputs = model(points[:, own], inputs[:, own], scalars, mass[:, own], reducer=TorchReducer())
     assert relative(outputs, whole[:, own]) < 1e-12
-    found = gradients(model, outputs, exact_outputs(points)[:, own], mass=mass[:, own], reducer=TorchReducer(), ranks=2)
+    found = gradients(model, outputs, exact_outputs(points)[:, own], mass=mass[:, own])
     for gradient in found.values():
         dist.all_reduce(gradient)
     assert_equal_gradients(found, expected, limit=1e-12)
