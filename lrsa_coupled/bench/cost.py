@@ -126,7 +126,7 @@ def _measured(work: Work) -> Cost:
 
     def once() -> None:
         with autocast(work.precision, device), torch.set_grad_enabled(work.backward):
-            outputs = forward(*arguments, chunk_size=work.chunk_size or 0)
+            outputs = forward(*arguments, chunk_size=work.chunk_size)
         if work.backward:
             model.zero_grad(set_to_none=True)
             outputs.square().mean().backward()

@@ -31,13 +31,10 @@ Encoded = tuple[torch.Tensor, list[Tokens]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted fields on this rank.
+    """Predicted fields at the owned nodes ``(num_owned, K)``, Dirichlet values exact; wall time of the operator [s].
 
-    Args:
-        values: Fields at the owned nodes ``(num_owned, K)``, Dirichlet values exact; zeros when not accepted.
-        inference: Wall time of the operator [s].
-        reason: Why the values are of no use on some rank: not finite, or far outside the training range; empty when
-            accepted.
+    ``reason``: why the values are of no use on some rank, not finite or far outside the training range, and zeros here;
+    empty when accepted.
     """
 
     values: Points
@@ -60,9 +57,7 @@ class Predictor:
     """
 
     def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
-        self.device = choose_device(settings.device)
-        if self.device.type == "cuda":
-            self.device = torch.device("cuda", MPI.COMM_WORLD.rank % torch.cuda.device_count())
+        self.device = choose_device(settings.device, rank=MPI.COMM_WORLD.rank)
         self.model, self.card, self.settings = model.to(self.device), card, settings
 
     @classmethod
@@ -99,13 +94,7 @@ class Predictor:
     def predict(
         self, described: Described, problem: Unknown, nodes: NodeSet, features: Features | None = None
     ) -> Prediction:
-        """Evaluate the operator on a problem, each rank at its own nodes. Collective.
-
-        Args:
-            described: Case or script that gives the features.
-            problem: The problem.
-            nodes: Its nodes.
-            features: Its features, when they are known.
+        """Evaluate the operator on a problem, each rank at its own nodes; ``features`` if they are known. Collective.
 
         Raises:
             ValueError: If the model belongs to another case or has other fields, on all ranks.
@@ -134,19 +123,18 @@ class Predictor:
             doubtful = np.flatnonzero((doubt > limit) & ~nodes.constrained.all(axis=1))
             started = time.perf_counter()
             if len(doubtful):
-                nodal = features.nodal[doubtful]
-                values[doubtful] = self._decode(nodes.points[doubtful], nodal, features.scalars, tokens=tokens)
+                points, inputs = self._batch(nodes.points[doubtful]), self._batch(features.nodal[doubtful])
+                with torch.inference_mode(), autocast(self.settings.precision, self.device):
+                    decoded_BNK = model.decode(points, inputs, self._batch(features.scalars), tokens)
+                values[doubtful] = decoded_BNK[0].float().cpu().numpy()
             inference += time.perf_counter() - started
             values = np.where(nodes.constrained, exact, values)
         return Prediction(values, inference, "")
 
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
-        """Evaluate at points of this rank; the tokens are for further points. Collective.
+        """Evaluate at the points that the ranks of ``comm`` share; the tokens are for further points. Collective.
 
-        Args:
-            arrays: Points, nodal inputs and, for a mass-weighted operator, masses.
-            scalars: The scalars.
-            comm: Ranks that share the points.
+        ``arrays`` are points, nodal inputs and, for a mass-weighted operator, masses, on this rank.
         """
         if comm.size == 1 or self.model.config.takes_parts:
             return self._encode(arrays, scalars, comm=comm)
@@ -180,18 +168,12 @@ class Predictor:
         raise_on_all_ranks(comm, error)
         return torch.from_numpy(comm.scatter(parts))
 
-    def _decode(self, points: Points, nodal: Points, scalars: Points, *, tokens: list[Tokens]) -> Points:
-        with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            outputs_BNK = self.model.decode(self._batch(points), self._batch(nodal), self._batch(scalars), tokens)
-        return outputs_BNK[0].float().cpu().numpy()
-
     def _batch(self, array: Points) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
 
     def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
-        finite = bool(torch.isfinite(outputs).all())
-        excess = (self.model.normaliser.excess(outputs[None]) if outputs.numel() else 0.0) if finite else np.inf
-        worst, limit = comm.allreduce(excess, op=MPI.MAX), self.settings.max_ratio
+        worst = comm.allreduce(self.model.normaliser.excess(outputs[None]), op=MPI.MAX)
+        limit = self.settings.max_ratio
         if not np.isfinite(worst):
             return "the prediction is not finite"
         if worst > limit:

@@ -16,11 +16,9 @@ class MPIReducer:
         self.comm = comm
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the elementwise maximum over the ranks. Collective."""
         return self._reduce(tensor, MPI.MAX)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return the elementwise sum over the ranks. Collective."""
         return self._reduce(tensor, MPI.SUM)
 
     def _reduce(self, tensor: torch.Tensor, operation: MPI.Op) -> torch.Tensor:

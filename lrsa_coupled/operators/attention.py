@@ -19,12 +19,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import Function, FunctionCtx
+from torch.autograd.function import Function
 
 from lrsa_coupled.operators.precision import by_products, for_attention, in_full_precision
 from lrsa_coupled.operators.reducer import Reducer, sum_over_ranks
 
-EPS = 1e-6
 LARGEST_SCORE = 60.0
 """Where ``by_exponentials`` clips scores, so that sums of exponentials stay finite; normalised queries stay below."""
 PADDING = 8
@@ -33,7 +32,7 @@ PADDING = 8
 
 def normalise(tensor: Tensor) -> Tensor:
     """Scale the last axis to a root mean square of one."""
-    return F.rms_norm(tensor, tensor.shape[-1:], None, EPS)
+    return F.rms_norm(tensor, tensor.shape[-1:], None, 1e-6)
 
 
 def softmax_attention(
@@ -47,15 +46,10 @@ def softmax_attention(
 ) -> Tensor:
     """Return ``softmax(scale queries keys' + bias) values``.
 
-    Torch's fused attention computes it or, in training in bfloat16 on a CPU, products of matrices.
-
-    Args:
-        queries: ``(B, H, rows, D)``.
-        keys: ``(B, H, columns, D)``.
-        values: ``(B, H, columns, D)``; the result has their type or, see ``precision.py``, float32.
-        scale: Of the scores, ``1 / sqrt(D)`` when None.
-        bias: Added to the scores, ``(B, 1, 1, columns)``; a constant added to all columns changes nothing.
-        bounded: Queries and keys are normalised: scores without bias are small, no largest one needs to be subtracted.
+    Queries are ``(B, H, rows, D)``, keys and values ``(B, H, columns, D)``, the bias ``(B, 1, 1, columns)``; the scale
+    is ``1 / sqrt(D)`` when None. The result has the type of the values or, see ``precision.py``, float32. Torch's fused
+    attention computes it or, in training in bfloat16 on a CPU, products of matrices. ``bounded``: queries and keys are
+    normalised, so that scores without bias are small and no largest one needs to be subtracted.
     """
     with in_full_precision(values.device):
         if by_products(queries, keys, values):
@@ -84,49 +78,31 @@ def by_exponentials(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor 
     if bias is not None:
         weighted = weighted * torch.exp(bias.transpose(-1, -2)).to(values.dtype)
     queries, keys, weighted = queries.contiguous(), keys.contiguous(), weighted.contiguous()
-    if queries.shape[-2] < keys.shape[-2]:
-        summed = _Gather.apply(keys, queries, weighted)
-    else:
-        summed = _Spread.apply(queries, keys, weighted)
+    gather = queries.shape[-2] < keys.shape[-2]
+    rows, columns = (keys, queries) if gather else (queries, keys)
+    summed = _ByExponentials.apply(rows, columns, weighted, gather)
     return summed[..., :width] / summed[..., width : width + 1]
 
 
-class _Spread(Function):
-    """``exp(rows columns') values`` for many rows and few columns."""
+class _ByExponentials(Function):
+    """``exp(rows columns') values`` for many rows and few columns or, to gather, ``exp(columns rows') values``."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-        exponentials = _exponentials(rows, columns)
+    def forward(ctx: Any, rows: Tensor, columns: Tensor, values: Tensor, gather: bool) -> Tensor:
+        scores = torch.matmul(rows, columns.transpose(-1, -2))
+        exponentials = torch.exp(scores.clamp(-LARGEST_SCORE, LARGEST_SCORE))
         ctx.save_for_backward(rows, columns, values, exponentials)
-        return torch.matmul(exponentials, values)
+        ctx.gather = gather
+        return _over_rows(exponentials, values) if gather else torch.matmul(exponentials, values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         rows, columns, values, exponentials = ctx.saved_tensors
         gradient = gradient.contiguous()
-        scores = torch.matmul(gradient, values.transpose(-1, -2)) * exponentials
-        return torch.matmul(scores, columns), _over_rows(scores, rows), _over_rows(exponentials, gradient)
-
-
-class _Gather(Function):
-    """``exp(columns rows') values`` for many rows and few columns."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-        exponentials = _exponentials(rows, columns)
-        ctx.save_for_backward(rows, columns, values, exponentials)
-        return _over_rows(exponentials, values)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        rows, columns, values, exponentials = ctx.saved_tensors
-        gradient = gradient.contiguous()
-        scores = torch.matmul(values, gradient.transpose(-1, -2)) * exponentials
-        return torch.matmul(scores, columns), _over_rows(scores, rows), torch.matmul(exponentials, gradient)
-
-
-def _exponentials(rows: Tensor, columns: Tensor) -> Tensor:
-    return torch.exp(torch.matmul(rows, columns.transpose(-1, -2)).clamp(-LARGEST_SCORE, LARGEST_SCORE))
+        left, right = (values, gradient) if ctx.gather else (gradient, values)
+        scores = torch.matmul(left, right.transpose(-1, -2)) * exponentials
+        multiply = torch.matmul if ctx.gather else _over_rows
+        return torch.matmul(scores, columns), _over_rows(scores, rows), multiply(exponentials, gradient), None
 
 
 def _over_rows(left: Tensor, right: Tensor) -> Tensor:
@@ -139,13 +115,7 @@ def pool_partially(
 ) -> Tensor:
     """Return what these points, N >= 0, contribute to the attention from learned queries to all; at least in float32.
 
-    Memory: ``O(B H M N)``.
-
-    Args:
-        queries_HMD: Queries, shared by the batch.
-        keys_BHND: Keys of the points.
-        values_BHND: Values of the points.
-        bias_BN: Added to the scores of a point.
+    ``bias_BN`` is added to the scores of a point. Memory: ``O(B H M N)``.
 
     Returns:
         Sums of ``exp(score - peak)`` times (values, 1), and the peak, the largest score: ``(B, 1, H, M, D + 2)``.
@@ -166,18 +136,12 @@ def pool_partially(
 
 
 def merge(parts_BPHMX: Tensor, reducer: Reducer | None = None) -> Tensor:
-    """Return the attention to all points from the contributions of this rank's chunks, the same on all ranks.
+    """Return the attention ``(B, H, M, D)`` to all points from what ``pool_partially`` returned for this rank's chunks.
 
-    The peaks carry no gradient: the result does not depend on them. Under a reducer the gradients are those of the sum
-    of the ranks' losses. Collective: over the ranks of ``reducer``, if any, forward and backward; two all-reduces
-    forward, one backward.
-
-    Args:
-        parts_BPHMX: From ``pool_partially``, side by side along axis 1, at least one.
-        reducer: Combines the ranks; each holds points of its own.
-
-    Returns:
-        Pooled values ``(B, H, M, D)``.
+    It is the same on all ranks, each of which holds points of its own; at least one chunk lies along axis 1. The peaks
+    carry no gradient: the result does not depend on them. Under a reducer the gradients are those of the sum of the
+    ranks' losses. Collective: over the ranks of ``reducer``, if any, forward and backward; two all-reduces forward, one
+    backward.
     """
     peaks_BPHM1 = parts_BPHMX[..., -1:].detach()
     peak_BHM1 = peaks_BPHM1.amax(dim=1)

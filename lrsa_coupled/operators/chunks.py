@@ -25,7 +25,7 @@ def over_chunks(
         size: Points of a chunk; None evaluates the function once, on all points.
         shared: Further arguments, the same for all chunks.
     """
-    if not size:
+    if size is None:
         return function(*tensors, *shared)
     chunks = list(zip(*(tensor.split(size, dim=1) for tensor in tensors), strict=True))
     if torch.is_grad_enabled():

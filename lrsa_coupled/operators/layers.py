@@ -1,10 +1,12 @@
 """Layers that several operators are made of.
 
-Shapes: B batch, N = X Y points of a grid, N points without one, C width, H heads, D = C / H.
+Shapes: B batch, N = X Y points of a grid, N points without one, d dimension of space, F nodal inputs, G scalars,
+J frequencies, C width, H heads, D = C / H.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -14,19 +16,43 @@ from torch import Tensor, nn
 from lrsa_coupled.operators.attention import normalise, softmax_attention
 
 
+class Lift(nn.Module):
+    """Two-layer network from (coordinates, sinusoids of them, nodal inputs, scalars) of a point to its features.
+
+    The sinusoids are ``sin(pi f x)`` and ``cos(pi f x)`` of every normalised coordinate for ``num_frequencies``
+    frequencies in geometric progression from 2^-4 to 2^4; none when ``num_frequencies`` is 0.
+    """
+
+    def __init__(self, dim: int, width: int, *, num_inputs: int, num_scalars: int, num_frequencies: int) -> None:
+        super().__init__()
+        frequencies = [math.pi * 2.0 ** (-4.0 + 8.0 * j / max(1, num_frequencies - 1)) for j in range(num_frequencies)]
+        self.frequencies_J = nn.Buffer(torch.tensor(frequencies, dtype=torch.float32))
+        self.first = nn.Linear(dim * (1 + 2 * num_frequencies) + num_inputs + num_scalars, width)
+        self.second = nn.Linear(width, width)
+
+    def forward(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
+        """Return the features ``(B, N, C)`` of normalised points, inputs and scalars."""
+        parts = [points_BNd, inputs_BNF, scalars_BG[:, None, :].expand(-1, points_BNd.shape[1], -1)]
+        if len(self.frequencies_J) > 0:
+            angles = (points_BNd.unsqueeze(-1) * self.frequencies_J).flatten(start_dim=2)
+            parts += [torch.sin(angles), torch.cos(angles)]
+        return self.second(F.gelu(self.first(torch.cat(parts, dim=-1))))
+
+
 class PointBlock(nn.Module, ABC):
     """A block of an operator."""
 
     @abstractmethod
-    def forward(
-        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
-    ) -> Tensor:
+    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None) -> Tensor:
         """Map the features of all points to such features ``(B, N, C)``.
 
         Args:
             features_BNC: Features.
             bias_BN: Logarithms of the masses of the points, None where they do not count.
             shape: Shape of the grid that the points lie on, in its order; None without a grid.
+
+        Raises:
+            ValueError: If a grid of another shape is needed.
         """
 
     def initialise(self) -> None:
@@ -48,18 +74,13 @@ class GridConvolution(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, features_BNC: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-        """Map features ``(B, N, C)`` in the order of a grid of ``shape``.
-
-        Raises:
-            ValueError: If the grid is not two-dimensional.
-        """
+        """Map features ``(B, N, C)`` in the order of a grid of ``shape``; ValueError when it is not two-dimensional."""
         if shape is None or len(shape) != 2:
             raise ValueError(f"operator: grid_convolution needs the points of a grid of two axes, got {shape}")
         image_BCXY = features_BNC.unflatten(1, shape).permute(0, 3, 1, 2)  # channels last in memory
         weight_CC33 = self.kernel.weight.unflatten(1, (-1, 3, 3))
-        return self.norm(
-            F.conv2d(image_BCXY, weight_CC33, self.kernel.bias, padding=1).permute(0, 2, 3, 1).flatten(1, 2)
-        )
+        result_BCXY = F.conv2d(image_BCXY, weight_CC33, self.kernel.bias, padding=1)
+        return self.norm(result_BCXY.permute(0, 2, 3, 1).flatten(1, 2))
 
 
 def grid_convolution(width: int, *, convolve: bool, skip: bool) -> GridConvolution | None:

@@ -49,8 +49,7 @@ class LRSABlock(PointBlock):
         self.down_gain_D = nn.Parameter(torch.full((head_width,), config.score_gain))
         self.down_output = nn.Linear(width, width)
         self.first_ffn = FeedForward(width, config.ffn_ratio)
-        # The network in place of the attention has as many weights.
-        self.latent_attention = (
+        self.latent_attention = (  # the network in its place has as many weights
             SelfAttention(width, num_heads, qk_norm=config.qk_norm)
             if config.latent_attention
             else FeedForward(width, 2)
@@ -62,10 +61,7 @@ class LRSABlock(PointBlock):
         self.up_output = nn.Linear(width, width)
         self.point_ffn = FeedForward(width, config.ffn_ratio, convolve=config.grid_convolution, skip=config.grid_skip)
 
-    def forward(
-        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
-    ) -> Tensor:
-        """Map the features of all points, with one projection; ``shape`` is for the convolution."""
+    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None) -> Tensor:
         return self._whole(features_BNC, bias_BN, shape)[0]
 
     def encode(
@@ -73,16 +69,11 @@ class LRSABlock(PointBlock):
     ) -> tuple[Tensor, Tokens]:
         """Map features ``(B, N, C)`` to such features and the tokens they went through.
 
-        Collective: over the ranks of ``reducer``, if any.
-
-        Args:
-            features_BNC: Features of the points of this rank; N may be 0 with a reducer.
-            bias_BN: Added to the scores of the points in the down attention.
-            reducer: Combines the ranks.
-            chunk_size: Points of a chunk, None for all; with chunks the backward pass computes again what is between.
+        N may be 0 with a reducer. ``bias_BN`` is added to the scores of the points in the down attention; a chunk has
+        ``chunk_size`` points. Collective: over the ranks of ``reducer``, if any.
         """
-        if reducer is None and not chunk_size:
-            return self._whole(features_BNC, bias_BN)
+        if reducer is None and chunk_size is None:
+            return self._whole(features_BNC, bias_BN, None)
         tensors = [features_BNC] if bias_BN is None else [features_BNC, bias_BN]
         pooled_BHMD = merge(over_chunks(self._pool_partially, tensors, size=chunk_size), reducer)
         tokens = self._mix(pooled_BHMD.to(features_BNC.dtype))
@@ -90,12 +81,13 @@ class LRSABlock(PointBlock):
 
     def decode(self, features_BNC: Tensor, *tokens: Tensor) -> Tensor:
         """Map the features of points with tokens that are known already."""
-        projected = self._projected(features_BNC, "keys" if self.tied else "queries")
-        return self._reconstruct(features_BNC, self._split(projected, 1, scored=1)[0], tokens)
+        queries_BHND = self._heads(features_BNC, "keys" if self.tied else "queries")
+        return self._reconstruct(features_BNC, queries_BHND, tokens, None)
 
     def _whole(
-        self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None = None
+        self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None
     ) -> tuple[Tensor, Tokens]:
+        """Map the features of all points, with one projection."""
         projected = normed_linear(features_BNC, self.point_norm, self.point_projection)
         *scored, values_BHND = self._split(projected, len(self.parts), scored=len(self.parts) - 1)
         queries_BHMD = self._queries().expand(len(features_BNC), -1, -1, -1)
@@ -105,8 +97,7 @@ class LRSABlock(PointBlock):
         return self._reconstruct(features_BNC, scored[-1], tokens, shape), tokens
 
     def _pool_partially(self, features_BNC: Tensor, bias_BN: Tensor | None = None) -> Tensor:
-        (keys_BHND,) = self._split(self._projected(features_BNC, "keys"), 1, scored=1)
-        (values_BHND,) = self._split(self._projected(features_BNC, "values"), 1, scored=0)
+        keys_BHND, values_BHND = self._heads(features_BNC, "keys"), self._heads(features_BNC, "values")
         return pool_partially(self._queries(), keys_BHND, values_BHND=values_BHND, bias_BN=bias_BN)
 
     def _queries(self) -> Tensor:
@@ -117,11 +108,12 @@ class LRSABlock(PointBlock):
         """Split into heads; the first ``scored`` parts enter scores."""
         return split_heads(projected, parts, num_heads=self.num_heads, normalised=scored if self.qk_norm else 0)
 
-    def _projected(self, features_BNC: Tensor, part: str) -> Tensor:
-        """Apply one of the projections that share a matrix."""
-        width = features_BNC.shape[-1]
-        start = self.parts.index(part) * width
-        return normed_linear(features_BNC, self.point_norm, self.point_projection, slice(start, start + width))
+    def _heads(self, features_BNC: Tensor, part: str) -> Tensor:
+        """Apply one of the projections that share a matrix, and split into heads."""
+        place, width = self.parts.index(part), features_BNC.shape[-1]
+        rows = slice(place * width, (place + 1) * width)
+        projected = normed_linear(features_BNC, self.point_norm, self.point_projection, rows)
+        return self._split(projected, 1, scored=int(part != "values"))[0]
 
     def _mix(self, pooled_BHMD: Tensor) -> Tokens:
         """Let the latent tokens interact; return what the points need of them."""
@@ -135,11 +127,7 @@ class LRSABlock(PointBlock):
         return up_keys_BHMD * self.up_gain_D, up_values_BHMD
 
     def _reconstruct(
-        self,
-        features_BNC: Tensor,
-        queries_BHND: Tensor,
-        tokens: tuple[Tensor, ...],
-        shape: tuple[int, ...] | None = None,
+        self, features_BNC: Tensor, queries_BHND: Tensor, tokens: tuple[Tensor, ...], shape: tuple[int, ...] | None
     ) -> Tensor:
         keys_BHMD, values_BHMD = tokens
         spread_BHND = softmax_attention(queries_BHND, keys_BHMD, values_BHMD, bounded=self.qk_norm)

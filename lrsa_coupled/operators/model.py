@@ -16,20 +16,12 @@ from torch import Tensor, nn
 
 from lrsa_coupled.config import AttentionConfig, OperatorConfig
 from lrsa_coupled.operators.chunks import over_chunks
-from lrsa_coupled.operators.embedding import Lift
 from lrsa_coupled.operators.grid import find_grid
-from lrsa_coupled.operators.layers import PointBlock, normed_linear
+from lrsa_coupled.operators.layers import Lift, PointBlock, normed_linear
 from lrsa_coupled.operators.lrsa import LRSABlock, Tokens
 from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
-
-BASELINES = "lrsa_coupled.bench.baselines"
-
-
-def block_class(kind: str) -> type[PointBlock]:
-    """Return the block of a kind of operator: that of LRSA, or ``Block`` of the baseline of this name."""
-    return LRSABlock if kind == "lrsa" else importlib.import_module(f"{BASELINES}.{kind}").Block
 
 
 @final
@@ -73,7 +65,9 @@ class Operator(nn.Module):
         self.lift = Lift(
             dim, config.width, num_inputs=num_inputs, num_scalars=num_scalars, num_frequencies=config.num_frequencies
         )
-        block = block_class(config.kind)
+        block: type[PointBlock] = LRSABlock
+        if config.kind != "lrsa":
+            block = importlib.import_module(f"lrsa_coupled.bench.baselines.{config.kind}").Block
         self.blocks: Any = nn.ModuleList(block(config) for _ in range(config.num_blocks))
         self.head_norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
@@ -109,18 +103,12 @@ class Operator(nn.Module):
         """Predict the outputs at the points.
 
         The blocks run in the precision of the caller's autocast; normalisation, lift and head in that of the weights
-        (float32).
-        Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the sum of the
-        ranks' losses, each rank holds its own part of those of the weights.
+        (float32). Collective: over the ranks of ``reducer``, if any, forward and backward; gradients are those of the
+        sum of the ranks' losses, each rank holds its own part of those of the weights.
 
-        Args:
-            points_BNd: Coordinates of the points of this rank; N may be 0 with a reducer.
-            inputs_BNF: Nodal inputs.
-            scalars_BG: Scalars of the problems.
-            mass_BN: Lumped mass of the points, any unit; read when the operator is mass-weighted.
-            reducer: All-reduce over the ranks that share the point set.
-            chunk_size: Points of a chunk, None for all. Bounds the memory to ``2 B N C`` numbers and those of a chunk;
-                with gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
+        N may be 0 with a reducer. The lumped mass, in any unit, is read when the operator is mass-weighted.
+        ``chunk_size``, the points of a chunk, bounds the memory to ``2 B N C`` numbers and those of a chunk; with
+        gradients to ``(L + 4) B N C`` for L blocks, at the cost of a second forward pass.
 
         Returns:
             Outputs ``(B, N, K)`` in physical units.
@@ -143,7 +131,7 @@ class Operator(nn.Module):
         """Predict as ``forward`` does, and return the tokens of all blocks for ``decode``, if it is supported."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
         if not self.config.takes_parts:
-            if reducer is not None or chunk_size:
+            if reducer is not None or chunk_size is not None:
                 raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
             return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN), []
         if reducer is None and points_BNd.shape[1] == 0:
@@ -151,38 +139,29 @@ class Operator(nn.Module):
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
         bias_BN = self._log_mass(mass_BN, reducer)
         all_tokens = []
-        for block in self._lrsa_blocks():
+        for block in self.blocks:
             features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
             all_tokens.append(tokens)
         return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), all_tokens
 
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
-        """Predict at further points of the problems that ``encode`` has seen, without changing its tokens.
+        """Predict, as ``forward`` does, at further points of the problems whose ``tokens`` come from ``encode``.
 
         Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs.
 
-        Args:
-            points_BNd: Coordinates of the further points.
-            inputs_BNF: Nodal inputs there.
-            scalars_BG: Scalars of the problems.
-            tokens: Tokens from ``encode``.
-
-        Returns:
-            Outputs ``(B, N, K)`` in physical units.
+        Raises:
+            ValueError: If the operator has no tokens.
         """
         if not self.config.takes_parts:
             raise ValueError(f"operator: {self._name} has no tokens to decode from; evaluate it at all points")
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
-        for block, known in zip(self._lrsa_blocks(), tokens, strict=True):
+        for block, known in zip(self.blocks, tokens, strict=True):
             features_BNC = block.decode(features_BNC, *known)
         return self._outputs(features_BNC, inputs_BNF)
 
     def base(self, inputs_BNF: Tensor) -> Tensor | None:
         """Return the inputs that the outputs correct ``(B, N, K)``, zero where there is none; None when none does."""
         return nn.functional.pad(inputs_BNF, (0, 1))[..., self.relative_to] if self.relative_to else None
-
-    def _lrsa_blocks(self) -> list[LRSABlock]:
-        return [block for block in self.blocks if isinstance(block, LRSABlock)]
 
     @property
     def _name(self) -> str:
@@ -202,9 +181,8 @@ class Operator(nn.Module):
         return outputs_BNK if grid is None else grid.back(outputs_BNK)
 
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
-        unit = self.normaliser
         with in_full_precision(points_BNd.device):
-            return self.lift(unit.points(points_BNd), unit.inputs(inputs_BNF), scalars_BG=unit.scalars(scalars_BG))
+            return self.lift(*self.normaliser.normalised(points_BNd, inputs_BNF, scalars_BG))
 
     def _outputs(self, features_BNC: Tensor, inputs_BNF: Tensor) -> Tensor:
         base_BNK = self.base(inputs_BNF)

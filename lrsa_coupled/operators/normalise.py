@@ -8,9 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CONSTANT = 1e-6
-"""Deviation relative to the mean up to which a channel is constant."""
-
 
 class Normaliser(nn.Module):
     """Mean and standard deviation of coordinates, inputs, scalars and outputs, and the training range of the outputs.
@@ -48,17 +45,12 @@ class Normaliser(nn.Module):
             self.outputs_min.copy_(outputs_TK.amin(dim=0))
             self.outputs_max.copy_(outputs_TK.amax(dim=0))
 
-    def points(self, points_BNd: Tensor) -> Tensor:
-        """Normalise coordinates."""
-        return _normalised(points_BNd, mean=self.points_mean, std=self.points_std)
-
-    def inputs(self, inputs_BNF: Tensor) -> Tensor:
-        """Normalise nodal inputs."""
-        return _normalised(inputs_BNF, mean=self.inputs_mean, std=self.inputs_std)
-
-    def scalars(self, scalars_BG: Tensor) -> Tensor:
-        """Normalise scalars."""
-        return _normalised(scalars_BG, mean=self.scalars_mean, std=self.scalars_std)
+    def normalised(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> list[Tensor]:
+        """Normalise coordinates, nodal inputs and scalars."""
+        means = (self.points_mean, self.inputs_mean, self.scalars_mean)
+        stds = (self.points_std, self.inputs_std, self.scalars_std)
+        triples = zip((points_BNd, inputs_BNF, scalars_BG), means, stds, strict=True)
+        return [((values - mean) / std).to(mean.dtype) for values, mean, std in triples]
 
     def physical_outputs(self, outputs_BNK: Tensor) -> Tensor:
         """Map the operator's outputs to physical units."""
@@ -84,10 +76,6 @@ def _unit(size: int) -> tuple[Tensor, Tensor]:
     return nn.Buffer(torch.zeros(size)), nn.Buffer(torch.ones(size))
 
 
-def _normalised(values: Tensor, *, mean: Tensor, std: Tensor) -> Tensor:
-    return ((values - mean) / std).to(mean.dtype)
-
-
 def _set_moments(values: Tensor, *, mean: Tensor, std: Tensor) -> None:
     values_mean = values.mean(dim=0, dtype=torch.float64)
     square = torch.zeros_like(values_mean)
@@ -95,4 +83,5 @@ def _set_moments(values: Tensor, *, mean: Tensor, std: Tensor) -> None:
         square += (chunk.to(torch.float64) - values_mean).square_().sum(dim=0)
     values_std = torch.sqrt(square / max(1, len(values)))
     mean.copy_(values_mean)
-    std.copy_(torch.where(values_std <= CONSTANT * values_mean.abs(), 1.0, values_std))
+    is_constant = values_std <= 1e-6 * values_mean.abs()
+    std.copy_(torch.where(is_constant, 1.0, values_std))

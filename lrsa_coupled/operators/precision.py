@@ -20,7 +20,6 @@ matrices; elsewhere it runs in float32 then.
 
 from __future__ import annotations
 
-import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -31,8 +30,8 @@ MAX_TOKENS = 256
 """Scores a point up to which they are kept for the backward pass."""
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device ``cpu``, ``cuda`` or, for ``auto``, the GPU when there is one.
+def choose_device(name: str, *, rank: int = 0) -> torch.device:
+    """Return the CPU for ``cpu``, a GPU for ``cuda`` and, when there is one, for ``auto``; ranks share few GPUs.
 
     Raises:
         ValueError: For another name, or when a GPU is asked for and none is usable.
@@ -41,17 +40,13 @@ def choose_device(name: str) -> torch.device:
         raise ValueError(f"device must be auto, cpu or cuda, got '{name}'")
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda was asked for, but torch finds no usable GPU; use device auto or cpu")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which the blocks run: nothing for ``fp32``, autocast to bfloat16 for ``bf16``.
-
-    Raises:
-        ValueError: For another name.
-    """
+    """Return the context in which the blocks run, autocast to bfloat16 for ``bf16``; ValueError for another name."""
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision must be fp32 or bf16, got '{precision}'")
     if precision == "fp32":
@@ -80,21 +75,17 @@ def _trains_on_cpu(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and torch.is_grad_enabled()
 
 
-def product_rate(precision: str, device: torch.device, *, repeats: int = 10) -> float:
+def product_rate(precision: str, device: torch.device) -> float:
     """Measure the rate of large square matrix products [FLOP/s] on the device, on the CPU with this number of threads.
 
     ``fp32`` products are those of the operators: on a GPU without TF32 unless torch is set so.
     """
+    from torch.utils.benchmark import Timer
+
     size = 8192 if device.type == "cuda" else 2048
     factor = torch.rand(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        factor @ factor
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 2.0 * size**3 / min(times)
+    timer = Timer("factor @ factor", globals={"factor": factor}, num_threads=torch.get_num_threads())
+    return 2.0 * size**3 / min(timer.timeit(1).median for _ in range(10))
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -21,26 +21,17 @@ class Reducer(Protocol):
 
 @final
 class TorchReducer:
-    """All-reduce through ``torch.distributed``: NCCL for tensors on GPUs, Gloo on CPUs.
-
-    Args:
-        group: Process group of the ranks that share a point set; None for all.
-    """
-
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self.group = group
+    """All-reduce through ``torch.distributed``: NCCL for tensors on GPUs, Gloo on CPUs."""
 
     def max(self, tensor: Tensor) -> Tensor:
-        """Return the elementwise maximum over the ranks. Collective."""
         return self._reduce(tensor, dist.ReduceOp.MAX)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Return the elementwise sum over the ranks. Collective."""
         return self._reduce(tensor, dist.ReduceOp.SUM)
 
     def _reduce(self, tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
         result = tensor.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(result, op=operation, group=self.group)
+        dist.all_reduce(result, op=operation)
         return result
 
 

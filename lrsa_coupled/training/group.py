@@ -21,10 +21,6 @@ class ProcessGroup:
     size: int = 1
     reducer: Reducer | None = None
 
-    def device(self, chosen: torch.device) -> torch.device:
-        """Return the GPU of this rank when one was chosen; ranks beyond their number share them. Collective: no."""
-        return torch.device("cuda", self.rank % torch.cuda.device_count()) if chosen.type == "cuda" else chosen
-
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the elementwise sum over the ranks. Collective."""
         return tensor if self.reducer is None else self.reducer.sum(tensor)

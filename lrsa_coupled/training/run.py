@@ -79,9 +79,9 @@ class Run:
         return self.model if self.average is None else cast(Operator, self.average.module)
 
     @property
-    def models(self) -> dict[str, nn.Module]:
+    def models(self) -> nn.ModuleDict:
         """What a state to resume from holds."""
-        return {"model": self.model} if self.average is None else {"model": self.model, "average": self.average}
+        return nn.ModuleDict({"model": self.model} | ({} if self.average is None else {"average": self.average}))
 
     @property
     def plan(self) -> BatchPlan:
@@ -106,7 +106,7 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
             model to begin with is not of this case and these sizes.
     """
     training, schema = config.training, dataset.schema
-    device = group.device(choose_device(training.device))
+    device = choose_device(training.device, rank=group.rank)
     _warn(dataset, config, device)
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
     if min(training.batch_size, len(train_samples)) < group.size:

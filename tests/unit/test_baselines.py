@@ -85,7 +85,7 @@ def test_transolver_is_its_formula():
         spread = torch.einsum("bhnm,bhmd->bnhd", weights, mixed).flatten(2)
         expected = features + block.output(spread)
         expected = expected + block.second(F.gelu(block.first(block.ffn_norm(expected))))
-        assert relative(block(features), expected) < EXACT
+        assert relative(block(features, None, None), expected) < EXACT
 
 
 def test_flare_is_a_product_of_two_stochastic_matrices():
@@ -96,7 +96,7 @@ def test_flare_is_a_product_of_two_stochastic_matrices():
         scores = keys @ block.queries_HMD.mT
         mixing = torch.softmax(scores, dim=-1) @ torch.softmax(scores.mT, dim=-1)
         expected = features + block.output((mixing @ values).transpose(1, 2).flatten(2))
-        assert relative(block(features), expected + block.ffn(block.ffn_norm(expected))) < EXACT
+        assert relative(block(features, None, None), expected + block.ffn(block.ffn_norm(expected))) < EXACT
         assert torch.allclose(mixing.sum(dim=-1), torch.ones_like(mixing[..., 0]))
 
 
@@ -125,7 +125,7 @@ def test_fno_keeps_the_low_modes_of_a_transform_written_out():
         )  # as the inverse of real fields does
         field = torch.einsum("kx,ly,kli->xyi", waves[px].conj(), waves[py].conj(), result).real / (px * py)
         expected = F.gelu(block.pointwise(features) + field[:nx, :ny].reshape(1, nx * ny, -1))
-        assert relative(block(features, shape=(nx, ny)), expected) < 1e-10
+        assert relative(block(features, None, (nx, ny)), expected) < 1e-10
 
 
 def test_a_grid_is_found_in_any_order():

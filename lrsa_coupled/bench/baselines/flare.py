@@ -17,17 +17,14 @@ from lrsa_coupled.config import FlareConfig
 from lrsa_coupled.operators.attention import softmax_attention
 from lrsa_coupled.operators.layers import GridConvolution, PointBlock, merge_heads, split_heads
 
-DEPTH = 3
-"""Residual layers of the networks for keys, for values and at the points, as in the source."""
-
 
 class ResidualMLP(nn.Module):
-    """Linear, ``DEPTH`` residual layers with GELU, linear; the ends are residual too."""
+    """Linear, three residual layers with GELU, linear, as in the source; the ends are residual too."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Linear(width, width)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(DEPTH))
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.last = nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -40,7 +37,7 @@ class ResidualMLP(nn.Module):
 
 @final
 class Block(PointBlock):
-    """One FLARE block: ``x + FLARE(norm x)``, then ``x + MLP(norm x)``."""
+    """One FLARE block: ``x + FLARE(norm x)``, then ``x + MLP(norm x)``; the masses of the points do not count."""
 
     def __init__(self, config: FlareConfig) -> None:
         super().__init__()
@@ -52,13 +49,11 @@ class Block(PointBlock):
         self.ffn_norm, self.ffn = nn.LayerNorm(width), ResidualMLP(width)
         self.convolution = GridConvolution(width) if config.grid_convolution else None
 
-    def forward(
-        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
-    ) -> Tensor:
-        """Map features to features; the masses of the points do not count."""
+    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None) -> Tensor:
         normalised_BNC = self.norm(features_BNC)
-        (keys_BHND,) = split_heads(self.keys(normalised_BNC), 1, num_heads=self.num_heads)
-        (values_BHND,) = split_heads(self.values(normalised_BNC), 1, num_heads=self.num_heads)
+        keys_BHND, values_BHND = (
+            split_heads(network(normalised_BNC), 1, num_heads=self.num_heads)[0] for network in (self.keys, self.values)
+        )
         queries_BHMD = self.queries_HMD.to(keys_BHND.dtype).expand(len(features_BNC), -1, -1, -1)
         tokens_BHMD = softmax_attention(queries_BHMD, keys_BHND, values_BHND, scale=1.0)
         spread_BHND = softmax_attention(keys_BHND, queries_BHMD, tokens_BHMD, scale=1.0)

@@ -38,14 +38,7 @@ class Block(PointBlock):
         """Draw the spectral weights uniformly from [0, 1 / C^2), as the source does."""
         nn.init.uniform_(self.spectral_2CCmm2, 0.0, 1.0 / self.pointwise.in_features**2)
 
-    def forward(
-        self, features_BNC: Tensor, bias_BN: Tensor | None = None, shape: tuple[int, ...] | None = None
-    ) -> Tensor:
-        """Map features to features ``(B, N, C)`` of a grid of ``shape``.
-
-        Raises:
-            ValueError: If the grid is not two-dimensional or has too few points for the modes.
-        """
+    def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None) -> Tensor:
         if shape is None or len(shape) != 2 or min(shape) < 2 * self.modes:
             raise ValueError(f"operator: fno needs a grid of two axes of at least {2 * self.modes} points, got {shape}")
         with in_full_precision(features_BNC.device):
