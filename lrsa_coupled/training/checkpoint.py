@@ -34,12 +34,9 @@ REMEDY = "restore the file from its source or train again"
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The data a model was trained on.
+    """The data a model was trained on: number of training samples, seed of the data set.
 
-    Args:
-        samples: Number of training samples.
-        seed: Seed of the data set.
-        seconds: Cost of the data set, wall time x ranks over all its samples [s]; None when not known.
+    ``seconds`` is the cost of the data set, wall time x ranks over all its samples [s]; None when not known.
     """
 
     samples: int
@@ -51,19 +48,10 @@ class DataInfo:
 class ModelCard:
     """What a model is and how it was made.
 
-    A setting that a card does not hold is of a later release: its default must leave such a model as it was.
-
-    Args:
-        schema: What the operator sees and predicts.
-        resolution: Resolution of the training data.
-        operator: Its settings.
-        training: Settings of the training.
-        data: The data it was trained on.
-        errors: Relative L2 errors on the validation samples, by output.
-        seconds: Wall time of the training, of all parts of a run and of the model it began with, as if all on ``ranks``
-            ranks [s]; None when not known.
-        ranks: Ranks that trained together.
-        version: Version of the card.
+    ``resolution`` is that of the training data; ``errors`` are relative L2 errors on the validation samples, by output;
+    ``seconds`` is the wall time of the training, of all parts of a run and of the model it began with, as if all on
+    ``ranks`` ranks [s], None when not known. A setting that a card does not hold is of a later release: its default
+    must leave such a model as it was.
     """
 
     schema: Schema
@@ -105,12 +93,7 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
 
 
 def set_seconds(folder: Path, seconds: float) -> None:
-    """Replace the wall time of the training on the card of a checkpoint. Call on one rank.
-
-    Raises:
-        ValueError: If there is no checkpoint, or it is damaged.
-        OSError: If the folder cannot be written.
-    """
+    """Replace the wall time of the training on the card of a checkpoint; raises as ``load`` does. Call on one rank."""
     content, weights = _read_pair(folder)
     write_text_atomically(folder / CARD, _card_text(content | {"seconds": seconds}, weights))
 
@@ -145,8 +128,9 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
     for name in sorted(expected.keys() ^ tensors.keys()):
         what = "is missing" if name in expected else "is not part of the model"
         raise ValueError(f"{path}: tensor '{name}' {what}: {REMEDY}")
-    for name, pair in ((name, (expected[name], tensors[name])) for name in tensors):
-        wanted, found = (f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in pair)
+    for name, tensor in tensors.items():
+        both = (expected[name], tensor)
+        wanted, found = (f"{tuple(each.shape)} {str(each.dtype).removeprefix('torch.')}" for each in both)
         if found != wanted:
             raise ValueError(f"{path}: tensor '{name}' should be {wanted}, is {found}: {REMEDY}")
 

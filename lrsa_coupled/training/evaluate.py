@@ -1,4 +1,4 @@
-"""Errors of predictions: on a validation subset during training, and of a trained model on a whole data set."""
+"""Predictions beside what they are measured against, and the errors of a trained model on a whole data set."""
 
 from __future__ import annotations
 
@@ -12,53 +12,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrsa_coupled.config import Config, TrainingConfig
-from lrsa_coupled.data.batches import epoch_generator
+from lrsa_coupled.config import Config
 from lrsa_coupled.data.dataset import Batch, PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
-from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import ModelCard
-from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.losses import FieldColumns, Reference, aligned, field_columns, relative_h1, relative_l2
-
-VALIDATION_POINTS = 2048
 
 Fields = tuple[FieldColumns, ...]
 Forward = Callable[..., Tensor]
 
 
-def predict(forward: Forward, batch: Batch, *, precision: str) -> Tensor:
-    """Return the outputs ``(B, N, K)`` of a batch in physical units; the blocks run in ``precision``."""
-    with autocast(precision, batch.points_BNd.device):
-        return forward(batch.points_BNd, batch.inputs_BNF, batch.scalars_BG, batch.mass_BN)
+def compared(
+    forward: Forward, batch: Batch, fields: Fields, *, precision: str, fit_constrained: bool = False
+) -> tuple[Tensor, Reference]:
+    """Return predictions ``(B, N, K)`` in physical units and what they are measured against.
 
-
-@torch.no_grad()
-def validate(
-    model: Operator, dataset: PointDataset, *, samples: Tensor, fields: Fields, training: TrainingConfig,
-    group: ProcessGroup,
-) -> Tensor:  # fmt: skip
-    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share.
-
-    At a random subset of the points of each sample, at all of them when the model is trained so. Collective over
-    ``group``.
+    The blocks run in ``precision``; of the span of a basis counts what is nearest to the exact one.
     """
-    device = model.head.weight.device
-    generator = epoch_generator(training.seed, 0)
-    errors_SP = torch.zeros(len(samples), len(fields), device=device)
-    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points else (None, 1)
-    for number, places in enumerate(torch.arange(len(samples)).split(size)):
-        own = slice((group.rank - number) % group.size, None, group.size)
-        draw = dataset.draw(samples[places], num_points, generator=generator).part(own)
-        for drawn in dataset.gather(draw) if len(draw.samples_B) > 0 else ():
-            batch = drawn.to(device)
-            predicted = _comparable(model, batch, fields=fields, precision=training.precision)
-            errors_SP[places[own]] = relative_l2(predicted, _reference(batch, fields))
-    return group.sum(errors_SP).cpu()
+    with autocast(precision, batch.points_BNd.device):
+        predicted_BNK = forward(batch.points_BNd, batch.inputs_BNF, batch.scalars_BG, batch.mass_BN)
+    free_BNK = torch.ones_like(batch.outputs_BNK) if fit_constrained else batch.free_BNK
+    reference = Reference(batch.outputs_BNK, batch.mass_BN, free_BNK, fields)
+    return aligned(predicted_BNK, reference), reference
 
 
 @dataclass(frozen=True)
@@ -96,19 +75,19 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     operator.to(device)
     fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
 
-    def predicted(place: int) -> tuple[Batch, Tensor]:
+    def predicted(place: int) -> tuple[Batch, Tensor, Reference]:
         batch = dataset.whole(place, with_cells=True).to(device)
-        return batch, _comparable(operator, batch, fields=fields, precision=config.guess.precision)
+        return batch, *compared(operator, batch, fields, precision=config.guess.precision)
 
     places = progress(range(len(dataset)), description="evaluating", delay=2.0)
-    rows = [_both_errors(*predicted(place), fields=fields).cpu() for place in places]
+    rows = [_both_errors(*predicted(place)).cpu() for place in places]
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
     for column, (item, field) in enumerate(zip(fields, card.schema.outputs, strict=True)):
         norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
-        batch, outputs_BNK = predicted(place)
+        batch, outputs_BNK, _ = predicted(place)
         both = (batch.outputs_BNK, torch.where(batch.free_BNK > 0, outputs_BNK, batch.outputs_BNK))
         assert batch.cells_EV is not None
         tensors = (batch.points_BNd[0], batch.cells_EV, *(each[0, :, item.columns] for each in both))
@@ -117,9 +96,8 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     return {"case": card.schema.name, "samples": len(dataset), "fields": summary}, worst
 
 
-def _both_errors(batch: Batch, predicted_BNK: Tensor, *, fields: Fields) -> Tensor:
+def _both_errors(batch: Batch, predicted_BNK: Tensor, reference: Reference) -> Tensor:
     """Return L2 and, on simplices, H1 errors of a batch of one: ``(1 or 2, fields)``."""
-    reference = _reference(batch, fields)
     errors = [relative_l2(predicted_BNK, reference)]
     if batch.cells_EV is not None and batch.cells_EV.shape[1] == batch.points_BNd.shape[-1] + 1:
         errors.append(relative_h1(predicted_BNK, reference, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV))
@@ -130,15 +108,6 @@ def check_match(card: ModelCard, schema: Schema) -> None:
     """Raise ValueError unless a model is of the schema of a data set."""
     if (difference := card.schema.difference(schema)) is not None:
         raise ValueError(f"the model and the data set do not belong together: the model has {difference}")
-
-
-def _comparable(forward: Forward, batch: Batch, *, fields: Fields, precision: str) -> Tensor:
-    """Predict, and take from the span of a basis what is nearest to the exact one."""
-    return aligned(predict(forward, batch, precision=precision), _reference(batch, fields))
-
-
-def _reference(batch: Batch, fields: Fields) -> Reference:
-    return Reference(batch.outputs_BNK, batch.mass_BN, batch.free_BNK, fields)
 
 
 def _statistics(errors_S: npt.NDArray[np.float64], indices: list[int]) -> dict[str, float | int]:

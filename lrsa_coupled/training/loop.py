@@ -25,14 +25,13 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
-from lrsa_coupled.training.evaluate import validate
 from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
 from lrsa_coupled.training.optimiser import make_schedules
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, identity, prepare
-from lrsa_coupled.training.step import take_step
+from lrsa_coupled.training.step import take_step, validate
 
 LOGGER = logging.getLogger(__name__)
 
@@ -114,9 +113,8 @@ class _Loop:
                     bar.set_postfix(loss=f"{values['loss']:.4f}", valid=f"{values['valid_error']:.4f}")
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
-                if (
-                    progress.ended and self.writes
-                ):  # before the state that says so: a run killed in between comes here again
+                # Before the state records the end: a run that is killed in between comes here again.
+                if progress.ended and self.writes:
                     checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
                 if validates:
                     self._save()
@@ -150,15 +148,7 @@ class _Loop:
         """Validate, save the model when it is the best so far, and end the run when it has been so for too long."""
         run, training, progress = self.run, self.training, self.progress
         run.model.eval()
-        as_trained = dataclasses.replace(training, precision=run.precision(self.done - 1))
-        errors_SP = validate(
-            run.validated,
-            run.dataset,
-            samples=run.valid_samples,
-            fields=run.fields,
-            training=as_trained,
-            group=run.group,
-        )
+        errors_SP = validate(run, precision=run.precision(self.done - 1))
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
             raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))

@@ -41,11 +41,8 @@ class FieldColumns:
 class Reference:
     """Exact outputs of some samples, and what errors are measured with.
 
-    Args:
-        exact_BNK: Exact outputs.
-        mass_BN: Lumped mass of the points, any unit.
-        free_BNK: 0 where a Dirichlet condition fixes the output, else 1.
-        fields: Columns of the fields.
+    ``mass_BN`` is the lumped mass of the points in any unit; ``free_BNK`` is 0 where a Dirichlet condition fixes the
+    output, else 1.
     """
 
     exact_BNK: Tensor

@@ -12,12 +12,7 @@ from lrsa_coupled.files import write_text_atomically
 
 @final
 class Metrics:
-    """Writes the metrics of finished epochs.
-
-    Args:
-        out: Folder of the run.
-        epoch: Finished epochs; lines after them are from a run that was killed and are written again.
-        tensorboard: Whether to write ``out/tensorboard`` too.
+    """Writes the metrics of finished epochs to the folder of a run; lines after ``epoch`` are of a run that was killed.
 
     Raises:
         ValueError: If TensorBoard is asked for and not installed.
@@ -28,7 +23,14 @@ class Metrics:
         if self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
             write_text_atomically(self._path, "".join(f"{line}\n" for line in lines[:epoch]))
-        self._board = _summary_writer(out / "tensorboard", epoch) if tensorboard else None
+        self._board = None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                text = "training.tensorboard needs the package tensorboard: pip install tensorboard"
+                raise ValueError(text) from error
+            self._board = SummaryWriter(str(out / "tensorboard"), purge_step=epoch + 1)
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Add the metrics of an epoch; ``epoch`` is one of them, ``valid`` may hold errors by field."""
@@ -45,11 +47,3 @@ class Metrics:
         """Close the files."""
         if self._board is not None:
             self._board.close()
-
-
-def _summary_writer(folder: Path, epoch: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("training.tensorboard needs the package tensorboard: pip install tensorboard") from error
-    return SummaryWriter(str(folder), purge_step=epoch + 1)

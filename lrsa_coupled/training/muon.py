@@ -24,12 +24,9 @@ RMS = 0.2
 
 @final
 class Muon(Optimizer):
-    """Muon with Nesterov's momentum and decoupled weight decay.
+    """Muon with Nesterov's momentum and decoupled weight decay, for weights with two axes.
 
-    Args:
-        matrices: The weights, each with two axes.
-        lr: Learning rate, to be chosen as for AdamW.
-        weight_decay: Share of a weight that a step of learning rate one takes away.
+    Learning rate and weight decay are chosen as for AdamW.
     """
 
     def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:

@@ -16,8 +16,6 @@ from lrsa_coupled.training.muon import Muon
 
 RISE = {"one-cycle": 0.3, "cosine": 0.05}
 """Share of the steps during which the learning rate rises."""
-WARM_UP = 10
-"""Steps after which an average of the weights forgets as slowly as it can, roughly; before, it follows the weights."""
 
 
 def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
@@ -60,7 +58,8 @@ def make_average(model: Operator, decay: float) -> AveragedModel:
     """Return an exponential average of the weights, the first included; it forgets by ``decay`` a step."""
 
     def update(averages: Any, weights: Any, count: Any) -> None:
-        kept = torch.clamp(count / (WARM_UP - 1 + count), max=decay)
+        # During the first steps, some ten, it follows the weights.
+        kept = torch.clamp(count / (9 + count), max=decay)
         torch._foreach_sub_(averages, weights)
         torch._foreach_mul_(averages, kept)
         torch._foreach_add_(averages, weights)

@@ -44,18 +44,12 @@ class Progress:
 
 
 def save_state(
-    folder: Path,
-    models: Mapping[str, nn.Module],
-    *,
-    optimisers: Sequence[Optimizer],
-    progress: Progress,
+    folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Optimizer], progress: Progress,
     identity: Mapping[str, Any],
-) -> None:
-    """Write the state of a run, its models by name. Call on one rank."""
+) -> None:  # fmt: skip
+    """Write the state of a run. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{kind}.{name}": tensor for kind, model in models.items() for name, tensor in model.state_dict().items()
-    }
+    tensors = dict(models.state_dict())
     for place, optimiser in enumerate(optimisers):
         for parameter, entries in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{place}.{parameter}.{entry}": value for entry, value in entries.items()}
@@ -65,12 +59,8 @@ def save_state(
     path = folder / f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-    state = {
-        "progress": asdict(progress),
-        "identity": identity,
-        "file": path.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }
+    sha256 = hashlib.sha256(content).hexdigest()
+    state = {"progress": asdict(progress), "identity": identity, "file": path.name, "sha256": sha256}
     write_text_atomically(folder / STATE, json.dumps(state, indent=1) + "\n")
     for old in folder.glob("state-*.safetensors"):
         if old != path:
@@ -102,7 +92,7 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
     return progress
 
 
-def load_state(folder: Path, models: Mapping[str, nn.Module], *, optimisers: Sequence[Optimizer]) -> None:
+def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Optimizer]) -> None:
     """Set the weights and optimiser states that ``save_state`` was given from the state in ``folder``.
 
     Raises:
@@ -119,11 +109,10 @@ def load_state(folder: Path, models: Mapping[str, nn.Module], *, optimisers: Seq
     tensors = read_tensors(content, path)
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     try:
-        for kind, model in models.items():
-            model.load_state_dict(_named(tensors, kind))
-        for name, tensor in _named(tensors, "optimiser").items():
-            place, parameter, entry = name.split(".")
-            states[int(place)].setdefault(int(parameter), {})[entry] = tensor
+        for name in [name for name in tensors if name.startswith("optimiser.")]:
+            _, place, parameter, entry = name.split(".")
+            states[int(place)].setdefault(int(parameter), {})[entry] = tensors.pop(name)
+        models.load_state_dict(tensors)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ValueError(f"{path}: of another version of this library ({error}): train without resuming") from error
     for optimiser, entries in zip(optimisers, states, strict=True):
@@ -134,7 +123,3 @@ def clear(folder: Path) -> None:
     """Remove the state of a run, if there is one."""
     for path in [folder / STATE, *folder.glob("state-*.safetensors")]:
         path.unlink(missing_ok=True)
-
-
-def _named(tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{kind}."): tensor for name, tensor in tensors.items() if name.startswith(f"{kind}.")}

@@ -1,6 +1,6 @@
-"""One optimiser step: the loss of a batch, its gradient over micro-batches and ranks, the update.
+"""One optimiser step: the loss of a batch, its gradient over micro-batches and ranks, the update; and the validation.
 
-Nothing here waits for a GPU; the losses stay on the device.
+A step does not wait for a GPU; its losses stay on the device.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lrsa_coupled.config import Precision
+from lrsa_coupled.data.batches import epoch_generator
 from lrsa_coupled.data.dataset import Batch
-from lrsa_coupled.training.evaluate import predict
-from lrsa_coupled.training.losses import Reference, aligned, relative_h1, relative_l2, weighted_mean
+from lrsa_coupled.training.evaluate import compared
+from lrsa_coupled.training.losses import relative_h1, relative_l2, weighted_mean
 from lrsa_coupled.training.run import Run
+
+VALIDATION_POINTS = 2048
 
 
 def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
     """Return the mean loss over the samples of a batch, in the precision of step ``number``."""
     training = run.config.training
-    free = torch.ones_like(batch.outputs_BNK) if training.fit_constrained else batch.free_BNK
-    reference = Reference(batch.outputs_BNK, batch.mass_BN, free, run.fields)
-    predicted = aligned(predict(run.forward, batch, precision=run.precision(number)), reference)
+    precision, fit = run.precision(number), training.fit_constrained
+    predicted, reference = compared(run.forward, batch, run.fields, precision=precision, fit_constrained=fit)
     loss = weighted_mean(relative_l2(predicted, reference), run.fields)
     if batch.cells_EV is None:
         return loss
@@ -31,14 +34,9 @@ def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
 
 
 def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
-    """Take an optimiser step; return the loss over all ranks, NaN when a gradient is not finite.
+    """Take a step with the micro-batches of this rank, ``number`` having been taken before.
 
-    Collective: over the ranks of ``run.group``.
-
-    Args:
-        run: The run.
-        batches: The micro-batches of this rank.
-        number: Steps taken before.
+    Returns the loss over all ranks, NaN when a gradient is not finite. Collective: over the ranks of ``run.group``.
     """
     for optimiser in run.optimisers:
         optimiser.zero_grad(set_to_none=True)
@@ -54,3 +52,23 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
     if run.average is not None:
         run.average.update_parameters(run.model)
     return torch.where(torch.isfinite(norm), total, torch.nan)
+
+
+@torch.no_grad()
+def validate(run: Run, *, precision: Precision) -> Tensor:
+    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share.
+
+    At a random subset of the points of each sample, at all of them when the model is trained so. Collective: over the
+    ranks of ``run.group``.
+    """
+    training, group, samples = run.config.training, run.group, run.valid_samples
+    generator = epoch_generator(training.seed, 0)
+    errors_SP = torch.zeros(len(samples), len(run.fields), device=run.device)
+    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points else (None, 1)
+    for number, places in enumerate(torch.arange(len(samples)).split(size)):
+        own = slice((group.rank - number) % group.size, None, group.size)
+        draw = run.dataset.draw(samples[places], num_points, generator=generator).part(own)
+        for batch in run.dataset.gather(draw) if len(draw.samples_B) > 0 else ():
+            predicted, reference = compared(run.validated, batch.to(run.device), run.fields, precision=precision)
+            errors_SP[places[own]] = relative_l2(predicted, reference)
+    return group.sum(errors_SP).cpu()

@@ -135,11 +135,11 @@ def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
 def test_the_last_epochs_run_in_full_precision(data, tmp_path, monkeypatch):
     formats, validate = [], loop.validate
 
-    def watched(*args, training, **others):
-        formats.append(training.precision)
-        return validate(*args, training=training, **others)
+    def recorded(run, *, precision):
+        formats.append(precision)
+        return validate(run, precision=precision)
 
-    monkeypatch.setattr(loop, "validate", watched)
+    monkeypatch.setattr(loop, "validate", recorded)
     curves = {}
     for last in (0, 2):
         train(data, tmp_path / str(last), with_training(epochs=4, validate_every=1, precision="bf16", fp32_epochs=last))
