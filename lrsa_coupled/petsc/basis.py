@@ -12,9 +12,6 @@ from petsc4py import PETSc
 
 from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, norms, rough_span
 
-PROBES = 2
-"""Random vectors of the span on which a basis is measured; one vector of white noise, with its many rows, is enough."""
-
 ROWS = 8192
 """Rows of all ranks, about, on which a span is measured; all where there are fewer than twice as many."""
 
@@ -64,9 +61,9 @@ def measure(basis: Basis, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: float) 
     thin, rank = thin[:, sound], weights.shape[1]
     if not rank:
         return 0, float("nan"), float("nan")
+    # One vector of white noise, with its many rows, is enough; two of the span have a part in each of its directions.
     noise = np.random.default_rng(comm.rank).standard_normal((basis.shape[0], 1))
-    # The probes have a part in each direction of the span.
-    inside = basis.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, PROBES)))
+    inside = basis.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, 2)))
     probes = np.asfortranarray(np.column_stack([noise, inside]))
     images = by_column(inner.apply, multiply(matrix, probes), matrix.createVecs())
     scale = inner_products(probes[:, :1], images[:, :1], comm).item() / norms(images[:, :1], comm).item() ** 2

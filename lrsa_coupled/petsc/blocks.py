@@ -16,12 +16,6 @@ Block = npt.NDArray[np.float64]
 Dense = npt.NDArray[np.float64]
 """A small matrix, the same on all ranks."""
 
-ZERO_EIGENVALUE = 1e-13
-"""Of a Gram matrix, relative to the largest."""
-
-SAFE_EIGENVALUE = 1e-8
-"""Of a Gram matrix, relative to the largest: a basis by it is orthonormal to 1e-8."""
-
 
 def total(values: Dense, comm: MPI.Comm) -> Dense:
     """Sum an array over the ranks, in place."""
@@ -41,24 +35,13 @@ def norms(block: Block, comm: MPI.Comm) -> Dense:
 
 
 def multiply(matrix: PETSc.Mat, block: Block) -> Block:
-    """Return the matrix times the block."""
-    return _through(matrix, block, lambda image: image.copy(order="F"))
-
-
-def project(matrix: PETSc.Mat, block: Block) -> Dense:
-    """Return the inner products of the columns with their products with the matrix."""
-    products = _through(matrix, block, lambda image: np.ascontiguousarray(block.T @ image))
-    return total(products, matrix.comm.tompi4py())
-
-
-def _through(matrix: PETSc.Mat, block: Block, use: Callable[[Block], Block]) -> Block:
-    """Return ``use`` of the matrix times the block: one product where PETSc has it for the type, else one a column."""
+    """Return the matrix times the block: one product where PETSc has it for the type, else one a column."""
     if matrix.getType() not in ("seqaij", "mpiaij", "seqbaij", "mpibaij", "seqsbaij", "mpisbaij"):
-        return use(by_column(matrix.mult, block, matrix.createVecs()))
+        return by_column(matrix.mult, block, matrix.createVecs())
     sizes = matrix.getSizes()[1], (None, block.shape[1])
     dense = PETSc.Mat().createDense(sizes, array=np.asfortranarray(block), comm=matrix.comm)
     image = matrix.matMult(dense)
-    result = use(image.getDenseArray(readonly=True))
+    result = image.getDenseArray(readonly=True).copy(order="F")
     image.destroy()
     dense.destroy()
     return result
@@ -132,6 +115,6 @@ def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[npt.NDAr
     sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
     lengths, products = lengths[sound], products[np.ix_(sound, sound)]
     values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))
-    kept = values > max(tolerance**2, ZERO_EIGENVALUE) * values.max(initial=0.0)
+    kept = values > max(tolerance**2, 1e-13) * values.max(initial=0.0)  # others are zero
     weights = comm.bcast(vectors[:, kept] / np.sqrt(values[kept]) / lengths[:, None])
-    return sound, weights, bool(values[kept].min(initial=1.0) > SAFE_EIGENVALUE * values.max(initial=1.0))
+    return sound, weights, bool(values[kept].min(initial=1.0) > 1e-8 * values.max(initial=1.0))

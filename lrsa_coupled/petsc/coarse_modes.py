@@ -11,9 +11,6 @@ from lrsa_coupled.petsc.basis import StoredBasis
 from lrsa_coupled.petsc.blocks import multiply
 from lrsa_coupled.petsc.describe import description_of
 
-RTOL = 1e-4
-"""Relative residual of the coarse modes: far below what the coarse mesh costs them."""
-
 
 def coarse_modes(pc: PETSc.PC, count: int) -> StoredBasis:
     """Interpolate the lowest modes of the coarse pencil (P, P - A), or (P, I) where A is P. Collective.
@@ -61,7 +58,7 @@ def _eigensolver(pc: PETSc.PC, left: PETSc.Mat, right: PETSc.Mat, count: int) ->
     solver.setOperators(left, right)
     solver.setProblemType(SLEPc.EPS.ProblemType.GHEP)
     solver.setDimensions(nev=count)
-    solver.setTolerances(tol=RTOL)
+    solver.setTolerances(tol=1e-4)  # far below what the coarse mesh costs the modes
     solver.setWhichEigenpairs(SLEPc.EPS.Which.TARGET_MAGNITUDE)
     solver.setTarget(0.0)
     transform = solver.getST()

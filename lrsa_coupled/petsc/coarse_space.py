@@ -54,7 +54,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.petsc.basis import Basis, StoredBasis, measure
-from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, project, smoothed, span, total
+from lrsa_coupled.petsc.blocks import Block, Dense, by_column, inner_products, multiply, smoothed, span, total
 from lrsa_coupled.petsc.context import PREFIX, InnerPC, load_operator, read_settings, setting
 
 if TYPE_CHECKING:
@@ -64,9 +64,6 @@ logger = logging.getLogger(__name__)
 
 COMBINATIONS = ("deflated", "symmetric", "additive")
 COMPUTED = ("learned", "coarse")
-LONGEST_PAUSE = 15
-"""Set-ups, at most, in which a computed basis that did not pay is not tried."""
-
 SYMMETRIC, SINGULAR = 1e-8, 1e-12
 """Relative asymmetry of E up to which A is symmetric; eigenvalues of E, relative to the largest, that count as zero."""
 
@@ -114,11 +111,7 @@ class CoarseSpacePC:
         self._event = PETSc.Log.Event("LRSACoarse")
 
     def set_basis(self, basis: Block | Sequence[PETSc.Vec]) -> None:
-        """Give the basis for the next set-up. Memory: copy.
-
-        Args:
-            basis: Vectors in the layout of the matrix, or their owned rows ``(num_owned, m)``.
-        """
+        """Give the basis for the next set-up: vectors, or their owned rows ``(num_owned, m)``. Memory: copy."""
         columns = basis.T if isinstance(basis, np.ndarray) else [vector.array_r for vector in basis]
         self._given = np.array(columns, dtype=np.float64).T.copy(order="F")
 
@@ -182,7 +175,7 @@ class CoarseSpacePC:
         if self._pays(basis, pc.getOperators()[0]):
             return self._span(basis.rows(slice(None)))
         self._rejections += self.settings.basis in COMPUTED
-        self._pause = min(2**self._rejections - 1, LONGEST_PAUSE)
+        self._pause = min(2**self._rejections - 1, 15)
         return np.empty((basis.shape[0], 0)), np.empty((0, 0))
 
     def _basis(self, pc: PETSc.PC) -> Basis:
@@ -208,7 +201,7 @@ class CoarseSpacePC:
             from lrsa_coupled.petsc.coarse_modes import coarse_modes  # SLEPc: only where it is asked for
 
             return coarse_modes(pc, self.settings.coarse_modes)
-        from lrsa_coupled.petsc.learned_basis import learned_basis  # torch: likewise
+        from lrsa_coupled.petsc.learned_basis import learned_basis  # torch: as SLEPc
 
         if self._predictor is None:
             self._predictor = load_operator(pc, self.settings.checkpoint)
@@ -256,7 +249,8 @@ class CoarseSpacePC:
         if not self.dimension:
             return
         with self._event:
-            projected = self._weights.T @ project(matrix, self._space) @ self._weights
+            products = inner_products(self._space, multiply(matrix, self._space), self._comm)
+            projected = self._weights.T @ products @ self._weights
             skew = np.linalg.norm(projected - projected.T) / np.linalg.norm(projected)
             if skew > SYMMETRIC:
                 if self.settings.combine == "symmetric":

@@ -25,11 +25,7 @@ def setting(default: float | str, *choices: str) -> Any:
 
 
 def read_settings[T: DataclassInstance](pc: PETSc.PC, settings: T) -> T:
-    """Return settings with the values that the options database has for them, ``-<prefix>pc_lrsa_<name>``.
-
-    Raises:
-        ValueError: If a word is none of its choices, or a number negative.
-    """
+    """Return settings by ``-<prefix>pc_lrsa_<name>``; ValueError for a word not among the choices, a number below 0."""
     options = PETSc.Options(pc.getOptionsPrefix())
     getters = {str: options.getString, int: options.getInt, float: options.getReal}
     values: dict[str, Any] = {}
@@ -45,11 +41,7 @@ def read_settings[T: DataclassInstance](pc: PETSc.PC, settings: T) -> T:
 
 
 def load_operator(pc: PETSc.PC, folder: str, precision: str = "fp32") -> Predictor:
-    """Load the operator of ``-pc_lrsa_checkpoint FOLDER``, once for all preconditioners that ask for it.
-
-    Raises:
-        ValueError: If the option is missing, or there is no sound model in the folder.
-    """
+    """Load the operator of ``-pc_lrsa_checkpoint FOLDER``, once for all; ValueError without a sound model there."""
     if not folder:
         raise ValueError(f"an operator is needed: -{pc.getOptionsPrefix() or ''}{PREFIX}checkpoint FOLDER")
     card = Path(folder, "model.json")
@@ -69,13 +61,8 @@ class InnerPC:
     """The PETSc preconditioner inside one of ours, its options under ``<prefix of the outer one>pc_lrsa_inner_``.
 
     It is made for the preconditioning matrix of the outer one and, unless ``-pc_lrsa_inner_pc_use_amat`` is given,
-    sees no other.
-
-    Args:
-        default: Type unless the options say otherwise; None for PETSc's own default.
-
-    Attributes:
-        pc: The PETSc object, null until ``set_up``.
+    sees no other. ``pc``, the PETSc object, is null until ``set_up``; it is of the type ``default`` unless the options
+    give another.
     """
 
     def __init__(self, default: str | None = None) -> None:

@@ -52,11 +52,7 @@ def describe(
 
 
 def description_of(pc: PETSc.PC) -> Description:
-    """Return what was attached to a matrix of the preconditioner.
-
-    Raises:
-        ValueError: If there is nothing.
-    """
+    """Return what was attached to a matrix of the preconditioner; ValueError when there is nothing."""
     found = [item for matrix in pc.getOperators() if (item := matrix.getAttr(KEY)) is not None]
     if not found:
         raise ValueError(
@@ -67,12 +63,7 @@ def description_of(pc: PETSc.PC) -> Description:
 
 @final
 class Description:
-    """See ``describe``.
-
-    Attributes:
-        nodes: The nodes, which are the rows of the matrix.
-        prolongation: That from a coarse mesh, or None.
-    """
+    """See ``describe``; ``nodes`` are the rows of the matrix."""
 
     def __init__(self, space: FunctionSpace, bcs: Sequence[DirichletBC], *, inputs: Mapping[str, Input],
                  scalars: Mapping[str, Scalar], prolongation: PETSc.Mat | None) -> None:  # fmt: skip
@@ -101,11 +92,7 @@ class Description:
         return self._grids[cells]
 
     def features(self, predictor: Predictor, *, without: str | None = None) -> Features:
-        """Evaluate the inputs of an operator, but for one of this name, and its scalars. Collective: no.
-
-        Raises:
-            ValueError: If one is missing or of another size.
-        """
+        """Evaluate an operator's inputs, but for one, and scalars; ValueError when one is missing. Collective: no."""
         fields = tuple(item for item in predictor.card.schema.inputs if item.name != without)
         key = fields, predictor.card.schema.scalars
         if key not in self._scripts:

@@ -46,14 +46,8 @@ def learned_basis(pc: PETSc.PC, predictor: Predictor, *, cells: int = 0) -> Basi
 class GridBasis(Basis):
     """Values of an operator on a background grid, interpolated to the owned nodes of the mesh when asked for.
 
-    Each rank evaluates a part of the grid.
-
-    Args:
-        predictor: The operator.
-        grid: The grid, with its own Dirichlet nodes, where the values are made zero.
-        features: The operator's features at the owned nodes of the mesh.
-        fixed: Whether a Dirichlet condition holds at these ``(N,)``.
-        comm: Ranks of the mesh; making the object is collective.
+    Each rank evaluates a part of the grid; making the object is collective. Features and ``fixed`` ``(N,)``, whether a
+    Dirichlet condition holds, are those at the owned nodes; values are zero there and at the grid's own such nodes.
     """
 
     def __init__(self, predictor: Predictor, grid: BackgroundGrid, features: Features, *,

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -37,6 +38,8 @@ from lrsa_coupled.petsc.describe import description_of
 
 if TYPE_CHECKING:
     from lrsa_coupled.coupling.predictor import Predictor
+
+type Residual = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class NeuralPC:
         self.settings = NeuralSettings()
         self.inference = 0.0
         self._predictor: Predictor | None = None
-        self._system: _System | None = None
+        self._correction: Callable[[Residual], Residual | None] | None = None
         self._warned = False
         self._inner = InnerPC(PETSc.PC.Type.SOR)
         self._vectors: list[PETSc.Vec] = []
@@ -81,7 +84,7 @@ class NeuralPC:
     def setUp(self, pc: PETSc.PC) -> None:
         if self._predictor is None:
             self._predictor = load_operator(pc, self.settings.checkpoint, self.settings.precision)
-        self._system = _System(self._predictor, pc)
+        self._correction = _correction(self._predictor, pc)
         if not self._vectors:
             matrix = pc.getOperators()[0]
             self._vectors = [matrix.createVecLeft(), matrix.createVecRight(), matrix.createVecRight()]
@@ -125,55 +128,48 @@ class NeuralPC:
         self._inner.pc.destroy()
         for vector in self._vectors:
             vector.destroy()
-        self._system, self._vectors = None, []
+        self._correction, self._vectors = None, []
 
     def destroy(self, pc: PETSc.PC) -> None:
         self.reset(pc)
         self._predictor = None
 
     def _apply_operator(self, residual: PETSc.Vec, correction: PETSc.Vec) -> None:
-        assert self._system is not None  # PETSc calls setUp first
-        found = self._system.correct(residual.array_r)
+        assert self._correction is not None  # PETSc calls setUp first
+        found = self._correction(residual.array_r)
         correction.array[:] = residual.array_r if found is None else found
         if found is None and not self._warned:
             logger.warning("the operator's correction is not finite: the residual takes its place")
             self._warned = True
 
 
-@final
-class _System:
-    """The operator for one matrix.
+def _correction(predictor: Predictor, pc: PETSc.PC) -> Callable[[Residual], Residual | None]:
+    """Return the operator as a function of the owned residual, None where its correction is not finite. Collective.
+
+    So is the function. Constrained rows are those of the identity.
 
     Raises:
         ValueError: If the operator was not trained on corrections, or needs inputs that the description lacks.
     """
-
-    def __init__(self, predictor: Predictor, pc: PETSc.PC) -> None:
-        inputs, outputs = (
-            [item.name for item in items] for items in (predictor.card.schema.inputs, predictor.card.schema.outputs)
+    schema = predictor.card.schema
+    inputs, outputs = ([item.name for item in items] for items in (schema.inputs, schema.outputs))
+    if inputs[-1:] != [RESIDUAL] or outputs != [CORRECTION]:
+        raise ValueError(
+            "-pc_lrsa_checkpoint: expected an operator from a residual to its correction, "
+            f"got one from {inputs} to {outputs}"
         )
-        if inputs[-1:] != [RESIDUAL] or outputs != [CORRECTION]:
-            raise ValueError(
-                "-pc_lrsa_checkpoint: expected an operator from a residual to its correction, "
-                f"got one from {inputs} to {outputs}"
-            )
-        self._predictor, self._comm = predictor, pc.getComm().tompi4py()
-        self._description = description_of(pc)
-        self._features = self._description.features(predictor, without=RESIDUAL)
+    description, comm = description_of(pc), pc.getComm().tompi4py()
+    features = description.features(predictor, without=RESIDUAL)
 
-    def correct(self, residual: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
-        """Return the correction of the owned residual, None when it is not finite. Collective.
-
-        Constrained rows are those of the identity.
-        """
-        nodes, fixed = self._description.nodes, self._description.fixed
-        density = np.where(fixed, 0.0, residual / nodes.mass)
-        scale = float(np.sqrt(self._comm.allreduce(float(nodes.mass @ density**2))))
+    def correction(residual: Residual) -> Residual | None:
+        density = np.where(description.fixed, 0.0, residual / description.nodes.mass)
+        scale = float(np.sqrt(comm.allreduce(float(description.nodes.mass @ density**2))))
         if scale == 0.0:
             return residual
-        nodal = np.column_stack([self._features.nodal, density / scale])
-        arrays = self._description.arrays(self._predictor, nodal)
-        outputs = self._predictor.evaluate(arrays, self._features.scalars, self._comm)[0].cpu().numpy()[:, 0]
-        if not self._comm.allreduce(bool(np.isfinite(outputs).all()), op=MPI.LAND):
+        arrays = description.arrays(predictor, np.column_stack([features.nodal, density / scale]))
+        outputs = predictor.evaluate(arrays, features.scalars, comm)[0].cpu().numpy()[:, 0]
+        if not comm.allreduce(bool(np.isfinite(outputs).all()), op=MPI.LAND):
             return None
-        return np.where(fixed, residual, scale * outputs.astype(np.float64))
+        return np.where(description.fixed, residual, scale * outputs.astype(np.float64))
+
+    return correction
