@@ -33,11 +33,11 @@ class BackgroundGrid:
     Collective: making it, ``restrict``.
 
     Args:
-        points: Owned nodes of the mesh ``(N, d)``, on this rank.
+        points: Owned nodes of the mesh ``(N, d)``.
         mass: Their lumped masses ``(N,)``.
-        cells: Number of cells along the longest side of the box.
+        cells: Number along the longest side of the box.
         comm: Ranks of the mesh.
-        fixed: Whether a Dirichlet condition holds at them ``(N,)``; nowhere unless given.
+        fixed: Whether a Dirichlet condition holds at the nodes ``(N,)``; nowhere unless given.
 
     Attributes:
         nodes: Nodes of the grid ``(G, d)``, the same on all ranks.

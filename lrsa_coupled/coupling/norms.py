@@ -113,11 +113,7 @@ class Seminorm(Norm):
 
 
 def make_norm(problem: Problem, outputs: Sequence[Field]) -> Norm:
-    """Return the norm of a problem at its present solution, which satisfies the Dirichlet conditions. Collective.
-
-    Raises:
-        NoEstimate: If it is no norm of the solution, as the Jacobian is not positive definite there.
-    """
+    """Return the norm at the present solution, with its Dirichlet values; NoEstimate where it is none. Collective."""
     return EnergyNorm(problem) if problem.energy is not None else Seminorm(problem, outputs)
 
 

@@ -34,14 +34,13 @@ class VertexProlongation:
         self.vertices = np.flatnonzero(is_vertex)
         first, second = np.triu_indices(nodes.num_vertices, 1)
         self._first, self._second = self._corners[:, first], self._corners[:, second]
-        self._linear = _barycentric(nodes)[nodes.num_vertices :]
+        linear = basix.create_element(basix.ElementFamily.P, nodes.space.mesh.basix_cell(), 1)
+        barycentric = basix.compute_interpolation_operator(linear, nodes.element)
+        self._linear = barycentric[nodes.num_vertices :]
         self._quadratic = self._linear[:, first] * self._linear[:, second] / 2.0
 
     def __call__(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Fill the rows of the other nodes from those of the vertices. Collective.
-
-        Args:
-            values: ``(num_owned, K)``; only the rows ``vertices`` are read.
+        """Fill the rows of the other nodes of values ``(num_owned, K)`` from those of the vertices. Collective.
 
         Returns:
             Values at all owned nodes ``(num_owned, K)``, and the size ``(num_owned,)`` of their quadratic part, an
@@ -84,13 +83,6 @@ class VertexProlongation:
 
     def _vector(self, block_size: int) -> la.Vector:
         return la.vector(self.nodes.space.dofmap.index_map, bs=block_size)
-
-
-def _barycentric(nodes: NodeSet) -> npt.NDArray[np.float64]:
-    """Return the barycentric coordinates of the nodes of a cell, ``(num_cell_nodes, d + 1)``."""
-    cell = nodes.space.mesh.basix_cell()
-    linear = basix.create_element(basix.ElementFamily.P, cell, 1)
-    return basix.compute_interpolation_operator(linear, nodes.element)
 
 
 def _adjugate(matrices: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

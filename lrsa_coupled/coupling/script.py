@@ -62,8 +62,7 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
                node_space: FunctionSpace) -> Script:  # fmt: skip
     """Return the script as the operator of ``card`` sees it; ``fields`` are those of its inputs that the script gives.
 
-    Raises:
-        ValueError: If an input or scalar is missing, unknown or of the wrong size.
+    ValueError when an input or scalar is missing, unknown or of the wrong size.
     """
     sources = dict(zip(fields, match("inputs", [f.name for f in fields], inputs), strict=True))
     schema = card.schema
@@ -75,11 +74,7 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
 
 
 def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
-    """Return the unknown ``u``, its nodes those of the highest degree among the fields.
-
-    Raises:
-        ValueError: If a field is not Lagrange.
-    """
+    """Return the unknown ``u`` with nodes of the highest degree of the fields; ValueError when one is not Lagrange."""
     mesh = u.function_space.mesh
     degrees = [lagrange_degree(u.function_space, field) for field in outputs]
     return Unknown(mesh=mesh, solution=u, bcs=list(bcs), node_space=functionspace(mesh, ("P", max(degrees))))
@@ -103,11 +98,7 @@ def unknown_of(problem: Any, u: Function | None, bcs: Sequence[DirichletBC]) -> 
 
 
 def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T]:
-    """Return the values of ``given`` in the order of the names wanted.
-
-    Raises:
-        ValueError: If one is missing or not known to the operator.
-    """
+    """Return the values of ``given`` in the order of the names wanted; ValueError when one is missing or unknown."""
     for name in given:
         if name not in wanted:
             raise ValueError(f"{kind}: the operator knows no '{name}'{nearest(name, list(wanted))}")

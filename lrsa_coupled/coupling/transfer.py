@@ -34,20 +34,17 @@ type Element = basix.finite_element.FiniteElement
 class _FieldMap:
     """Where the degrees of freedom of a field sit.
 
-    ``nodes`` are the local nodes that carry some, ascending, and ``dofs`` their unrolled local numbers in the space of
-    the solution, ``(num_nodes, components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and
+    ``columns`` are those of the field among the values at a node. ``nodes`` are the local nodes that carry degrees of
+    freedom, ascending, and ``dofs`` their unrolled local numbers in the space of the solution, ``(num_nodes,
+    components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and
     ``interpolation`` to the nodes of a cell serve a field of lower degree than the nodes.
     """
 
+    columns: slice
     nodes: npt.NDArray[np.intp]
     dofs: npt.NDArray[np.int32]
     cell_dofs: npt.NDArray[np.int32]
     interpolation: npt.NDArray[np.float64]
-
-    @property
-    def everywhere(self) -> bool:
-        """Whether every node carries a degree of freedom."""
-        return self.interpolation.shape[0] == self.interpolation.shape[1]
 
 
 class NodeSet:
@@ -63,6 +60,7 @@ class NodeSet:
         points: Those of the owned nodes ``(num_owned, dim)`` [m].
         cells: Nodes of each local cell, ghosts included, ``(num_local_cells, num_cell_nodes)``; vertices come first.
         num_cells: Number of cells owned by this rank.
+        num_values: Number of values at a node, K.
 
     Raises:
         ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree;
@@ -75,19 +73,20 @@ class NodeSet:
         if space.dofmap.bs != 1 or element is None:
             raise ValueError(f"the node space must be scalar Lagrange, got {space.ufl_element()}")
         self._matrices = _matrices(problem, outputs)
-        self.space = space
-        self.outputs = tuple(outputs)
+        self.space, self.element, self.outputs = space, element, tuple(outputs)
         self.num_owned: int = space.dofmap.index_map.size_local
         self.coordinates = space.tabulate_dof_coordinates()[:, : problem.mesh.geometry.dim]
         self.points = self.coordinates[: self.num_owned]
         self.cells: npt.NDArray[np.int32] = space.dofmap.list
-        self.element = element
         self.num_cells: int = space.mesh.topology.index_map(space.mesh.topology.dim).size_local
         self.num_vertices = len(basix.topology(space.mesh.basix_cell())[0])
-        self._maps = (
-            [] if self._matrices else [_field_map(problem.solution.function_space, f, space, element) for f in outputs]
-        )
-        self._num_local: int = self.num_owned + space.dofmap.index_map.num_ghosts
+        self._maps: list[_FieldMap] = []
+        self.num_values = 0
+        for field in outputs:
+            columns = slice(self.num_values, self.num_values + field.components)
+            self.num_values = columns.stop
+            if self._matrices is None:
+                self._maps.append(_field_map(problem.solution.function_space, field, columns, space, element))
         self._bcs = tuple(problem.bcs)
         self._num_dofs: int = problem.solution.x.array.size
 
@@ -96,15 +95,10 @@ class NodeSet:
         """Whether the cells are simplices."""
         return self.num_vertices == self.space.mesh.topology.dim + 1
 
-    @property
-    def num_values(self) -> int:
-        """Number of values at a node, K."""
-        return sum(f.components for f in self.outputs)
-
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
         """Positive lumped mass of the owned nodes ``(num_owned,)``. Collective at the first use."""
-        return _lumped_mass(self.space, self.element, on_simplices=self.on_simplices)
+        return _lumped_mass(self)
 
     @cached_property
     def boundary(self) -> npt.NDArray[np.uint8]:
@@ -122,41 +116,34 @@ class NodeSet:
         fixed = np.zeros(self._num_dofs, dtype=np.bool_)
         for bc in self._bcs:
             fixed[bc.dof_indices()[0]] = True
-        return self._gather_array(fixed.astype(np.float64))[: self.num_owned] > 1.0 - 1e-12
+        return self._gathered(fixed.astype(np.float64)) > 1.0 - 1e-12
 
     def gather(self, function: Function) -> npt.NDArray[np.float64]:
-        """Copy the fields of ``function`` to the owned nodes.
+        """Copy the fields of ``function``, side by side ``(num_owned, K)``, to the owned nodes in their local order.
 
         Ghosts of ``function`` must be up to date. Collective: for nodes on a mesh of their own. Memory: copy.
-
-        Returns:
-            Values of the fields side by side ``(num_owned, K)``, float64, in local order of the nodes.
         """
-        return self._gather_array(function.x.array)[: self.num_owned]
+        return self._gathered(function.x.array)
 
     def scatter(self, values: npt.NDArray[np.float64], function: Function) -> None:
-        """Copy values at the owned nodes into the fields of ``function``, ghosts included. Collective.
+        """Copy values ``(num_owned, K)``, finite or not, into the fields of ``function``, ghosts included. Collective.
 
-        Args:
-            values: ``(num_owned, K)``, finite or not; nothing is checked but the shape.
-            function: Function on the space of the solution, changed in place; other fields keep their values.
+        Other fields of ``function``, which is on the space of the solution, stay as they are.
 
         Raises:
             ValueError: If ``values`` has another shape.
         """
         if values.shape != (self.num_owned, self.num_values):
             raise ValueError(f"expected values of shape {(self.num_owned, self.num_values)}, got {values.shape}")
-        column = 0
         array = function.x.array
         if self._matrices:
             result = _product(self._matrices[1], values[:, 0])
             array[: result.size] = result
             function.x.scatter_forward()
             return
-        for f, m in zip(self.outputs, self._maps, strict=True):
-            owned = np.searchsorted(m.nodes, self.num_owned)
-            array[m.dofs[:owned]] = values[m.nodes[:owned], column : column + f.components]
-            column += f.components
+        for field in self._maps:
+            owned = np.searchsorted(field.nodes, self.num_owned)
+            array[field.dofs[:owned]] = values[field.nodes[:owned], field.columns]
         function.x.scatter_forward()
 
     def dirichlet_values(self) -> npt.NDArray[np.float64]:
@@ -167,29 +154,23 @@ class NodeSet:
         fixed = np.zeros(self._num_dofs)
         for bc in self._bcs:
             bc.set(fixed)
-        return self._gather_array(fixed)[: self.num_owned]
+        return self._gathered(fixed)
 
-    def _gather_array(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _gathered(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if self._matrices:
             return _product(self._matrices[0], array[: self._matrices[0].getLocalSize()[1]])[:, None]
-        values = np.zeros((self._num_local, self.num_values))
-        column = 0
-        for f, m in zip(self.outputs, self._maps, strict=True):
-            columns = slice(column, column + f.components)
-            if m.everywhere:
-                values[:, columns] = array[m.dofs]
+        values = np.zeros((len(self.coordinates), self.num_values))
+        for field in self._maps:
+            if len(field.nodes) == len(values):  # every node carries a degree of freedom
+                values[:, field.columns] = array[field.dofs]
             else:
-                values[self.cells, columns] = np.einsum("nf,cfk->cnk", m.interpolation, array[m.cell_dofs])
-            column += f.components
-        return values
+                at_nodes = np.einsum("nf,cfk->cnk", field.interpolation, array[field.cell_dofs])
+                values[self.cells, field.columns] = at_nodes
+        return values[: self.num_owned]
 
 
 def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpace:
-    """Return the part of the space of a solution that a field of this name has. Collective: no.
-
-    Raises:
-        ValueError: If the space has no such part.
-    """
+    """Return the part of the space of a solution that a field has; ValueError when there is none. Collective: no."""
     part = space
     for index in path:
         if index >= part.num_sub_spaces:
@@ -201,11 +182,7 @@ def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpa
 
 
 def lagrange_degree(space: FunctionSpace, field: Field) -> int:
-    """Return the degree of a field of the space of a solution. Collective: no.
-
-    Raises:
-        ValueError: If the field is not Lagrange, or the space has no such part.
-    """
+    """Return the degree of a field of a solution; ValueError when it is not Lagrange or not there. Collective: no."""
     part = part_of(space, field.name, field.subspace)
     element = _lagrange(part)
     if element is None:
@@ -244,7 +221,9 @@ def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[
     return result
 
 
-def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace, node_element: Element) -> _FieldMap:
+def _field_map(
+    space: FunctionSpace, field: Field, columns: slice, node_space: FunctionSpace, node_element: Element
+) -> _FieldMap:
     """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
     sub = part_of(space, field.name, field.subspace)
     element = _lagrange(sub)
@@ -262,7 +241,7 @@ def _field_map(space: FunctionSpace, field: Field, node_space: FunctionSpace, no
     dofs_at = np.full((node_map.index_map.size_local + node_map.index_map.num_ghosts, components), -1, dtype=np.int32)
     dofs_at[node_map.list[:, shared]] = dofs
     nodes = np.flatnonzero(dofs_at[:, 0] >= 0)
-    return _FieldMap(nodes, dofs_at[nodes], dofs, interpolation)
+    return _FieldMap(columns, nodes, dofs_at[nodes], dofs, interpolation)
 
 
 @lru_cache
@@ -290,24 +269,21 @@ def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) 
     return basix.create_element(basix.ElementFamily.P, cell, degree, variant)
 
 
-def _lumped_mass(space: FunctionSpace, element: Element, *, on_simplices: bool) -> npt.NDArray[np.float64]:
+def _lumped_mass(nodes: NodeSet) -> npt.NDArray[np.float64]:
     """Distribute each cell's volume to its nodes in proportion to the diagonal of the mass matrix. Collective.
 
     Source: Hinton, Rock & Zienkiewicz (1976).
     """
-    mesh = space.mesh
-    if element.degree == 1 and on_simplices:  # the integrals of the basis functions: the same, and faster
+    space, element = nodes.space, nodes.element
+    if element.degree == 1 and nodes.on_simplices:  # the integrals of the basis functions: the same, and faster
         mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx))
-        mass.scatter_reverse(la.InsertMode.add)
-        return mass.array[: space.dofmap.index_map.size_local].copy()
-    constants = functionspace(mesh, ("DG", 0))
-    volumes = assemble_vector(form(ufl.TestFunction(constants) * ufl.dx)).array
-    points, weights = basix.make_quadrature(element.cell_type, 2 * element.degree)
-    diagonal = weights @ element.tabulate(0, points)[0, :, :, 0] ** 2
-    num_cells = mesh.topology.index_map(mesh.topology.dim).size_local
-    mass = la.vector(space.dofmap.index_map)
-    share = volumes[constants.dofmap.list[:num_cells]] * (diagonal / diagonal.sum())
-    dofs = space.dofmap.list[:num_cells].ravel()
-    mass.array[:] = np.bincount(dofs, weights=share.ravel(), minlength=len(mass.array))  # five times np.add.at
+    else:
+        constants = functionspace(space.mesh, ("DG", 0))
+        volumes = assemble_vector(form(ufl.TestFunction(constants) * ufl.dx)).array
+        points, weights = basix.make_quadrature(element.cell_type, 2 * element.degree)
+        diagonal = weights @ element.tabulate(0, points)[0, :, :, 0] ** 2
+        share = volumes[constants.dofmap.list[: nodes.num_cells]] * (diagonal / diagonal.sum())
+        mass, dofs = la.vector(space.dofmap.index_map), nodes.cells[: nodes.num_cells].ravel()
+        mass.array[:] = np.bincount(dofs, weights=share.ravel(), minlength=len(mass.array))  # five times np.add.at
     mass.scatter_reverse(la.InsertMode.add)
-    return mass.array[: space.dofmap.index_map.size_local].copy()
+    return mass.array[: nodes.num_owned].copy()
