@@ -24,7 +24,7 @@ from lrsa_coupled.schema import Field
 
 
 class NoEstimate(Exception):  # noqa: N818 - nothing is wrong with the program
-    """The error cannot be estimated at this field; the text says why. Raised on all ranks."""
+    """The error cannot be estimated at this field, for the reason in the text. Raised on all ranks."""
 
 
 class Norm(ABC):

@@ -62,7 +62,7 @@ class Predictor:
 
     @classmethod
     def load(cls, folder: Path | str, settings: GuessConfig | None = None) -> Predictor:
-        """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS says otherwise. Collective: no.
+        """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS is set. Collective: no.
 
         Raises:
             ValueError: If there is no model in the folder, it is damaged, or a setting is invalid.

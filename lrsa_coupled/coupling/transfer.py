@@ -4,7 +4,7 @@ The node set of a problem is the owned degrees of freedom of its ``node_space``,
 Lagrange of that degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back
 from the nodes it shares.
 
-A node space on a mesh of its own (a coarser one, say) comes with the two matrices of the problem that map values there
+A node space on a mesh of its own (often a coarser one) comes with the two matrices of the problem that map values there
 and back.
 """
 

@@ -31,8 +31,9 @@ With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
 on two random z in the span of Z and their images y = (I - w M^-1 A) z, with the scale w at which y is least for white
 noise. The gain, the norm of y over that of z, is what the inner preconditioner leaves for the coarse space to do. The
 invariance defect is the share of y that is not in the span: small where Z spans an invariant subspace, which deflation
-then removes from the spectrum, and near 1 for unrelated vectors. Where one of them is not good enough a warning says
-so, and the inner preconditioner is used alone; a computed basis is not tried in the next set-ups: 1, then 3, 7, 15.
+then removes from the spectrum, and near 1 for unrelated vectors. Where one of them is not good enough a
+warning reports it, and the inner preconditioner is used alone; a computed basis is not tried in the next set-ups: 1,
+then 3, 7, 15.
 
 Source: Tang, Nabben, Vuik, Erlangga (2009), "Comparison of two-level preconditioners derived from deflation, domain
 decomposition and multigrid methods", J. Sci. Comput. 39 (A-DEF1, BNN, AD); Neymeyr (2001), "A geometric theory for
@@ -89,7 +90,7 @@ class CoarseSpacePC:
     """Context of the Python PC; ``pc.getPythonContext()`` returns it. Collective: all methods.
 
     Attributes:
-        settings: What the options say.
+        settings: Values of the options.
         dimension: Of the coarse space in use, 0 when the inner preconditioner works alone; known after the set-up.
         gain: What the inner preconditioner leaves of the basis, see above; nan without a basis.
         defect: Invariance defect of its span there, see above; nan without a basis.

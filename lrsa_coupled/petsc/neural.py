@@ -64,7 +64,7 @@ class NeuralPC:
     """Context of the Python PC; ``pc.getPythonContext()`` returns it. Collective: all methods.
 
     Attributes:
-        settings: What the options say.
+        settings: Values of the options.
         inference: Wall time of the operator so far [s].
     """
 
