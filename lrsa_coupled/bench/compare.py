@@ -22,28 +22,28 @@ class Speedup:
     """How many times faster the learned guess is than a baseline.
 
     Args:
-        mean: Geometric mean of (time of the baseline / learned time) over the compared samples; NaN without any.
-        low: Smallest ratio.
-        high: Largest ratio.
+        mean: Geometric mean of ``ratios``; NaN without any.
         losses: Samples where the learned guess is slower, or fails where the baseline solves.
-        compared: Samples that both solve.
+        ratios: Time of the baseline / learned time, of each sample that both solve.
     """
 
     mean: float
-    low: float
-    high: float
     losses: int
-    compared: int
+    ratios: Sequence[float]
 
 
 def speedup(baseline: Mapping[int, float], learned: Mapping[int, float]) -> Speedup:
     """Compare two methods by their total seconds, given by sample for the solved samples."""
-    both = sorted(set(baseline) & set(learned))
-    ratios = np.array([baseline[index] / learned[index] for index in both])
-    losses = int(np.sum(ratios < 1.0)) + len(set(baseline) - set(learned))
-    if not both:
-        return Speedup(np.nan, np.nan, np.nan, losses, 0)
-    return Speedup(float(np.exp(np.mean(np.log(ratios)))), float(ratios.min()), float(ratios.max()), losses, len(both))
+    ratios = [baseline[index] / learned[index] for index in sorted(set(baseline) & set(learned))]
+    losses = sum(ratio < 1.0 for ratio in ratios) + len(set(baseline) - set(learned))
+    return Speedup(float(np.exp(np.mean(np.log(ratios)))) if ratios else np.nan, losses, ratios)
+
+
+def speedups(times: Times) -> dict[str, Speedup]:
+    """Compare the learned guess with every other method; empty without it or without a baseline."""
+    if LEARNED not in times or not baselines_of(times):
+        return {}
+    return {name: speedup(seconds, times[LEARNED]) for name, seconds in times.items() if name != LEARNED}
 
 
 def best_baseline(times: Times) -> str:

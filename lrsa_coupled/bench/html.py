@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jinja2
 import numpy as np
 
 from lrsa_coupled.bench import payback, plots, report, scaling
-from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Speedup, baselines_of, best_baseline, speedup
+from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Speedup, baselines_of, best_baseline, speedups
 from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import write_text_atomically
 
@@ -40,72 +41,52 @@ def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
     )
     count = itertools.count()
     environment.filters["svg"] = lambda text: plots.unique_ids(text, f"f{next(count)}")
-    functions = {function.__name__: function for function in (lead, facts, figures, group_figures, place)}
-    environment.globals.update(
-        functions, payback=payback, report=report, scaling=scaling, learned=LEARNED, stages=STAGES
-    )
     groups = {case: some for case, some in scaling.by_case(group).items() if len(some) > 1}
     cases = ", ".join(dict.fromkeys(results.header.case for results in group))
     sections = list(zip(group, sources or [""] * len(group), strict=True))
-    return environment.get_template("page.html.j2").render(sections=sections, groups=groups, cases=cases)
+    modules = {"payback": payback, "report": report, "scaling": scaling, "stages": STAGES, "learned": LEARNED}
+    functions = {function.__name__: function for function in (lead, figures, group_figures, median)}
+    template = environment.get_template("page.html.j2", globals=modules | functions)
+    return template.render(sections=sections, groups=groups, cases=cases)
 
 
-def place(results: Results) -> str:
-    """Return case, size and ranks."""
-    header = results.header
-    return f"{header.case}, resolution {header.resolution}, {header.ranks} {report.plural(header.ranks, 'rank')}"
+def median(numbers: Sequence[int]) -> float:
+    """Return the median."""
+    return float(np.median(numbers))
 
 
-def lead(results: Results) -> str:
-    """Compare the learned guess with the best baseline, and with the best one without data when that is another."""
+def lead(results: Results) -> list[tuple[str, str, Speedup]]:
+    """Return what the learned guess is compared with first: the best baseline, and the best one without data."""
     times = results.solved_times
-    baselines = baselines_of(times)
-    if LEARNED not in times or not baselines:
-        return ""
-    best = best_baseline(times)
-    compared = [(best, "the best baseline")]
-    without_data = {name: times[name] for name in baselines if name != NEAREST}
-    if best == NEAREST and without_data:
-        compared.append((best_baseline(without_data), "the best baseline without data"))
-    return " ".join(_sentence(name, what, speedup(times[name], times[LEARNED])) for name, what in compared)
-
-
-def facts(results: Results) -> dict[str, str]:
-    """Say what was measured, on which machine."""
-    header, counts, machine = results.header, results.unknowns, results.header.machine
-    spread = f", {min(counts)} to {max(counts)}" if counts and min(counts) < max(counts) else ""
-    return {
-        "Case": header.case,
-        "Samples": f"{results.num_samples}, never trained on, seed {header.seed}",
-        "Resolution": str(header.resolution),
-        "Unknowns": f"{np.median(counts):.0f} (median{spread})" if counts else "not recorded",
-        "Ranks": f"{header.ranks}, threads a rank: {machine.get('threads_per_rank', 'not recorded')}",
-        "Tolerance": f"residual reduced by {header.rtol:g} from that of the zero guess" if header.rtol else "-",
-        "Machine": f"{machine.get('processor', 'not recorded')}, {machine.get('cores', '?')} cores",
-        "Versions": ", ".join(f"{name} {version}" for name, version in header.versions.items()) or "not recorded",
-    }
+    found = speedups(times)
+    if not found:
+        return []
+    compared = {"the best baseline": best_baseline(times)}
+    without_data = {name: seconds for name, seconds in times.items() if name != NEAREST}
+    if compared["the best baseline"] == NEAREST and baselines_of(without_data):
+        compared["the best baseline without data"] = best_baseline(without_data)
+    return [(what, name, found[name]) for what, name in compared.items()]
 
 
 def figures(results: Results) -> dict[str, str]:
     """Return the figures of results by caption."""
     if not results.rows:
         return {}
+    height, methods, times = 1.0 + 0.42 * len(results.methods), results.methods, results.solved_times
     found = {
-        "Time of each sample": plots.strips(results, plots.seconds),
-        "Iterations of each sample": plots.strips(results, plots.iterations),
+        "Time of each sample": plots.svg(partial(plots.seconds, results=results), height=height),
+        "Iterations of each sample": plots.svg(partial(plots.iterations, results=results), height=height),
     }
-    times, methods = results.solved_times, results.methods
-    if LEARNED not in methods or not baselines_of(methods):
+    compared = speedups(times)
+    if not compared:
         return found
     if {row.sample for row in methods[LEARNED]} & {row.sample for row in methods[best_baseline(times)]}:
-        found[f"{LEARNED.capitalize()} against the best baseline, sample by sample"] = plots.paired(results)
-    ratios = {
-        name: [time / times[LEARNED][index] for index, time in times[name].items() if index in times[LEARNED]]
-        for name in baselines_of(times)
-    }
-    if any(ratios.values()):
-        svg = plots.sorted_ratios({name: some for name, some in ratios.items() if some})
-        found["Speed-up over each baseline, samples that both solve (their number)"] = svg
+        caption = f"{LEARNED.capitalize()} against the best baseline, sample by sample"
+        found[caption] = plots.svg(partial(plots.paired, results=results))
+    ratios = {name: compared[name].ratios for name in baselines_of(compared) if compared[name].ratios}
+    if ratios:
+        caption = "Speed-up over each baseline, samples that both solve (their number)"
+        found[caption] = plots.svg(partial(plots.sorted_ratios, ratios=ratios))
     return found
 
 
@@ -114,19 +95,10 @@ def group_figures(group: Sequence[Results]) -> dict[str, str]:
     found = {}
     for series in scaling.series_of(group):
         where = f"over {series.x}, {series.title}"
-        if curves := series.curves(scaling.median_time):
-            found[f"Time {where}"] = plots.scaling(curves, series.x, y="median time [s]", slope=series.slope)
-        if curves := series.curves(scaling.mean_speedup):
-            found[f"Speed-up {where}"] = plots.scaling(curves, series.x, y="speed-up", level=1.0)
+        if curves := series.curves(scaling.median_times):
+            draw = partial(plots.scaling, curves=curves, x=series.x, y="median time [s]", slope=series.slope)
+            found[f"Time {where}"] = plots.svg(draw)
+        if curves := series.curves(scaling.mean_speedups):
+            draw = partial(plots.scaling, curves=curves, x=series.x, y="speed-up", level=1.0)
+            found[f"Speed-up {where}"] = plots.svg(draw)
     return found
-
-
-def _sentence(name: str, what: str, result: Speedup) -> str:
-    if not result.compared:
-        return f"No sample is solved both by the {LEARNED} and by {what}, {name}."
-    faster = result.mean >= 1.0
-    pace = f"{result.mean:.2f} times faster" if faster else f"{1.0 / result.mean:.2f} times slower"
-    samples = f"{result.compared} {report.plural(result.compared, 'sample')}"
-    losses = f"{result.losses or 'no'} {'loss' if result.losses == 1 else 'losses'}"
-    spread = f"geometric mean over {samples}, ratios from {result.low:.2f} to {result.high:.2f}, {losses}"
-    return f"The {LEARNED} is {pace} than {what}, {name}: {spread}."

@@ -1,4 +1,4 @@
-"""Figures of results, as SVG for a page or on a matplotlib figure."""
+"""Figures of results, each drawn on axes of matplotlib."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lrsa_coupled.bench.compare import LEARNED, best_baseline
 from lrsa_coupled.bench.rows import Results, Row
@@ -40,112 +39,103 @@ def methods_figure(results: Results, title: str) -> Figure:
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(11.0, 1.4 + 0.55 * len(results.methods)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
-        _strips(left, results, iterations)
-        _strips(right, results, seconds)
+        iterations(left, results)
+        seconds(right, results)
         figure.suptitle(title, fontsize=10)
     return figure
 
 
-def seconds(row: Row) -> float:
-    """Return the time to solution, everything counted [s]."""
-    return row.seconds.total
+def seconds(axis: Axes, results: Results) -> None:
+    """Draw the time to solution of every sample by method."""
+    _strips(axis, results, lambda row: row.seconds.total)
+    axis.set_xlabel("time to solution, everything counted [s]")
+    _logarithmic(axis.xaxis)
 
 
-def iterations(row: Row) -> float:
-    """Return the iterations."""
-    return float(row.iterations)
+def iterations(axis: Axes, results: Results) -> None:
+    """Draw the iterations of every sample by method."""
+    _strips(axis, results, lambda row: float(row.iterations))
+    axis.set_xlabel("iterations")
+    axis.set_xlim(0.0, max(1.0, axis.get_xlim()[1]))
 
 
-def strips(results: Results, value: Callable[[Row], float]) -> str:
-    """Draw a row for each method: every sample, crosses where not solved, quartiles and median behind."""
-
-    def draw(figure: Figure) -> None:
-        _strips(figure.subplots(), results, value)
-
-    return _svg(draw, height=1.0 + 0.42 * len(results.methods))
-
-
-def sorted_ratios(ratios: Mapping[str, Sequence[float]]) -> str:
+def sorted_ratios(axis: Axes, ratios: Mapping[str, Sequence[float]]) -> None:
     """Draw the ratios of times to each baseline, sorted, over the share of the samples."""
-
-    def draw(figure: Figure) -> None:
-        axis = figure.subplots()
-        for (colour, marker), (name, numbers) in zip(_looks(ratios), ratios.items(), strict=True):
-            y = np.sort(numbers)
-            x = 100.0 * (np.arange(len(y)) + 0.5) / len(y)
-            axis.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=1.0, label=f"{name} ({len(y)})")
-        axis.axhline(1.0, color=COLOURS["ink"], linewidth=1.0)
-        axis.set(xlim=(0.0, 100.0), xlabel="samples [%], sorted for each baseline", ylabel="speed-up")
-        _logarithmic(axis.yaxis, _range([*ratios.values(), [1.0]]))
-        axis.grid(axis="y")
-        _legend(figure, len(ratios))
-
-    return _svg(draw, height=3.6)
+    for (colour, marker), (name, numbers) in zip(_looks(ratios), ratios.items(), strict=True):
+        x = 100.0 * (np.arange(len(numbers)) + 0.5) / len(numbers)
+        label = f"{name} ({len(numbers)})"
+        axis.plot(x, np.sort(numbers), color=colour, marker=marker, markersize=3, linewidth=1.0, label=label)
+    axis.axhline(1.0, color=COLOURS["ink"], linewidth=1.0)
+    axis.set(xlim=(0.0, 100.0), xlabel="samples [%], sorted for each baseline", ylabel="speed-up")
+    _logarithmic(axis.yaxis)
 
 
-def paired(results: Results) -> str:
+def paired(axis: Axes, results: Results) -> None:
     """Draw the seconds of the best baseline and of the learned guess on the same samples, sorted by the former."""
     best = best_baseline(results.solved_times)
     learned = {row.sample: row for row in results.methods[LEARNED]}
-    ordered = sorted((row for row in results.methods[best] if row.sample in learned), key=seconds)
-
-    def draw(figure: Figure) -> None:
-        axis, x = figure.subplots(), np.arange(len(ordered))
-        columns = [
-            (best, BASELINES[0], ordered),
-            (LEARNED, (COLOURS["learned"], "s"), [learned[r.sample] for r in ordered]),
-        ]
-        times = np.array([[seconds(row) for row in rows] for *_, rows in columns]).reshape(2, -1)
-        axis.vlines(x, times.min(axis=0), times.max(axis=0), color=COLOURS["line"], linewidth=1.5)
-        for (name, (colour, marker), rows), y in zip(columns, times, strict=True):
-            solved = np.array([row.solved for row in rows])
-            axis.plot(x[solved], y[solved], marker, color=colour, markersize=3.5, markeredgewidth=0, label=name)
-            if not solved.all():
-                axis.plot(x[~solved], y[~solved], "x", color=colour, markersize=5, label=f"{name}, not solved")
-        axis.xaxis.set_major_locator(NullLocator())
-        axis.set(xlim=(-1, len(ordered)), xlabel=f"samples, in the order of {best}", ylabel="time to solution [s]")
-        _logarithmic(axis.yaxis, _range(times.tolist()))
-        axis.grid(axis="y")
-        _legend(figure, 4)
-
-    return _svg(draw, height=3.6)
+    shared = (row for row in results.methods[best] if row.sample in learned)
+    ordered = sorted(shared, key=lambda row: row.seconds.total)
+    columns = {best: ordered, LEARNED: [learned[row.sample] for row in ordered]}
+    times = np.array([[row.seconds.total for row in rows] for rows in columns.values()])
+    x = np.arange(len(ordered))
+    axis.vlines(x, times.min(axis=0), times.max(axis=0), color=COLOURS["line"], linewidth=1.5)
+    for (colour, marker), (name, rows), y in zip(_looks(columns), columns.items(), times, strict=True):
+        solved = np.array([row.solved for row in rows])
+        axis.plot(x[solved], y[solved], marker, color=colour, markersize=4, markeredgewidth=0, label=name)
+        if not solved.all():
+            axis.plot(x[~solved], y[~solved], "x", color=colour, markersize=5, label=f"{name}, not solved")
+    axis.set_xticks([])
+    axis.set(xlim=(-1, len(ordered)), xlabel=f"samples, in the order of {best}", ylabel="time to solution [s]")
+    _logarithmic(axis.yaxis)
 
 
 def scaling(
-    curves: Mapping[str, Mapping[float, float]], x: str, *, y: str, slope: int | None = None, level: float | None = None
-) -> str:
+    axis: Axes,
+    curves: Mapping[str, Mapping[float, float]],
+    x: str,
+    *,
+    y: str,
+    slope: int | None = None,
+    level: float | None = None,
+) -> None:
     """Draw curves over sizes or ranks, all axes logarithmic.
 
     Args:
+        axis: Where to draw.
         curves: Points of each curve.
         x: Name of the horizontal axis.
         y: Name of the vertical axis.
         slope: Of a dotted line through the first point of the last curve; None for no line.
         level: Value of a line across; None for no line.
     """
+    for (colour, marker), (name, points) in zip(_looks(curves), curves.items(), strict=True):
+        axis.plot([*points], [*points.values()], color=colour, marker=marker, markersize=4.5, label=name)
+    xs = np.unique([place for points in curves.values() for place in points])
+    if level is not None:
+        axis.axhline(level, color=COLOURS["ink"], linewidth=1.0)
+    if slope is not None:
+        first, value = min([*curves.values()][-1].items())
+        label = f"proportional to {'1 / ' * (slope < 0)}{x}"
+        axis.plot(xs, value * (xs / first) ** slope, ":", color=COLOURS["dim"], linewidth=1.0, label=label)
+    axis.set(xlabel=x, ylabel=y)
+    _logarithmic(axis.xaxis)
+    axis.set_xticks(xs, [f"{value:.6g}" for value in xs])
+    _logarithmic(axis.yaxis)
 
-    def draw(figure: Figure) -> None:
+
+def svg(draw: Callable[[Axes], None], *, height: float = 3.6) -> str:
+    """Draw on a figure of a height [inch] and return it as an ``svg`` element."""
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axis = figure.subplots()
-        for (colour, marker), (name, points) in zip(_looks(curves), curves.items(), strict=True):
-            axis.plot(*zip(*points.items(), strict=True), color=colour, marker=marker, markersize=4.5, label=name)
-        xs = np.unique([place for points in curves.values() for place in points])
-        ys = [*(list(points.values()) for points in curves.values()), [] if level is None else [level]]
-        if slope is not None:
-            first, value = min([*curves.values()][-1].items())
-            line = value * (xs / first) ** slope
-            label = f"proportional to {'1 / ' * (slope < 0)}{x}"
-            axis.plot(xs, line, ":", color=COLOURS["dim"], linewidth=1.0, label=label)
-            ys.append(line.tolist())
-        if level is not None:
-            axis.axhline(level, color=COLOURS["ink"], linewidth=1.0)
-        axis.set(xlabel=x, ylabel=y)
-        _logarithmic(axis.xaxis, (xs[0], xs[-1]))
-        axis.set_xticks(xs, [f"{value:.6g}" for value in xs])
-        _logarithmic(axis.yaxis, _range(ys))
-        axis.grid(axis="y")
-        _legend(figure, len(curves) + (slope is not None))
-
-    return _svg(draw, height=3.8)
+        draw(axis)
+        if axis.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside upper left", ncols=2)
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
 
 
 def unique_ids(svg: str, prefix: str) -> str:
@@ -154,30 +144,21 @@ def unique_ids(svg: str, prefix: str) -> str:
 
 
 def _strips(axis: Axes, results: Results, value: Callable[[Row], float]) -> None:
+    """Draw a row for each method: every sample, crosses where not solved, quartiles and median behind."""
     methods = results.methods
-    values = [[value(row) for row in rows] for rows in methods.values()]
     for place, (name, rows) in enumerate(methods.items()):
-        _strip(axis, place, name, np.array(values[place]), np.array([row.solved for row in rows]))
+        numbers, solved = np.array([value(row) for row in rows]), np.array([row.solved for row in rows])
+        colour = COLOURS["learned"] if name == LEARNED else BASELINES[0][0]
+        low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
+        axis.fill_betweenx([place - 0.34, place + 0.34], low, high, color=COLOURS["line"], linewidth=0)
+        axis.vlines(middle, place - 0.34, place + 0.34, color=COLOURS["ink"], linewidth=1.5)
+        y = place + 0.2 * np.sin(2.4 * np.arange(len(numbers)))
+        axis.plot(numbers[solved], y[solved], "o", color=colour, markersize=3.5, alpha=0.65, markeredgewidth=0)
+        axis.plot(numbers[~solved], y[~solved], "x", color=COLOURS["failed"], markersize=5)
     axis.set_yticks(range(len(methods)), list(methods))
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(len(methods) - 0.5, -0.5)
     axis.grid(axis="x")
-    if value is seconds:
-        axis.set_xlabel("time to solution, everything counted [s]")
-        _logarithmic(axis.xaxis, _range(values))
-    else:
-        axis.set_xlabel("iterations")
-        axis.set_xlim(0.0, 1.04 * max(_range(values)[1], 1.0))
-
-
-def _strip(axis: Axes, place: int, name: str, numbers: npt.NDArray[np.float64], solved: npt.NDArray[np.bool_]) -> None:
-    colour = COLOURS["learned"] if name == LEARNED else BASELINES[0][0]
-    low, middle, high = np.quantile(numbers, [0.25, 0.5, 0.75])
-    axis.fill_betweenx([place - 0.34, place + 0.34], low, high, color=COLOURS["line"], linewidth=0)
-    axis.vlines(middle, place - 0.34, place + 0.34, color=COLOURS["ink"], linewidth=1.5)
-    y = place + 0.2 * np.sin(2.4 * np.arange(len(numbers)))
-    axis.plot(numbers[solved], y[solved], "o", color=colour, markersize=3.5, alpha=0.65, markeredgewidth=0)
-    axis.plot(numbers[~solved], y[~solved], "x", color=COLOURS["failed"], markersize=5)
 
 
 def _looks(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -186,34 +167,15 @@ def _looks(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(COLOURS["learned"], "*") if name == LEARNED else next(turns) for name in names]
 
 
-def _range(values: Iterable[Sequence[float]]) -> tuple[float, float]:
-    numbers = [number for part in values for number in part]
-    return (min(numbers), max(numbers)) if numbers else (1.0, 1.0)
-
-
-def _logarithmic(axis: Axis, limits: tuple[float, float]) -> None:
-    """Make an axis logarithmic with plain numbers at ticks as many as there is room for, and a margin at the ends."""
-    low, high = limits
-    margin = max(1.12, (high / low) ** 0.05)
-    name = "x" if axis is axis.axes.xaxis else "y"
-    axis.axes.set(**{f"{name}scale": "log", f"{name}lim": (low / margin, high * margin)})
+def _logarithmic(axis: Axis) -> None:
+    """Make an axis logarithmic with plain numbers at ticks as many as there is room for."""
+    if axis is axis.axes.xaxis:
+        axis.axes.set_xscale("log")
+    else:
+        axis.axes.set_yscale("log")
+    low, high = axis.get_view_interval()
     subs = (1.0, 2.0, 5.0) if high / low > 4.0 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
     axis.set_major_locator(LogLocator(subs=subs) if high / low < 1e4 else LogLocator())
     axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
-    axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(NullLocator())
-
-
-def _legend(figure: Figure, count: int) -> None:
-    figure.legend(loc="outside upper left", ncols=2 if count > 1 else 1)
-
-
-def _svg(draw: Callable[[Figure], None], *, height: float) -> str:
-    """Draw on a figure and return it as an ``svg`` element."""
-    with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+    axis.grid(visible=True)

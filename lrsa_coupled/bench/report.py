@@ -15,10 +15,10 @@ from lrsa_coupled.bench.compare import (
     NEAREST,
     STAGES,
     Times,
-    baselines_of,
     best_baseline,
     best_of_each,
     speedup,
+    speedups,
 )
 from lrsa_coupled.bench.payback import pay_back_note, pay_back_rows, pay_backs
 from lrsa_coupled.bench.rows import Cost, Results, Row
@@ -37,9 +37,9 @@ def table(results: Results) -> str:
 
 def heading(results: Results) -> str:
     """Say what was measured, in a line."""
-    header, count = results.header, results.num_samples
-    parts = [f"{header.case}: {count} unseen {plural(count, 'sample')} (seed {header.seed})"]
-    parts.append(f"resolution {header.resolution}, {header.ranks} {plural(header.ranks, 'rank')}")
+    header = results.header
+    parts = [f"{header.case}: {counted(results.num_samples, 'unseen sample')} (seed {header.seed})"]
+    parts.append(f"resolution {header.resolution}, {counted(header.ranks, 'rank')}")
     if unknowns := results.unknowns:
         parts.append(f"{np.median(unknowns):.0f} unknowns")
     if header.rtol is not None:
@@ -67,17 +67,17 @@ def cost_rows(results: Results) -> Table:
 
 def speedup_rows(times: Times) -> Table:
     """Return a table of speed-ups; empty without a learned guess or a baseline."""
-    if LEARNED not in times or not baselines_of(times):
+    found = speedups(times)
+    if not found:
         return []
     best = best_baseline(times)
-    against = {name: baseline for name, baseline in times.items() if name != LEARNED}
-    against[f"best baseline overall ({best})"] = times[best]
-    against["best baseline of each sample"] = best_of_each(times)
+    found[f"best baseline overall ({best})"] = found[best]
+    found["best baseline of each sample"] = speedup(best_of_each(times), times[LEARNED])
     rows = [[f"{LEARNED} against", "speed-up", "least", "most", "losses", "compared"]]
-    for name, baseline in against.items():
-        result = speedup(baseline, times[LEARNED])
-        ratios = [f"{value:.2f}" if result.compared else "-" for value in (result.mean, result.low, result.high)]
-        rows.append([name, *ratios, str(result.losses), str(result.compared)])
+    for name, result in found.items():
+        numbers = [result.mean, min(result.ratios), max(result.ratios)] if result.ratios else []
+        cells = [f"{value:.2f}" for value in numbers] or ["-"] * 3
+        rows.append([name, *cells, str(result.losses), str(len(result.ratios))])
     return rows
 
 
@@ -118,9 +118,9 @@ def solved_count(samples: Sequence[Row]) -> str:
     return f"{sum(row.solved for row in samples)}/{len(samples)}"
 
 
-def plural(count: int, word: str) -> str:
-    """Return the word for so many."""
-    return word if count == 1 else f"{word}s"
+def counted(count: int, word: str) -> str:
+    """Return the count and its word, with an s unless it is one."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def number(value: float) -> str:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import LEARNED, Speedup, speedup
-from lrsa_coupled.bench.report import Table, align, number, plural, table
+from lrsa_coupled.bench.compare import LEARNED, speedups
+from lrsa_coupled.bench.report import Table, align, counted, number, table
 from lrsa_coupled.bench.rows import Results
 
 type Group = Sequence[Results]
-type Value = Callable[[Results, str], float | None]
-"""A number of a method, None when it is not known."""
-
 SAME = ("seed", "rtol", "versions", "machine")
 """Entries of the header that results of one case should share when they are compared."""
 
@@ -35,12 +32,13 @@ class Series:
     results: Mapping[float, Results]
     slope: int | None
 
-    def curves(self, y: Value) -> dict[str, dict[float, float]]:
+    def curves(self, values: Callable[[Results], Mapping[str, float]]) -> dict[str, dict[float, float]]:
         """Return the numbers of each method over ``x``, where known."""
-        names = _names([*self.results.values()])
-        points = {name: {x: y(results, name) for x, results in self.results.items()} for name in names}
-        known = {name: {x: v for x, v in some.items() if v is not None} for name, some in points.items()}
-        return {name: some for name, some in known.items() if some}
+        found: dict[str, dict[float, float]] = {}
+        for x, results in self.results.items():
+            for name, value in values(results).items():
+                found.setdefault(name, {})[x] = value
+        return {name: found[name] for name in _learned_last(found)}
 
 
 def by_case(group: Group) -> dict[str, list[Results]]:
@@ -56,7 +54,9 @@ def side_by_side_text(group: Group) -> str:
     for case, some in by_case(group).items():
         if len(some) > 1:
             parts += [f"{case}: median time [s]", align(time_rows(some))]
-            parts += [f"{case}: speed-up (least to most)", align(speedup_table(some)), caution(some)]
+            ratios = speedup_table(some)
+            parts += [f"{case}: speed-up (least to most)", align(ratios)] if ratios else []
+            parts.append(caution(some))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -74,22 +74,17 @@ def caution(group: Group) -> str:
 
 def time_rows(group: Group) -> Table:
     """Return a table of median seconds of each method, for results of one case."""
-
-    def cell(results: Results, name: str) -> str:
-        seconds = median_time(results, name)
-        return "-" if seconds is None else number(seconds)
-
-    return _rows(group, _names(group), cell)
+    return _rows(group, lambda results: {name: number(seconds) for name, seconds in median_times(results).items()})
 
 
 def speedup_table(group: Group) -> Table:
-    """Return a table of the speed-ups of the learned guess, for results of one case."""
+    """Return a table of the speed-ups of the learned guess, for results of one case; empty without any."""
 
-    def cell(results: Results, name: str) -> str:
-        found = _speedup(results, name)
-        return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})" if found.compared else "-"
+    def cells(results: Results) -> dict[str, str]:
+        compared = {name: found for name, found in speedups(results.solved_times).items() if found.ratios}
+        return {n: f"{s.mean:.2f} ({min(s.ratios):.2f} to {max(s.ratios):.2f})" for n, s in compared.items()}
 
-    return _rows(group, [name for name in _names(group) if name != LEARNED], cell)
+    return _rows(group, cells) if any(map(mean_speedups, group)) else []
 
 
 def series_of(group: Group) -> list[Series]:
@@ -100,41 +95,34 @@ def series_of(group: Group) -> list[Series]:
     for ranks in sorted({results.header.ranks for results in group}):
         some = [results for results in group if results.header.ranks == ranks]
         sizes = {float(np.median(r.unknowns)) if sized else float(r.header.resolution or 0): r for r in some}
-        found.append(Series(f"{ranks} {plural(ranks, 'rank')}", x, dict(sorted(sizes.items())), slope))
+        found.append(Series(counted(ranks, "rank"), x, dict(sorted(sizes.items())), slope))
     for resolution in sorted({results.header.resolution or 0 for results in group}):
         counts = {float(r.header.ranks): r for r in group if (r.header.resolution or 0) == resolution}
         found.append(Series(f"resolution {resolution}", "ranks", dict(sorted(counts.items())), -1))
     return [series for series in found if len(series.results) > 1]
 
 
-def median_time(results: Results, name: str) -> float | None:
-    """Return the median total seconds of a method."""
-    seconds = [row.seconds.total for row in results.methods.get(name, [])]
-    return float(np.median(seconds)) if seconds else None
+def median_times(results: Results) -> dict[str, float]:
+    """Return the median total seconds of each method."""
+    return {name: float(np.median([row.seconds.total for row in rows])) for name, rows in results.methods.items()}
 
 
-def mean_speedup(results: Results, name: str) -> float | None:
-    """Return the speed-up of the learned guess over a method."""
-    found = _speedup(results, name)
-    return found.mean if found.compared and name != LEARNED else None
+def mean_speedups(results: Results) -> dict[str, float]:
+    """Return the speed-up of the learned guess over each method, where they solve a sample in common."""
+    return {name: found.mean for name, found in speedups(results.solved_times).items() if found.ratios}
 
 
-def _speedup(results: Results, name: str) -> Speedup:
-    times = results.solved_times
-    return speedup(times.get(name, {}), times.get(LEARNED, {}))
-
-
-def _rows(group: Group, names: Sequence[str], cell: Callable[[Results, str], str]) -> Table:
+def _rows(group: Group, cells: Callable[[Results], Mapping[str, str]]) -> Table:
+    found = [cells(results) for results in group]
+    names = _learned_last(dict.fromkeys(name for some in found for name in some))
     rows = [["resolution", "unknowns", "ranks", "samples", *names]]
-    for results in group:
+    for results, some in zip(group, found, strict=True):
         header = results.header
         size = f"{np.median(results.unknowns):.0f}" if results.unknowns else "-"
-        cells = [str(header.resolution), size, str(header.ranks), str(results.num_samples)]
-        rows.append([*cells, *(cell(results, name) for name in names)])
+        place = [str(header.resolution), size, str(header.ranks), str(results.num_samples)]
+        rows.append([*place, *(some.get(name, "-") for name in names)])
     return rows
 
 
-def _names(group: Group) -> list[str]:
-    """Return the methods of any of the results, the learned guess last."""
-    names = dict.fromkeys(name for results in group for name in results.methods)
+def _learned_last(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: name == LEARNED)

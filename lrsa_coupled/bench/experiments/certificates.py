@@ -267,6 +267,6 @@ def _time_rows(results: Results) -> Table:
         baseline = {row.sample: row.seconds.total for row in others}
         result = speedup(baseline, reached)
         medians = [number(float(np.median(list(times.values())))) if times else "-" for times in (reached, baseline)]
-        mean, fallbacks = f"{result.mean:.2f}" if result.compared else "-", sum(row.used_fallback for row in ours)
+        mean, fallbacks = f"{result.mean:.2f}" if result.ratios else "-", sum(row.used_fallback for row in ours)
         rows.append([f"{accept:.0e}", *medians, mean, str(result.losses), str(fallbacks)])
     return rows

@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, baselines_of
 from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
 from lrsa_coupled.bench.payback import PayBack, cost_of, pay_back_note, pay_back_rows, savings
-from lrsa_coupled.bench.report import align, decision_lines, plural
+from lrsa_coupled.bench.report import align, counted, decision_lines
 from lrsa_coupled.bench.rows import Results, Row, Seconds
 from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns, timed
 from lrsa_coupled.coupling.residual import residual_norm
@@ -96,8 +96,8 @@ def table(results: Results) -> str:
     header, found = results.header, []
     counts = [len(rows) for rows in results.methods.values()]
     steps = max(counts, default=0) // len(TOLERANCES)
-    ranks = f"{header.ranks} {plural(header.ranks, 'rank')}"
-    parts = [f"{header.case}: {steps} unseen steps (seed {header.seed}), resolution {header.resolution}, {ranks}"]
+    place = f"resolution {header.resolution}, {counted(header.ranks, 'rank')}"
+    parts = [f"{header.case}: {steps} unseen steps (seed {header.seed}), {place}"]
     parts[0] += "; residual relative to that of the previous state"
     for tolerance in TOLERANCES:
         methods = {n: [r for r in rows if r.number("tolerance") == tolerance] for n, rows in results.methods.items()}
