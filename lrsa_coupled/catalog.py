@@ -29,7 +29,7 @@ def case_names() -> list[str]:
 
 
 def is_shipped(name: str) -> bool:
-    """Tell whether it names a case of this package, wrapped or not."""
+    """Return whether it names a case of this package, wrapped or not."""
     return _split(name)[0] in case_names()
 
 

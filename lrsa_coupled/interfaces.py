@@ -166,7 +166,7 @@ class Guess:
     Args:
         accepted: Whether it is in the unknown.
         reason: Why not, empty when accepted.
-        seconds: Wall time of ``transfer`` and ``inference`` [s].
+        seconds: Wall time of ``transfer`` and ``inference`` [s]; empty when all of it is transfer.
         iterations: Those of solves that should have led to a guess that is not accepted.
     """
 
@@ -202,9 +202,14 @@ class Solver(ABC):
     def solve(self) -> SolveResult:
         """Solve to the tolerance the solver was made with. Collective over the communicator of the problem's mesh."""
 
-    @abstractmethod
     def destroy(self) -> None:
-        """Free the PETSc objects. Collective."""
+        """Free the PETSc objects, if there are any. Collective."""
+
+    def solve_once(self) -> SolveResult:
+        """Solve, then free the PETSc objects. Collective."""
+        result = self.solve()
+        self.destroy()
+        return result
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
         """Call ``check(iterations, residual_norm)`` after each iteration, from 0; True ends the solve. Here: never."""
@@ -312,8 +317,7 @@ class Spectrum:
 class Case[P: Unknown](Described[P]):
     """A family of problems, of type ``P``.
 
-    Subclasses are final, one a ``case.py``, and set these attributes. What only some cases can do is a value, else
-    None.
+    Subclasses are final, one a ``case.py``, and set these attributes. What only some cases can do is a value or None.
 
     Attributes:
         schema: What an operator sees and predicts; set in ``__init__`` where options change it.
@@ -322,10 +326,7 @@ class Case[P: Unknown](Described[P]):
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
         default_options: Variants of the case, a frozen dataclass; ``--set options.key=value`` on the command line.
-        options: Those of this instance.
-
-    Args:
-        options: Variant, ``default_options`` when None.
+        options: Those of this instance, ``default_options`` when None is given.
     """
 
     resolution: int
@@ -361,11 +362,7 @@ class Case[P: Unknown](Described[P]):
 
     @abstractmethod
     def solver(self, problem: P, atol: float, *, max_iterations: int | None = None) -> Solver:
-        """Make the solver from the present solution. Collective.
-
-        ``max_iterations`` bounds the nonlinear iterations, of which a linear problem needs one: its KSP has a limit of
-        its own.
-        """
+        """Make the solver from the present solution; ``max_iterations`` bounds its nonlinear iterations. Collective."""
 
     @abstractmethod
     def methods(self) -> Mapping[str, SolverFactory]:

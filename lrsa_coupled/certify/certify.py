@@ -130,11 +130,8 @@ def check_accept(accept: float) -> None:
 def certify(case: Case, problem: Problem, *, accept: float, max_linearisations: int) -> Certified:
     """Estimate the error of the field in ``problem.solution`` and correct it as far as needed. Collective.
 
-    Args:
-        case: The case.
-        problem: Problem; where this fails its solution holds anything.
-        accept: Relative accuracy.
-        max_linearisations: Jacobians of a nonlinear problem after which it is given up.
+    Where this fails, to the relative accuracy ``accept`` or with ``max_linearisations`` Jacobians of a nonlinear
+    problem, the solution holds anything.
     """
     set_dirichlet(problem)
     run = _Run(case, problem, accept)
@@ -181,9 +178,8 @@ class _Run:
         norm = residual_norm(self.problem)
         if not math.isfinite(norm):
             return False
-        solver = self.case.solver(self.problem, TOLERANCES.approach * norm, max_iterations=max_iterations)
-        result = solver.solve()
-        solver.destroy()
+        atol = TOLERANCES.approach * norm
+        result = self.case.solver(self.problem, atol, max_iterations=max_iterations).solve_once()
         self.linearisations += result.iterations
         return result.converged
 
@@ -254,7 +250,7 @@ class _Run:
         correction = tangent.correct()
         self.iterations += 1
         while correction.remaining > (
-            limits.measured * correction.size if correction.steps >= limits.min_cycles else 0.0
+            limits.measured * correction.size if correction.steps >= limits.min_cycles else 0
         ):
             self._improve(correction)
         self._first_estimate = self._first_estimate or time.perf_counter()

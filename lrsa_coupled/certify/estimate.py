@@ -7,7 +7,7 @@ steps ``alpha_j`` and the natural norms ``n_j = r_j.M^-1 r_j`` of their residual
     |e - x_j|^2 - |e - x_k|^2 = t_j + ... + t_(k-1),   t_j = alpha_j n_j       (Hestenes & Stiefel 1952, theorem 6:1)
 
 These sums are lower bounds of ``|e - x_j|^2`` (Gauss quadratures), up to rounding also in finite precision (Strakos &
-Tichy 2002; 2005 with M). About the last iterate they say nothing. Its error is equivalent to its natural norm, at the
+Tichy 2002; 2005 with M). About the last iterate they show nothing. Its error is equivalent to its natural norm, at the
 price of one multigrid cycle:
 
     n_k / lambda_max <= |e - x_k|^2 <= n_k / lambda_min    with the extreme eigenvalues of M^-1 K
@@ -70,10 +70,7 @@ class Correction(ABC):
 class ConjugateGradients(Correction):
     """Conjugate gradients from zero, with the energy norm of their error; NoEstimate when K or M is not definite.
 
-    Args:
-        matrix: K.
-        pc: M, set up.
-        residual: Right-hand side; taken over.
+    The right-hand side is taken over.
 
     Attributes:
         terms: The t_j, one for each step.
@@ -140,13 +137,8 @@ class DirectSolution(Correction):
 class Linearisation:
     """A problem linearised at its present solution, which satisfies the Dirichlet conditions. Collective.
 
-    Args:
-        problem: The problem. With an energy its corrections come from conjugate gradients with multigrid, otherwise
-            from MUMPS; options with the prefix ``surrogate_`` choose another preconditioner.
-        outputs: Output fields of the case.
-
-    Attributes:
-        norm: Norm at this solution.
+    With an energy the corrections come from conjugate gradients with multigrid, otherwise from MUMPS; options with the
+    prefix ``surrogate_`` choose another preconditioner. ``norm`` is that of the outputs at this solution.
     """
 
     def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
@@ -189,7 +181,7 @@ class Linearisation:
         self.norm.destroy()
 
     def _set_coordinates(self) -> None:
-        """Give multigrid the coordinates of a deformed body: it then keeps the rigid body modes."""
+        """Give multigrid the coordinates of a deformed body: its coarse spaces then have the rigid body modes."""
         space = self._problem.solution.function_space
         dim = space.mesh.geometry.dim
         if space.dofmap.bs == dim > 1:

@@ -25,13 +25,7 @@ ADVICE = "train the operator longer or nearer to such problems; 'lrsa-coupled ev
 
 @final
 class Surrogate:
-    """A trained operator that answers to a given accuracy.
-
-    Args:
-        case: The case.
-        guess: Operator for it.
-        problem: Problem to solve.
-        accept: Relative accuracy.
+    """A trained operator that answers to a given relative accuracy.
 
     Raises:
         ValueError: If ``accept`` is out of range.
@@ -56,7 +50,7 @@ class Surrogate:
             return dataclasses.replace(result, seconds=seconds)
         logger.warning("no certificate (%s); the default solve takes over", result.reason)
         atol = self.case.rtol * reference_norm(self.problem)
-        default = GuardedSolver([], CaseTarget(self.case, self.problem, atol), Always()).solve()
+        default = GuardedSolver([], CaseTarget(self.case, self.problem, atol), Always()).solve_once()
         seconds["solve"] = seconds.get("solve", 0.0) + default.seconds["solve"]
         default = dataclasses.replace(default, seconds=seconds, used_fallback=True)
         result = dataclasses.replace(result, seconds=seconds, advice=ADVICE, fallback=default)

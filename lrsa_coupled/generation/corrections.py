@@ -53,10 +53,7 @@ class CorrectionParameters:
 class CorrectionProblem(Unknown):
     """The correction of a residual, both divided by the L2 norm of the density: the residual over the lumped mass.
 
-    Args:
-        parameters: The parameters.
-        problem: The problem of the case, which shares its solution with this one.
-        density: The residual as a density.
+    The problem of the case shares its solution with this one.
     """
 
     parameters: CorrectionParameters
@@ -66,12 +63,7 @@ class CorrectionProblem(Unknown):
 
 @final
 class CorrectionCase(Case[CorrectionProblem]):
-    """Corrections of the residuals of a linear case: its inputs and the residual to the error that has it.
-
-    Args:
-        make_case: Makes the linear case of given options.
-        options: Those of the case.
-    """
+    """Corrections of the residuals of a linear case: its inputs and the residual to the error that has it."""
 
     def __init__(self, make_case: type[Case[Any]], options: Any = None) -> None:
         self.default_options = make_case.default_options
@@ -88,7 +80,6 @@ class CorrectionCase(Case[CorrectionProblem]):
         return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(SAMPLING.max_iterations + 1)))
 
     def mesh(self, comm: MPI.Comm, parameters: CorrectionParameters, resolution: int) -> Mesh:
-        """Make the mesh of the case's problem. Collective."""
         return self.case.mesh(comm, self._given(parameters), resolution)
 
     def problem(self, mesh: Mesh, parameters: CorrectionParameters) -> CorrectionProblem:
@@ -150,8 +141,7 @@ class SamplingSolver(Solver):
         right.scale(-1.0)
         exact = self.make(problem, self.rtol * right.norm())
         found = self._run(matrix, right)
-        result = exact.solve()
-        exact.destroy()
+        result = exact.solve_once()
         solution = solution_vector(problem)
         solution.axpy(-1.0, found)
         right.axpy(-1.0, matrix * found)
@@ -160,9 +150,6 @@ class SamplingSolver(Solver):
         for item in (matrix, right, found, solution):
             item.destroy()
         return result
-
-    def destroy(self) -> None:
-        """Do nothing: all is freed at the end of a solve."""
 
     def _run(self, matrix: PETSc.Mat, right: PETSc.Vec) -> PETSc.Vec:
         """Return what the Krylov method has found."""

@@ -215,11 +215,8 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
 
 
 def _create(case: Case, config: Config, folder: Path) -> None:
-    create(
-        folder,
-        _card(case, config),
-        defaults={"method": case.default_method, "options": dataclasses.asdict(case.default_options)},
-    )
+    defaults = {"method": case.default_method, "options": dataclasses.asdict(case.default_options)}
+    create(folder, _card(case, config), defaults=defaults)
     configuration.save(config, folder)
 
 

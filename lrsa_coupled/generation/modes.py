@@ -42,10 +42,6 @@ class ModesCase(Case[ModesProblem]):
     The operator sees those inputs of the case that determine the pencil. ``options.modes`` is the number of modes; the
     other options are the case's.
 
-    Args:
-        make_case: Makes the case of given options.
-        options: Those of the case, and ``modes``.
-
     Raises:
         ValueError: If the case has no spectrum, or the number of modes is not positive.
     """
@@ -70,11 +66,9 @@ class ModesCase(Case[ModesProblem]):
         self.resolution, self.rtol = self.case.resolution, self.case.rtol
 
     def sample(self, rng: np.random.Generator) -> Any:
-        """Draw a problem of the case."""
         return self.case.sample(rng)
 
     def mesh(self, comm: MPI.Comm, parameters: Any, resolution: int) -> Mesh:
-        """Make the mesh of the case. Collective."""
         return self.case.mesh(comm, parameters, resolution)
 
     def problem(self, mesh: Mesh, parameters: Any) -> ModesProblem:
@@ -130,13 +124,7 @@ class ModesCase(Case[ModesProblem]):
 
 @final
 class ModesSolver(Solver):
-    """Puts the lowest modes of a pencil, as many as its solution has components, into the solution.
-
-    Args:
-        spectrum: Finds them.
-        problem: The pencil.
-        rtol: Relative tolerance.
-    """
+    """Puts the lowest modes of a pencil, as many as its solution has components, into the solution."""
 
     def __init__(self, spectrum: Spectrum, problem: ModesProblem, rtol: float) -> None:
         self.spectrum, self.problem, self.rtol = spectrum, problem, rtol
@@ -154,9 +142,6 @@ class ModesSolver(Solver):
         return SolveResult(
             modes.converged, modes.reason, text, modes.iterations, modes.residual, {"solve": modes.seconds}
         )
-
-    def destroy(self) -> None:
-        """Do nothing: all is freed at the end of a solve."""
 
 
 def symmetries_of_points(schema: Schema) -> tuple[Symmetry, ...]:

@@ -83,8 +83,8 @@ def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: 
 def in_order(parameters: Sequence[Any]) -> list[int]:
     """Order samples by nearest neighbours: each is followed by the nearest of those that remain, the first one stays.
 
-    The distance is Euclidean over the real numbers of the parameters, those of one parameter (a tuple of amplitudes,
-    say) divided by the root of the sum of their variances. Integers, seeds and counts, do not take part.
+    The distance is Euclidean over the real numbers of the parameters, those of one parameter (as a tuple of
+    amplitudes) divided by the root of the sum of their variances. Integers, seeds and counts, do not take part.
 
     Source: Wang et al. (2024), Accelerating data generation for neural operators via Krylov subspace recycling, ICLR.
     """

@@ -19,12 +19,8 @@ DIGITS = 10
 class SampleGatherer:
     """Gathers solved problems on one mesh to rank 0; what depends on the mesh alone is gathered once, and read-only.
 
-    On one rank the nodes keep the order of the degrees of freedom; on several they are sorted by coordinates, so that
-    the order does not depend on the partition. Collective: making and calling.
-
-    Args:
-        case: The case.
-        problem: A problem on the mesh.
+    On one rank the nodes have the order of the degrees of freedom; on several they are sorted by coordinates, so that
+    the order does not depend on the partition. Collective: making, from a problem on the mesh, and calling.
     """
 
     def __init__(self, case: Described, problem: Unknown) -> None:

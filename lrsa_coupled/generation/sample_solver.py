@@ -27,12 +27,8 @@ from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, Problem, Reus
 class SampleSolver:
     """Meshes, solves and gathers the samples of chains; reuse and the previous solution as guess are looked after here.
 
-    A case on one mesh has its mesh, spaces and forms made once, whatever the settings. Collective: all methods.
-
-    Args:
-        case: The case.
-        config: Says how, in ``config.generate``.
-        comm: The ranks that share a sample.
+    A case on one mesh has its mesh, spaces and forms made once, whatever the settings. The ranks of ``comm`` share a
+    sample. Collective: all methods.
     """
 
     def __init__(self, case: Case, config: Config, comm: MPI.Comm) -> None:
@@ -53,16 +49,11 @@ class SampleSolver:
         self._previous.forget()
 
     def solve(self, index: int, guesses: Sequence[InitialGuess]) -> SampleRecord | None:
-        """Sample, mesh and solve; a failure becomes a record with its reason.
+        """Sample, mesh and solve; a failure becomes a record with its reason. Returns None above rank 0.
 
-        Args:
-            index: The sample.
-            guesses: Those of a sample for which nothing is reused.
-
-        Returns:
-            The sample, None above rank 0.
+        ``guesses`` are those of a sample for which nothing is reused.
         """
-        started = time.perf_counter()
+        started, arrays = time.perf_counter(), None
         parameters = sample_parameters(self.case, self._seed, index)
         text = json.dumps(asdict(parameters))
         try:
@@ -73,9 +64,8 @@ class SampleSolver:
         except (ImportError, OSError, TypeError, ValueError):
             raise
         except Exception as error:  # noqa: BLE001 - recorded with the sample
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            record = SampleRecord(index, "failed", reason, text, 0, float("nan"), time.perf_counter() - started, None)
-            return record if self.comm.rank == 0 else None
+            result = SolveResult(False, f"{type(error).__name__}: {error}".splitlines()[0], "", 0, float("nan"))
+            seconds = time.perf_counter() - started
         status = "ok" if result.converged else "failed"
         record = SampleRecord(index, status, result.reason, text, result.iterations, result.residual, seconds, arrays)
         return record if self.comm.rank == 0 else None

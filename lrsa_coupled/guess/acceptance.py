@@ -31,11 +31,8 @@ def accept(problem: Problem, max_residual: float) -> Acceptance:
     is taken at the start of its path. For any other problem the residual norm decides, Dirichlet rows left out.
 
     Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The guess is
-    left as it was, but for drawing back; a rejected one leaves zeros.
-
-    Args:
-        problem: Problem whose solution holds the guess, Dirichlet values exact.
-        max_residual: Largest ratio of the residual norms that is accepted.
+    left as it was, but for drawing back; a rejected one leaves zeros. Its Dirichlet values must be exact.
+    ``max_residual`` is the largest ratio of the residual norms that is accepted.
     """
     guess = problem.solution.x.array.copy()
     if problem.energy is None:

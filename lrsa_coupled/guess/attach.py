@@ -112,12 +112,7 @@ class AttachedGuess:
         problem.solve = solve
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
-        """Solve with a bare SNES or KSP as ``solver.solve(b, x)`` does. Collective.
-
-        Args:
-            b: Right-hand side.
-            x: Holds the script's own guess and then the solution.
-        """
+        """Solve with a bare SNES or KSP as ``solver.solve(b, x)``; ``x`` holds the script's own guess. Collective."""
 
         def run(nonzero: bool) -> None:
             assign(self.what.solution, x)
@@ -137,16 +132,11 @@ class AttachedGuess:
 
     def _solve(self, run: Run) -> None:
         make = SNESTarget if isinstance(self.solver, PETSc.SNES) else KSPTarget
-        solver = GuardedSolver(self.guesses, make(self.solver, self.what, run, self._hooks), self.policy)
-        solver.solve()
-        solver.destroy()
+        GuardedSolver(self.guesses, make(self.solver, self.what, run, self._hooks), self.policy).solve_once()
 
 
 def _settings(options: PETSc.Options) -> GuessConfig:
     """Read the settings of the guess from PETSc's options."""
-    given = {
-        item.name: parse(options.getString(f"lrsa_guess_{item.name}"))
-        for item in dataclasses.fields(GuessConfig)
-        if options.hasName(f"lrsa_guess_{item.name}")
-    }
+    names = [f.name for f in dataclasses.fields(GuessConfig) if options.hasName(f"lrsa_guess_{f.name}")]
+    given = {name: parse(options.getString(f"lrsa_guess_{name}")) for name in names}
     return update(GuessConfig(), given, where="PETSc options", prefix="lrsa_guess_")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import final
 
 from lrsa_coupled.guess.target import SolverTarget
@@ -19,9 +18,8 @@ class ExtrapolatedGuess(InitialGuess):
         self.name, self.trajectory = name, trajectory
 
     def put(self, problem: Problem) -> Guess:
-        started = time.perf_counter()
         self.trajectory.extrapolate(problem, self.name)
-        return Guess(seconds={"transfer": time.perf_counter() - started})
+        return Guess()
 
 
 def step_target(solver: Solver, problem: Problem, atol: float, default: InitialGuess) -> SolverTarget:

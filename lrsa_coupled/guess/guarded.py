@@ -22,24 +22,16 @@ logger = logging.getLogger(__name__)
 
 @final
 class GuardedSolver(SequenceSolver):
-    """Solves from the guess that a policy chooses; the answer meets the tolerance whatever the guess.
+    """Solves a target from the guess that a policy chooses; the answer meets the tolerance whatever the guess.
 
-    Args:
-        guesses: Initial guesses of different names; without any the solve is the default one.
-        target: What to solve, and how.
-        policy: Chooses, and keeps what came of it; shared by all solves of a run.
+    The guesses have different names; without any the solve is the default one. All solves of a run share the policy.
     """
 
     def __init__(self, guesses: Sequence[InitialGuess], target: Target, policy: Policy) -> None:
         self.guesses, self.target, self.policy = {guess.name: guess for guess in guesses}, target, policy
 
     def solve(self) -> SolveResult:
-        """Choose, solve and note what it cost. Collective.
-
-        Returns:
-            ``seconds`` has transfer, inference and solve; ``iterations`` counts those of failed attempts, too;
-            ``used_fallback`` when a guess was given up.
-        """
+        """Choose, solve and note what it cost; ``seconds`` has transfer, inference and solve. Collective."""
         target, comm, started = self.target, self.target.problem.mesh.comm, time.perf_counter()
         kind = kind_of(target.problem)
         choice = self.policy.choose(kind, list(self.guesses))
@@ -50,13 +42,14 @@ class GuardedSolver(SequenceSolver):
             outcome = "converged" if result.converged else f"failed: {result.reason}"
         else:
             guess = self.guesses[choice.name].put(target.problem)
+            seconds["transfer"] = time.perf_counter() - started
             seconds |= guess.seconds
             first, outcome = self._attempt(guess, choice, started)
             elapsed = time.perf_counter() - started
             risk = slowest(comm, _risk(elapsed, first))
             if outcome != "converged":
                 dropped = first is not None and first.converged  # by the solver, at no further cost
-                wasted = slowest(comm, sum(guess.seconds.values()) if dropped else elapsed)
+                wasted = slowest(comm, sum(seconds.values()) if dropped else elapsed)
                 if guess.accepted:
                     logger.warning("the %s guess is given up, %s; the default solve takes over", choice.name, outcome)
             result = self._or_default(first, guess.iterations)

@@ -25,7 +25,7 @@ class LearnedGuess(InitialGuess):
 
     Args:
         predictor: The operator.
-        described: Case or script that gives the features of a problem; ``bind`` sets it later.
+        described: Case or script that gives the features of a problem; set by ``bind`` where None.
         nodes: Those of all problems to come, when they share one unknown.
         max_distance: Standard deviations from the problems of the training up to which the operator is evaluated.
     """

@@ -8,32 +8,34 @@ from typing import final
 
 from mpi4py import MPI
 
+HARDER = 1.5
+"""How many times harder than expected a problem may be."""
+
 
 @final
 class Monitor:
     """Called by the solver after each iteration; returns whether to end the solve.
 
     A solve goes on past its budget while the residual norm falls to less than ``stalled`` in an iteration, the mean of
-    the last two, and while it would end before a default solve of a problem ``harder`` than expected. For that the norm
+    the last two, and while it would end before a default solve ``HARDER`` than expected. For that the norm
     is taken to fall as that of Newton's method near a solution: the number of digits gained doubles with each
     iteration.
 
     Args:
         comm: Ranks of the problem.
-        atol: Tolerance of the residual norm.
+        atol: Tolerance.
         started: When the guess was begun, ``time.perf_counter()`` [s].
         budget: What a guess that fails may cost [s].
         expected: What a default solve is expected to cost [s].
         stalled: Reduction of the residual norm in an iteration from which Newton's method is not near a solution.
-        harder: How many times harder than expected a problem may be.
 
     Attributes:
         reason: Why the solve was ended, None when it was not.
     """
 
     def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float,
-                 stalled: float = 0.5, harder: float = 1.5) -> None:  # fmt: skip
-        self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, harder * expected
+                 stalled: float) -> None:  # fmt: skip
+        self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, HARDER * expected
         self.started, self.budget = started, budget
         self.reason: str | None = None
         self._norms: list[float] = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -27,11 +26,7 @@ class NearestSample:
     The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled
     to unit variance over the data set. The fields are interpolated linearly on the Delaunay triangulation of the
     sample's nodes; nodes outside it take the nearest value. The tree over the parameters and the last triangulation are
-    reused.
-
-    Args:
-        store: Data set.
-        indices: Which of its solved samples, all when None; each is read once.
+    reused. ``indices`` are those of solved samples, all when None; each is read once.
 
     Raises:
         ValueError: If the data set holds no solved sample.
@@ -70,12 +65,7 @@ class NearestSample:
 
 @final
 class NearestGuess(InitialGuess):
-    """The fields of the nearest sample, with the problem's own Dirichlet values.
-
-    Args:
-        case: The case.
-        samples: Samples of the case.
-    """
+    """The fields of the nearest sample of a case, with the problem's own Dirichlet values."""
 
     name = "nearest"
 
@@ -83,19 +73,12 @@ class NearestGuess(InitialGuess):
         self.case, self.samples = case, samples
 
     def put(self, problem: Problem) -> Guess:
-        started = time.perf_counter()
         nodes = NodeSet(problem, self.case.schema.outputs)
         index = self.samples.find(self.case.features(problem).scalars, dataclasses.asdict(problem.parameters))
         nodes.scatter(self.samples.values(index, nodes.points), problem.solution)
         set_dirichlet(problem)
-        return Guess(seconds={"transfer": time.perf_counter() - started})
+        return Guess()
 
 
 def _row(scalars: Array, parameters: Mapping[str, Any]) -> Array:
-    return scalars if scalars.size else np.array(_numbers([parameters[name] for name in sorted(parameters)]))
-
-
-def _numbers(value: float | Sequence[Any]) -> list[float]:
-    if isinstance(value, Sequence):
-        return [number for item in value for number in _numbers(item)]
-    return [float(value)]
+    return scalars if scalars.size else np.hstack([np.ravel(parameters[name]) for name in sorted(parameters)])

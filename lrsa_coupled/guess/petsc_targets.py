@@ -50,14 +50,7 @@ class Hooks:
 
 
 class _PETScTarget(Target):
-    """A solve by an object of a script; its settings are put back afterwards.
-
-    Args:
-        solver: The object.
-        problem: Its unknown, which holds the script's own guess.
-        run: Solves.
-        hooks: Those of the object.
-    """
+    """A solve by an object of a script, whose settings are put back; the unknown holds the script's own guess."""
 
     def __init__(self, solver: PETSc.SNES | PETSc.KSP, problem: Unknown, run: Run, hooks: Hooks) -> None:
         self.solver, self.problem, self.run, self.hooks = solver, problem, run, hooks

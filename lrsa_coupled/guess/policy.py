@@ -1,6 +1,6 @@
 """Policies of the guarded solver: which guess a solve begins with, and how much it may cost.
 
-``Always`` takes the first guess. ``Adaptive`` keeps a record: the wall time of the last solves by each choice (a guess,
+``Always`` takes the first guess. ``Adaptive`` has a record: the wall time of the last solves by each choice (a guess,
 or ``DEFAULT``), transfer, inference and failed attempts included, of problems of about the same size on as many ranks.
 Each choice is measured once, the default solve first, as the budget of the others is a share of it; then the one of
 least geometric mean is taken. Another is tried when for all the record shows it may be faster, as long as such trials
@@ -129,11 +129,7 @@ class Policy(ABC):
 
 @final
 class Always(Policy):
-    """Takes the first guess for every solve; no choice depends on a time.
-
-    Args:
-        max_iterations: Newton iterations allowed to a guess before the default solve, None for the solver's own limit.
-    """
+    """Takes the first guess for every solve, with a limit of Newton iterations; no choice depends on a time."""
 
     log_level = logging.DEBUG
 
@@ -162,19 +158,21 @@ class Tolerances:
     first_spread: float = 0.3
 
 
+TOLERANCES = Tolerances()
+
+
 class _Record:
     """Times of the choices on problems of one kind."""
 
-    def __init__(self, tolerances: Tolerances, logs: Mapping[str, Sequence[float]] | None = None) -> None:
-        self.tolerances = tolerances
-        self.logs = {name: deque(values, maxlen=tolerances.window) for name, values in (logs or {}).items()}
+    def __init__(self, logs: Mapping[str, Sequence[float]] | None = None) -> None:
+        self.logs = {name: deque(values, maxlen=TOLERANCES.window) for name, values in (logs or {}).items()}
         self.lost = self.total = 0.0
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}
 
     def add(self, choice: str, seconds: float) -> None:
-        logs = self.logs.setdefault(choice, deque(maxlen=self.tolerances.window))
+        logs = self.logs.setdefault(choice, deque(maxlen=TOLERANCES.window))
         logs.append(math.log(max(seconds, 1e-9)))
 
     def mean(self, choice: str) -> float:
@@ -183,7 +181,7 @@ class _Record:
     def affordable(self, choice: str, best: str) -> bool:
         """Return whether one more trial of a choice leaves the time lost on trials within its share."""
         times = {name: math.exp(self.mean(name)) for name in (choice, best)}
-        return self.lost + times[choice] - times[best] <= self.tolerances.trials * (self.total + times[choice])
+        return self.lost + times[choice] - times[best] <= TOLERANCES.trials * (self.total + times[choice])
 
     def covers(self, choice: str, budget: float) -> bool:
         """Return whether what guesses may still lose is enough for this one."""
@@ -198,10 +196,10 @@ class _Record:
         """Return the mean less a standard error, the spread being that of all choices together."""
         squares = [(np.array(values) - np.mean(values)) ** 2 for values in self.logs.values()]
         freedom = sum(len(values) - 1 for values in squares)
-        spread = self.tolerances.first_spread
+        spread = TOLERANCES.first_spread
         if freedom:
             spread = math.sqrt(sum(values.sum() for values in squares) / freedom)
-        return self.mean(choice) - max(spread, self.tolerances.least_spread) / math.sqrt(len(self.logs[choice]))
+        return self.mean(choice) - max(spread, TOLERANCES.least_spread) / math.sqrt(len(self.logs[choice]))
 
     def times(self, *names: str) -> str:
         """Return the mean times, for people."""
@@ -213,24 +211,22 @@ class Adaptive(Policy):
     """Takes what the record of costs promises to be fastest; the text of the module has the rules.
 
     Args:
-        settings: Budget, limits and where the record is kept.
+        settings: Budget, limits and the file of the record.
         names: Names of the guesses.
         guess_first: Whether a guess that is not measured goes before the default solve, with ``max_iterations`` as its
             limit: where a program makes one solve, measuring the default would be all that it does.
-        tolerances: Numbers of the rules.
 
     Raises:
         ValueError: If a name is doubled or ``DEFAULT``, or the file of the record holds something else.
     """
 
-    def __init__(self, settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False,
-                 tolerances: Tolerances | None = None) -> None:  # fmt: skip
+    def __init__(self, settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False) -> None:
         super().__init__()
         if len({*names, DEFAULT}) != len(names) + 1:
             raise ValueError(f"guesses need names of their own, none of them '{DEFAULT}', got {', '.join(names)}")
         self.settings, self.names, self.guess_first = settings, tuple(names), guess_first
-        self.tolerances, self.max_distance = tolerances or Tolerances(), settings.max_distance
-        self._records = _read(Path(settings.record), self.tolerances) if settings.record else {}
+        self.max_distance = settings.max_distance
+        self._records = _read(Path(settings.record)) if settings.record else {}
 
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
         record, settings = self._record(kind), self.settings
@@ -277,7 +273,7 @@ class Adaptive(Policy):
         return "\n".join(self._line(name) for name in (*self.names, DEFAULT))
 
     def _record(self, kind: str) -> _Record:
-        return self._records.setdefault(kind, _Record(self.tolerances))
+        return self._records.setdefault(kind, _Record())
 
     def _choose(self, record: _Record, names: Sequence[str]) -> tuple[str, str]:
         number = len(self.decisions)
@@ -310,7 +306,7 @@ Gate = Adaptive
 """The adaptive policy under its earlier name."""
 
 
-def _read(path: Path, tolerances: Tolerances) -> dict[str, _Record]:
+def _read(path: Path) -> dict[str, _Record]:
     """Read the record of an earlier run, if there is one; version 0.1 names the default solve 'classical'."""
     if not path.exists():
         return {}
@@ -319,7 +315,7 @@ def _read(path: Path, tolerances: Tolerances) -> dict[str, _Record]:
         records = {}
         for kind, times in content.items():
             logs = {name: [float(value) for value in values] for name, values in times.items()}
-            records[kind] = _Record(tolerances, {DEFAULT if n == "classical" else n: log for n, log in logs.items()})
+            records[kind] = _Record({DEFAULT if n == "classical" else n: log for n, log in logs.items()})
         return records
     except (OSError, ValueError, TypeError, AttributeError) as error:
         text = f"{path} is not a record of costs of initial guesses ({error}): remove it or name another file"

@@ -74,14 +74,7 @@ class _CaseTarget(Target):
 
 @final
 class CaseTarget(_CaseTarget):
-    """A problem solved from a guess by the solver that its case makes for that, by default by a method of the case.
-
-    Args:
-        case: The case.
-        problem: Problem to solve.
-        atol: Absolute tolerance of the residual norm.
-        method: Name of the method, None for the case's default.
-    """
+    """A problem solved from a guess by ``Case.solver``, by default by a method of the case, None for its default."""
 
     def __init__(self, case: Case, problem: Problem, atol: float, *, method: str | None = None) -> None:
         super().__init__(problem, atol)
@@ -91,9 +84,7 @@ class CaseTarget(_CaseTarget):
         solver = self.case.solver(self.problem, self.atol, max_iterations=max_iterations)
         if check is not None:
             solver.monitor(check)
-        result = solver.solve()
-        solver.destroy()
-        return result
+        return solver.solve_once()
 
     def by_default(self) -> SolveResult:
         return solve_from_zero(self.case, self.problem, self.atol, method=self.method)
@@ -101,13 +92,9 @@ class CaseTarget(_CaseTarget):
 
 @final
 class SolverTarget(_CaseTarget):
-    """A problem, often one of a sequence, and a solver that exists already.
+    """A problem, often one of a sequence, and a solver that exists already, which is freed with the target.
 
-    Args:
-        solver: Solves from a guess; it is freed with the target.
-        problem: Problem to solve.
-        atol: Absolute tolerance of the residual norm.
-        default: Solves the problem without a guess.
+    ``default`` solves the problem to an absolute tolerance without a guess.
     """
 
     def __init__(
@@ -148,7 +135,4 @@ class SolverTarget(_CaseTarget):
 def solve_from_zero(case: Case, problem: Problem, atol: float, *, method: str | None = None) -> SolveResult:
     """Solve by a method of the case, None for its default. Collective."""
     problem.solution.x.array[:] = 0.0
-    solver = case.methods()[method or case.default_method](problem, atol)
-    result = solver.solve()
-    solver.destroy()
-    return result
+    return case.methods()[method or case.default_method](problem, atol).solve_once()
