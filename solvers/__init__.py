@@ -1,1 +1,1 @@
-"""Classical solvers on PETSc and SLEPc, for any communicator; none of them imports torch."""
+"""Solvers on PETSc and SLEPc, for any communicator; none of them imports torch."""

@@ -96,7 +96,6 @@ class ContinuationSolver(Solver):
         return dataclasses.replace(result, iterations=iterations)
 
     def destroy(self) -> None:
-        """Free the Newton solver. Collective."""
         self.newton.destroy()
 
     def _first(self, control: StepControl) -> tuple[float, float]:

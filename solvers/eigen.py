@@ -154,8 +154,8 @@ def _ritz_weights(stiffness: Array, mass: Array, count: int) -> Array:
     """Solve the projected problem on what is not dependent of the basis."""
     sizes = np.sqrt(np.diag(mass))
     values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))
-    kept = values > 1e-12 * values.max()  # the others depend on them
-    unit = vectors[:, kept] / np.sqrt(values[kept]) / sizes[:, None]
+    independent = values > 1e-12 * values.max()
+    unit = vectors[:, independent] / np.sqrt(values[independent]) / sizes[:, None]
     return unit @ np.linalg.eigh(unit.T @ stiffness @ unit)[1][:, :count]
 
 

@@ -13,7 +13,7 @@ zero, for any A and PC;
 The recycled space survives new operators (``KSPSetOperators``), PCs and tolerances. It is dropped by ``KSPReset``, by
 another size, by other options, and by a second ``KSPSetFromOptions``, for which petsc4py makes a new context. Memory: 2
 (k + m) vectors, touched when needed. The PC works on the right and the norm is that of b - A x, whatever
-``-ksp_pc_side`` and ``-ksp_norm_type`` say beside ``-ksp_type``.
+``-ksp_pc_side`` and ``-ksp_norm_type`` are beside ``-ksp_type``.
 
 Source: Parks, de Sturler, Mackey, Johnson, Maiti (2006), "Recycling Krylov subspaces for sequences of linear systems",
     SIAM J. Sci. Comput. 28.
@@ -200,11 +200,11 @@ class GCRODR:
 
     def _deflate(self, matrix: PETSc.Mat) -> None:
         """Find W such that C = A U W is orthonormal, without what depends on other columns; U stays as it is."""
-        k, kept = self.recycle, self.dimension
-        if kept and not self._imaged:
-            self._multiply(matrix, self._space[:, k - kept : k], self._images[:, k - kept : k])
-        self._imaged, self._weights = False, np.eye(kept)
-        for _ in range(2 if kept else 0):
+        k, size = self.recycle, self.dimension
+        if size and not self._imaged:
+            self._multiply(matrix, self._space[:, k - size : k], self._images[:, k - size : k])
+        self._imaged, self._weights = False, np.eye(size)
+        for _ in range(2 if size else 0):
             images = self._images[:, k - self._weights.shape[1] : k]
             weights = self._comm.bcast(whitening(total(images.T @ images, self._comm)))
             self._weights = self._weights @ weights
@@ -221,16 +221,16 @@ class GCRODR:
 
     def _recycle(self, steps: int, *, image: bool) -> None:
         """Replace U by combinations of [U Z], and C by their images if the solve goes on. Collective."""
-        k, kept, rank = self.recycle, self.dimension, self._weights.shape[1]
-        space, images = self._space[:, k - kept : k + steps], self._images[:, k - rank : k + steps + 1]
+        k, size, rank = self.recycle, self.dimension, self._weights.shape[1]
+        space, images = self._space[:, k - size : k + steps], self._images[:, k - rank : k + steps + 1]
         whole, g = block_diag(self._weights, np.eye(steps)), np.eye(rank + steps + 1, rank + steps)
         g[:, rank:] = self._hessenberg[: rank + steps + 1, :steps]  # A [U Z] diag(W, 1) = [C V] G
         cross = total(space.T @ images, self._comm)
         if self.ritz == "harmonic":
             ritz = harmonic(g, cross.T @ whole)
         else:  # M Z = V and M = M^T
-            between = cross[:kept, rank:-1]
-            mass = np.block([[self._mass[:kept, :kept], between], [between.T, cross[kept:, rank:-1]]])
+            between = cross[:size, rank:-1]
+            mass = np.block([[self._mass[:size, :size], between], [between.T, cross[size:, rank:-1]]])
             basis, stiff = whitening(whole.T @ (mass + mass.T) @ whole), whole.T @ cross @ g
             ritz = basis @ eigh(basis.T @ (stiff + stiff.T) @ basis)[1]
         sizes = np.linalg.norm(g @ ritz, axis=0)

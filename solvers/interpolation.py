@@ -24,8 +24,6 @@ Dofs = npt.NDArray[np.int32]
 Located = tuple[npt.NDArray[np.int64], Dofs, Array]
 """Points found on this rank: global rows ``(n,)``, local cells ``(n,)``, reference coordinates there ``(n, d)``."""
 
-SIMPLICES = (CellType.interval, CellType.triangle, CellType.tetrahedron)
-
 
 def interpolation_matrix(source: FunctionSpace, target: FunctionSpace, *, reach: float = 0.0) -> PETSc.Mat:
     """Make the matrix that takes a function on one mesh to its values at the nodes of a space on another mesh.
@@ -84,7 +82,7 @@ def constrain(prolongation: PETSc.Mat, coarse_dofs: Dofs, fine_dofs: Dofs) -> PE
         fine_dofs: The same of the fine space; their rows become empty.
 
     Returns:
-        Matrix ``(fine dofs, free coarse dofs)``; the free dofs are numbered in the order they had.
+        Matrix ``(fine dofs, free coarse dofs)``, in the order they had.
     """
     (first_row, end_row), columns_range = prolongation.getOwnershipRange(), prolongation.getOwnershipRangeColumn()
     free = np.ones(columns_range[1] - columns_range[0], dtype=np.bool_)
@@ -106,11 +104,12 @@ def set_two_grid(pc: PETSc.PC, prolongation: PETSc.Mat) -> None:
     itself. The defaults are set on the objects where they have setters: the level solvers read their options at the
     set-up, when ours are no longer in the database.
 
-    Collective: yes. Memory: ``pc`` keeps a reference to ``prolongation``.
+    Collective: yes. Memory: ``pc`` holds a reference to ``prolongation``.
 
     Args:
         pc: Preconditioner with its prefix set, before its set-up; the operator may be set later and change its values.
         prolongation: Matrix of ``interpolation_matrix``, after ``constrain`` where there are Dirichlet conditions.
+
     Source: Trottenberg, Oosterlee & Schüller (2001), Multigrid, ch. 2.
     """
     pc.setType(PETSc.PC.Type.MG)
@@ -139,7 +138,8 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
             raise ValueError(f"the {name} must have values at points as degrees of freedom, got {element}")
     mesh = source.mesh
     cell, degree = mesh.topology.cell_type, mesh.geometry.cmaps[0].degree
-    if cell not in SIMPLICES or degree != 1 or mesh.geometry.dim != mesh.topology.dim:
+    simplices = (CellType.interval, CellType.triangle, CellType.tetrahedron)
+    if cell not in simplices or degree != 1 or mesh.geometry.dim != mesh.topology.dim:
         got = f"{cell.name} cells of degree {degree} in dimension {mesh.geometry.dim}"
         raise ValueError(f"the source mesh must be of affine simplices that fill its space, got {got}")
     if MPI.Comm.Compare(mesh.comm, target.mesh.comm) not in (MPI.IDENT, MPI.CONGRUENT):

@@ -1,4 +1,4 @@
-"""Linear problems, and sequences of them, by PETSc KSP: MUMPS unless the options say otherwise."""
+"""Linear problems, and sequences of them, by PETSc KSP: MUMPS unless the options choose another solver."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
 
+PREFIX = "linear_"
+
 
 class LinearSolver(SequenceSolver):
     """KSP on an affine problem, from the values in ``problem.solution``.
@@ -24,9 +26,8 @@ class LinearSolver(SequenceSolver):
     Args:
         problem: Linear problem.
         atol: Absolute tolerance, in the norm the KSP monitors (``-linear_ksp_norm_type``).
-        prefix: Options prefix of the KSP.
         max_iterations: KSP iterations before the solve is given up; 1000 when None.
-        options: Defaults of this solver under the prefix instead of MUMPS; the command line wins.
+        options: Defaults of this solver under the prefix ``linear_`` instead of MUMPS; the command line wins.
         setup_cost: Cost of a new preconditioner in iterations: it is reused for the next problems of a sequence while
             it pays, see ``_Reuse``; None makes a new one for each.
 
@@ -34,7 +35,7 @@ class LinearSolver(SequenceSolver):
         ValueError: If the problem is not linear or ``atol`` not positive.
     """
 
-    def __init__(self, problem: Problem, atol: float, *, prefix: str = "linear_", max_iterations: int | None = None,
+    def __init__(self, problem: Problem, atol: float, *, max_iterations: int | None = None,
                  options: Mapping[str, str] | None = None, setup_cost: float | None = None) -> None:  # fmt: skip
         _check(problem, atol)
         self.problem = problem
@@ -45,13 +46,13 @@ class LinearSolver(SequenceSolver):
         self.correction = self.residual.duplicate()
         self._work = self.residual.duplicate()
         self.ksp = PETSc.KSP().create(problem.mesh.comm)
-        self.ksp.setOptionsPrefix(prefix)
+        self.ksp.setOptionsPrefix(PREFIX)
         # A reused preconditioner is of a matrix that no longer changes.
         self._preconditioned = None if self._reuse is None else self.matrix.copy()
         self.ksp.setOperators(self.matrix, self._preconditioned)
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=1000 if max_iterations is None else max_iterations)
-        self._prefix, self._defaults = prefix, options or MUMPS
-        with default_options(prefix, self._defaults):
+        self._defaults = options or MUMPS
+        with default_options(PREFIX, self._defaults):
             self.ksp.setFromOptions()
         self._max_iterations = self.ksp.max_it
         if self._preconditioned is not None:
@@ -70,7 +71,7 @@ class LinearSolver(SequenceSolver):
         self.matrix.zeroEntries()
         assemble_matrix(self.matrix, problem.jacobian, bcs=list(problem.bcs))
         self.matrix.assemble()
-        if not PETSc.Options(self._prefix).hasName("ksp_atol"):
+        if not PETSc.Options(PREFIX).hasName("ksp_atol"):
             self.ksp.setTolerances(atol=atol)
         if self._reuse is None:
             self.ksp.setOperators(self.matrix)
@@ -78,7 +79,6 @@ class LinearSolver(SequenceSolver):
             self._update_preconditioner()
 
     def solve(self) -> SolveResult:
-        """Solve to ``atol``. Collective."""
         started = time.perf_counter()
         self._assemble_residual()
         self.residual.scale(-1.0)
@@ -100,7 +100,6 @@ class LinearSolver(SequenceSolver):
                            {"solve": time.perf_counter() - started})  # fmt: skip
 
     def destroy(self) -> None:
-        """Free the KSP with its matrix and vectors. Collective."""
         for item in (self.ksp, self.matrix, self._preconditioned, self.residual, self.correction, self._work):
             if item is not None:
                 item.destroy()
@@ -110,7 +109,7 @@ class LinearSolver(SequenceSolver):
         limit = self._max_iterations if self._reuse is None else min(self._max_iterations, self._reuse.limit)
         self.ksp.setTolerances(max_it=limit)
         try:
-            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
+            with default_options(PREFIX, self._defaults):  # the factorisation reads its own at the first use
                 self.ksp.solve(self.residual, self.correction)
         except PETSc.Error as error:
             return f"PETSc error {error.ierr}", False

@@ -1,4 +1,4 @@
-"""Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options say otherwise.
+"""Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options choose others.
 
 A problem with an energy is minimised: the line search lowers the energy, not the residual norm, where it is defined;
 where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The guess has
@@ -102,15 +102,12 @@ class NewtonSolver(SequenceSolver):
         self._allowance = 0.0
 
     def solve(self) -> SolveResult:
-        """Solve to ``atol``. Collective."""
         return self.solve_loosely(0.0)
 
     def solve_loosely(self, rtol: float, max_iterations: int | None = None) -> SolveResult:
         """Solve until the residual norm has fallen to ``atol`` or by the factor ``rtol``. Collective.
 
-        Args:
-            rtol: Relative tolerance; 0 asks for ``atol``.
-            max_iterations: Newton iterations before the solve is given up; None takes the solver's own.
+        ``max_iterations`` replaces the limit of the solver.
         """
         limit = self.max_iterations if max_iterations is None else max_iterations
         self.snes.setTolerances(rtol=max(rtol, 1e-50), atol=self.atol, stol=0.0, max_it=limit)
@@ -127,14 +124,10 @@ class NewtonSolver(SequenceSolver):
         except PETSc.Error as error:
             reason, converged = f"PETSc error {error.ierr}", False
         return SolveResult(
-            converged=converged,
-            reason=reason,
-            advice="" if converged else advice(reason),
-            iterations=self.snes.getIterationNumber(),
+            converged, reason, "" if converged else advice(reason), self.snes.getIterationNumber(),
+            self.snes.getFunctionNorm(), {"solve": time.perf_counter() - started},
             linear_iterations=self.snes.getLinearSolveIterations(),
-            residual=self.snes.getFunctionNorm(),
-            seconds={"solve": time.perf_counter() - started},
-        )
+        )  # fmt: skip
 
     def monitor(self, check: Callable[[int, float], bool]) -> None:
         def call(snes: PETSc.SNES, iteration: int, norm: float) -> None:
@@ -167,13 +160,11 @@ class NewtonSolver(SequenceSolver):
         u.scatter_forward()
         value = min(energy(self.problem), DESCENT.undefined)
         if value < DESCENT.undefined and snes.getFunctionNorm() < DESCENT.near * self.atol:
-            self._allowance += DESCENT.rounding * abs(
-                value
-            )  # PETSc has no slack of its own: later energies come out lower
+            # PETSc has no slack of its own: later energies come out lower.
+            self._allowance += DESCENT.rounding * abs(value)
         return value - self._allowance
 
     def destroy(self) -> None:
-        """Free the SNES with its matrix and vectors. Collective."""
         for item in (self.snes, self._nonlinear.A, self._nonlinear.b, self._nonlinear.x):
             item.destroy()
 

@@ -13,6 +13,9 @@ from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
 from lrsa_coupled.solvers.newton import DESCENT, NewtonSolver
 
+MAX_REPEATS = 4
+"""Of the last stage."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -41,17 +44,16 @@ class RelaxedSolver(Solver):
     Args:
         newton: Solver of a problem with an energy and a relaxation.
         stages: Stages in their order.
-        max_repeats: How often the last stage is repeated at most.
 
     Raises:
         ValueError: If the problem has no energy or no relaxation, or there is no stage.
     """
 
-    def __init__(self, newton: NewtonSolver, stages: Sequence[Stage], *, max_repeats: int = 4) -> None:
+    def __init__(self, newton: NewtonSolver, stages: Sequence[Stage]) -> None:
         path = newton.problem.relaxation
         if path is None or newton.problem.energy is None or not stages:
             raise ValueError("a relaxed solve needs a problem with an energy and a relaxation, and at least one stage")
-        self.newton, self.stages, self.max_repeats = newton, tuple(stages), max_repeats
+        self.newton, self.stages = newton, tuple(stages)
         self.path: Continuation = path
         self._stopped = False
 
@@ -83,7 +85,6 @@ class RelaxedSolver(Solver):
         self.newton.monitor(noted)
 
     def destroy(self) -> None:
-        """Free the Newton solver. Collective."""
         self.newton.destroy()
 
     def _stages(self) -> Iterator[Stage]:
@@ -95,7 +96,7 @@ class RelaxedSolver(Solver):
         near = DESCENT.near * self.newton.atol
         if own != eased and (own == math.inf or self.newton.solve_loosely(0.0, 0).residual > near):
             yield from self.stages
-            for _ in range(self.max_repeats):
+            for _ in range(MAX_REPEATS):
                 if energy(problem) < math.inf:
                     break
                 yield self.stages[-1]

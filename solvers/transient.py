@@ -133,15 +133,9 @@ class TimeStepper:
         return self._begun + (self.number + 1) * self._step
 
     def begin(self, initial: Array, step: float, *, begun: float = 0.0) -> None:
-        """Begin a trajectory; the solution holds zeros. Collective.
+        """Begin a trajectory at the time ``begun`` with owned and ghost values of a state; the solution holds zeros.
 
-        Args:
-            initial: Owned and ghost values of the first state.
-            step: Size dt of the steps.
-            begun: Time of the first state.
-
-        Raises:
-            ValueError: If the step is not positive.
+        Collective. ValueError unless the step dt is positive.
         """
         if not step > 0.0:
             raise ValueError(f"the time step must be positive, got {step}")
@@ -159,11 +153,9 @@ class TimeStepper:
         self._set_up()
 
     def follow(self, other: TimeStepper, transfer: Callable[[fem.Function], Array]) -> None:
-        """Go to the present step of a stepper on another mesh; the solution holds zeros. Collective.
+        """Go to the step of a stepper of the same evolution on another mesh; the solution holds zeros. Collective.
 
-        Args:
-            other: Of the same evolution and scheme.
-            transfer: Values of a function of the other space at the owned degrees of freedom of this one.
+        ``transfer`` gives values of a function of the other space at the owned degrees of freedom of this one.
         """
         for mine, theirs in zip(self.history[: other.known], other.history, strict=False):
             values = transfer(theirs)
@@ -179,10 +171,8 @@ class TimeStepper:
     def extrapolated(self, name: str) -> Array:
         """Return one of ``EXTRAPOLATIONS``, of lower order while states are too few, with ghosts. Collective: no."""
         weights = EXTRAPOLATIONS[name][min(self.known, len(EXTRAPOLATIONS[name])) - 1]
-        result: Array = np.zeros_like(self.base.x.array)
-        for weight, state in zip(weights, self.history, strict=False):
-            result = result + weight * state.x.array
-        return result
+        states = zip(weights, self.history, strict=False)
+        return sum((weight * state.x.array for weight, state in states), start=np.zeros_like(self.base.x.array))
 
     def put(self, name: str) -> None:
         """Put one of ``EXTRAPOLATIONS``, with the Dirichlet values, into the solution. Collective: no."""
