@@ -20,21 +20,15 @@ GROWTH = 6.0
 def cavity_mesh(
     comm: MPI.Comm, centre: tuple[float, float], semi_axes: tuple[float, float], *, angle: float, resolution: int
 ) -> Mesh:
-    """Mesh the unit square less an ellipse; no ellipse when the semi-axes are zero.
-
-    Collective: rank 0 meshes, the cells are then distributed.
+    """Mesh the unit square less an ellipse, none when the semi-axes are zero, see ``gmsh_mesh``. Collective.
 
     Raises:
         ValueError: If the ellipse does not lie inside the square or the resolution is below 4, on all ranks.
-        ImportError: If gmsh or a system library it needs is missing, on all ranks.
     """
     if resolution < 4:
         raise ValueError(f"the cavity needs a resolution of at least 4 cells a side, got {resolution}")
-    along, across = (
-        np.multiply(semi_axes, (np.cos(angle), np.sin(angle))),
-        np.multiply(semi_axes, (np.sin(angle), np.cos(angle))),
-    )
-    reach = np.array([np.hypot(*along), np.hypot(*across)])
+    c, s = np.cos(angle), np.sin(angle)
+    reach = np.linalg.norm(np.multiply(semi_axes, [(c, s), (s, c)]), axis=1)
     if np.any(np.asarray(centre) - reach <= 0.0) or np.any(np.asarray(centre) + reach >= 1.0):
         raise ValueError(
             f"the obstacle must lie inside the unit square, got centre {centre}, semi-axes {semi_axes}, angle {angle}"
@@ -68,13 +62,12 @@ def _size_field(gmsh: ModuleType, resolution: int) -> None:
         distance, threshold = field.add("Distance"), field.add("Threshold")
         field.setNumbers(distance, entities, tags)
         field.setNumber(distance, "Sampling", 200)
-        reach = (INSIDE - smallest) / GROWTH
         sizes = {
             "InField": distance,
             "SizeMin": smallest / resolution,
             "SizeMax": INSIDE / resolution,
             "DistMin": 0.0,
-            "DistMax": reach,
+            "DistMax": (INSIDE - smallest) / GROWTH,
         }
         for key, value in sizes.items():
             field.setNumber(threshold, key, value)

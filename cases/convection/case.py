@@ -112,7 +112,6 @@ class ConvectionCase(Case[ConvectionProblem]):
         return draw_trajectory(rng, o.time_step or time_step, (o.slowest, o.fastest))
 
     def _at_step(self, parameters: ConvectionParameters, step: int) -> ConvectionParameters:
-        """Return the parameters of a step of the same trajectory."""
         return dataclasses.replace(parameters, step=step)
 
     def mesh(self, comm: MPI.Comm, parameters: ConvectionParameters, resolution: int) -> Mesh:
@@ -153,12 +152,10 @@ class ConvectionCase(Case[ConvectionProblem]):
 
     @property
     def fixed_mesh(self) -> FixedMesh[ConvectionProblem]:
-        """The mesh is the same for all flows."""
         return FixedMesh(self._update, self._sequence)
 
     @property
     def trajectory(self) -> Trajectory[ConvectionProblem]:
-        """Samples are time steps."""
         return Trajectory(
             self.options.steps, self._at_step, self._advance, lambda p, name: p.stepper.put(name), self.extrapolations
         )

@@ -249,7 +249,6 @@ class DarcyCase(Case[DarcyProblem]):
 
     @property
     def fixed_mesh(self) -> FixedMesh[DarcyProblem]:
-        """The mesh is the same for all media."""
         return FixedMesh(self._update, self._sequence)
 
     @property

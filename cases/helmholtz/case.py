@@ -139,7 +139,6 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         return create_unit_cube(comm, resolution, resolution, resolution)
 
     def problem(self, mesh: Mesh, parameters: HelmholtzParameters) -> HelmholtzProblem:
-        """Set up forms, spaces and boundary conditions. Collective."""
         space = fem.functionspace(mesh, ("P", 1))
         slowness, source = fem.Function(fem.functionspace(mesh, ("DG", 0))), fem.Function(space)
         grid = Grid(space.tabulate_dof_coordinates()[:, : self.dim], NUM_MODES[self.dim])
@@ -157,7 +156,8 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         """Set medium and source; the medium of a cell is the mean over its vertices. Collective: no."""
         at_nodes = np.exp(problem.grid.sum(parameters.medium))
         problem.slowness.x.array[:] = at_nodes[problem.node_space.dofmap.list].mean(axis=1)
-        problem.source.x.array[:] = _source(parameters, problem.grid.points)
+        distance = np.linalg.norm(problem.grid.points - np.array(parameters.source), axis=1)
+        problem.source.x.array[:] = np.exp(-((distance / SOURCE_WIDTH) ** 2))
         problem.solution.x.array[:] = 0.0
         return dataclasses.replace(problem, parameters=parameters)
 
@@ -202,7 +202,6 @@ class HelmholtzCase(Case[HelmholtzProblem]):
 
     @property
     def fixed_mesh(self) -> FixedMesh[HelmholtzProblem]:
-        """The mesh is the same for all media."""
         return FixedMesh(self._update, self._sequence)
 
     @property
@@ -236,8 +235,3 @@ def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, s
     return (
         ufl.inner(ufl.grad(solution), ufl.grad(test)) - squared_wave_number * solution * test - source * test
     ) * ufl.dx
-
-
-def _source(parameters: HelmholtzParameters, x: Array) -> Array:
-    distance = np.linalg.norm(x - np.array(parameters.source), axis=1)
-    return np.exp(-((distance / SOURCE_WIDTH) ** 2))

@@ -134,14 +134,7 @@ class HyperelasticCase(Case[Problem]):
         )
 
     def mesh(self, comm: MPI.Comm, parameters: HyperelasticParameters, resolution: int) -> Mesh:
-        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width; all parameters share the mesh.
-
-        Collective: rank 0 meshes, the cells are then distributed.
-
-        Raises:
-            ValueError: If the resolution is below 2, on all ranks.
-            ImportError: If gmsh or a system library it needs is missing, on all ranks.
-        """
+        """Mesh the block with unstructured tetrahedra, ``resolution`` to a width, the same for all parameters."""
         if resolution < 2:
             raise ValueError(f"the resolution of hyperelastic is at least 2 tetrahedra to a width, got {resolution}")
 
@@ -167,20 +160,13 @@ class HyperelasticCase(Case[Problem]):
         residual = ufl.derivative(energy, displacement, ufl.TestFunction(space))
         mesh.topology.create_connectivity(2, 3)
         clamped = locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], 0.0))
-
-        def set_share(value: float) -> None:
-            share.value = value
-
-        def set_bound(value: float) -> None:
-            bound.value = value
-
         return Problem(
             mesh=mesh, parameters=parameters, solution=displacement, residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, displacement)),
             bcs=[fem.dirichletbc(np.zeros(3), fem.locate_dofs_topological(space, 2, clamped), space)],
             node_space=node_space, energy=fem.form(energy),
-            continuation=Continuation(set_share, start=0.0, target=1.0),
-            relaxation=Continuation(set_bound, start=STAGES[0].value, target=0.0),
+            continuation=Continuation(partial(setattr, share, "value"), start=0.0, target=1.0),
+            relaxation=Continuation(partial(setattr, bound, "value"), start=STAGES[0].value, target=0.0),
         )  # fmt: skip
 
     def features(self, problem: Problem) -> Features:
@@ -219,7 +205,6 @@ class HyperelasticCase(Case[Problem]):
 
     @property
     def interpolation(self) -> Callable[[Problem, Problem], PETSc.Mat]:
-        """Interpolate."""
         return lambda source, target: interpolation_matrix(source.node_space, target.node_space)
 
 
