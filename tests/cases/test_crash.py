@@ -19,7 +19,7 @@ from lrsa_coupled.data.format import ARRAYS
 from lrsa_coupled.data.store import DataStore
 from tests.helpers import mpiexec, plain_environment
 
-KILLS = int(os.environ.get("LRSA_KILLS", "3"))
+KILLS = int(os.environ.get("LRSA_KILLS", "2"))
 SAMPLES = 10 * KILLS
 TOOL = [
     sys.executable,

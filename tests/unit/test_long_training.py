@@ -43,14 +43,14 @@ def environment():
 
 
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(data, tmp_path):
-    changes = {"epochs": 60, "save_every": 0.0, "ema": 0.99, "optimizer": "muon"}
+    changes = {"epochs": 30, "save_every": 0.0, "ema": 0.99, "optimizer": "muon"}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     train(data, tmp_path / "whole", with_training(**changes))
     torch.set_num_threads(threads)
     command = [sys.executable, "-c", TRAIN, str(data), str(tmp_path / "parts"), json.dumps(changes)]
     state, kills, generator = tmp_path / "parts" / "last" / "state.json", 0, random.Random(0)
-    while kills < 3:
+    while kills < 2:
         process = subprocess.Popen(command, cwd=ROOT, env=environment())
         before = state.read_bytes() if state.exists() else b""
         while process.poll() is None and (not state.exists() or state.read_bytes() == before):
@@ -109,14 +109,14 @@ def test_micro_batches_add_up_to_the_batch(data, tmp_path, num_points):
 def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
     seen, step = [], loop.take_step
 
-    def watched(run, batches, *, number):
+    def recorded(run, batches, *, number):
         loss = step(run, batches, number=number)
         seen.append([weight.detach().clone() for weight in run.model.parameters()])
         first.append(run)
         return loss
 
     first = []
-    monkeypatch.setattr(loop, "take_step", watched)
+    monkeypatch.setattr(loop, "take_step", recorded)
     torch.manual_seed(0)
     train(data, tmp_path, with_training(ema=0.5, epochs=3, validate_every=1))
     expected = None
