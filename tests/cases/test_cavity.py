@@ -141,7 +141,7 @@ def test_manufactured_orders() -> None:
     assert np.log2(coarse / fine) == pytest.approx([3.0, 2.0, 2.0], abs=0.1)
 
 
-def test_strategies_reach_the_same_solution() -> None:
+def test_methods_reach_the_same_solution() -> None:
     case = CavityCase()
     parameters = case.sample(np.random.default_rng([3, 1]))
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 16), parameters)

@@ -121,7 +121,7 @@ def test_correction_is_of_order_one_and_like_the_defect() -> None:
     assert np.corrcoef(correction, defect)[0, 1] > 0.5
 
 
-def test_all_strategies_find_the_same_state() -> None:
+def test_all_methods_find_the_same_state() -> None:
     problem, states = problem_at(3), []
     atol = 1e-9 * reference_norm(problem)
     for make in CASE.methods().values():

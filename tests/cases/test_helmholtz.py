@@ -1,4 +1,4 @@
-"""Helmholtz: order of the discretisation, what the strategies find, the medium, variants."""
+"""Helmholtz: order of the discretisation, what the methods find, the medium, variants."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_manufactured_orders(dim: int, resolutions: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("dim", "resolution", "wave_number"), [(2, 60, 20.0), (3, 16, 8.0)])
-def test_strategies_find_the_same_field(dim: int, resolution: int, wave_number: float) -> None:
+def test_methods_find_the_same_field(dim: int, resolution: int, wave_number: float) -> None:
     case = HelmholtzCase(HelmholtzOptions(dim=dim, wave_number=wave_number))
     parameters = sample_parameters(case, 1, 0)
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, resolution), parameters)

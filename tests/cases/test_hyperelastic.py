@@ -140,7 +140,7 @@ def test_the_energy_is_undefined_where_an_element_is_turned_inside_out() -> None
     assert not np.isfinite(fem.assemble_scalar(problem.energy))
 
 
-def test_all_strategies_solve_all_samples() -> None:
+def test_all_methods_solve_all_samples() -> None:
     """Newton's method from zero meets an indefinite tangent in three of the four."""
     case = HyperelasticCase()
     solved = dict.fromkeys(case.methods(), 0)

@@ -2,7 +2,7 @@
 
 A comment before a block, ``<!-- test: ... -->``, changes what is done with it:
 
-* ``setup NAME``: what the text takes for granted, a function ``setup_NAME`` below, is made first;
+* ``setup NAME``: what the text takes as given, a function ``setup_NAME`` below, is made first;
 * ``file PATH``: the block is the file of this name;
 * ``run VERB EXTRA | VERB EXTRA``: the commands of these verbs are run, with further arguments that make them cheap;
 * ``skip REASON``: the block needs what a test does not have.

@@ -102,7 +102,7 @@ def test_operations_follow_from_few_points():
     assert cost.seconds > 0.0 and cost.memory > 0 and cost.error == ""
 
 
-def test_what_does_not_fit_is_said():
+def test_what_does_not_fit_is_an_error_of_the_row():
     work = Work(of_kind(SMALL, "transolver"), 10**6, repeats=1, memory_share=0.01)
     assert measure(work).error == "out of memory"
 
