@@ -68,8 +68,7 @@ def training_batches(
 def split_samples(count: int, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions of training and validation samples: the last ``fraction`` of a permutation, at least one.
 
-    Raises:
-        ValueError: If fewer than two samples are given or ``fraction`` leaves nothing to train on.
+    ValueError for fewer than two samples, or a ``fraction`` that leaves nothing to train on.
     """
     if count < 2:
         raise ValueError(f"training needs at least 2 solved samples, the data set has {count}: generate more")

@@ -70,12 +70,8 @@ class DataCard:
 def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None = None) -> None:
     """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
 
-    What only training reads, symmetries and loss weights, is brought up to date.
-
-    Args:
-        folder: Where it is.
-        card: Content of ``dataset.json``.
-        defaults: Settings, options of the case among them, that a card does not hold when it is older than they are.
+    What only training reads, symmetries and loss weights, is brought up to date. ``defaults`` are settings, options of
+    the case among them, that a card does not hold when it is older than they are.
 
     Raises:
         ValueError: If the folder holds a data set made otherwise; the first mismatch is named.
@@ -94,11 +90,7 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
 
 
 def read_card(folder: Path) -> DataCard:
-    """Read the card of a data set.
-
-    Raises:
-        ValueError: If it is missing or damaged, or of another version.
-    """
+    """Read the card of a data set; ValueError when it is missing or damaged, or of another version."""
     path = folder / NAME
     if not path.exists():
         raise ValueError(f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'")

@@ -106,7 +106,6 @@ class PointDataset:
     ``4 V`` bytes a cell, together ``memory_gib`` at most; and 2 kB a sample.
 
     Attributes:
-        card: Content of ``dataset.json``; ``schema`` is its schema.
         indices: Index in the data set of each sample.
         sizes_S: Number of nodes of each sample.
         fits: Whether all samples are in memory.
@@ -192,10 +191,8 @@ class PointDataset:
         """
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
         if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.schema.dim + 1:
-            raise ValueError(
-                f"the gradient loss needs simplices, the cells have {vertices} vertices: "
-                "set training.gradient_weight to 0"
-            )
+            found = f"the gradient loss needs simplices, the cells have {vertices} vertices"
+            raise ValueError(f"{found}: set training.gradient_weight to 0")
         if draw.rows_BN is None:
             meshes: dict[int, list[_Sample]] = {}
             for sample in samples:
@@ -217,7 +214,7 @@ class PointDataset:
         return self._whole([self._sample(sample)], with_cells=with_cells)
 
     def _whole(self, samples: Sequence[_Sample], *, with_cells: bool) -> Batch:
-        """Return all nodes of samples on one mesh."""
+        """The samples are on one mesh."""
         geometry_BNX = samples[0].geometry.table.expand(len(samples), -1, -1)
         values_BNX = torch.stack([sample.table for sample in samples])
         cells_EV = samples[0].geometry.cells.to(torch.int64) if with_cells else None
@@ -232,11 +229,8 @@ class PointDataset:
 
     def _read_all(self) -> bool:
         """Read all samples; False when they do not fit in memory."""
-        for sample in progress(range(len(self)), description="reading samples", delay=2.0):
-            self._sample(sample)
-            if len(self._cache) <= sample:
-                return False
-        return True
+        places = progress(range(len(self)), description="reading samples", delay=2.0)
+        return all(self._sample(place) and len(self._cache) > place for place in places)
 
     def _sample(self, sample: int) -> _Sample:
         """Return a sample, read when it is not in memory."""
@@ -284,16 +278,17 @@ def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
 
 
 def _check_sample(index: int, arrays: SampleArrays, *, schema: Schema) -> None:
-    num_points, num_outputs = len(arrays.points), schema.num_outputs
-    expected: dict[str, tuple[npt.NDArray[Any], tuple[int, ...]]] = {
-        "points": (arrays.points, (num_points, schema.dim)),
-        "mass": (arrays.mass, (num_points,)),
-        "inputs": (arrays.inputs, (num_points, schema.num_inputs)),
-        "outputs": (arrays.outputs, (num_points, num_outputs)),
-        "constrained": (arrays.constrained, (num_points, num_outputs)),
-        "scalars": (arrays.scalars, (len(schema.scalars),)),
+    num_points = len(arrays.points)
+    shapes = {
+        "points": (num_points, schema.dim),
+        "mass": (num_points,),
+        "inputs": (num_points, schema.num_inputs),
+        "outputs": (num_points, schema.num_outputs),
+        "constrained": (num_points, schema.num_outputs),
+        "scalars": (len(schema.scalars),),
     }
-    for name, (values, shape) in expected.items():
+    for name, shape in shapes.items():
+        values = getattr(arrays, name)
         if values.shape != shape:
             raise ValueError(f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: {CORRUPT}")
         if not np.isfinite(values).all():

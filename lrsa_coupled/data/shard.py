@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -30,8 +29,7 @@ SMALLEST = 512
 """Bytes of the shortest user block of an HDF5 file."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, array_like=True):
     """A sample in the header; ``solved`` is 0 or 1."""
 
     index: int
@@ -47,13 +45,7 @@ class Entry:
         return cls(record.index, *sizes)
 
 
-def rows(entries: Iterable[Entry]) -> list[list[int]]:
-    """Return entries as JSON has them; ``Entry(*row)`` is the way back."""
-    return [[*vars(entry).values()] for entry in entries]
-
-
-@dataclass(frozen=True)
-class Header:
+class Header(msgspec.Struct, frozen=True, array_like=True):
     """Header of a shard: digest of the bytes after its first ``size``, and its samples."""
 
     digest: str
@@ -64,10 +56,7 @@ class Header:
 def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     """Write samples as a new shard of the data set ``folder``, by atomic rename, and return its path.
 
-    Collective: no; every rank writes its own samples.
-
-    Raises:
-        OSError: If the folder cannot be written.
+    Collective: no; every rank writes its own samples. OSError when the folder cannot be written.
     """
     records = sorted(records, key=lambda record: record.index)
     entries = [Entry.of(record) for record in records]
@@ -87,11 +76,7 @@ def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a shard.
-
-    Raises:
-        ValueError: If it is damaged or the file is no shard.
-    """
+    """Read the header of a shard; ValueError when it is damaged or the file is no shard."""
     with open(path, "rb") as stream:
         raw = stream.read(SMALLEST)
         while (signature := stream.read(len(SIGNATURE))) != SIGNATURE:
@@ -101,8 +86,8 @@ def read_header(path: Path) -> Header:
             raw += signature + rest
     if digest([raw[33:]]).encode() != raw[:32]:
         raise ValueError(f"shard {path} is damaged: the header does not fit its digest")
-    values = json.loads(raw[33:])
-    return Header(values["digest"], len(raw), tuple(Entry(*row) for row in values["samples"]))
+    values = msgspec.json.decode(raw[33:])
+    return msgspec.convert((values["digest"], len(raw), values["samples"]), Header)
 
 
 def is_whole(path: Path, header: Header) -> bool:
@@ -120,8 +105,7 @@ Geometries = dict[str, dict[str, npt.NDArray[Any]]]
 def read_arrays(file: h5py.File, index: int, geometries: Geometries) -> SampleArrays | None:
     """Read the arrays of one sample of an open shard, None when it was not solved; a geometry is read once and shared.
 
-    Raises:
-        KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
+    KeyError, TypeError, OSError, RuntimeError or ValueError when it is not there or damaged.
     """
     group = file[f"samples/{index:08d}"]
     name = str(group.attrs["geometry"])
@@ -139,11 +123,7 @@ def read_arrays(file: h5py.File, index: int, geometries: Geometries) -> SampleAr
 
 
 def read_sample(file: h5py.File, index: int, geometries: Geometries) -> SampleRecord:
-    """Read one sample of an open shard and check its digest.
-
-    Raises:
-        KeyError, TypeError, OSError, RuntimeError or ValueError: If it is not there or damaged.
-    """
+    """Read one sample of an open shard and check its digest; errors as ``read_arrays``."""
     attributes = file[f"samples/{index:08d}"].attrs
     values: dict[str, Any] = {name: kind(attributes[name]) for name, kind in ATTRIBUTES.items()}
     record = SampleRecord(index=index, **values, arrays=read_arrays(file, index, geometries))
@@ -191,8 +171,7 @@ def _write_arrays(group: h5py.Group, arrays: SampleArrays, types: Mapping[str, A
 
 
 def _header_bytes(body: str, entries: Sequence[Entry], size: int) -> bytes:
-    text = json.dumps({"digest": body, "samples": rows(entries)}, separators=(",", ":")) + "\n"
-    rest = text.encode().ljust(size - 33)
+    rest = (msgspec.json.encode({"digest": body, "samples": entries}) + b"\n").ljust(size - 33)
     return digest([rest]).encode() + b"\n" + rest
 
 

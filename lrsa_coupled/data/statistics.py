@@ -11,13 +11,9 @@ from lrsa_coupled.data.store import DataStore
 
 @dataclass(frozen=True)
 class FieldStatistics:
-    """Of one component of a field over all samples and their domains.
+    """Of one component of a field over all samples and their domains; ``name`` has its number when there are several.
 
-    Args:
-        name: Name of the field, with the number of the component when it has several.
-        mean: Mean over samples and domain.
-        standard_error: Of the mean, from the spread of the samples' means; 0 for a single sample.
-        variance: About ``mean``, over samples and domain.
+    ``standard_error`` is that of the mean, from the spread of the samples' means; 0 for a single sample.
     """
 
     name: str

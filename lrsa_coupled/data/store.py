@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import final
 
 import h5py
+import msgspec
 
 from lrsa_coupled.data import shard
 from lrsa_coupled.data.card import read_card
@@ -27,22 +27,15 @@ MOST_TIMES = 1000
 
 @dataclass(frozen=True)
 class Damage:
-    """A shard that is not as it was written.
-
-    Args:
-        path: The shard.
-        lost: Samples that cannot be read any more; None when it is not known which the shard had.
-        kept: Samples that still fit their digests.
-    """
+    """A shard that is not as it was written; ``lost`` is None when it is not known which samples it had."""
 
     path: Path
     lost: tuple[int, ...] | None
     kept: tuple[int, ...]
 
     def __str__(self) -> str:
-        lost = (
-            "samples of unknown number" if self.lost is None else f"sample {', '.join(map(str, self.lost)) or 'none'}"
-        )
+        known = f"sample {', '.join(map(str, self.lost))}" if self.lost else "no sample"
+        lost = "samples of unknown number" if self.lost is None else known
         return f"shard {self.path} is damaged: {lost} lost, {len(self.kept)} still readable"
 
 
@@ -51,8 +44,6 @@ class DataStore:
     """A data set opened for reading. Collective: no. Memory: some 100 bytes a sample.
 
     Attributes:
-        folder: Folder of the data set.
-        card: Content of ``dataset.json``.
         headers: Headers of the shards by path.
         entries: Header entry of each sample present, by index, in ascending order.
         damaged: Shards whose header is damaged.
@@ -106,15 +97,12 @@ class DataStore:
         """Return the cost of all samples, failed ones too: the sum of wall time x ranks of the last ``generate`` [s].
 
         Only attributes are read, the bytes of the shards are not checked. Of more than ``MOST_TIMES`` samples evenly
-        spaced ones stand for all.
-
-        Raises:
-            ValueError: If a shard cannot be read.
+        spaced ones stand for all. ValueError when a shard cannot be read.
         """
         by_shard = sorted(self.entries, key=lambda index: (self._shard[index], index))  # each file is opened once
         some = by_shard[:: max(1, math.ceil(len(by_shard) / MOST_TIMES))]
         total = math.fsum(self._read(index, shard.read_seconds, check=False) for index in some)
-        return _ranks_per_sample(self.folder) * total * len(by_shard) / max(1, len(some))
+        return max(1, generate_setting(self.folder, "ranks_per_sample", 1)) * total * len(by_shard) / max(1, len(some))
 
     def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
         """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed."""
@@ -127,11 +115,8 @@ class DataStore:
 
     def write_index(self) -> None:
         """Write ``index.json``. Call on one rank."""
-        shards = {
-            path.name: [header.digest, header.size, shard.rows(header.entries)] for path, header in self.headers.items()
-        }
-        text = json.dumps(shards, separators=(",", ":"))
-        write_text_atomically(self.folder / INDEX, f"{digest([text.encode()])}\n{text}\n")
+        text = msgspec.json.encode({path.name: header for path, header in self.headers.items()})
+        write_text_atomically(self.folder / INDEX, f"{digest([text])}\n{text.decode()}\n")
 
     def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T], *, check: bool = True) -> T:
         path = self._shard[index]
@@ -171,12 +156,12 @@ class DataStore:
         return Damage(path, lost, tuple(sorted(kept)))
 
 
-def _ranks_per_sample(folder: Path) -> int:
-    """Return the ranks that shared a sample in the last ``generate``, 1 when its configuration is lost."""
+def generate_setting(folder: Path, name: str, default: int) -> int:
+    """Return a setting of the last ``generate``, ``default`` when its configuration is lost."""
     try:
-        return max(1, int(read_json(folder / "config.json")["generate"]["ranks_per_sample"]))
+        return int(read_json(folder / "config.json")["generate"][name])
     except (OSError, ValueError, KeyError, TypeError):
-        return 1
+        return default
 
 
 def _read_index(folder: Path) -> dict[str, Header]:
@@ -185,7 +170,5 @@ def _read_index(folder: Path) -> dict[str, Header]:
         first, text = (folder / INDEX).read_text(encoding="utf-8").split("\n", 1)
     except (OSError, ValueError):
         return {}
-    if digest([text.rstrip("\n").encode()]) != first:
-        return {}
-    shards = json.loads(text).items()
-    return {name: Header(body, size, tuple(Entry(*row) for row in rows)) for name, (body, size, rows) in shards}
+    whole = digest([text.rstrip("\n").encode()]) == first
+    return msgspec.json.decode(text, type=dict[str, Header]) if whole else {}

@@ -13,12 +13,7 @@ from lrsa_coupled.data.store import Damage, DataStore
 
 @final
 class ShardWriter:
-    """Writes samples of one rank: each is a shard of its own until there are enough for a larger one in their place.
-
-    Args:
-        folder: Folder of the data set.
-        samples_per_shard: Samples of a full shard.
-    """
+    """Writes samples of one rank: each is a shard of its own until there are enough for a larger one in their place."""
 
     def __init__(self, folder: Path, samples_per_shard: int) -> None:
         self.folder = folder
