@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +77,7 @@ def make_model(operator: OperatorConfig, schema: Schema) -> Operator:
 
 
 def save(folder: Path, model: Operator, card: ModelCard) -> None:
-    """Write a checkpoint; each file appears by atomic rename, the two one right after the other. Call on one rank.
-
-    Raises:
-        OSError: If the folder cannot be written.
-    """
+    """Write a checkpoint; each file appears by atomic rename, the two one right after the other. Call on one rank."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
     weights = safetensors.torch.save(tensors)
@@ -163,20 +158,11 @@ def _parse_card(content: Mapping[str, Any], path: Path) -> ModelCard:
     if version not in (1, VERSION):
         raise ValueError(f"{path}: format version {version!r}, expected 1 or {VERSION}: install the matching release")
     if version == 1:
-        times = {"seconds": content.get("seconds") or None, "ranks": content.get("ranks", 1)}
+        times = {"version": VERSION, "seconds": content.get("seconds") or None}
         content = {**content, "schema": Schema.from_flat(content, where=where).to_json(), **times}
-    kinds = typing.get_type_hints(ModelCard)
-    plain = ("resolution", "data", "errors", "seconds", "ranks")
-    try:
-        return ModelCard(
-            schema=Schema.from_json(content["schema"], where=where),
-            operator=configuration.operator_from_card(content["operator"], version=version, where=where),
-            training=configuration.training_from_card(content["training"], version=version, where=where),
-            **{name: converted(content[name], kinds[name], where=f"{where}: {name}") for name in plain},
-        )
-    except KeyError as error:
-        raise ValueError(f"{path}: missing entry {error}: {REMEDY}") from error
-    except (TypeError, AttributeError, ValueError) as error:
-        if where in str(error):
-            raise
-        raise ValueError(f"{path}: an entry is of the wrong kind ({error}): {REMEDY}") from error
+    values = {name: converted(content.get(name), dict, where=f"{where}: {name}") for name in ("operator", "training")}
+    operator = configuration.operator_from_card(values["operator"], version=version, where=where)
+    training = configuration.training_from_card(values["training"], version=version, where=where)
+    schema = Schema.from_json(content.get("schema"), where=where)
+    known = {"schema": schema, "operator": OperatorConfig(), "training": training}  # msgspec takes no subclass here
+    return replace(converted({**content, **known}, ModelCard, where=where), operator=operator)
