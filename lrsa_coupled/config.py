@@ -77,7 +77,7 @@ class DataConfig(Section):
 class OperatorConfig(Section):
     """What every kind of operator reads; a kind adds its own settings."""
 
-    kind: str = setting("", "kind of the operator: lrsa, or flare, transolver, full, fno for comparison")
+    kind: str = setting("", "kind of the operator")
     width: Positive = setting(64, "features of a point")
     num_blocks: Positive = setting(4, "blocks one after the other")
     num_frequencies: Natural = setting(0, "octaves of sines and cosines of the coordinates among the features")
@@ -86,7 +86,7 @@ class OperatorConfig(Section):
     def variant(self, values: Mapping[str, Any], *, where: str) -> OperatorConfig:
         """Return the configuration of the kind in ``values``; ValueError for a setting of other kinds only."""
         operator = of_kind(self, values["kind"], where=where) if "kind" in values else self
-        others = {name for kind in OPERATORS.values() for name in hints(kind)} - hints(type(operator)).keys()
+        others = {name for kind in OPERATORS.values() for name in hints(kind)} - hints(operator).keys()
         for name in values:
             if name in others:
                 raise ValueError(f"{where}: 'operator.{name}' does not apply to operator.kind = {operator.kind}")
@@ -122,13 +122,22 @@ class AttentionConfig(OperatorConfig):
 
 
 @dataclass(frozen=True)
-class LrsaConfig(AttentionConfig):
-    """Low-rank spatial attention, see ``operators/lrsa.py`` for the symbols."""
+class FeedForwardConfig(AttentionConfig):
+    """What the kinds with feed-forward networks read besides."""
 
-    kind: Literal["lrsa"] = setting("lrsa", "the kind; its settings follow")
-    num_latents: Positive = setting(64, "latent tokens")
     ffn_ratio: Positive = setting(1, "hidden width of the feed-forward networks relative to the width")
     grid_skip: bool = setting(False, "add the result of the convolution to the features, too")
+
+
+KIND = "or flare, transolver, full, fno, for comparison; other settings of the operator depend on the kind"
+
+
+@dataclass(frozen=True)
+class LrsaConfig(FeedForwardConfig):
+    """Low-rank spatial attention, see ``operators/lrsa.py`` for the symbols."""
+
+    kind: Literal["lrsa"] = setting("lrsa", KIND)
+    num_latents: Positive = setting(64, "latent tokens")
     mass_weighted: bool = setting(False, "make the down attention a quadrature, for meshes that are refined locally")
     score_gain: PositiveFloat = setting(1.0, "initial gain of normalised queries and keys; a larger one is sharper")
     tied: bool = setting(False, "for ablation: use the scores of the down attention for the up attention, too")
@@ -145,27 +154,23 @@ class LrsaConfig(AttentionConfig):
 class FlareConfig(AttentionConfig):
     """FLARE, for comparison."""
 
-    kind: Literal["flare"] = setting("flare", "the kind; its settings follow")
+    kind: Literal["flare"] = setting("flare", KIND)
     num_latents: Positive = setting(64, "latent tokens")
 
 
 @dataclass(frozen=True)
-class TransolverConfig(AttentionConfig):
+class TransolverConfig(FeedForwardConfig):
     """Transolver, for comparison."""
 
-    kind: Literal["transolver"] = setting("transolver", "the kind; its settings follow")
+    kind: Literal["transolver"] = setting("transolver", KIND)
     num_latents: Positive = setting(64, "slices")
-    ffn_ratio: Positive = setting(1, "hidden width of the feed-forward networks relative to the width")
-    grid_skip: bool = setting(False, "add the result of the convolution to the features, too")
 
 
 @dataclass(frozen=True)
-class FullConfig(AttentionConfig):
+class FullConfig(FeedForwardConfig):
     """Full attention between all points, for comparison."""
 
-    kind: Literal["full"] = setting("full", "the kind; its settings follow")
-    ffn_ratio: Positive = setting(1, "hidden width of the feed-forward networks relative to the width")
-    grid_skip: bool = setting(False, "add the result of the convolution to the features, too")
+    kind: Literal["full"] = setting("full", KIND)
     qk_norm: bool = setting(True, "normalise queries and keys")
 
 
@@ -173,7 +178,7 @@ class FullConfig(AttentionConfig):
 class FnoConfig(OperatorConfig):
     """Fourier neural operator on a uniform grid, for comparison."""
 
-    kind: Literal["fno"] = setting("fno", "the kind; its settings follow")
+    kind: Literal["fno"] = setting("fno", KIND)
     num_modes: Positive = setting(8, "modes kept of an axis")
 
     @property
@@ -283,7 +288,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
         pairs.append((key.strip(), parse(text.strip())))
     pairs.sort(key=lambda pair: pair[0] != "operator.kind")  # the kind says what settings there are
     for key, value in pairs:
-        config = update(config, _nested(key, value), where="--set")
+        config = update(config, nested(key, value), where="--set")
     return config
 
 
@@ -291,7 +296,7 @@ def of_kind(operator: OperatorConfig, kind: str, *, where: str = "operator") -> 
     """Return the configuration of an operator of another kind, with the settings that both have."""
     if kind not in OPERATORS:
         raise ValueError(f"{where}: 'operator.kind': expected one of {', '.join(OPERATORS)}, got {kind!r}")
-    shared = hints(OPERATORS[kind]).keys() & hints(type(operator)).keys() - {"kind"}
+    shared = hints(OPERATORS[kind]).keys() & hints(operator).keys() - {"kind"}
     return OPERATORS[kind](**{name: getattr(operator, name) for name in shared})
 
 
@@ -316,7 +321,7 @@ def read(path: Path) -> Config:
 def operator_from_card(values: Mapping[str, Any], *, version: int, where: str) -> OperatorConfig:
     """Return the operator of a model card; one of version 1 holds the settings of all kinds, which had no effect."""
     if version == 1:
-        own = hints(OPERATORS[values.get("kind", "lrsa")])
+        own = hints(OPERATORS.get(values.get("kind", "lrsa"), LrsaConfig))
         values = _not_set({name: values[name] for name in values if name in own}, "weight_std")
     return update(LrsaConfig(), values, where=where, prefix="operator.")
 
@@ -334,7 +339,8 @@ def _not_set(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {key: None if key in names and not value else value for key, value in values.items()}
 
 
-def _nested(key: str, value: Any) -> dict[str, Any]:
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Return ``{"a": {"b": value}}`` for the key ``a.b``."""
     for part in reversed(key.split(".")):
         value = {part: value}
     return value

@@ -27,7 +27,7 @@ class Section:
         return self
 
     def __post_init__(self) -> None:
-        for name, hint in hints(type(self)).items():
+        for name, hint in hints(self).items():
             converted(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
 
 
@@ -35,7 +35,7 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
     """Return a dataclass with ``values`` (nested mappings for nested dataclasses) replaced, names and types checked."""
     changes: dict[str, Any] = {}
     base: Any = config.variant(values, where=where) if isinstance(config, Section) else config
-    types_by_name = hints(type(base))
+    types_by_name = hints(base)
     for key, value in values.items():
         name = prefix + key
         if key not in types_by_name:
@@ -51,9 +51,13 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
     return dataclasses.replace(base, **changes)
 
 
+def hints(config: Any) -> dict[str, Any]:
+    """Return the types of the fields of a dataclass, or of one of its instances, by name."""
+    return _hints(config if isinstance(config, type) else type(config))
+
+
 @functools.cache
-def hints(kind: Any) -> dict[str, Any]:
-    """Return the types of the fields of a dataclass by name."""
+def _hints(kind: Any) -> dict[str, Any]:
     found = typing.get_type_hints(kind, include_extras=True)
     return {item.name: found[item.name] for item in dataclasses.fields(kind)}
 
@@ -92,7 +96,7 @@ def describe(config: Any, prefix: str = "") -> Iterator[tuple[str, Any, str, str
         if dataclasses.is_dataclass(value):
             yield from describe(value, f"{key}.")
         else:
-            yield key, value, type_text(hints(type(config))[item.name]), item.metadata.get("doc", "")
+            yield key, value, type_text(hints(config)[item.name]), item.metadata.get("doc", "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -105,7 +109,7 @@ def _nearest_key(name: str, config: Any, prefix: str) -> str:
     """Return the nearest key; or the one of that name in a section; or the keys beside it when none is near."""
     known = [known for known, *_ in describe(config, prefix)]
     found = [key for key in known if key.endswith(f".{name}")] or difflib.get_close_matches(name, known, cutoff=0.6)
-    return nearest(found[0] if found else name, found or [prefix + key for key in hints(type(config))])
+    return nearest(found[0] if found else name, found or [prefix + key for key in hints(config)])
 
 
 def parse(text: str) -> Any:

@@ -70,12 +70,9 @@ def make_parser() -> Parser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     common = common_arguments()
     for name, path in verbs().items():
-        verb = importlib.import_module(path)
-        verb.add_arguments(
-            subparsers.add_parser(
-                name, help=verb.HELP, description=verb.HELP, parents=[common], epilog="what follows -- goes to PETSc"
-            )
-        )
+        verb, text = importlib.import_module(path), "what follows -- goes to PETSc"
+        added = subparsers.add_parser(name, help=verb.HELP, description=verb.HELP, parents=[common], epilog=text)
+        verb.add_arguments(added)
     return parser
 
 

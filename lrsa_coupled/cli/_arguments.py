@@ -53,22 +53,18 @@ def common_arguments() -> Parser:
 
 
 def add_case(parser: argparse.ArgumentParser) -> None:
-    """Add the argument CASE."""
     parser.add_argument("case", metavar="CASE", help="name of a case, or path to a case.py or its folder")
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Add the argument DATA."""
     parser.add_argument("data", type=Path, metavar="DATA", help="folder of the data set")
 
 
 def add_out(parser: argparse.ArgumentParser, text: str) -> None:
-    """Add ``--out``."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
 
 
 def add_preset(parser: argparse.ArgumentParser, default: str = "none by default") -> None:
-    """Add ``--preset``."""
     text = f"a table of presets in the case's config.toml, such as smoke or full; {default}"
     parser.add_argument("--preset", metavar="NAME", help=text)
 

@@ -65,12 +65,10 @@ def data_config(args: Namespace, data: Path) -> Config:
 def resolve(args: Namespace, base: Config) -> Config:
     """Override ``base`` by ``--config``, ``--set`` and the flags that are settings."""
     config = configuration.load(base, files=args.config, assignments=args.set)
-    flags: dict[str, dict[str, Any]] = {}
     for key, value in vars(args).items():
-        section, dot, name = key.partition(".")
-        if dot and value is not None:
-            flags.setdefault(section, {})[name] = value
-    return update(config, flags, where="command line")
+        if "." in key and value is not None:
+            config = update(config, configuration.nested(key, value), where="command line")
+    return config
 
 
 def no_petsc(verb: str, petsc: Sequence[str]) -> None:

@@ -36,9 +36,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             "in": f"{_fields(case.schema.inputs)}; scalars: {', '.join(case.schema.scalars) or 'none'}",
             "out": _fields(case.schema.outputs),
             "methods": ", ".join(methods),
-            "options": ", ".join(
-                f"{f.name} = {getattr(case.options, f.name)}" for f in dataclasses.fields(case.options)
-            ),
+            "options": ", ".join(f"{name} = {value}" for name, value in dataclasses.asdict(case.options).items()),
             "models": ", ".join("shipped" if model == "." else model for model in models),
         }.items():
             if text:

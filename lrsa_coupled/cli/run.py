@@ -31,9 +31,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Write ``data``, ``model`` and ``bench`` into the output folder; the exit code is that of ``generate``."""
     case, config, comm = start(args, petsc)
     if config.problem.seed is not None:
-        raise ValueError(
-            f"run trains and measures on samples of two seeds: leave problem.seed unset, got {config.problem.seed}"
-        )
+        text = "run trains and measures on samples of two seeds: leave problem.seed unset"
+        raise ValueError(f"{text}, got {config.problem.seed}")
     prepare(comm, args.out)
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
     code = generate_and_report(case, config, data, comm=comm, petsc=petsc)

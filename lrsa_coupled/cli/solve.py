@@ -36,16 +36,9 @@ ACCEPT = 1e-2
 
 @dataclass(frozen=True)
 class Request:
-    """One problem to solve.
+    """One problem to solve: with a learned guess when there is a ``model``, else by a ``method`` of the case.
 
-    Args:
-        case: The case.
-        config: Resolution and tolerance in ``config.problem``, use of the operator in ``config.guess``.
-        parameters: Parameters of the case.
-        folder: Where to write.
-        model: Folder of the model for a learned guess; None for a solve without one.
-        method: Name of a method of the case, None for its default; not together with ``model``.
-        accept: Relative accuracy of an answer by the model, None for a solve.
+    ``accept`` is the relative accuracy of an answer by the model, None for a solve.
     """
 
     case: Case
@@ -209,16 +202,15 @@ def write_fields(case: Case, problem: Problem, folder: Path) -> None:
 
 
 def _model(args: Namespace, case: Case) -> Path | None:
-    """Return the model to use, None for a solve without one."""
+    """Return the folder of the model to use, None for a solve without one."""
     if args.index < 0:
         raise ValueError(f"--index counts from 0, got {args.index}")
     if args.method and (args.model or args.mode == "surrogate"):
         raise ValueError("--method solves without a model, --model and --mode surrogate with one; give one of them")
     finds_modes = any(field.span for field in case.schema.outputs)
     if finds_modes and (args.model or args.mode == "surrogate"):
-        raise ValueError(
-            f"the eigensolver of '{case.name}' takes no initial guess: leave out --model and --mode surrogate"
-        )
+        remedy = "leave out --model and --mode surrogate"
+        raise ValueError(f"the eigensolver of '{case.name}' takes no initial guess: {remedy}")
     none = args.method or args.model or finds_modes
     model = args.model if none else catalog.shipped_guess(args.case)
     if model is None and args.mode == "surrogate":

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from lrsa_coupled.cli._arguments import add_data
 from lrsa_coupled.cli._startup import one_process
@@ -20,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Read every byte of a data set; the exit code is 1 when a sample is damaged or missing."""
     one_process("verify", petsc)
-    from lrsa_coupled.data.store import DataStore
+    from lrsa_coupled.data.store import DataStore, generate_setting
 
     store = DataStore(args.data, tolerant=True)
     damages = store.verify()
@@ -29,7 +27,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     broken = {damage.path for damage in damages}
     sound = {entry.index for path, header in store.headers.items() if path not in broken for entry in header.entries}
     sound |= {index for damage in damages for index in damage.kept}
-    missing = sorted(set(range(_requested(args.data))) - sound)
+    missing = sorted(set(range(generate_setting(args.data, "samples", 0))) - sound)
     if missing:
         print(f"missing: sample {', '.join(map(str, missing))}")
     damaged = f"{len(damages)} shards damaged, {len(missing)} samples to make"
@@ -37,11 +35,3 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if damages or missing:
         print("run the generate command again: it makes just those")
     return 1 if damages or missing else 0
-
-
-def _requested(folder: Path) -> int:
-    """Return the number of samples that the last generate was to make, 0 when its configuration is lost."""
-    try:
-        return int(json.loads((folder / "config.json").read_text(encoding="utf-8"))["generate"]["samples"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
