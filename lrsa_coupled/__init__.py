@@ -1,4 +1,4 @@
-"""Learned low-rank operators inside classical finite element solvers.
+"""Learned low-rank operators inside finite element solvers.
 
 The public names are loaded at their first use: importing the package loads no torch, no DOLFINx and no MPI library.
 """

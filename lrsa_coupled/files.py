@@ -17,10 +17,7 @@ import msgspec
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it is flushed to disk and renamed, on an error removed.
 
-    Collective: no; each path belongs to one process.
-
-    Raises:
-        OSError: If the folder cannot be written.
+    Collective: no; each path belongs to one process. OSError when the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

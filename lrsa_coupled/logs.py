@@ -5,30 +5,22 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import Any, final
+from typing import Any
 
 from lrsa_coupled import mpi
 
 NAME = "lrsa_coupled"
 
 
-@final
-class RankZeroFilter(logging.Filter):
-    """Lets records of rank 0 pass, and errors of any rank."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return mpi.rank() == 0 or record.levelno >= logging.ERROR
-
-
 def setup(verbosity: int = 0) -> None:
-    """Send log records to stderr: warnings at -1, information at 0, everything from 1 on."""
+    """Send records of rank 0, and errors of any, to stderr: warnings at -1, information at 0, everything from 1 on."""
     root = logging.getLogger()
     for handler in [h for h in root.handlers if h.get_name() == NAME]:
         root.removeHandler(handler)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(NAME)
     handler.setFormatter(logging.Formatter("%(message)s" if verbosity < 1 else "%(name)s: %(message)s"))
-    handler.addFilter(RankZeroFilter())
+    handler.addFilter(lambda record: mpi.rank() == 0 or record.levelno >= logging.ERROR)
     root.addHandler(handler)
     level = {-1: logging.WARNING, 0: logging.INFO}.get(max(verbosity, -1), logging.DEBUG)
     logging.getLogger(NAME).setLevel(level)
@@ -45,13 +37,8 @@ def progress(
 ) -> Any:
     """Return a tqdm bar; silent on ranks above 0 and until ``setup`` has asked for information. Collective: no.
 
-    Args:
-        iterable: What to go through; None for a bar moved by ``update``.
-        description: Text before the bar.
-        unit: What is counted.
-        delay: Time before the bar appears [s].
-        total: Number of steps, when ``iterable`` has no length.
-        done: Number of steps taken before.
+    The bar appears after ``delay`` [s]. Without ``iterable`` it is moved by ``update``, up to ``total``; ``done`` steps
+    were taken before.
     """
     from tqdm import tqdm
 

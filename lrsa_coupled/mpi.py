@@ -86,14 +86,11 @@ def share[T](comm: MPI.Comm, function: Callable[[], T]) -> T:
     """
     if comm.size == 1:
         return function()
-    value, error = None, None
-    if comm.rank == 0:
+    with collective_errors(comm):
         try:
-            value = function()
-        except Exception as caught:  # noqa: BLE001 - see collective_errors
-            error = caught
-    _wait(comm.Ibarrier())
-    raise_on_all_ranks(comm, error)
+            value = function() if comm.rank == 0 else None
+        finally:
+            _wait(comm.Ibarrier())
     return comm.bcast(value, root=0)
 
 
@@ -114,10 +111,10 @@ def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] 
 
 @final
 class SharedCounter:
-    """Counts from 0 for all ranks: each number is handed out once, without waiting for other ranks.
+    """Counts from 0 for all ranks, each number once, without waiting for other ranks. Making it is collective.
 
-    Making and freeing are collective. It lives in a window of rank 0 that is locked once: a lock for each number would
-    wait for the next MPI call of rank 0. The atomic fetch-and-add does not, where the network has atomics.
+    Its window is locked once: a lock for each number would wait for the next MPI call of rank 0. The atomic
+    fetch-and-add does not, where the network has atomics.
     """
 
     def __init__(self, comm: MPI.Intracomm) -> None:

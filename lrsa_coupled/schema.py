@@ -26,12 +26,12 @@ class Field:
     """A named quantity given at the node set.
 
     Args:
-        name: Name of the quantity, unique among the inputs or outputs of a case.
+        name: Unique among the inputs or outputs of a case.
         components: Number of values at a node.
-        unit: Unit as text; ``"1"`` is dimensionless.
+        unit: ``"1"`` is dimensionless.
         subspace: Path of sub-indices from the space of the solution to the field, ``()`` for the whole space. This and
             the rest are for outputs only.
-        loss_weight: Weight of the field in the training loss.
+        loss_weight: Weight in the training loss.
         span: Whether the components are a basis of which the span counts, not each by itself.
         relative_to: Name of the input, of as many components, that the operator corrects to get this field; None: it
             predicts all of it.
@@ -71,9 +71,7 @@ class Symmetry:
     Args:
         points: Matrix A ``(dim, dim)`` of the map ``x -> centre + A (x - centre)`` of the domain onto itself.
         centre: A point that stays where it is.
-        inputs: Matrix of the nodal inputs, those of all fields side by side.
-        scalars: Matrix of the scalars.
-        outputs: Matrix of the outputs.
+        inputs: Matrix of the nodal inputs, those of all fields side by side; so for scalars and outputs.
     """
 
     points: Matrix
