@@ -16,7 +16,7 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.options import MUMPS
+from lrsa_coupled.coupling.options import GAMG, MUMPS
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -43,8 +43,7 @@ LOW_MODES = 16
 ALL_MODES = 256
 """Modes a direction in all; those beyond carry a share of 2e-5 of the variance."""
 
-GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", "pc_type": "gamg",
-           "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}  # fmt: skip
+GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", **GAMG}
 """With SOR as smoother: less time than PETSc's Chebyshev and, with a reused hierarchy, the same bits in each run."""
 
 COARSE_CELLS = 40

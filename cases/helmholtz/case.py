@@ -17,7 +17,7 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.options import MUMPS
+from lrsa_coupled.coupling.options import GAMG, MUMPS
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -48,10 +48,9 @@ SOURCE_WIDTH = 0.1
 """Length over which the source falls to 1/e, in units of the side."""
 
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}
-GAMG = GMRES | {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1",
-                "mg_levels_pc_type": "sor", "pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu",
-                "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
-METHODS: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": GAMG, "two-grid": GMRES}
+COARSE_LU = {"pc_gamg_coarse_eq_limit": "4000", "mg_coarse_pc_type": "lu",
+             "mg_coarse_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
+METHODS: Mapping[str, Mapping[str, str]] = {"mumps": MUMPS, "gamg": {**GMRES, **GAMG, **COARSE_LU}, "two-grid": GMRES}
 SETUP_COST = {"mumps": 40.0, "gamg": 20.0, "two-grid": 5.0}
 """Cost of a new preconditioner in iterations with it, measured at the resolutions of the case."""
 

@@ -22,6 +22,7 @@ from lrsa_coupled.bench.rows import Cost, Row, Seconds
 from lrsa_coupled.bench.samples import Samples, refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.norms import jacobian, set_solution
+from lrsa_coupled.coupling.options import GAMG
 from lrsa_coupled.coupling.residual import residual_norm, residual_vector
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Pencil, Problem, SolverFactory, Spectrum
@@ -37,7 +38,6 @@ GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"
 CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned"}
 FGMRES = {"ksp_type": "fgmres", "ksp_gmres_restart": "300"}
 FCG = {"ksp_type": "fcg", "ksp_fcg_mmax": "50", "ksp_norm_type": "unpreconditioned"}
-GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
 ILU = {"pc_type": "bjacobi", "sub_pc_type": "ilu"}
 SUPERLU = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "superlu_dist"}
 INNER = {"": GAMG, ", icc": {"pc_type": "bjacobi", "sub_pc_type": "icc", "sub_pc_factor_levels": "2"}}

@@ -31,16 +31,13 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
-from lrsa_coupled.coupling.options import MUMPS, QAMD, default_options
+from lrsa_coupled.coupling.options import GAMG, MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
 
 PREFIX = "surrogate_"
 """Options prefix of the preconditioner or factorisation."""
-
-GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
-"""Symmetric SOR as smoother: positive definite without estimates of eigenvalues."""
 
 WINDOW = 4
 """Steps over which the factor between error and natural norm is estimated."""

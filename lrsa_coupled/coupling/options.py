@@ -13,6 +13,9 @@ MUMPS: Mapping[str, str] = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_m
 QAMD: Mapping[str, str] = {"mat_mumps_icntl_7": "6"}
 """Ordering whose analysis takes a fifth of the time; in two dimensions its factors are as sparse as those of METIS."""
 
+GAMG = {"pc_type": "gamg", "mg_levels_ksp_type": "richardson", "mg_levels_ksp_max_it": "1", "mg_levels_pc_type": "sor"}
+"""Symmetric SOR as smoother: positive definite without estimates of eigenvalues."""
+
 
 @contextmanager
 def default_options(prefix: str, defaults: Mapping[str, str]) -> Iterator[None]:
