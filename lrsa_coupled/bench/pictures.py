@@ -101,10 +101,8 @@ def _layout(example: Example) -> tuple[npt.NDArray[np.intp], Triangulation]:
     count = min(len(points), 2 * int(len(points) ** (2 / 3)))
     distance = np.abs(height - 0.5 * (height.min() + height.max()))
     rows = np.argsort(distance, kind="stable")[:count]
-    _, first = np.unique(
-        points[rows, :2].round(9), axis=0, return_index=True
-    )  # two nodes above each other have no triangle
-    rows = rows[np.sort(first)]
+    # Two nodes above each other have no triangle.
+    rows = rows[np.sort(np.unique(points[rows, :2].round(9), axis=0, return_index=True)[1])]
     return rows, Triangulation(points[rows, 0], points[rows, 1])
 
 

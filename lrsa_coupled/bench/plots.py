@@ -164,7 +164,7 @@ def _strips(axis: Axes, results: Results, value: Callable[[Row], float]) -> None
 def _looks(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return colour and marker of each name: the learned guess has its own."""
     turns = itertools.cycle(BASELINES)
-    return [(COLOURS["learned"], "*") if name == LEARNED else next(turns) for name in names]
+    return [(COLOURS["learned"], "p") if name == LEARNED else next(turns) for name in names]
 
 
 def _logarithmic(axis: Axis) -> None:

@@ -45,23 +45,14 @@ class Seconds(msgspec.Struct, frozen=True, kw_only=True):
     setup: Time = 0.0
     solve: Time = 0.0
 
-    @property
-    def guess(self) -> float:
-        """What the initial guess took."""
-        return self.transfer + self.inference
-
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, tag="header", tag_field="record"):
     """What was measured, with what, on which machine.
 
     Args:
         study: ``bench``, or the name of the experiment.
-        case: Name of the case; empty for an experiment without one.
-        seed: Seed of the samples.
-        resolution: Resolution of the meshes.
-        ranks: MPI ranks of a problem.
+        case: Empty for an experiment without one.
         rtol: Residual norm at the end relative to that of the zero guess; None if each row has its own.
-        versions: Of the programs.
         machine: Processor, cores, threads of a rank.
         costs: Of the operators, by method.
         settings: By dotted name.
@@ -83,13 +74,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, tag="row", tag_field="recor
     """One method on one sample.
 
     Args:
-        case: Name of the case; it, study and ranks are those of the header.
-        study: ``bench``, or the name of the experiment.
-        method: Name of the method.
-        sample: Index of the sample.
+        case: It, ``study`` and ``ranks`` are those of the header.
         unknowns: Of the discrete problem, on all ranks.
-        ranks: MPI ranks of the problem.
-        seconds: Times.
         iterations: Of the nonlinear solver, or of the linear one of a linear problem.
         solved: Whether the true residual meets the tolerance.
         residual: Its Euclidean norm, None when not finite.
