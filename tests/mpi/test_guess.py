@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -117,8 +118,11 @@ def test_dirichlet_values_are_exact() -> None:
     assert COMM.allreduce(np.abs(array).sum()) > 0
 
 
-def test_a_poor_guess_still_ends_at_the_tolerance() -> None:
+def test_a_poor_guess_still_ends_at_the_tolerance(caplog: pytest.LogCaptureFixture) -> None:
+    """Where there is no choice, what is chosen is for ``--verbose`` alone."""
+    caplog.set_level(logging.DEBUG)
     solve(make_predictor(), make_problem())
+    assert {record.levelname for record in caplog.records if record.message.startswith("solve 1:")} == {"DEBUG"}
 
 
 def test_a_budget_of_iterations_then_the_default_solve(caplog: pytest.LogCaptureFixture) -> None:
