@@ -21,16 +21,7 @@ from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
-from lrsa_coupled.interfaces import (
-    Case,
-    Features,
-    FixedMesh,
-    Problem,
-    Reuse,
-    SequenceSolver,
-    SolverFactory,
-    Trajectory,
-)
+from lrsa_coupled.interfaces import Case, Features, FixedMesh, Problem, Reuse, SequenceSolver, SolverFactory, Trajectory
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver

@@ -17,18 +17,7 @@ from dolfinx.mesh import Mesh, create_unit_square
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.options import GAMG, MUMPS
-from lrsa_coupled.interfaces import (
-    Case,
-    Features,
-    FixedMesh,
-    Pencil,
-    Problem,
-    Reuse,
-    SequenceSolver,
-    Solver,
-    SolverFactory,
-    Spectrum,
-)
+from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
@@ -212,7 +201,7 @@ class DarcyCase(Case[DarcyProblem]):
         values = problem.nodes.field(problem.parameters)[: problem.node_space.dofmap.index_map.size_local]
         return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
 
-    def solver(self, problem: DarcyProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
+    def solver(self, problem: DarcyProblem, atol: float, *, max_iterations: int | None = None) -> LinearSolver:
         """CG with GAMG."""
         return LinearSolver(problem, atol, options=GAMG_CG)
 
@@ -220,7 +209,7 @@ class DarcyCase(Case[DarcyProblem]):
         """CG with algebraic multigrid, and a sparse direct solver."""
         return {name: partial(LinearSolver, options=options) for name, options in METHODS.items()}
 
-    def _sequence(self, problem: DarcyProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: DarcyProblem, atol: float, *, method: str, reuse: Reuse) -> LinearSolver:
         """Multigrid reuses its interpolation; a reused factorisation preconditions CG, GCRO-DR recycles."""
         options = dict(METHODS[method])
         if method == "gamg-cg":

@@ -18,18 +18,7 @@ from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.options import GAMG, MUMPS
-from lrsa_coupled.interfaces import (
-    Case,
-    Features,
-    FixedMesh,
-    Pencil,
-    Problem,
-    Reuse,
-    SequenceSolver,
-    Solver,
-    SolverFactory,
-    Spectrum,
-)
+from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.eigen import pencil_modes
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix, set_two_grid
@@ -166,7 +155,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         columns = [problem.grid.sum(problem.parameters.medium), problem.source.x.array]
         return Features(np.column_stack(columns)[:owned], np.zeros(0))
 
-    def solver(self, problem: HelmholtzProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
+    def solver(self, problem: HelmholtzProblem, atol: float, *, max_iterations: int | None = None) -> LinearSolver:
         """MUMPS."""
         return LinearSolver(problem, atol)
 
@@ -174,7 +163,7 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         """MUMPS; GMRES with multigrid, algebraic with a coarsest grid that resolves the waves, or on two grids."""
         return {name: partial(self._make, name) for name in METHODS}
 
-    def _sequence(self, problem: HelmholtzProblem, atol: float, *, method: str, reuse: Reuse) -> SequenceSolver:
+    def _sequence(self, problem: HelmholtzProblem, atol: float, *, method: str, reuse: Reuse) -> LinearSolver:
         """Multigrid reuses its interpolation; a reused factorisation preconditions GMRES, GCRO-DR recycles."""
         options = {"pc_gamg_reuse_interpolation": "true"} if method == "gamg" else {}
         if reuse.preconditioner:
