@@ -162,11 +162,7 @@ def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
 
 
 def _search_here(mesh: Mesh, points: Array, padding: float) -> tuple[Dofs, Array, npt.NDArray[np.bool_]]:
-    """Find the cells of this rank that hold points, by boxes and barycentric coordinates. Collective: no.
-
-    Returns:
-        Cell and reference coordinates of each point, and whether the cell holds it.
-    """
+    """Find cell and reference coordinates of each point, and whether a cell of this rank holds it. Collective: no."""
     dim, count = mesh.topology.dim, len(points)
     cells, reference_nd = np.zeros(count, dtype=np.int32), np.zeros((count, dim))
     inside = np.zeros(count, dtype=np.bool_)

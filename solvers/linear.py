@@ -59,11 +59,7 @@ class LinearSolver(SequenceSolver):
             self.ksp.getPC().setUseAmat(False)  # or GAMG takes residuals with the new matrix: indefinite
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Go to the next problem of a sequence. Collective.
-
-        Raises:
-            ValueError: If the problem is not linear, ``atol`` not positive, or the space another one than before.
-        """
+        """Go to the next problem of a sequence; ValueError if it is not linear or of another space. Collective."""
         _check(problem, atol)
         if problem.solution.function_space != self.problem.solution.function_space:
             raise ValueError("a sequence of problems needs one function space, got another one than before")

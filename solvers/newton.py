@@ -89,11 +89,7 @@ class NewtonSolver(SequenceSolver):
             self.snes.getKSP().setFromOptions()
 
     def update(self, problem: Problem, atol: float) -> None:
-        """Go to the next problem, other values in the same forms; matrices are reused. Collective: no.
-
-        Raises:
-            ValueError: If the forms are others than before or ``atol`` is not positive.
-        """
+        """Go to the next problem, other values in the same forms; ValueError for other forms. Collective: no."""
         if problem.residual is not self.problem.residual or problem.solution is not self.problem.solution:
             raise ValueError("a sequence of nonlinear problems needs the same forms and solution, got others")
         if not atol > 0:
