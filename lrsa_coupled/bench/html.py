@@ -45,14 +45,9 @@ def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
     cases = ", ".join(dict.fromkeys(results.header.case for results in group))
     sections = list(zip(group, sources or [""] * len(group), strict=True))
     modules = {"payback": payback, "report": report, "scaling": scaling, "stages": STAGES, "learned": LEARNED}
-    functions = {function.__name__: function for function in (lead, figures, group_figures, median)}
+    functions = {function.__name__: function for function in (lead, figures, group_figures, np.median)}
     template = environment.get_template("page.html.j2", globals=modules | functions)
     return template.render(sections=sections, groups=groups, cases=cases)
-
-
-def median(numbers: Sequence[int]) -> float:
-    """Return the median."""
-    return float(np.median(numbers))
 
 
 def lead(results: Results) -> list[tuple[str, str, Speedup]]:

@@ -19,9 +19,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from lrsa_coupled.bench.compare import LEARNED, best_baseline
 from lrsa_coupled.bench.rows import Results, Row
 
-WIDTH = 5.2
-"""Width of a figure on a page [inch]: at full width of a phone the text keeps its size."""
-
 COLOURS = {"learned": "#b45309", "failed": "#c2202b", "line": "#d5dae0", "ink": "#1b1f24", "dim": "#57606a"}
 BASELINES = (("#2f6db3", "o"), ("#0f7a5c", "s"), ("#8a3f9c", "D"), ("#5c6b00", "^"), ("#00727a", "v"))
 """Colours and markers of the baselines, in turn."""
@@ -125,9 +122,9 @@ def scaling(
 
 
 def svg(draw: Callable[[Axes], None], *, height: float = 3.6) -> str:
-    """Draw on a figure of a height [inch] and return it as an ``svg`` element."""
+    """Draw on a figure of a height [inch], in whose width text is read on a phone; return it as an ``svg`` element."""
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(5.2, height), layout="constrained")
         axis = figure.subplots()
         draw(axis)
         if axis.get_legend_handles_labels()[0]:

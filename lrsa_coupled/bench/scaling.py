@@ -12,8 +12,6 @@ from lrsa_coupled.bench.report import Table, align, counted, number, table
 from lrsa_coupled.bench.rows import Results
 
 type Group = Sequence[Results]
-SAME = ("seed", "rtol", "versions", "machine")
-"""Entries of the header that results of one case should share when they are compared."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def side_by_side_text(group: Group) -> str:
 def caution(group: Group) -> str:
     """Say in what the results of a case differ besides size and ranks; empty when in nothing."""
     found = []
-    for name in SAME:
+    for name in ("seed", "rtol", "versions", "machine"):
         values = [getattr(results.header, name) for results in group]
         if any(value != values[0] for value in values):
             found.append(name if isinstance(values[0], dict) else f"{name} ({', '.join(map(str, values))})")
