@@ -10,7 +10,6 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing.connection import Connection
@@ -131,38 +130,30 @@ def _measured(work: Work) -> Cost:
             model.zero_grad(set_to_none=True)
             outputs.square().mean().backward()
 
+    once()  # not counted: compiles
+    times = []
     if device.type == "cuda":
-        once()
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        seconds = _median(once, work.repeats, torch.cuda.synchronize)
-        return Cost(seconds, torch.cuda.max_memory_allocated() - before, flops)
-    once()  # not counted: compiles
-    peak = PeakMemory()
-    seconds = _median(once, work.repeats, lambda: None)
-    return Cost(seconds, peak.grown(), flops)
-
-
-def _median(once: Callable[[], None], repeats: int, wait: Callable[[], None]) -> float:
-    times = []
-    for _ in range(repeats):
+    else:
+        peak = PeakMemory()
+    for _ in range(work.repeats):
         started = time.perf_counter()
         once()
-        wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return statistics.median(times)
+    grown = torch.cuda.max_memory_allocated() - before if device.type == "cuda" else peak.grown()
+    return Cost(statistics.median(times), grown, flops)
 
 
 def _arguments(work: Work, points: int) -> list[Tensor]:
     dim, num_inputs, num_scalars, _ = work.sizes
     if work.grid:
         axis = torch.linspace(0.0, 1.0, work.grid)
-        place = (
-            torch.stack(torch.meshgrid(*[axis] * dim, indexing="ij"), dim=-1)
-            .reshape(1, -1, dim)
-            .expand(work.batch, -1, -1)
-        )
+        mesh = torch.meshgrid(*[axis] * dim, indexing="ij")
+        place = torch.stack(mesh, dim=-1).reshape(1, -1, dim).expand(work.batch, -1, -1)
     else:
         place = torch.rand(work.batch, points, dim)
     rest = torch.rand(work.batch, place.shape[1], num_inputs), torch.rand(work.batch, num_scalars)

@@ -22,7 +22,7 @@ from lrsa_coupled.bench.rows import Cost, Row, Seconds
 from lrsa_coupled.bench.samples import Samples, refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.norms import jacobian, set_solution
-from lrsa_coupled.coupling.options import GAMG
+from lrsa_coupled.coupling.options import GAMG, default_options
 from lrsa_coupled.coupling.residual import residual_norm, residual_vector
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Pencil, Problem, SolverFactory, Spectrum
@@ -46,27 +46,8 @@ INNER = {"": GAMG, ", icc": {"pc_type": "bjacobi", "sub_pc_type": "icc", "sub_pc
 COARSE_SPACE = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.coarse_space.CoarseSpacePC"}
 NEURAL = {"pc_type": "python", "pc_python_type": "lrsa_coupled.petsc.neural.NeuralPC", "pc_lrsa_precision": "fp32"}
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Numbers of the comparison.
-
-    Args:
-        achieved: Times the tolerance at which a true residual counts as solved: Krylov methods update theirs.
-        count: Modes of the exact and the coarse spaces.
-        smoothing: Degree of the smoothing of bases that come from a coarse mesh, or from an operator at all nodes.
-        shift: Of the shifted operator P + shift s B.
-        max_iterations: Of a Krylov method.
-    """
-
-    achieved: float = 1.01
-    count: int = 64
-    smoothing: int = 3
-    shift: float = 0.5
-    max_iterations: int = 1000
-
-
-LIMITS = Limits()
+MODES, SMOOTHING = "64", "3"
+"""Modes of the exact and the coarse spaces; smoothing of bases from a coarse mesh, or an operator at all nodes."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +78,8 @@ class System:
             matrix.axpy(-shift, self.matrix, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
         return matrix
 
-    def describe(self, matrix: PETSc.Mat, *, coarse: bool = False) -> None:
-        """Attach nodes, the case's inputs and, when needed, a prolongation to a matrix. Collective."""
+    def describe(self, matrix: PETSc.Mat, *, coarse: bool = False) -> PETSc.Mat:
+        """Attach nodes, the case's inputs and, when needed, a prolongation to a matrix; return it. Collective."""
         problem, case = self.problem, self.samples.case
         features = case.features(problem)
         functions, first = {}, 0
@@ -115,17 +96,23 @@ class System:
             scalars=dict(zip(case.schema.scalars, map(float, features.scalars), strict=True)),
             prolongation=self.spectrum.prolongation(problem) if coarse else None,
         )
+        return matrix
 
     def row(self, method: str, iterations: int, seconds: Seconds, dimension: int = 0) -> Row:
         """Return the row of a method whose solution is in the problem. Collective: the residual is assembled again."""
         norm, comm = residual_norm(self.problem), self.samples.comm
         slowest = {name: comm.allreduce(getattr(seconds, name), op=MPI.MAX) for name in ("setup", "solve", "total")}
-        solved, unknowns = bool(norm <= LIMITS.achieved * self.atol), self.matrix.getSize()[0]
-        row = Row(
-            method=method, sample=self.index, seconds=seconds, solved=solved, iterations=iterations, unknowns=unknowns
+        return Row(
+            method=method,
+            sample=self.index,
+            unknowns=self.matrix.getSize()[0],
+            seconds=msgspec.structs.replace(seconds, **slowest),
+            iterations=iterations,
+            solved=bool(norm <= 1.01 * self.atol),  # Krylov methods update their residual
+            residual=norm / self.right.norm(),
+            atol=self.atol,
+            values={"dimension": dimension},
         )
-        own = {"residual": norm / self.right.norm(), "atol": self.atol, "values": {"dimension": dimension}}
-        return msgspec.structs.replace(row, seconds=msgspec.structs.replace(seconds, **slowest), **own)
 
     def destroy(self) -> None:
         """Free the system. Collective."""
@@ -166,30 +153,24 @@ class KrylovMethod(Method):
     prepare: Setup = lambda system, ksp: system.matrix
 
     def solve(self, system: System) -> Row:
-        options, comm = PETSc.Options(PREFIX), system.samples.comm
-        ours = [name for name in self.options if not options.hasName(name)]
-        for name in ours:
-            options[name] = self.options[name]
-        comm.Barrier()
-        started = time.perf_counter()
-        ksp = PETSc.KSP().create(comm)
+        ksp, found = PETSc.KSP().create(system.samples.comm), system.right.duplicate()
         ksp.setOptionsPrefix(PREFIX)
-        ksp.setOperators(system.matrix)
-        ksp.setTolerances(rtol=1e-50, atol=system.atol, max_it=LIMITS.max_iterations)
-        ksp.setFromOptions()
-        matrix = self.prepare(system, ksp)
-        ksp.setOperators(system.matrix, matrix)
-        found = system.right.duplicate()
         found.set(0.0)
-        set_up = self._run(ksp, system, found)
-        ended = time.perf_counter()
+        with default_options(PREFIX, self.options):
+            system.samples.comm.Barrier()
+            started = time.perf_counter()
+            ksp.setOperators(system.matrix)
+            ksp.setTolerances(rtol=1e-50, atol=system.atol, max_it=1000)
+            ksp.setFromOptions()
+            matrix = self.prepare(system, ksp)
+            ksp.setOperators(system.matrix, matrix)
+            set_up = self._run(ksp, system, found)
+            ended = time.perf_counter()
         set_solution(system.problem, found)
         context = ksp.getPC().getPythonContext() if self.options["pc_type"] == "python" else None
         inference, dimension = (getattr(context, name, 0) for name in ("inference", "dimension"))
         times = Seconds(total=ended - started, setup=set_up - started, solve=ended - set_up, inference=inference)
         row = system.row(self.name, ksp.getIterationNumber(), times, dimension)
-        for name in ours:
-            options.delValue(name)
         for item in (found, ksp, *([matrix] if matrix.handle != system.matrix.handle else [])):
             item.destroy()
         return row
@@ -225,38 +206,31 @@ class CaseMethod(Method):
         iterations = solver.solve().iterations
         ended = time.perf_counter()
         solver.destroy()
-        return system.row(
-            self.name, iterations, Seconds(total=ended - started, setup=made - started, solve=ended - made)
-        )
+        times = Seconds(total=ended - started, setup=made - started, solve=ended - made)
+        return system.row(self.name, iterations, times)
 
 
 def linear_methods(case: Case, config: Config, models: Sequence[Path]) -> list[Method]:
     """Return the methods of a case and of the operators in the folders ``models``; ValueError when one does not fit."""
     spectrum = spectrum_of(case)
-    krylov = CG if spectrum.is_definite else GMRES
+    krylov, definite = (CG if spectrum.is_definite else GMRES), spectrum.is_definite
+    space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if definite else "deflated"}
+    coarse = {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": MODES, "pc_lrsa_smoothing": SMOOTHING}
     found: list[Method] = [CaseMethod(name, make) for name, make in case.methods().items()]
     found += [
         KrylovMethod("superlu_dist", SUPERLU),
         KrylovMethod("ilu", krylov | ILU),
         KrylovMethod("sor", krylov | {"pc_type": "sor"}),
         KrylovMethod("gamg of A", krylov | GAMG),
+        *([] if definite else [KrylovMethod("gamg of P", krylov | GAMG, _on_stiffness)]),
+        *([] if definite else [KrylovMethod("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=0.5))]),
+        KrylovMethod("exact modes", space | _inside(GAMG), _with_exact_modes),
     ]
-    if not spectrum.is_definite:
-        found += [
-            KrylovMethod("gamg of P", krylov | GAMG, _on_stiffness),
-            KrylovMethod("gamg shifted", krylov | GAMG, partial(_on_stiffness, shift=LIMITS.shift)),
-        ]
-    space = krylov | COARSE_SPACE | {"pc_lrsa_combine": "symmetric" if spectrum.is_definite else "deflated"}
-    coarse = {"pc_lrsa_basis": "coarse", "pc_lrsa_coarse_modes": str(LIMITS.count)}
-    coarse["pc_lrsa_smoothing"] = str(LIMITS.smoothing)
-    found.append(KrylovMethod("exact modes", space | _inside(GAMG), _with_exact_modes))
-    described = partial(_described, coarse=True)
-    found += [
-        KrylovMethod(f"coarse modes{name}", space | coarse | _inside(inner), described) for name, inner in INNER.items()
-    ]
+    for name, inner in INNER.items():
+        found.append(KrylovMethod(f"coarse modes{name}", space | coarse | _inside(inner), _described_coarse))
     for folder in models:
         of = "" if len(models) == 1 else f" of {folder}"
-        found += _learned_methods(case, config, folder, space, of=of, definite=spectrum.is_definite)
+        found += _learned_methods(case, config, folder, space, of=of)
     return found
 
 
@@ -272,40 +246,42 @@ def _inside(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _learned_methods(
-    case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str, definite: bool
-) -> list[Method]:
+    case: Case, config: Config, folder: Path, space: Mapping[str, str], *, of: str
+) -> list[KrylovMethod]:
     card = LearnedGuess.load(folder).predictor.card
     if card.schema.name.partition(":")[0] != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.schema.name}'")
     refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
     if any(item.span for item in card.schema.outputs):
-        variants = _basis_variants(str(card.resolution)).items()
         return [
             KrylovMethod(f"{LEARNED} basis{of}{name}", {**space, **checkpoint, **options}, _described, cost=cost)
-            for name, options in variants
+            for name, options in _basis_variants(str(card.resolution)).items()
         ]
-    if [item.name for item in card.schema.outputs] != ["correction"]:
-        outputs = [item.name for item in card.schema.outputs]
+    outputs = [item.name for item in card.schema.outputs]
+    if outputs != ["correction"]:
         raise ValueError(f"{folder}: expected an operator that predicts a basis or a correction, got one of {outputs}")
-    inside = {"": {"pc_lrsa_sweeps": "0"}, ", sor": _inside({"pc_type": "sor"}), ", gamg": _inside(GAMG)}
-    found: list[Method] = []
-    for krylov, options in {"fgmres": FGMRES, **({"fcg": FCG} if definite else {})}.items():
-        for name, inner in inside.items():
-            prepare = partial(_described, on_stiffness=name == ", gamg")
-            label = f"{LEARNED} correction{of}, {krylov}{name}"
-            found.append(KrylovMethod(label, options | NEURAL | checkpoint | inner, prepare, cost=cost))
+    flexible = {"fgmres": FGMRES, "fcg": FCG} if spectrum_of(case).is_definite else {"fgmres": FGMRES}
+    found = []
+    for krylov, options in flexible.items():
+        name, start = f"{LEARNED} correction{of}, {krylov}", options | NEURAL | checkpoint
+        found += [
+            KrylovMethod(name, start | {"pc_lrsa_sweeps": "0"}, _described_own, cost=cost),
+            KrylovMethod(f"{name}, sor", start | _inside({"pc_type": "sor"}), _described_own, cost=cost),
+            KrylovMethod(f"{name}, gamg", start | _inside(GAMG), _described, cost=cost),
+        ]
     return found
 
 
 def _basis_variants(resolution: str) -> dict[str, dict[str, str]]:
     """Return options of a predicted basis by variant; the grid is as fine as the meshes of the training."""
     grid = {"pc_lrsa_grid": resolution}
-    found = {name: grid | _inside(inner) for name, inner in INNER.items()}
-    found[", all nodes"] = {"pc_lrsa_smoothing": str(LIMITS.smoothing)} | _inside(GAMG)
-    for steps, name in ((1, ", 1 inverse iteration step"), (2, ", 2 inverse iteration steps")):
-        found[name] = grid | _inside(GAMG) | {"pc_lrsa_inverse_iterations": str(steps)}
-    return found
+    return {
+        **{name: grid | _inside(inner) for name, inner in INNER.items()},
+        ", all nodes": {"pc_lrsa_smoothing": SMOOTHING} | _inside(GAMG),
+        ", 1 inverse iteration step": grid | _inside(GAMG) | {"pc_lrsa_inverse_iterations": "1"},
+        ", 2 inverse iteration steps": grid | _inside(GAMG) | {"pc_lrsa_inverse_iterations": "2"},
+    }
 
 
 def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETSc.Mat:
@@ -313,12 +289,18 @@ def _on_stiffness(system: System, ksp: PETSc.KSP, *, shift: float = 0.0) -> PETS
 
 
 def _with_exact_modes(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
-    modes = system.spectrum.modes(system.pencil, LIMITS.count)
+    modes = system.spectrum.modes(system.pencil, int(MODES))
     ksp.getPC().getPythonContext().set_basis(modes.vectors)
     return system.stiffness()
 
 
-def _described(system: System, ksp: PETSc.KSP, *, coarse: bool = False, on_stiffness: bool = True) -> PETSc.Mat:
-    matrix = system.stiffness() if on_stiffness else system.matrix
-    system.describe(matrix, coarse=coarse)
-    return matrix
+def _described(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
+    return system.describe(system.stiffness())
+
+
+def _described_coarse(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
+    return system.describe(system.stiffness(), coarse=True)
+
+
+def _described_own(system: System, ksp: PETSc.KSP) -> PETSc.Mat:
+    return system.describe(system.matrix)
