@@ -1,6 +1,7 @@
 """Operators trained alike and compared, their cost by number of points, and steps of training in two precisions."""
 
 import dataclasses
+from argparse import Namespace
 
 import pytest
 
@@ -30,8 +31,8 @@ def config():
     return dataclasses.replace(with_training(num_points=None, epochs=2), operator=SMALL)
 
 
-def compare(sets, only=()):
-    return operators.compare_variants("operators", operators.variants, config(), sets, list(only))
+def compare(data, test, out, only=()):
+    return operators.run(Namespace(data=data, test=test, out=out, only=only), config())
 
 
 def test_baselines_have_the_size_of_lrsa():
@@ -56,8 +57,8 @@ def test_ablations_change_one_thing():
 
 
 def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, monkeypatch):
-    names, sets = ["lrsa", "flare"], operators.Sets(data, test_data, tmp_path)
-    results = compare(sets, names)
+    names = ["lrsa", "flare"]
+    results = compare(data, test_data, tmp_path, names)
     assert list(results.methods) == names
     assert [results.header.settings[name] for name in ("train.samples", "test.samples")] == [19, 5]
     for row in results.rows:
@@ -67,15 +68,15 @@ def test_operators_are_trained_tested_and_resumed(data, test_data, tmp_path, mon
     assert [line.split()[0] for line in lines[-2:]] == names and lines[-2].split()[7] == "1.00"
     monkeypatch.setattr("lrsa_coupled.training.loop.prepare", None)  # nothing is trained again
     monkeypatch.setattr(operators, "measure", lambda work: Cost(1.0, 2**20, 3))
-    again = compare(sets, names)
+    again = compare(data, test_data, tmp_path, names)
     assert [row.number("l2_mean") for row in again.rows] == [row.number("l2_mean") for row in results.rows]
 
 
 def test_what_makes_no_sense_is_refused(data, test_data, tmp_path):
     with pytest.raises(ValueError, match="both samples of seed 0: generate test samples of another seed"):
-        compare(operators.Sets(data, data, tmp_path))
+        compare(data, data, tmp_path)
     with pytest.raises(ValueError, match=r"no variant 'flair' \(did you mean 'flare'\?\)"):
-        compare(operators.Sets(data, test_data, tmp_path), ["flair"])
+        compare(data, test_data, tmp_path, ["flair"])
 
 
 def test_fno_is_left_out_where_there_is_no_grid(data, test_data, tmp_path, monkeypatch):
@@ -84,11 +85,15 @@ def test_fno_is_left_out_where_there_is_no_grid(data, test_data, tmp_path, monke
 
     monkeypatch.setattr(operators, "_trained", trained)
     monkeypatch.setattr(operators, "measure", lambda work: Cost())
-    sets = operators.Sets(data, test_data, tmp_path)
-    assert list(compare(sets).methods) == ["lrsa", "flare", "transolver", "full"]  # samples of two sizes
+    assert list(compare(data, test_data, tmp_path).methods) == [
+        "lrsa",
+        "flare",
+        "transolver",
+        "full",
+    ]  # samples of two sizes
     monkeypatch.setattr("tests.unit.test_training.sample", lambda index: sample(2 * index))
-    grid = dataclasses.replace(sets, test=write(tmp_path / "grid", count=4, seed=2))
-    assert list(compare(grid).methods) == list(operators.KINDS)
+    grid = write(tmp_path / "grid", count=4, seed=2)
+    assert list(compare(data, grid, tmp_path).methods) == list(operators.KINDS)
 
 
 def test_operations_follow_from_few_points():
@@ -127,7 +132,7 @@ def test_speed_is_compared_with_lrsa(tmp_path, capsys):
 
 def test_steps_of_both_precisions_are_taken_in_turn(data, monkeypatch):
     monkeypatch.setattr(precision, "STEPS", 6)
-    results = precision.measure(config(), data)
+    results = precision.run(Namespace(data=data), config())
     fp32, bf16 = results.methods.values()
     assert list(results.methods) == ["fp32", "bf16"] and results.header.case == "synthetic"
     assert len(fp32) == len(bf16) == 6

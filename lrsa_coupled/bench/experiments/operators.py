@@ -10,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 import torch
 
 from lrsa_coupled.bench.cost import Work, measure
-from lrsa_coupled.bench.experiments import add_case, add_only
+from lrsa_coupled.bench.experiments import add_only
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
@@ -41,7 +40,6 @@ KINDS = ("lrsa", "flare", "transolver", "full", "fno")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_case(parser)
     for name, text in (("data", "training data"), ("test", "test data"), ("out", "folder of the trained models")):
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="DIR", help=text)
     add_only(parser, "variants")
@@ -49,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, config: Config) -> Results:
     """Train and test, see ``compare_variants``."""
-    return compare_variants(STUDY, variants, config, Sets(args.data, args.test, args.out), args.only)
+    return compare_variants(STUDY, variants, config, args)
 
 
 def variants(operator: OperatorConfig, schema: Schema) -> dict[str, OperatorConfig]:
@@ -92,48 +90,30 @@ def _cells(row: Row, base: float) -> list[str]:
     return [row.method, str(row.values["parameters"]), *errors, gradient, ratio, *step, f"{row.seconds.total:.0f}"]
 
 
-@dataclass(frozen=True)
-class Sets:
-    """Folders of the training data, of the test data of another seed, and of the models."""
-
-    data: Path
-    test: Path
-    out: Path
+type Variants = Callable[[OperatorConfig, Schema], Mapping[str, OperatorConfig]]
+"""Makes variants by name from an operator."""
 
 
-def compare_variants(
-    study: str,
-    variants: Callable[[OperatorConfig, Schema], Mapping[str, OperatorConfig]],
-    config: Config,
-    sets: Sets,
-    only: Sequence[str],
-) -> Results:
+def compare_variants(study: str, variants: Variants, config: Config, args: Namespace) -> Results:
     """Train each variant with the same settings and samples and test it; a second run goes on where one stopped.
-
-    Args:
-        study: Name of the experiment.
-        variants: Makes them by name from an operator.
-        config: ``training`` holds for all.
-        sets: Folders.
-        only: Names of the variants to take, all when empty.
 
     Raises:
         ValueError: For an unknown name, test samples of the training, or what ``train`` and ``evaluate`` refuse.
     """
-    data, test = DataStore(sets.data), DataStore(sets.test)
+    data, test = DataStore(args.data), DataStore(args.test)
     schema = data.card.schema
     if (schema.name, data.card.seed) == (test.card.schema.name, test.card.seed):
-        both = f"{sets.data} and {sets.test} are both samples of seed {data.card.seed}"
+        both = f"{args.data} and {args.test} are both samples of seed {data.card.seed}"
         raise ValueError(f"{both}: generate test samples of another seed")
     chosen = dict(variants(config.operator, schema))
-    for name in only:
+    for name in args.only:
         if name not in chosen:
             raise ValueError(f"--only: no variant '{name}'{nearest(name, list(chosen))}")
-    chosen = {name: operator for name, operator in chosen.items() if not only or name in only}
-    if "fno" in chosen and not only and not _on_a_grid(test, config):
+    chosen = {name: operator for name, operator in chosen.items() if not args.only or name in args.only}
+    if "fno" in chosen and not args.only and not _on_a_grid(test, config):
         logger.warning("fno is left out: the samples do not lie on one uniform grid")
         del chosen["fno"]
-    rows = [_trained(name, dataclasses.replace(config, operator=chosen[name]), sets) for name in chosen]
+    rows = [_trained(name, dataclasses.replace(config, operator=chosen[name]), args) for name in chosen]
     points = config.training.num_points or max(entry.num_nodes for entry in data.entries.values())
     for place, operator in enumerate(chosen.values()):
         cost = measure(_step(config, operator, schema, points))
@@ -144,11 +124,11 @@ def compare_variants(
     return Results.of(msgspec.structs.replace(header, seed=data.card.seed), rows)
 
 
-def _trained(name: str, config: Config, sets: Sets) -> Row:
-    folder = sets.out / name.replace(" ", "-")
-    summary = train(sets.data, folder, config)
+def _trained(name: str, config: Config, args: Namespace) -> Row:
+    folder = args.out / name.replace(" ", "-")
+    summary = train(args.data, folder, config)
     guess = dataclasses.replace(config.guess, precision=config.training.precision)
-    tested, _ = evaluate(folder, sets.test, dataclasses.replace(config, guess=guess))
+    tested, _ = evaluate(folder, args.test, dataclasses.replace(config, guess=guess))
     norms = next(iter(tested["fields"].values()))
     values: Values = {key: summary[key] for key in ("parameters", "best_epoch")}
     values |= {f"{norm}_{key}": value for norm, some in norms.items() for key, value in (some or {}).items()}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
 
 import msgspec
 import torch
@@ -18,7 +17,7 @@ import torch
 from lrsa_coupled.bench.cost import Work, measure
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.bench.rows import Results, Row, Scalar, Seconds
+from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
 from lrsa_coupled.config import Config, of_kind
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.precision import choose_device, product_rate
@@ -43,28 +42,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--chunk", type=int, metavar="N", help=chunk)
 
 
-@dataclass(frozen=True)
-class _Task:
-    kind: str
-    points: int
-    precision: str
-    backward: bool
-    chunk_size: int | None
-
-
 def run(args: Namespace, config: Config) -> Results:
     """Measure; ``lrsa`` works on ``chunk_size`` points at a time where there are more."""
     if min(args.points) < 1 or (args.chunk or 1) < 1:
         raise ValueError("--points and --chunk must be positive")
     chunk, device = args.chunk or config.guess.chunk_size, choose_device(args.device)
     rates = {precision: product_rate(precision, device) for precision in args.precision}
-    tasks = [
-        _Task(kind, points, precision, backward, chunk if kind == "lrsa" and points > chunk else None)
-        for points, precision, backward, kind in itertools.product(
-            args.points, args.precision, (False, True), args.only
-        )
-    ]
-    rows = [_row(task, config, args.device, rates) for task in progress(tasks, description="measuring", unit="row")]
+    rows = []
+    conditions = [*itertools.product(args.points, args.precision, (False, True), args.only)]
+    for points, precision, backward, kind in progress(conditions, description="measuring", unit="row"):
+        operator, repeats = of_kind(config.operator, kind), 3 if points > 100000 and args.device != "cuda" else 5
+        work = Work(operator, points, precision=precision, device=args.device, backward=backward, repeats=repeats)
+        if kind == "lrsa" and points > chunk:
+            work = dataclasses.replace(work, chunk_size=chunk)
+        rows.append(_row(work, rates[precision]))
     header = header_of(STUDY, "", {"operator": dataclasses.asdict(config.operator), "product_flops": rates})
     if device.type == "cuda":
         machine = header.machine | {"processor": torch.cuda.get_device_name()}
@@ -99,16 +90,13 @@ def table(results: Results) -> str:
     return f"{header.machine['processor']}, {threads} threads; matrix products: {text}\n\n{align(lines)}"
 
 
-def _row(task: _Task, config: Config, device: str, rates: dict[str, float]) -> Row:
-    operator = of_kind(config.operator, task.kind)
-    repeats = 3 if task.points > 100000 and device != "cuda" else 5
-    work = Work(operator, task.points, precision=task.precision, device=device, backward=task.backward)
-    cost = measure(dataclasses.replace(work, chunk_size=task.chunk_size, repeats=repeats))
-    share = cost.flops / cost.seconds / rates[task.precision] if cost.seconds else 0.0
-    values: dict[str, Scalar] = {"precision": task.precision, "backward": task.backward, "chunk_size": task.chunk_size}
+def _row(work: Work, rate: float) -> Row:
+    cost = measure(work)
+    share = cost.flops / cost.seconds / rate if cost.seconds else 0.0
+    values: Values = {"precision": work.precision, "backward": work.backward, "chunk_size": work.chunk_size}
     values |= {"memory": cost.memory, "flops": cost.flops, "share": share, "error": cost.error}
     seconds, solved = Seconds(total=cost.seconds or 1e-9), not cost.error
-    return Row(method=task.kind, sample=task.points, seconds=seconds, solved=solved, values=values)
+    return Row(method=work.operator.kind, sample=work.points, seconds=seconds, solved=solved, values=values)
 
 
 def _conditions(row: Row) -> tuple[object, ...]:
