@@ -50,7 +50,7 @@ class _Sample:
 
 
 def compare_methods(
-    case: Case, config: Config, comm: MPI.Comm, *,
+    case: Case, config: Config, comm: MPI.Intracomm, *,
     model: Path | None = None, data: Path | None = None, only: Sequence[str] = (),
 ) -> Comparison:  # fmt: skip
     """Measure the methods of a case on samples never trained on. Collective.

@@ -113,6 +113,16 @@ def decision_lines(samples: Sequence[Row]) -> list[str]:
     return lines
 
 
+def median(samples: Sequence[Row], stage: str = "total") -> float:
+    """Return the median seconds of a stage."""
+    return float(np.median([getattr(row.seconds, stage) for row in samples]))
+
+
+def mean_iterations(samples: Sequence[Row]) -> float:
+    """Return the mean number of iterations."""
+    return float(np.mean([row.iterations for row in samples]))
+
+
 def solved_count(samples: Sequence[Row]) -> str:
     """Format how many samples are solved, of how many."""
     return f"{sum(row.solved for row in samples)}/{len(samples)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +15,12 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.bench.machine import header_of
-from lrsa_coupled.bench.rows import Cost, Results, Row
+from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
 
 SLACK = 1e-6
 """Share by which rounding may lift the reassembled residual above the tolerance."""
@@ -27,11 +28,21 @@ SLACK = 1e-6
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples that a benchmark measures."""
+    """The samples that a benchmark measures, and the operators that it may use.
+
+    Args:
+        case: The case.
+        config: Settings.
+        comm: Ranks of a problem.
+        model: The given model, else the shipped one; None without either.
+        operators: Folders of all operators that the case ships.
+    """
 
     case: Case
     config: Config
-    comm: MPI.Comm
+    comm: MPI.Intracomm
+    model: Path | None = None
+    operators: tuple[Path, ...] = ()
 
     @property
     def seed(self) -> int:
@@ -57,6 +68,29 @@ class Samples:
     def atol(self, problem: Problem) -> float:
         """Return the residual norm to reach. Collective."""
         return self.rtol * reference_norm(problem)
+
+    def guess(self) -> LearnedGuess:
+        """Load the model; ValueError without one, or when it does not fit or has seen the samples."""
+        if self.model is None:
+            raise ValueError(f"the case '{self.case.name}' ships no model; name one with --model")
+        return load_guess(self.case, self.config, self.model)
+
+    def row(
+        self, method: str, index: int, *, problem: Problem, atol: float, result: SolveResult, seconds: float
+    ) -> Row:
+        """Return the row of a solve whose result is in the problem. Collective: the residual is assembled again."""
+        residual = residual_norm(problem)
+        return Row(
+            method=method,
+            sample=index,
+            unknowns=num_unknowns(problem),
+            seconds=Seconds(total=seconds, solve=seconds),
+            iterations=result.iterations,
+            solved=bool(result.converged and residual <= (1.0 + SLACK) * atol),
+            residual=residual if math.isfinite(residual) else None,
+            atol=atol,
+            used_fallback=result.used_fallback,
+        )
 
     def results(
         self, study: str, rows: Iterable[Row], costs: Mapping[str, Cost] | None = None, *, rtol: float | None
@@ -84,6 +118,14 @@ def num_unknowns(problem: Problem) -> int:
     """Return the unknowns of the discrete problem on all ranks."""
     dofmap = problem.solution.function_space.dofmap
     return int(dofmap.index_map.size_global * dofmap.index_map_bs)
+
+
+def solve(make: Callable[[], Solver]) -> SolveResult:
+    """Make a solver, solve, and free it. Collective."""
+    solver = make()
+    result = solver.solve()
+    solver.destroy()
+    return result
 
 
 def timed[T](problem: Problem, work: Callable[[], T], repeats: int = 1) -> tuple[T, float]:

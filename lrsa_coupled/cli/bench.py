@@ -73,7 +73,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     return 0
 
 
-def compare_and_report(case: Case, config: Config, comm: MPI.Comm, request: Request) -> None:
+def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> None:
     """Compare, print the tables and write what is asked for. Collective."""
     from lrsa_coupled.bench import html, measure, pictures, report, rows
 

@@ -6,12 +6,13 @@ import dataclasses
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 
 from lrsa_coupled import catalog, config, logs, mpi
 from lrsa_coupled.bench import experiments
 from lrsa_coupled.bench.rows import Results, write_rows
-from lrsa_coupled.cli._arguments import Parser, common_arguments
+from lrsa_coupled.cli._arguments import Parser, add_case, add_preset, add_settings, common_arguments
 from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, prepare, resolve, start, start_petsc
 from lrsa_coupled.settings import update
 
@@ -21,7 +22,8 @@ HELP = "answer one question by measurement, such as which preconditioner is fast
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the name; the arguments after it are those of the experiment."""
     parser.formatter_class = RawDescriptionHelpFormatter
-    lines = (f"  {item.name:20s} {item.question}" for item in experiments.all_experiments().values())
+    lines = [f"{item.name:20s} {item.question}" for item in experiments.all_experiments().values()]
+    lines = [fill(line, 100, initial_indent="  ", subsequent_indent=" " * 23) for line in lines]
     parser.epilog = "\n".join(["experiments:", *lines, "", "what follows -- goes to PETSc"])
     parser.add_argument("name", metavar="NAME", help="name of the experiment")
     text = "arguments of the experiment; 'experiment NAME --help' prints them"
@@ -46,18 +48,26 @@ def parse(args: Namespace) -> Namespace:
     experiment = experiments.find(args.name)
     text = f"{experiment.question} What follows -- goes to PETSc." if experiment.on_ranks else experiment.question
     parser = Parser(prog=f"lrsa-coupled experiment {args.name}", description=text, parents=[common_arguments()])
-    experiment.load().add_arguments(parser)
+    module = experiment.load()
+    if "SETTINGS" not in vars(module):
+        add_case(parser)
+        add_preset(parser)
+    if experiment.on_ranks:
+        add_settings(parser, "bench.samples", "problem.seed", "problem.resolution")
+    module.add_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON Lines")
     return parser.parse_args(args.arguments, args)
 
 
 def _on_ranks(module: ModuleType, args: Namespace, petsc: Sequence[str]) -> None:
+    from lrsa_coupled.bench.samples import Samples
+
     case, settings, comm = start(args, petsc)
     for folder in (args.json and args.json.parent, vars(args).get("pictures")):
         prepare(comm, folder)
     model = vars(args).get("model") or catalog.shipped_model(args.case)
-    place = experiments.OnRanks(case, settings, comm, model, tuple(catalog.shipped_operators(args.case)))
-    results = module.run(args, place)
+    operators = tuple(catalog.shipped_operators(args.case))
+    results = module.run(args, Samples(case, settings, comm, model, operators))
     mpi.share(comm, lambda: _report(module, results, args.json))
     check_petsc(comm, petsc)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
 from lrsa_coupled import catalog, config
-from lrsa_coupled.bench.experiments import OnRanks
-from lrsa_coupled.bench.experiments.adversarial_guesses import measure, outcomes, table
+from lrsa_coupled.bench.experiments.adversarial_guesses import outcomes, run, table
+from lrsa_coupled.bench.samples import Samples
 
 
 def test_bad_guesses_end_right_and_are_switched_off() -> None:
@@ -24,8 +26,7 @@ def test_bad_guesses_end_right_and_are_switched_off() -> None:
         ],
     )
     case, folder = catalog.load_case("cavity"), catalog.case_folder("cavity")
-    place = OnRanks(case, settings, MPI.COMM_SELF, folder)
-    results = measure(place, others=[folder / "high"])
+    results = run(Namespace(models=[folder / "high"]), Samples(case, settings, MPI.COMM_SELF, folder))
     methods = results.methods
     assert all(len(rows) == 4 and all(row.solved for row in rows) for rows in methods.values())
     assert "converged" in outcomes([row.decisions[0] for row in methods["as it is"]])
@@ -42,4 +43,4 @@ def test_at_least_two_samples_are_needed() -> None:
     settings = config.load(config.Config(case="cavity"), assignments=["bench.samples=1", "problem.seed=3"])
     model = catalog.shipped_model(catalog.case_folder("cavity"))
     with pytest.raises(ValueError, match="at least two samples"):
-        measure(OnRanks(catalog.load_case("cavity"), settings, MPI.COMM_SELF, model))
+        run(Namespace(models=[]), Samples(catalog.load_case("cavity"), settings, MPI.COMM_SELF, model))

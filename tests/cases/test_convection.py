@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from dolfinx import fem
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED
-from lrsa_coupled.bench.experiments import OnRanks, time_steps
+from lrsa_coupled.bench.experiments import time_steps
 from lrsa_coupled.bench.rows import read_rows, write_rows
+from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.cases.convection.case import DIFFUSIVITY, GROWTH, ConvectionCase, ConvectionOptions, mass, transport
 from lrsa_coupled.cases.convection.stirring import Stirring
 from lrsa_coupled.cases.darcy.case import DarcyCase
@@ -149,7 +151,7 @@ def test_time_steps_from_every_guess(tmp_path: Path) -> None:
     )  # fmt: skip
     assert generate(CASE, config, tmp_path / "data", COMM).solved == 20
     train(tmp_path / "data", tmp_path / "model", config)
-    results = time_steps.measure(OnRanks(CASE, config, COMM), model=tmp_path / "model")
+    results = time_steps.run(Namespace(), Samples(CASE, config, COMM, tmp_path / "model"))
     assert list(results.methods) == [*CASE.methods(), ADAPTIVE, LEARNED]
     for tolerance in time_steps.TOLERANCES:
         for rows in results.methods.values():
@@ -160,9 +162,9 @@ def test_time_steps_from_every_guess(tmp_path: Path) -> None:
     write_rows(results, tmp_path / "rows.jsonl")
     table = time_steps.table(read_rows(tmp_path / "rows.jsonl"))
     assert table.count("against") > 1 and table.count(", in steps") == len(time_steps.TOLERANCES)
-    assert list(time_steps.measure(OnRanks(CASE, config, COMM), model=None).methods) == list(CASE.methods())
+    assert list(time_steps.run(Namespace(), Samples(CASE, config, COMM)).methods) == list(CASE.methods())
 
 
 def test_time_steps_need_a_case_of_trajectories() -> None:
     with pytest.raises(ValueError, match="trajectories"):
-        time_steps.measure(OnRanks(DarcyCase(), Config(), COMM), model=None)
+        time_steps.run(Namespace(), Samples(DarcyCase(), Config(), COMM))

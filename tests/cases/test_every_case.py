@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
 from lrsa_coupled import catalog, cli, config
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
-from lrsa_coupled.bench.experiments import OnRanks, generation
+from lrsa_coupled.bench.experiments import generation
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.measure import compare_methods
 from lrsa_coupled.bench.methods import nearest_method
@@ -23,6 +24,7 @@ from lrsa_coupled.bench.payback import pay_backs
 from lrsa_coupled.bench.pictures import comparison_pictures
 from lrsa_coupled.bench.report import table
 from lrsa_coupled.bench.rows import read_rows, write_rows
+from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.generate import generate
@@ -100,7 +102,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert {item.text for item in pay_backs(found.results)}.isdisjoint({"unknown", "-"})
     assert all(path.is_file() for path in comparison_pictures(found.results, found.example, tmp_path))
     settings = config.load(settings, assignments=["bench.samples=3", "generate.samples_per_chain=2"])
-    results = generation.measure(OnRanks(case, settings, MPI.COMM_SELF), model=model)
+    results = generation.run(Namespace(), Samples(case, settings, MPI.COMM_SELF, model))
     assert set(results.methods) > set(case.methods()) and all(row.solved for row in results.rows)
     assert all(row.number("samples_per_hour") > 0.0 for row in results.rows)
     assert all(name in generation.table(results) for name in results.methods)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from dolfinx import fem
 from dolfinx.fem.petsc import assemble_matrix
 
 from lrsa_coupled import catalog
-from lrsa_coupled.bench.experiments import OnRanks
-from lrsa_coupled.bench.experiments.preconditioners import measure
+from lrsa_coupled.bench.experiments import preconditioners
+from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions, helmholtz
 from lrsa_coupled.config import BenchConfig, Config, ProblemConfig
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
@@ -172,7 +173,7 @@ def test_the_shipped_basis_deflates() -> None:
     (folder,) = catalog.shipped_operators("helmholtz")
     assert folder.name == "basis" and (folder / "model.safetensors").stat().st_size < 4e6
     config = Config(problem=ProblemConfig(seed=3, resolution=16), bench=BenchConfig(samples=1))
-    place = OnRanks(HelmholtzCase(), config, MPI.COMM_SELF)
-    alone, learned = measure(place, models=[folder], only=["gamg of P", "learned basis"]).rows
+    args = Namespace(models=[folder], only=["gamg of P", "learned basis"])
+    alone, learned = preconditioners.run(args, Samples(HelmholtzCase(), config, MPI.COMM_SELF)).rows
     assert alone.solved and learned.solved and learned.values["dimension"] == 64
     assert 2 * learned.iterations <= alone.iterations

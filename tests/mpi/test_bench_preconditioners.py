@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,10 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the cases need DOLFINx")
 
-from lrsa_coupled.bench.experiments import OnRanks, eigensolvers, preconditioners
+from lrsa_coupled.bench.experiments import eigensolvers, preconditioners
 from lrsa_coupled.bench.linear_methods import linear_methods
+from lrsa_coupled.bench.rows import Results
+from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import BenchConfig, Config, GuessConfig, ProblemConfig
 from lrsa_coupled.schema import Field
@@ -21,8 +25,12 @@ CONFIG = Config(
 )
 
 
-def place(name: str, **options: float) -> OnRanks:
-    return OnRanks(load_case(name, options), CONFIG, COMM)
+def samples(name: str, model: Path | None = None, **options: float) -> Samples:
+    return Samples(load_case(name, options), CONFIG, COMM, model)
+
+
+def precondition(where: Samples, models: Sequence[Path], only: Sequence[str] = ()) -> Results:
+    return preconditioners.run(Namespace(models=models, only=only), where)
 
 
 def basis_of(folder: Path, count: int) -> Path:
@@ -32,7 +40,7 @@ def basis_of(folder: Path, count: int) -> Path:
 
 def test_every_method_of_helmholtz_is_measured(shared_path: Path) -> None:
     models = [basis_of(shared_path, 8)]
-    results = preconditioners.measure(place("helmholtz", wave_number=14.0), models=models)
+    results = precondition(samples("helmholtz", wave_number=14.0), models)
     rows = {row.method: row for row in results.rows}
     others = {"two-grid", "ilu", "gamg shifted", "learned basis, 2 inverse iteration steps"}
     solving = ("mumps", "superlu_dist", "gamg of P", "exact modes", "coarse modes", "learned basis")
@@ -51,7 +59,7 @@ def test_a_definite_case_takes_conjugate_gradients(shared_path: Path) -> None:
     folder = shared_path / "correction"
     correction = operator(folder, Field("correction"), inputs=inputs, case=case, scale=1e-3)
     only = ["gamg-cg", "sor", "coarse modes", "learned correction, fgmres, sor"]
-    results = preconditioners.measure(place("darcy"), models=[correction], only=only)
+    results = precondition(samples("darcy"), [correction], only)
     assert list(results.methods) == only and all(row.solved for row in results.rows)
     methods = linear_methods(load_case("darcy"), CONFIG, [correction, folder / ".." / "correction"])
     names = [method.name for method in methods]
@@ -62,20 +70,20 @@ def test_what_cannot_be_measured_is_named(shared_path: Path) -> None:
     basis = basis_of(shared_path, 4)
     field = operator(shared_path / "field", Field("pressure"), inputs=("log_coefficient",), case="darcy")
     for where, models, only, message in (
-        (place("cavity"), [], [], "spectrum"),
-        (place("helmholtz:modes", modes=4), [], [], "spectrum"),
-        (place("darcy"), [basis], [], "expected an operator of 'darcy'"),
-        (place("darcy"), [field], [], "a basis or a correction"),
-        (place("darcy"), [], ["gamg-gc"], "did you mean 'gamg-cg'"),
+        (samples("cavity"), [], [], "spectrum"),
+        (samples("helmholtz:modes", modes=4), [], [], "spectrum"),
+        (samples("darcy"), [basis], [], "expected an operator of 'darcy'"),
+        (samples("darcy"), [field], [], "a basis or a correction"),
+        (samples("darcy"), [], ["gamg-gc"], "did you mean 'gamg-cg'"),
     ):
         with pytest.raises(ValueError, match=message):
-            preconditioners.measure(where, models=models, only=only)
+            precondition(where, models, only)
     with pytest.raises(ValueError, match="whose output is modes"):
-        eigensolvers.measure(place("helmholtz"), basis)
+        eigensolvers.run(Namespace(), samples("helmholtz", basis))
 
 
 def test_eigensolvers_find_the_same_modes(shared_path: Path) -> None:
-    results = eigensolvers.measure(place("helmholtz:modes", modes=8), basis_of(shared_path, 8))
+    results = eigensolvers.run(Namespace(), samples("helmholtz:modes", basis_of(shared_path, 8), modes=8))
     found = [(row.values["count"], row.method) for row in results.rows]
     names = ("krylov-schur", "lobpcg", "lobpcg, learned guess")
     assert found == [(count, name) for count in (1, 2) for name in names]

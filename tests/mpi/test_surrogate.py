@@ -19,7 +19,7 @@ from dolfinx.mesh import create_unit_square, exterior_facet_indices
 from petsc4py import PETSc
 
 from lrsa_coupled import catalog
-from lrsa_coupled.bench.experiments.certificates import true_solution
+from lrsa_coupled.bench.answers import true_solution
 from lrsa_coupled.certify.certify import Certified, certify
 from lrsa_coupled.certify.estimate import ConjugateGradients, Linearisation
 from lrsa_coupled.certify.surrogate import Surrogate

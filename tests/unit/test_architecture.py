@@ -129,6 +129,13 @@ def test_import_of_the_package_is_cheap() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_tables_of_experiments_need_neither_mpi_nor_petsc() -> None:
+    code = "import sys; from lrsa_coupled.bench.experiments import all_experiments as every; "
+    code += "[item.load().table for item in every().values()]; print({'dolfinx', 'mpi4py.MPI'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_public_names() -> None:
     tree = SOURCES[Path("lrsa_coupled/__init__.py")]
     for_checkers = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}

@@ -6,11 +6,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pytest
 from matplotlib.image import imread
-
-pytest.importorskip("mpi4py.MPI", reason="the experiment needs DOLFINx")
-pytest.importorskip("dolfinx", reason="the experiment needs DOLFINx")
 
 from lrsa_coupled.bench.experiments.certificates import BASELINE, SURROGATE, TARGETS, effectivity_picture, table
 from lrsa_coupled.bench.rows import Header, Results, Row, Seconds

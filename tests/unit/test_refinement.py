@@ -1,11 +1,12 @@
 """Predictions on refined points: the masses of the sets, and what mass-weighted and plain attention make of them."""
 
 import dataclasses
+from argparse import Namespace
 
 import pytest
 import torch
 
-from lrsa_coupled.bench.experiments.refinement import measure, node_sets, table
+from lrsa_coupled.bench.experiments.refinement import node_sets, run, table
 from lrsa_coupled.config import Config, LrsaConfig
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.training import checkpoint
@@ -47,7 +48,7 @@ def test_mass_weighted_attention_does_not_see_a_refined_half(tmp_path, mass_weig
             weight.add_(0.3 * torch.randn_like(weight))
     card = dataclasses.replace(CARD_OF_TEST, schema=SCHEMA, operator=operator)
     checkpoint.save(tmp_path / "model", model, card)
-    results = measure(tmp_path / "model", data, Config())
+    results = run(Namespace(model=tmp_path / "model", data=data), Config())
     assert results.num_samples == 3 and ("mass-weighted" if mass_weighted else "plain") in table(results)
     drift = {name: sum(row.number("drift") for row in rows) for name, rows in results.methods.items()}
     # Plain attention moves further when one half is refined than when all is; mass-weighted attention less.

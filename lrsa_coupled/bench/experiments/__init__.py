@@ -1,9 +1,10 @@
 """Experiments: one question a file, run by ``lrsa-coupled experiment NAME``; a file that is put here is found.
 
-A file has the question in the first line of its docstring, ``add_arguments(parser)``, ``table(results) -> str`` and
-``run``. With ``ON_RANKS = True`` it solves problems of a case, ``run(args, place: OnRanks) -> Results``; with
-``ON_RANKS = False`` it works in one process without MPI and PETSc, ``run(args, config: Config) -> Results``. It is
-imported when it runs, with PETSc at work.
+A file has the question in the first line of its docstring, ``add_arguments(parser)`` for what it needs besides the
+case, ``table(results) -> str`` and ``run``. With ``ON_RANKS = True`` it solves samples of a case on MPI ranks,
+``run(args, samples: Samples) -> Results``; with ``ON_RANKS = False`` it works in one process without MPI and PETSc,
+``run(args, config: Config) -> Results``. One without a case has ``SETTINGS``, which override the defaults. Importing
+it loads neither MPI nor PETSc: ``report`` prints its table anywhere.
 """
 
 from __future__ import annotations
@@ -15,15 +16,8 @@ from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from lrsa_coupled.settings import nearest
-
-if TYPE_CHECKING:
-    from mpi4py import MPI
-
-    from lrsa_coupled.config import Config
-    from lrsa_coupled.interfaces import Case
 
 
 @dataclass(frozen=True)
@@ -37,31 +31,6 @@ class Experiment:
     def load(self) -> ModuleType:
         """Import its file."""
         return importlib.import_module(f"{__name__}.{self.name.replace('-', '_')}")
-
-
-@dataclass(frozen=True)
-class OnRanks:
-    """A case, and the ranks on which its problems are solved.
-
-    Args:
-        case: The case.
-        config: Settings.
-        comm: Ranks.
-        model: The given model, else the shipped one; None without either.
-        operators: Folders of all operators that the case ships.
-    """
-
-    case: Case
-    config: Config
-    comm: MPI.Intracomm
-    model: Path | None = None
-    operators: tuple[Path, ...] = ()
-
-    def needed_model(self) -> Path:
-        """Return the model; ValueError without one."""
-        if self.model is None:
-            raise ValueError(f"the case '{self.case.name}' ships no model; name one with --model")
-        return self.model
 
 
 def all_experiments() -> dict[str, Experiment]:
@@ -81,24 +50,6 @@ def find(name: str) -> Experiment:
     if name not in known:
         raise ValueError(f"unknown experiment '{name}'{nearest(name, list(known))}")
     return known[name]
-
-
-def add_case(parser: ArgumentParser) -> None:
-    """Add the case and its presets."""
-    parser.add_argument("case", metavar="CASE", help="name of a case, or path to a case.py or its folder")
-    parser.add_argument(
-        "--preset", metavar="NAME", help="a table of presets in the case's config.toml; none by default"
-    )
-
-
-def add_samples(parser: ArgumentParser) -> None:
-    """Add the case and which of its samples are measured."""
-    add_case(parser)
-    numbers = {"bench.samples": "number of samples", "problem.seed": "seed of the samples"}
-    numbers["problem.resolution"] = "resolution of the meshes; the case's own by default"
-    for setting, text in numbers.items():
-        name = setting.partition(".")[2]
-        parser.add_argument(f"--{name}", dest=setting, type=int, metavar=name[0].upper(), help=text)
 
 
 def add_model(parser: ArgumentParser) -> None:

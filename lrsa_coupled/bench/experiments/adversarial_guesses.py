@@ -12,29 +12,25 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
-import numpy as np
 import torch
 from msgspec.structs import replace
 from torch import Tensor, nn
 
-from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
+from lrsa_coupled.bench.experiments import add_model
 from lrsa_coupled.bench.report import align, heading, solved_count
-from lrsa_coupled.bench.rows import Results, Row, Scalar, Seconds
-from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns, timed
-from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
-from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.bench.rows import Results, Row, Scalar
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.guess.guarded import GuardedSolver
-from lrsa_coupled.guess.learned import LEARNED, LearnedGuess
 from lrsa_coupled.guess.policy import Adaptive
-from lrsa_coupled.guess.target import CaseTarget
-from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, Solver, SolveResult
+from lrsa_coupled.interfaces import Guess, InitialGuess, Problem
 from lrsa_coupled.logs import progress
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training import checkpoint
+
+if TYPE_CHECKING:
+    from lrsa_coupled.bench.samples import Samples
+    from lrsa_coupled.guess.learned import LearnedGuess
 
 ON_RANKS = True
 STUDY = "adversarial-guesses"
@@ -47,46 +43,40 @@ CHANGES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "ten times": lambda outputs: 10.0 * outputs,
     "white noise of 100 %": lambda outputs: outputs + outputs.square().mean().sqrt() * torch.randn_like(outputs),
 }
-RANDOM, ANOTHER = "random weights", "another sample's field"
+RANDOM, ANOTHER, LEARNED = "random weights", "another sample's field", "learned"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_samples(parser)
     add_model(parser)
     text = "models trained on samples of another distribution, a manner each"
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
 
 
-def run(args: Namespace, place: OnRanks) -> Results:
+def run(args: Namespace, samples: Samples) -> Results:
     """Solve unseen problems with each manner. Collective.
 
     Raises:
         ValueError: If there are less than two samples, the seed was trained on, or a model belongs to another case.
     """
-    return measure(place, others=args.models)
+    from lrsa_coupled.bench.samples import load_guess
 
-
-def measure(place: OnRanks, *, others: Sequence[Path] = ()) -> Results:
-    """Measure, see ``run``. Collective."""
-    samples, count = Samples(place.case, place.config, place.comm), place.config.bench.samples
+    case, config, count = samples.case, samples.config, samples.config.bench.samples
     if count < 2:
         raise ValueError(f"expected at least two samples, the first of which measures the default solver, got {count}")
-    models = (place.needed_model(), *others)
-    guess, *strangers = (load_guess(place.case, place.config, path) for path in models)
-    guesses = _guesses(samples, guess)
-    limit = place.config.guess.max_distance
-    for path, stranger in zip(others, strangers, strict=True):
-        guesses[f"another distribution: {path}"] = stranger.bind(place.case, max_distance=limit)
-    settings = dataclasses.replace(place.config.guess, record=None)  # each manner has a record of its own
+    guesses = _guesses(samples, samples.guess())
+    for path in args.models:
+        stranger = load_guess(case, config, path)
+        guesses[f"another distribution: {path}"] = stranger.bind(case, max_distance=config.guess.max_distance)
+    settings = dataclasses.replace(config.guess, record=None)  # each manner has a record of its own
     policies = {name: Adaptive(settings, [LEARNED]) for name in guesses}
     rows = []
-    for index in progress(range(-1, count), description=f"{STUDY} {place.case.name}"):
+    for index in progress(range(-1, count), description=f"{STUDY} {case.name}"):
         problem = samples.problem(index if index >= 0 else count)  # one sample more, first, which wakes MUMPS and torch
-        for name, item in guesses.items():
-            item.prepare(problem)
+        for name, guess in guesses.items():
+            guess.prepare(problem)
             policy = policies[name] if index >= 0 else Adaptive(settings, [LEARNED])
-            row = _measure(samples, problem, name, item, policy, index=max(index, 0))
+            row = _measure(samples, problem, name, guess, policy, index=max(index, 0))
             rows += [row] if index >= 0 else []
     return samples.results(STUDY, rows, rtol=samples.rtol)
 
@@ -98,13 +88,9 @@ def table(results: Results) -> str:
     patience = int(results.header.settings["guess.patience"] or 0)
     for name, rows in results.methods.items():
         decisions, default = [row.decisions[0] for row in rows], [row.number("default") for row in rows]
-        tries = [decision for decision in decisions if decision["choice"] == LEARNED]
-        bad = [decision["outcome"] != "converged" for decision in tries]
-        wasted = [
-            float(decision["wasted"] or 0.0) / seconds
-            for decision, seconds in zip(decisions, default, strict=True)
-            if decision["choice"] == LEARNED
-        ]
+        tries = [pair for pair in zip(decisions, default, strict=True) if pair[0]["choice"] == LEARNED]
+        bad = [decision["outcome"] != "converged" for decision, _ in tries]
+        wasted = [float(decision["wasted"] or 0.0) / seconds for decision, seconds in tries]
         overhead = sum(row.seconds.total for row in rows) / sum(default) - 1.0
         off = f"after {len(tries)}" if tries and all(bad[:patience]) else "no"
         cells = [name, solved_count(rows), outcomes(decisions), f"{100 * max(wasted, default=0.0):.1f} %"]
@@ -123,29 +109,26 @@ def _measure(
     samples: Samples, problem: Problem, name: str, guess: InitialGuess, policy: Adaptive, *, index: int
 ) -> Row:
     """Solve by default, guarded, and by default again. Collective."""
+    from lrsa_coupled.bench.samples import solve, timed
+    from lrsa_coupled.guess.guarded import GuardedSolver
+    from lrsa_coupled.guess.target import CaseTarget
+
     case, atol = samples.case, samples.atol(problem)
-    default = partial(case.default_solver, problem, atol)
-    _, before = timed(problem, partial(_solve, default))
-    guarded = partial(GuardedSolver, [guess], CaseTarget(case, problem, atol), policy)
-    result, total = timed(problem, partial(_solve, guarded))
-    residual = residual_norm(problem)
-    _, after = timed(problem, partial(_solve, default))
-    solved = bool(result.converged and residual <= (1.0 + SLACK) * atol)
-    row = Row(method=name, sample=index, seconds=Seconds(total=total, solve=total), solved=solved, residual=residual)
-    row = replace(row, iterations=result.iterations, unknowns=num_unknowns(problem), atol=atol)
-    decisions, values = (dataclasses.asdict(policy.decisions[-1]),), {"default": float(np.mean([before, after]))}
-    return replace(row, used_fallback=result.used_fallback, decisions=decisions, values=values)
-
-
-def _solve(make: Callable[[], Solver]) -> SolveResult:
-    solver = make()
-    result = solver.solve()
-    solver.destroy()
-    return result
+    default = partial(solve, partial(case.default_solver, problem, atol))
+    guarded = partial(solve, partial(GuardedSolver, [guess], CaseTarget(case, problem, atol), policy))
+    _, before = timed(problem, default)
+    result, seconds = timed(problem, guarded)
+    row = samples.row(name, index, problem=problem, atol=atol, result=result, seconds=seconds)
+    _, after = timed(problem, default)
+    decisions = (dataclasses.asdict(policy.decisions[-1]),)
+    return replace(row, decisions=decisions, values={"default": (before + after) / 2})
 
 
 def _guesses(samples: Samples, guess: LearnedGuess) -> dict[str, InitialGuess]:
     """Return the guesses by name: the changes above, random weights, the prediction for another sample."""
+    from lrsa_coupled.coupling.predictor import Predictor
+    from lrsa_coupled.guess.learned import LearnedGuess
+
     case, predictor, limit = samples.case, guess.predictor, samples.config.guess.max_distance
     changed: dict[str, Any] = {name: _Changed(predictor.model, change) for name, change in CHANGES.items()}
     with torch.random.fork_rng(devices=[]):
@@ -194,6 +177,9 @@ class _AnotherGuess(InitialGuess):
 
     def put(self, problem: Problem) -> Guess:
         """Predict for the other problem. Collective."""
+        from lrsa_coupled.coupling.residual import set_dirichlet
+        from lrsa_coupled.coupling.transfer import NodeSet
+
         if self._other is None:
             self.prepare(problem)
         found = self.guess.put(self._other)

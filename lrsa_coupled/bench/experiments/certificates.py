@@ -15,32 +15,24 @@ whose true error is within the accuracy. No user could know that tolerance.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
-from msgspec.structs import replace
-from mpi4py import MPI
-from petsc4py import PETSc
 
 from lrsa_coupled.bench.compare import speedup
-from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
+from lrsa_coupled.bench.experiments import add_model
 from lrsa_coupled.bench.pictures import save_figure
 from lrsa_coupled.bench.report import Table, align, heading, number
-from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
-from lrsa_coupled.bench.samples import Samples, load_guess, num_unknowns, timed
-from lrsa_coupled.certify.certify import Certified, certify
-from lrsa_coupled.certify.surrogate import Surrogate
-from lrsa_coupled.coupling.norms import jacobian, make_norm, set_solution, solution_vector
-from lrsa_coupled.coupling.residual import reference_norm, residual_vector
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.bench.rows import Results, Row
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors, share
+
+if TYPE_CHECKING:
+    from lrsa_coupled.bench.samples import Samples
 
 ON_RANKS = True
 STUDY, SURROGATE, BASELINE = "certificates", "surrogate", "baseline"
@@ -48,142 +40,35 @@ STUDY, SURROGATE, BASELINE = "certificates", "surrogate", "baseline"
 TARGETS = tuple(10.0**-k for k in range(1, 9))
 """Relative errors asked for."""
 
-TOLERANCES = tuple(10.0**-k for k in range(1, 11))
-"""Residual tolerances tried by the baseline, relative to the residual of the zero guess."""
-
 GOOD = (0.5, 3.0)
 """Effectivity indices, estimate by true error, that will do."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_samples(parser)
     add_model(parser)
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write a PNG picture of estimates over errors")
 
 
-def run(args: Namespace, place: OnRanks) -> Results:
+def run(args: Namespace, samples: Samples) -> Results:
     """Measure the certificate on samples never trained on. Collective.
 
     Raises:
         ValueError: If the seed is one that was trained on, or the model belongs to another case; on all ranks.
     """
-    samples, settings = Samples(place.case, place.config, place.comm), place.config.bench
-    with collective_errors(place.comm):
-        guess = load_guess(place.case, place.config, place.needed_model())
-    _Sample(samples, guess, settings.samples, repeats=1, targets=TARGETS[:1]).rows()  # not counted: compiles the forms
+    from lrsa_coupled.bench.answers import Answers
+
+    settings = samples.config.bench
+    with collective_errors(samples.comm):
+        guess = samples.guess()
+    Answers(samples, guess, settings.samples, repeats=1, targets=TARGETS[:1]).rows()  # not counted: compiles the forms
     rows: list[Row] = []
-    for index in progress(range(settings.samples), description=f"{STUDY} of {place.case.name}"):
-        rows += _Sample(samples, guess, index, repeats=settings.repeats, targets=TARGETS).rows()
+    for index in progress(range(settings.samples), description=f"{STUDY} of {samples.case.name}"):
+        rows += Answers(samples, guess, index, repeats=settings.repeats, targets=TARGETS).rows()
     results = samples.results(STUDY, rows, rtol=samples.rtol)
     if args.pictures is not None:
-        share(place.comm, lambda: print(f"picture: {effectivity_picture(results, args.pictures)}"))
+        share(samples.comm, lambda: print(f"picture: {effectivity_picture(results, args.pictures)}"))
     return results
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The answers to one sample; none where the default solver fails."""
-
-    samples: Samples
-    guess: LearnedGuess
-    index: int
-    repeats: int
-    targets: Sequence[float]
-
-    def rows(self) -> list[Row]:
-        """Answer and compare with the truth. Collective."""
-        case, problem = self.samples.case, self.samples.problem(self.index)
-        truth = true_solution(case, problem)
-        if truth is None:
-            return []
-        norm, zero = make_norm(problem, case.schema.outputs), truth.duplicate()
-        zero.set(0.0)
-        scale = norm.of_solution(zero, 0.0)
-
-        def error() -> float:
-            difference = solution_vector(problem)
-            difference.axpy(-1.0, truth)
-            return norm.of(difference) / scale
-
-        prediction = error() if self.guess.put(problem).accepted else None
-        rows: list[Row] = []
-        seen: Values = {"norm": norm.name, "prediction": prediction}
-        for accept in self.targets:
-            result, seconds = timed(problem, partial(self._answer, problem, accept), self.repeats)
-            values: Values = {
-                "accept": accept,
-                "error": error() if result.delivered else None,
-                "estimate": result.error,
-            }
-            values |= {"prediction_estimate": result.prediction, "linearisations": result.linearisations, **seen}
-            row = self._row(SURROGATE, values, seconds, problem)
-            fell_back = result.fallback is not None
-            rows.append(replace(row, solved=result.certified, iterations=result.iterations, used_fallback=fell_back))
-        solves = list(self._baseline(problem, error))
-        for accept in self.targets:
-            enough = [solve for solve in solves if solve[0] <= accept]
-            if enough:
-                reached, seconds = min(enough, key=lambda solve: solve[1])
-                rows.append(self._row(BASELINE, {"accept": accept, "error": reached}, seconds, problem))
-        for item in (truth, zero, norm):
-            item.destroy()
-        return rows
-
-    def _answer(self, problem: Problem, accept: float) -> Certified:
-        return Surrogate(self.samples.case, self.guess, problem, accept=accept).solve()
-
-    def _baseline(self, problem: Problem, error: Callable[[], float]) -> Iterator[tuple[float, float]]:
-        """Yield true error and seconds of the baseline's solves, to ever smaller errors. Collective."""
-        case = self.samples.case
-        if problem.is_linear and problem.energy is not None:
-            for accept in self.targets:
-                certificate = partial(certify, case, problem, accept=accept, max_linearisations=1)
-                _, seconds = timed(problem, certificate, self.repeats)
-                yield error(), seconds
-            return
-        reference = reference_norm(problem)
-        for tolerance in TOLERANCES:
-            solve = partial(_solves, case, problem, tolerance * reference)
-            converged, seconds = timed(problem, solve, self.repeats)
-            if converged:
-                reached = error()
-                yield reached, seconds
-                if reached <= self.targets[-1]:
-                    return
-
-    def _row(self, method: str, values: Values, seconds: float, problem: Problem) -> Row:
-        times, unknowns = Seconds(total=seconds, solve=seconds), num_unknowns(problem)
-        return Row(method=method, sample=self.index, seconds=times, solved=True, unknowns=unknowns, values=values)
-
-
-def true_solution(case: Case, problem: Problem) -> PETSc.Vec | None:
-    """Solve a problem to rounding, by the default solver and two Newton steps with MUMPS; None when the former fails.
-
-    Collective; leaves the result in ``problem.solution``, too.
-    """
-    if not _solves(case, problem, case.rtol * reference_norm(problem)):
-        return None
-    for _ in range(2):
-        matrix, residual, solution = jacobian(problem), residual_vector(problem), solution_vector(problem)
-        pc = PETSc.PC().create(problem.mesh.comm)
-        pc.setType("lu")
-        pc.setFactorSolverType("mumps")
-        pc.setOperators(matrix)
-        correction = residual.duplicate()
-        pc.apply(residual, correction)
-        solution.axpy(-1.0, correction)
-        set_solution(problem, solution)
-        for item in (pc, matrix, residual, correction, solution):
-            item.destroy()
-    return solution_vector(problem)
-
-
-def _solves(case: Case, problem: Problem, atol: float) -> bool:
-    solver = case.default_solver(problem, atol)
-    result = solver.solve()
-    solver.destroy()
-    return result.converged
 
 
 def table(results: Results) -> str:

@@ -10,27 +10,29 @@ configuration; the seconds of a sample are those of mesh, problem and solve toge
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from msgspec.structs import replace
-from mpi4py import MPI
 
-from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
-from lrsa_coupled.bench.report import align, solved_count
+from lrsa_coupled.bench.experiments import add_model
+from lrsa_coupled.bench.report import align, mean_iterations, solved_count
 from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
-from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import share
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from lrsa_coupled.bench.samples import Samples
 
 ON_RANKS = True
 STUDY = "generation"
@@ -42,14 +44,10 @@ type Changes = dict[str, Any]
 NAIVE: Changes = {"guess": "none", "reuse": "nothing", "recycle": None, "sort": False, "model": None, "method": None}
 """Settings of the naive loop."""
 
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments."""
-    add_samples(parser)
-    add_model(parser)
+add_arguments = add_model
 
 
-def run(args: Namespace, place: OnRanks) -> Results:
+def run(args: Namespace, samples: Samples) -> Results:
     """Make samples by each configuration in a temporary folder; on several ranks also on one of them alone. Collective.
 
     With a model the learned guess is one more for a case whose meshes differ.
@@ -57,20 +55,19 @@ def run(args: Namespace, place: OnRanks) -> Results:
     Raises:
         ValueError: If a tolerance is set: data are made to that of the case.
     """
-    return measure(place, model=place.model)
+    from mpi4py import MPI
 
-
-def measure(place: OnRanks, *, model: Path | None) -> Results:
-    """Measure, see ``run``. Collective."""
-    config, comm = place.config, place.comm
+    config, comm = samples.config, samples.comm
     if config.problem.rtol is not None:
         raise ValueError(f"data are made to the tolerance of the case, got problem.rtol = {config.problem.rtol}")
     config = dataclasses.replace(config, problem=dataclasses.replace(config.problem, seed=config.problem.test_seed))
-    samples = Samples(place.case, config, comm)
+    samples = dataclasses.replace(samples, config=config)
     plain = dataclasses.replace(config.generate, **NAIVE, samples=2 * comm.size)
     _generate(samples, plain, comm, "")  # not counted: compiles forms
     rows: list[Row] = []
-    for name, changes in progress(configurations(place.case, config.generate, model).items(), description=STUDY):
+    for name, changes in progress(
+        configurations(samples.case, config.generate, samples.model).items(), description=STUDY
+    ):
         settings = dataclasses.replace(config.generate, **NAIVE | changes, samples=config.bench.samples)
         made = _generate(samples, settings, comm, name)
         alone = made
@@ -107,18 +104,8 @@ def configurations(case: Case, settings: GenerateConfig, model: Path | None) -> 
 def table(results: Results) -> str:
     """Format results."""
     header, methods = results.header, results.methods
-    lines = [
-        [
-            "configuration",
-            "solved",
-            "iterations",
-            "samples per hour",
-            "on one rank",
-            "times the naive",
-            "idle",
-            "overhead",
-        ]
-    ]
+    lines = [["configuration", "solved", "iterations", "samples per hour", "on one rank", "times the naive"]]
+    lines[0] += ["idle", "overhead"]
     most = max(sum(row.solved for row in rows) for rows in methods.values())
     naive = max(
         rows[0].number("one_rank")
@@ -127,7 +114,7 @@ def table(results: Results) -> str:
     )
     for name, rows in methods.items():
         rate, alone, idle, overhead = map(rows[0].number, ("samples_per_hour", "one_rank", "idle", "overhead"))
-        cells = [name, solved_count(rows), f"{np.mean([row.iterations for row in rows]):.2f}"]
+        cells = [name, solved_count(rows), f"{mean_iterations(rows):.2f}"]
         lines.append([*cells, f"{rate:.0f}", f"{alone:.0f}", f"{alone / naive:.2f}", f"{idle:.1%}", f"{overhead:.1%}"])
     head = f"{header.case}: data generation, resolution {header.resolution}, seed {header.seed}, ranks {header.ranks}"
     note = (
@@ -138,6 +125,8 @@ def table(results: Results) -> str:
 
 def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, name: str) -> list[Row]:
     """Generate in a temporary folder and return the rows of a configuration. Collective."""
+    from lrsa_coupled.generation.generate import generate
+
     folder = share(comm, lambda: Path(tempfile.mkdtemp(prefix="lrsa-coupled-")))
     try:
         summary = generate(samples.case, dataclasses.replace(samples.config, generate=settings), folder, comm)
@@ -151,12 +140,17 @@ def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, n
 
 
 def _rows(store: DataStore, name: str, values: Values) -> list[Row]:
-    rows = []
+    found = []
     for index in store.entries:
         record = store.read(index)
-        seconds, solved = Seconds(total=record.seconds, solve=record.seconds), record.status == "ok"
         row = Row(
-            method=name, sample=index, seconds=seconds, solved=solved, iterations=record.iterations, values=values
+            method=name,
+            sample=index,
+            seconds=Seconds(total=record.seconds, solve=record.seconds),
+            iterations=record.iterations,
+            solved=record.status == "ok",
+            residual=record.residual if math.isfinite(record.residual) else None,
+            values=values,
         )
-        rows.append(replace(row, residual=record.residual if np.isfinite(record.residual) else None))
-    return rows
+        found.append(row)
+    return found

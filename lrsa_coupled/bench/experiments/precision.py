@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from lrsa_coupled.bench.experiments import add_case
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.rows import Results, Row, Seconds
@@ -39,23 +38,20 @@ WARM_UP, STEPS = 10, 20
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_case(parser)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set to train on")
 
 
 def run(args: Namespace, config: Config) -> Results:
     """Take the first steps of a training in both precisions in turn; ValueError as for such a training."""
-    return measure(config, args.data)
-
-
-def measure(config: Config, data: Path) -> Results:
-    """Measure, see ``run``."""
-    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
+    dataset = PointDataset(DataStore(args.data), memory_gib=config.data.memory_gib)
     rows = []
     with TemporaryDirectory() as folder:
-        settings = {name: _with_precision(config, name) for name in PRECISIONS}
-        runs = {n: prepare(dataset, settings[n], Path(folder), group=ProcessGroup()) for n in PRECISIONS}
-        batches = {str(name): _batches(run) for name, run in runs.items()}
+        runs = {}
+        for name in PRECISIONS:
+            training = dataclasses.replace(config.training, precision=name, fp32_epochs=0)
+            settings = dataclasses.replace(config, training=training)
+            runs[name] = prepare(dataset, settings, Path(folder), group=ProcessGroup())
+        batches = {name: _batches(run) for name, run in runs.items()}
         for number in progress(range(-WARM_UP, STEPS), description="steps"):
             for name, run in runs.items():
                 batch = next(batches[name])
@@ -86,11 +82,6 @@ def table(results: Results) -> str:
     batch = f"{settings['training.batch_size']} samples a step, {settings['training.num_points'] or 'all'} points each"
     count = f"{results.num_samples} steps in turn, {header.machine['processor']}"
     return f"{header.case}: {operator}; {batch}; {count}\n\n{align(lines)}"
-
-
-def _with_precision(config: Config, precision: Precision) -> Config:
-    training = dataclasses.replace(config.training, precision=precision, fp32_epochs=0)
-    return dataclasses.replace(config, training=training)
 
 
 def _batches(run: Run) -> Iterator[Sequence[Batch]]:

@@ -16,22 +16,23 @@ from __future__ import annotations
 
 import math
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from lrsa_coupled.bench.compare import chosen
-from lrsa_coupled.bench.experiments import OnRanks, add_only, add_samples
-from lrsa_coupled.bench.linear_methods import Method, System, linear_methods, spectrum_of, system
+from lrsa_coupled.bench.experiments import add_only
 from lrsa_coupled.bench.machine import PeakMemory
 from lrsa_coupled.bench.payback import PayBack, pay_back_note, pay_back_rows, savings
-from lrsa_coupled.bench.report import align, heading, solved_count
+from lrsa_coupled.bench.report import align, heading, mean_iterations, median, solved_count
 from lrsa_coupled.bench.rows import Results, Row
-from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
+
+if TYPE_CHECKING:
+    from lrsa_coupled.bench.linear_methods import Method, System
+    from lrsa_coupled.bench.samples import Samples
 
 ON_RANKS = True
 STUDY = "preconditioners"
@@ -39,38 +40,34 @@ STUDY = "preconditioners"
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_samples(parser)
     text = "models that predict a basis or a correction; those that the case ships by default"
     parser.add_argument("--models", type=Path, nargs="+", default=[], metavar="DIR", help=text)
     add_only(parser, "methods")
 
 
-def run(args: Namespace, place: OnRanks) -> Results:
+def run(args: Namespace, samples: Samples) -> Results:
     """Measure. Collective.
 
     Raises:
         ValueError: If the case has no spectrum, an operator does not fit or has seen the samples, or a method is
             unknown; on all ranks.
     """
-    return measure(place, models=args.models or place.operators, only=args.only)
+    from lrsa_coupled.bench.linear_methods import linear_methods, spectrum_of, system
 
-
-def measure(place: OnRanks, *, models: Sequence[Path] = (), only: Sequence[str] = ()) -> Results:
-    """Measure, see ``run``. Collective."""
-    samples = Samples(place.case, place.config, place.comm)
-    with collective_errors(place.comm):
-        methods = chosen(linear_methods(place.case, place.config, models), only, what="preconditioner")
+    case, config = samples.case, samples.config
+    with collective_errors(samples.comm):
+        methods = linear_methods(case, config, args.models or samples.operators)
+        methods = chosen(methods, args.only, what="preconditioner")
     memory: dict[str, int | None] = {}
     rows: list[Row] = []
-    for index in progress(range(-1, place.config.bench.samples), description=f"{STUDY} of {place.case.name}"):
-        linear = system(samples, spectrum_of(place.case), max(index, 0))
+    for index in progress(range(-1, config.bench.samples), description=f"{STUDY} of {case.name}"):
+        linear = system(samples, spectrum_of(case), max(index, 0))
         for method in methods:
             if index < 0:  # not counted: compiles the forms, wakes torch
                 memory[method.name] = _measured_memory(method, linear)
             else:
                 row = method.solve(linear)
-                values = row.values | {"memory": memory[method.name]}
-                rows.append(msgspec.structs.replace(row, values=values))
+                rows.append(msgspec.structs.replace(row, values=row.values | {"memory": memory[method.name]}))
         linear.destroy()
     costs = {method.name: method.cost for method in methods if method.cost is not None}
     return samples.results(STUDY, rows, costs, rtol=samples.rtol)
@@ -79,38 +76,26 @@ def measure(place: OnRanks, *, models: Sequence[Path] = (), only: Sequence[str] 
 def table(results: Results) -> str:
     """Format results: times are medians over the samples, ratios against the fastest method without an operator."""
     methods, costs = results.methods, results.header.costs
-    totals = {name: _total(rows) for name, rows in methods.items()}
+    totals = {name: median(rows) if all(row.solved for row in rows) else math.inf for name, rows in methods.items()}
     best = min((name for name in totals if name not in costs), key=totals.__getitem__, default=next(iter(totals)))
     stages = ("setup", "inference", "solve")
-    lines = [
-        ["preconditioner", "solved", "iterations", *(f"{stage} [s]" for stage in stages), "total [s]", "memory [MB]"]
-    ]
-    lines[0] += ["residual", f"against {best}"]
+    head = ["preconditioner", "solved", "iterations", *(f"{stage} [s]" for stage in stages), "total [s]"]
+    lines = [[*head, "memory [MB]", "residual", f"against {best}"]]
     for name, rows in methods.items():
         memory, known = rows[0].values["memory"], math.isfinite(totals[name])
-        cells = [name, solved_count(rows), f"{np.mean([row.iterations for row in rows]):.1f}"]
-        cells += [f"{np.median([getattr(row.seconds, stage) for row in rows]):.3f}" for stage in stages]
+        cells = [name, solved_count(rows), f"{mean_iterations(rows):.1f}"]
+        cells += [f"{median(rows, stage):.3f}" for stage in stages]
         cells += [f"{totals[name]:.3f}" if known else "-", "-" if memory is None else f"{float(memory) / 1e6:.0f}"]
         cells += [f"{max(row.residual or 0.0 for row in rows):.1e}"]
         lines.append([*cells, f"{totals[best] / totals[name]:.2f}" if known else "-"])
-    return "\n\n".join([heading(results), align(lines), *_pay_backs(results, best)])
-
-
-def _pay_backs(results: Results, best: str) -> list[str]:
-    """Say after how many solves data and training of the operators have paid for themselves against the best other."""
-    methods, costs = results.methods, results.header.costs
     found = [
         PayBack(f"{best}, by {name}", cost.total, savings(methods[best], methods[name]))
         for name, cost in costs.items()
         if name != best
     ]
     notes = dict.fromkeys(pay_back_note(cost) for cost in costs.values())
-    return ["\n".join([align(pay_back_rows(found)), *notes])] if found else []
-
-
-def _total(rows: Sequence[Row]) -> float:
-    """Return the median time of a method [s], infinite when it fails on a sample."""
-    return float(np.median([row.seconds.total for row in rows])) if all(row.solved for row in rows) else math.inf
+    paid = ["\n".join([align(pay_back_rows(found)), *notes])] if found else []
+    return "\n\n".join([heading(results), align(lines), *paid])
 
 
 def _measured_memory(method: Method, linear: System) -> int | None:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lrsa_coupled.bench.experiments import add_case
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.report import align
 from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
@@ -38,22 +37,16 @@ SETS = ("coarse", "half", "fine")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments."""
-    add_case(parser)
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="folder of the model")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set")
 
 
 def run(args: Namespace, config: Config) -> Results:
     """Predict every sample on the three sets; ValueError if model and data do not fit or the nodes are no such grid."""
-    return measure(args.model, args.data, config)
-
-
-def measure(model: Path, data: Path, config: Config) -> Results:
-    """Measure, see ``run``."""
     device = choose_device(config.training.device)
-    operator, card = load(model)
+    operator, card = load(args.model)
     operator.to(device)
-    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
+    dataset = PointDataset(DataStore(args.data), memory_gib=config.data.memory_gib)
     check_match(card, dataset.schema)
     sets = node_sets(find_grid(dataset.whole(0).points_BNd))
     columns, coarse = slice(0, card.schema.outputs[0].components), sets["coarse"][0]

@@ -15,28 +15,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 from msgspec.structs import replace
 
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, baselines_of
-from lrsa_coupled.bench.experiments import OnRanks, add_model, add_samples
+from lrsa_coupled.bench.experiments import add_model
 from lrsa_coupled.bench.payback import PayBack, cost_of, pay_back_note, pay_back_rows, savings
-from lrsa_coupled.bench.report import align, counted, decision_lines
-from lrsa_coupled.bench.rows import Results, Row, Seconds
-from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns, timed
-from lrsa_coupled.coupling.residual import residual_norm
-from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.bench.report import align, counted, decision_lines, mean_iterations
+from lrsa_coupled.bench.rows import Results, Row
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
-from lrsa_coupled.guess.guarded import GuardedSolver
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.policy import Adaptive, Always, Policy
 from lrsa_coupled.interfaces import (
     Case,
@@ -50,42 +43,37 @@ from lrsa_coupled.interfaces import (
 )
 from lrsa_coupled.logs import progress
 
+if TYPE_CHECKING:
+    from lrsa_coupled.bench.samples import Samples
+    from lrsa_coupled.guess.guarded import GuardedSolver
+    from lrsa_coupled.guess.learned import LearnedGuess
+
 ON_RANKS = True
 STUDY = "time-steps"
 TOLERANCES = (1e-4, 1e-6, 1e-8, 1e-10)
 
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments; a sample is a trajectory."""
-    add_samples(parser)
-    add_model(parser)
+add_arguments = add_model
 
 
-def run(args: Namespace, place: OnRanks) -> Results:
-    """Integrate unseen trajectories by every method at every tolerance. Collective.
+def run(args: Namespace, samples: Samples) -> Results:
+    """Integrate unseen trajectories by every method, without a model those of the case, at every tolerance. Collective.
 
     Raises:
         ValueError: If the case has no trajectories, or the model belongs to another case or has seen them.
     """
-    return measure(place, model=place.model)
-
-
-def measure(place: OnRanks, *, model: Path | None) -> Results:
-    """Measure, see ``run``; without a model the case's own methods only. Collective."""
-    case, samples = place.case, Samples(place.case, place.config, place.comm)
+    case, count = samples.case, samples.config.bench.samples
     if case.trajectory is None or case.fixed_mesh is None:
         raise ValueError(f"this experiment needs a case of trajectories, '{case.name}' has none")
     family = _Family(samples, case.fixed_mesh, case.trajectory)
-    guess = load_guess(case, place.config, model) if model is not None else None
+    guess = samples.guess() if samples.model is not None else None
     problem = samples.problem(0)
     problems = [problem, *(case.problem(problem.mesh, problem.parameters) for _ in range(len(case.methods()) + 1))]
     # One trajectory more, not counted: wakes MUMPS and torch.
-    warming = _steppers(family, problems, guess)
-    list(_integrate(warming, place.config.bench.samples, TOLERANCES[0], steps=3))
+    list(_integrate(_steppers(family, problems, guess), count, TOLERANCES[0], steps=3))
     rows: list[Row] = []
     for tolerance in TOLERANCES:
         steppers = _steppers(family, problems, guess)
-        for trajectory in progress(range(place.config.bench.samples), description=f"{case.name}, {tolerance:g}"):
+        for trajectory in progress(range(count), description=f"{case.name}, {tolerance:g}"):
             rows += _integrate(steppers, trajectory, tolerance, steps=case.trajectory.num_steps)
     costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card)) if guess else {}
     return samples.results(STUDY, rows, costs, rtol=None)
@@ -106,11 +94,7 @@ def table(results: Results) -> str:
         lines = [[f"tolerance {tolerance:.0e}", "solved", "Newton", "Krylov", "guess", "[ms]", f"against {best}"]]
         for name, rows in methods.items():
             guesses = [row.number("guess") for row in rows if row.values["guess"] is not None]
-            cells = [
-                name,
-                f"{sum(row.solved for row in rows)}/{steps}",
-                f"{np.mean([row.iterations for row in rows]):.2f}",
-            ]
+            cells = [name, f"{sum(row.solved for row in rows)}/{steps}", f"{mean_iterations(rows):.2f}"]
             cells += [f"{np.mean([row.number('linear_iterations') for row in rows]):.2f}"]
             cells += [f"{np.median(guesses):.2g}" if guesses else "-"]
             lines.append([*cells, f"{1e3 * times[name]:.2f}", f"{times[best] / times[name]:.2f}"])
@@ -139,6 +123,9 @@ class _Family:
 
 def _steppers(family: _Family, problems: Sequence[Problem], guess: LearnedGuess | None) -> list[_Stepper]:
     """Return a stepper for each method, the operator last, each with a problem of its own."""
+    from lrsa_coupled.coupling.transfer import NodeSet
+    from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess
+
     case, trajectory, settings = family.samples.case, family.trajectory, family.samples.config.guess
     found = []
     for name, problem in zip(case.methods(), problems, strict=False):
@@ -168,6 +155,9 @@ def _guarded(
     atol: float,
 ) -> GuardedSolver:
     """Return the case's solver behind guesses. Collective."""
+    from lrsa_coupled.guess.extrapolated import step_target
+    from lrsa_coupled.guess.guarded import GuardedSolver
+
     inside = case.solver(problem, atol)
     assert isinstance(inside, SequenceSolver)
     return GuardedSolver(guesses, step_target(inside, problem, atol, default), policy)
@@ -175,15 +165,7 @@ def _guarded(
 
 @final
 class _Stepper:
-    """A method that takes steps, on a problem of its own.
-
-    Args:
-        family: The case and its trajectories.
-        name: Name of the method.
-        problem: The first step of a trajectory.
-        make: Makes its solver.
-        policy: Of a guarded solver.
-    """
+    """A method that takes steps, on a problem of its own, whose policy is that of a guarded solver."""
 
     def __init__(
         self,
@@ -207,24 +189,24 @@ class _Stepper:
 
     def take(self, index: int, tolerance: float) -> Row:
         """Take a step and go to the next. Collective."""
+        from lrsa_coupled.bench.samples import timed
+        from lrsa_coupled.coupling.residual import residual_norm
+
         trajectory = self.family.trajectory
         trajectory.extrapolate(self.problem, "previous")
         scale = residual_norm(self.problem)
         atol, self._first_norm = tolerance * scale, math.nan
         result, seconds = timed(self.problem, partial(self._solve, atol))
-        residual = residual_norm(self.problem)
-        solved = bool(result.converged and residual <= (1.0 + SLACK) * atol)
-        times, unknowns = Seconds(total=seconds, solve=seconds), num_unknowns(self.problem)
-        row = Row(method=self.name, sample=index, seconds=times, solved=solved, iterations=result.iterations)
+        row = self.family.samples.row(self.name, index, problem=self.problem, atol=atol, result=result, seconds=seconds)
         guess = self._first_norm / scale if math.isfinite(self._first_norm) else None
         values = {"tolerance": tolerance, "linear_iterations": result.linear_iterations, "guess": guess}
-        row = replace(row, unknowns=unknowns, residual=residual, atol=atol, values=values)
+        row = replace(row, values=values)
         if isinstance(self.policy, Adaptive):
             row = replace(row, decisions=(dataclasses.asdict(self.policy.decisions[-1]),))
-        self.lost = not (solved or self._rescue(atol))
+        self.lost = not (row.solved or self._rescue(atol))
         if not self.lost:
             self.problem = trajectory.advance(self.problem)
-        return replace(row, used_fallback=result.used_fallback)
+        return row
 
     def end(self) -> None:
         """Free the solver. Collective."""
@@ -247,11 +229,10 @@ class _Stepper:
 
     def _rescue(self, atol: float) -> bool:
         """Solve a step that is not solved, not timed, so that the next one has a state to go on from. Collective."""
+        from lrsa_coupled.bench.samples import solve
+
         self.end()
-        solver = self.family.samples.case.default_solver(self.problem, atol)
-        result = solver.solve()
-        solver.destroy()
-        return result.converged
+        return solve(partial(self.family.samples.case.default_solver, self.problem, atol)).converged
 
 
 def _integrate(steppers: Sequence[_Stepper], trajectory: int, tolerance: float, *, steps: int) -> Iterator[Row]:
