@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 from argparse import Namespace
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,7 @@ import numpy.typing as npt
 from lrsa_coupled.bench.experiments import add_model
 from lrsa_coupled.bench.report import align, heading, mean_iterations, median, solved_count
 from lrsa_coupled.bench.rows import Results, Row, Seconds
-from lrsa_coupled.interfaces import Case, Pencil, Spectrum
+from lrsa_coupled.interfaces import Case, Pencil
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 
@@ -63,7 +62,8 @@ def run(args: Namespace, samples: Samples) -> Results:
         exact = case.spectrum.modes(pencil, counts[-1], rtol=REFERENCE_RTOL).values
         for count in counts:
             for method in (KRYLOV_SCHUR, RANDOM, LEARNED):
-                row = _Solve(samples, case.spectrum, pencil, exact[:count], guess, method).row(max(index, 0))
+                item = max(index, 0)
+                row = _solve(samples, pencil, method=method, exact=exact[:count], guess=guess, index=item)
                 rows += [row] if index >= 0 else []  # the first is not counted: compiles the forms, wakes torch
     return samples.results(STUDY, rows, rtol=RTOL)
 
@@ -86,40 +86,31 @@ def table(results: Results) -> str:
     return f"{heading(results)}; error: of the eigenvalues, relative\n\n{align(lines)}"
 
 
-@dataclass(frozen=True)
-class _Solve:
-    """One eigensolver on one sample, for as many modes as there are exact values."""
+def _solve(
+    samples: Samples, pencil: Pencil, *, method: str, exact: npt.NDArray[np.float64], guess: LearnedGuess, index: int
+) -> Row:
+    """Find as many modes as there are exact values. Collective."""
+    from mpi4py import MPI
 
-    samples: Samples
-    spectrum: Spectrum
-    pencil: Pencil
-    exact: npt.NDArray[np.float64]
-    guess: LearnedGuess
-    method: str
-
-    def row(self, index: int) -> Row:
-        """Find the modes. Collective."""
-        from mpi4py import MPI
-
-        comm, count = self.samples.comm, len(self.exact)
-        comm.Barrier()
-        started = time.perf_counter()
-        initial = predicted_basis(self.samples.case, self.pencil, self.guess) if self.method == LEARNED else None
-        predicted = time.perf_counter()
-        eigensolver = "krylov-schur" if self.method == KRYLOV_SCHUR else "lobpcg"
-        modes = self.spectrum.modes(self.pencil, count, rtol=RTOL, initial=initial, eigensolver=eigensolver)
-        inference, total = (comm.allreduce(end - started, op=MPI.MAX) for end in (predicted, time.perf_counter()))
-        error = float(np.abs(modes.values / self.exact - 1.0).max()) if modes.converged else None
-        return Row(
-            method=self.method,
-            sample=index,
-            unknowns=self.pencil.node_space.dofmap.index_map.size_global,
-            seconds=Seconds(total=total, inference=inference, solve=total - inference),
-            iterations=modes.iterations,
-            solved=modes.converged,
-            reason=None if modes.converged else modes.reason,
-            values={"count": count, "error": error},
-        )
+    comm, count, spectrum = samples.comm, len(exact), samples.case.spectrum
+    assert spectrum is not None
+    comm.Barrier()
+    started = time.perf_counter()
+    initial = predicted_basis(samples.case, pencil, guess) if method == LEARNED else None
+    predicted = time.perf_counter()
+    eigensolver = "krylov-schur" if method == KRYLOV_SCHUR else "lobpcg"
+    modes = spectrum.modes(pencil, count, rtol=RTOL, initial=initial, eigensolver=eigensolver)
+    inference, total = (comm.allreduce(end - started, op=MPI.MAX) for end in (predicted, time.perf_counter()))
+    return Row(
+        method=method,
+        sample=index,
+        unknowns=pencil.node_space.dofmap.index_map.size_global,
+        seconds=Seconds(total=total, inference=inference, solve=total - inference),
+        iterations=modes.iterations,
+        solved=modes.converged,
+        reason=None if modes.converged else modes.reason,
+        values={"count": count, "error": float(abs(modes.values / exact - 1.0).max()) if modes.converged else None},
+    )
 
 
 def predicted_basis(case: Case, pencil: Pencil, guess: LearnedGuess) -> Block:

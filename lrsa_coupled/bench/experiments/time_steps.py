@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
@@ -109,7 +110,7 @@ def table(results: Results) -> str:
 def _mean_time(rows: Sequence[Row]) -> float:
     """Return the geometric mean over the solved steps, infinite when there is none [s]."""
     times = [row.seconds.total for row in rows if row.solved]
-    return float(np.exp(np.mean(np.log(times)))) if times else math.inf
+    return geometric_mean(times) if times else math.inf
 
 
 @dataclass(frozen=True)
@@ -164,21 +165,18 @@ def _guarded(
 
 
 @final
+@dataclass
 class _Stepper:
     """A method that takes steps, on a problem of its own, whose policy is that of a guarded solver."""
 
-    def __init__(
-        self,
-        family: _Family,
-        name: str,
-        problem: Problem,
-        make: Callable[[Problem, float], SequenceSolver],
-        policy: Policy | None = None,
-    ) -> None:
-        self.family, self.name, self.problem, self.make, self.policy = family, name, problem, make, policy
-        self._solver: SequenceSolver | None = None
-        self._first_norm = math.nan
-        self.lost = False
+    family: _Family
+    name: str
+    problem: Problem
+    make: Callable[[Problem, float], SequenceSolver]
+    policy: Policy | None = None
+    lost: bool = False
+    _solver: SequenceSolver | None = None
+    _first_norm: float = math.nan
 
     def begin(self, index: int) -> None:
         """Go to the first step of a trajectory. Collective."""
