@@ -144,7 +144,7 @@ def test_steps_of_both_precisions_are_taken_in_turn(data, monkeypatch):
 def test_missing_folders_and_wrong_names_are_named(capsys):
     for command, message in (
         (["operators", "cavity", "--data", "x"], "the following arguments are required: --test, --out"),
-        (["operators", "cavity", "--samples", "3"], "the following arguments are required"),
+        (["operators", "cavity", "--samples", "3"], "unknown option '--samples'"),
         (["precision", "cavity"], "the following arguments are required: --data"),
         (["speeed"], "unknown experiment 'speeed' (did you mean 'speed'?)"),
     ):
