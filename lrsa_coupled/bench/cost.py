@@ -10,9 +10,10 @@ import os
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -76,17 +77,15 @@ class Cost:
 
 def measure(work: Work) -> Cost:
     """Measure in a new process, so that nothing is left from others; ``error`` says why that failed."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send, args=(sender, work, torch.get_num_threads()))
-    process.start()
-    sender.close()
-    try:
-        cost = receiver.recv()
-    except EOFError:
-        cost = Cost(error="out of memory (killed)")
-    process.join()
-    return cost
+    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
+    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+        try:
+            return pool.submit(_measured, work).result()
+        except BrokenProcessPool:
+            return Cost(error="out of memory (killed)")
+        except (RuntimeError, MemoryError, ValueError) as error:
+            text = str(error) or "out of memory"
+            return Cost(error="out of memory" if "memory" in text.lower() else text.splitlines()[0])
 
 
 def flop_counter() -> FlopCounterMode:
@@ -101,15 +100,6 @@ def flop_counter() -> FlopCounterMode:
         display=False,
         custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention},  # noqa: SLF001
     )
-
-
-def _send(sender: Connection, work: Work, threads: int) -> None:
-    torch.set_num_threads(threads)
-    try:
-        sender.send(_measured(work))
-    except (RuntimeError, MemoryError, ValueError) as error:
-        text = str(error)
-        sender.send(Cost(error="out of memory" if "memory" in text.lower() else text.splitlines()[0]))
 
 
 def _measured(work: Work) -> Cost:
