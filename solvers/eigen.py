@@ -133,30 +133,25 @@ def _restricted(form: Form, free: npt.NDArray[np.bool_]) -> PETSc.Mat:
 def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: Array, count: int) -> list[PETSc.Vec]:
     """Return the combinations of the columns that have the least Rayleigh quotients, at most ``count``. Collective."""
     comm = stiffness.comm.tompi4py()
-    sizes = stiffness.getSizes()[1], (None, basis.shape[1])
-    columns = PETSc.Mat().createDense(sizes, array=np.array(basis, order="F"), comm=stiffness.comm)
+    layout = stiffness.getSizes()[1], (None, basis.shape[1])
+    columns = PETSc.Mat().createDense(layout, array=np.array(basis, order="F"), comm=stiffness.comm)
     products = []
     for matrix in (stiffness, mass):
         image = matrix.matMult(columns)
         products.append(comm.allreduce(basis.T @ image.getDenseArray(readonly=True)))
         image.destroy()
     columns.destroy()
-    weights = comm.bcast(_ritz_weights(products[0], products[1], count))
+    sizes = np.sqrt(np.diag(products[1]))
+    values, directions = np.linalg.eigh(products[1] / np.outer(sizes, sizes))
+    independent = values > 1e-12 * values.max()
+    unit = directions[:, independent] / np.sqrt(values[independent]) / sizes[:, None]
+    weights = comm.bcast(unit @ np.linalg.eigh(unit.T @ products[0] @ unit)[1][:, :count])
     vectors = []
     for column in (basis @ weights).T:
         vector = stiffness.createVecRight()
         vector.array[:] = column
         vectors.append(vector)
     return vectors
-
-
-def _ritz_weights(stiffness: Array, mass: Array, count: int) -> Array:
-    """Solve the projected problem on what is not dependent of the basis."""
-    sizes = np.sqrt(np.diag(mass))
-    values, vectors = np.linalg.eigh(mass / np.outer(sizes, sizes))
-    independent = values > 1e-12 * values.max()
-    unit = vectors[:, independent] / np.sqrt(values[independent]) / sizes[:, None]
-    return unit @ np.linalg.eigh(unit.T @ stiffness @ unit)[1][:, :count]
 
 
 def _collect(solver: SLEPc.EPS, count: int, seconds: float) -> Modes:

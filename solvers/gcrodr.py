@@ -76,11 +76,9 @@ class GCRODR:
 
     def setFromOptions(self, ksp: PETSc.KSP) -> None:
         options = PETSc.Options(ksp.getOptionsPrefix())
-        numbers = {
-            name: options.getInt(f"ksp_gcrodr_{name}", default)
-            for name, default in (("recycle", self.recycle), ("restart", self.restart))
-        }
-        self.configure(**numbers, ritz=options.getString("ksp_gcrodr_ritz", self.ritz))
+        recycle = options.getInt("ksp_gcrodr_recycle", self.recycle)
+        restart = options.getInt("ksp_gcrodr_restart", self.restart)
+        self.configure(recycle=recycle, restart=restart, ritz=options.getString("ksp_gcrodr_ritz", self.ritz))
 
     def view(self, ksp: PETSc.KSP, viewer: PETSc.Viewer) -> None:
         recycled = f"{self.dimension} of {self.recycle} ({self.ritz} Ritz)"

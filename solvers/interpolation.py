@@ -70,19 +70,12 @@ def boundary_dofs(space: FunctionSpace) -> Dofs:
 
 
 def constrain(prolongation: PETSc.Mat, coarse_dofs: Dofs, fine_dofs: Dofs) -> PETSc.Mat:
-    """Restrict a prolongation to corrections that vanish at Dirichlet degrees of freedom.
+    """Return a prolongation ``(fine dofs, free coarse dofs)`` to corrections that vanish at Dirichlet conditions.
 
-    The coarse space loses its constrained degrees of freedom, which would be empty rows of its Galerkin operator.
+    The coarse space loses its constrained degrees of freedom, which would be empty rows of its Galerkin operator; those
+    of the fine space become empty rows. Both are local, ghosts allowed (``bc.dof_indices()[0]``).
 
     Collective: yes. Memory: copy; ``prolongation`` stays as it is.
-
-    Args:
-        prolongation: Matrix of ``interpolation_matrix`` from the coarse to the fine space.
-        coarse_dofs: Local constrained degrees of freedom of the coarse space, ghosts allowed (``bc.dof_indices()[0]``).
-        fine_dofs: The same of the fine space; their rows become empty.
-
-    Returns:
-        Matrix ``(fine dofs, free coarse dofs)``, in the order they had.
     """
     (first_row, end_row), columns_range = prolongation.getOwnershipRange(), prolongation.getOwnershipRangeColumn()
     free = np.ones(columns_range[1] - columns_range[0], dtype=np.bool_)
@@ -156,7 +149,10 @@ def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
         return here + first, cells[here], reference_nd[here]
     found = determine_point_ownership(mesh, points[away], padding + reach)
     others_nd = _pull_back(mesh, found.dest_cells, np.reshape(found.dest_points, (-1, 3)))
-    _require_inside(mesh.comm, found, others_nd, continued=reach > 0.0)
+    least_n = np.minimum(others_nd.min(axis=1, initial=np.inf), 1.0 - others_nd.sum(axis=1))
+    beyond = np.count_nonzero(least_n < -OUTSIDE) if reach <= 0.0 else 0
+    if total := mesh.comm.allreduce(np.count_nonzero(found.src_owner < 0) + beyond):
+        raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
     rows = np.concatenate([here + first, _rows_of_found(mesh.comm, found, away + first)])
     return rows, np.concatenate([cells[here], found.dest_cells]), np.concatenate([reference_nd[here], others_nd])
 
@@ -196,14 +192,6 @@ def _pull_back(mesh: Mesh, cells: Dofs, points: Array) -> Array:
         normals = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)])
     volumes = np.einsum("nd,nd->n", edges[0], normals[0])
     return np.einsum("knd,nd->nk", normals, points[:, :dim] - vertices[:, 0]) / volumes[:, None]
-
-
-def _require_inside(comm: MPI.Comm, found: PointOwnershipData, reference_nd: Array, *, continued: bool) -> None:
-    """Raise ValueError if some points are in no cell, or near one unless ``continued``. Collective."""
-    least_n = np.minimum(reference_nd.min(axis=1, initial=np.inf), 1.0 - reference_nd.sum(axis=1))
-    missing = np.count_nonzero(found.src_owner < 0) + (0 if continued else np.count_nonzero(least_n < -OUTSIDE))
-    if total := comm.allreduce(missing):
-        raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
 
 
 def _rows_of_found(comm: MPI.Comm, found: PointOwnershipData, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dolfinx.fem import Function
@@ -21,24 +20,9 @@ from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
 
-
-@dataclass(frozen=True)
-class EnergyDescent:
-    """How the line search sees the energy.
-
-    Args:
-        undefined: Energy where it is not defined; after an infinite one the cubic line search does not shorten its
-            step.
-        rounding: Share of the energy that may be rounding, by which it may rise near the solution.
-        near: Tolerances of the residual norm that are near the solution.
-    """
-
-    undefined: float = 1e100
-    rounding: float = 1e-11
-    near: float = 1e3
-
-
-DESCENT = EnergyDescent()
+UNDEFINED = 1e100  # energy where there is none; after an infinite one the line search does not shorten its step
+ROUNDING = 1e-11  # share of the energy that may be rounding, by which it may rise near the solution
+NEAR = 1e3  # tolerances of the residual norm that are near the solution
 DEFAULTS: Mapping[str, str] = {**MUMPS, "snes_linesearch_type": "bt"}
 
 
@@ -154,10 +138,10 @@ class NewtonSolver(SequenceSolver):
         u = self.problem.solution.x
         u.array[: x.getLocalSize()] = x.array_r
         u.scatter_forward()
-        value = min(energy(self.problem), DESCENT.undefined)
-        if value < DESCENT.undefined and snes.getFunctionNorm() < DESCENT.near * self.atol:
+        value = min(energy(self.problem), UNDEFINED)
+        if value < UNDEFINED and snes.getFunctionNorm() < NEAR * self.atol:
             # PETSc has no slack of its own: later energies come out lower.
-            self._allowance += DESCENT.rounding * abs(value)
+            self._allowance += ROUNDING * abs(value)
         return value - self._allowance
 
     def destroy(self) -> None:

@@ -11,10 +11,7 @@ from typing import final
 
 from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Continuation, Solver, SolveResult
-from lrsa_coupled.solvers.newton import DESCENT, NewtonSolver
-
-MAX_REPEATS = 4
-"""Of the last stage."""
+from lrsa_coupled.solvers.newton import NEAR, NewtonSolver
 
 
 @dataclass(frozen=True)
@@ -37,8 +34,8 @@ class RelaxedSolver(Solver):
     """Newton's method from the values in the solution, over stages along ``problem.relaxation`` if the guess needs it.
 
     It does where the energy at the guess is not that of the problem at the first stage: it is not defined, or in the
-    range that the path changes. A guess near the solution (``EnergyDescent.near``) needs none, though the solution may
-    lie in that range. The last stage is repeated while the energy of the problem to solve is not defined.
+    range that the path changes. A guess near the solution (``newton.NEAR``) needs none, though the solution may lie in
+    that range. The last stage is repeated up to four times while the energy of the problem to solve is not defined.
     ``iterations`` are those of all stages; the last solve alone decides whether the problem is solved.
 
     Args:
@@ -93,10 +90,9 @@ class RelaxedSolver(Solver):
         eased = energy(problem)
         self.path.set_value(self.path.target)
         own = energy(problem)
-        near = DESCENT.near * self.newton.atol
-        if own != eased and (own == math.inf or self.newton.solve_loosely(0.0, 0).residual > near):
+        if own != eased and (own == math.inf or self.newton.solve_loosely(0.0, 0).residual > NEAR * self.newton.atol):
             yield from self.stages
-            for _ in range(MAX_REPEATS):
+            for _ in range(4):
                 if energy(problem) < math.inf:
                     break
                 yield self.stages[-1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import numpy as np
 import numpy.typing as npt
@@ -122,7 +122,8 @@ class TimeStepper:
         self._values = [fem.Function(space) for _ in evolution.bcs]  # of the conditions on x
         bcs = list(evolution.bcs)
         if corrections:
-            bcs = [fem.dirichletbc(value, _dofs(bc)) for value, bc in zip(self._values, bcs, strict=True)]
+            size, pairs = space.dofmap.bs, zip(self._values, bcs, strict=True)
+            bcs = [fem.dirichletbc(value, bc.dof_indices()[0][::size] // size) for value, bc in pairs]
         jacobian = fem.form(ufl.derivative(form, solution))
         self.problem = Problem(mesh=mesh, parameters=None, solution=solution, residual=fem.form(form),
                                jacobian=jacobian, bcs=bcs, node_space=space, is_linear=is_linear)  # fmt: skip
@@ -195,8 +196,3 @@ class TimeStepper:
             self.base.x.array[:] = self.extrapolated("linear")
             for bc in self.evolution.bcs:
                 bc.set(self.base.x.array)
-
-
-def _dofs(bc: Any) -> npt.NDArray[np.int32]:
-    """Return the owned and ghost degrees of freedom of a condition on a whole space, in blocks."""
-    return bc.dof_indices()[0][:: bc.function_space.dofmap.bs] // bc.function_space.dofmap.bs
