@@ -94,10 +94,7 @@ def case_settings(name_or_path: str | Path) -> tuple[dict[str, Any], dict[str, A
 
     Returns:
         Overrides of the default configuration, and overrides by preset (table ``presets``); both empty without the
-        file.
-
-    Raises:
-        ValueError: For a file that is not TOML.
+        file. ValueError for one that is not TOML.
     """
     path = case_folder(name_or_path) / "config.toml"
     if not path.is_file():
@@ -141,7 +138,8 @@ def _case_class(name: str) -> type[Case[Any]]:
     path = Path(name) if name.endswith(".py") else case_folder(name) / "case.py"
     shipped = name in case_names()
     module = importlib.import_module(f"lrsa_coupled.cases.{name}.case") if shipped else _import_file(path)
-    classes = [value for value in vars(module).values() if _is_final_case(value, module)]
+    own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    classes = [each for each in own if issubclass(each, Case) and not inspect.isabstract(each)]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.Case, found: {found}")
@@ -163,8 +161,3 @@ def _import_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
-
-
-def _is_final_case(value: Any, module: ModuleType) -> bool:
-    of_module = isinstance(value, type) and value.__module__ == module.__name__
-    return of_module and issubclass(value, Case) and not inspect.isabstract(value)

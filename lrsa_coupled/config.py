@@ -95,12 +95,12 @@ class OperatorConfig(Section):
     @property
     def needs_grid(self) -> bool:
         """Whether the operator needs the points of a uniform grid in two dimensions."""
-        return False
+        return isinstance(self, FnoConfig) or (isinstance(self, AttentionConfig) and self.grid_convolution)
 
     @property
     def needs_mass(self) -> bool:
         """Whether the operator needs the lumped mass of the points."""
-        return False
+        return isinstance(self, LrsaConfig) and self.mass_weighted
 
     @property
     def takes_parts(self) -> bool:
@@ -114,11 +114,6 @@ class AttentionConfig(OperatorConfig):
 
     num_heads: Positive = setting(4, "heads of attention, which divide the width")
     grid_convolution: bool = setting(False, "a 3 x 3 convolution at the points of a uniform grid, all on one rank")
-
-    @property
-    def needs_grid(self) -> bool:
-        """Whether there is a convolution."""
-        return self.grid_convolution
 
 
 @dataclass(frozen=True)
@@ -143,11 +138,6 @@ class LrsaConfig(FeedForwardConfig):
     tied: bool = setting(False, "for ablation: use the scores of the down attention for the up attention, too")
     latent_attention: bool = setting(True, "for ablation: false puts a feed-forward network in its place")
     qk_norm: bool = setting(True, "for ablation: normalise queries and keys")
-
-    @property
-    def needs_mass(self) -> bool:
-        """Whether the down attention is a quadrature."""
-        return self.mass_weighted
 
 
 @dataclass(frozen=True)
@@ -180,11 +170,6 @@ class FnoConfig(OperatorConfig):
 
     kind: Literal["fno"] = setting("fno", KIND)
     num_modes: Positive = setting(8, "modes kept of an axis")
-
-    @property
-    def needs_grid(self) -> bool:
-        """It transforms along the axes."""
-        return True
 
 
 KINDS = (LrsaConfig, FlareConfig, TransolverConfig, FullConfig, FnoConfig)

@@ -83,10 +83,8 @@ class Problem(Unknown):
     """A discrete problem ``residual(solution; v) = 0`` with Dirichlet conditions.
 
     Args:
-        parameters: The case's parameters.
         residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
         jacobian: Compiled derivative of ``residual``.
-        is_linear: Whether ``residual`` is affine in ``solution``.
         energy: Compiled potential of a minimisation, whose derivative is ``residual``; not finite where it is not
             defined.
         continuation: Path to the problem.
@@ -244,11 +242,7 @@ class NoOptions:
 
 
 class Described[P: Unknown](ABC):
-    """What has problems that an operator sees.
-
-    Attributes:
-        schema: What the operator sees of a problem and predicts of it.
-    """
+    """What has problems that an operator sees."""
 
     schema: Schema
 

@@ -28,22 +28,18 @@ def gmsh_mesh(comm: MPI.Comm, draw: Callable[[ModuleType], None], dim: int) -> M
     model = None
     with collective_errors(comm):
         if comm.rank == 0:
-            model = _model(draw, dim)
+            gmsh = _import_gmsh()
+            gmsh.initialize(interruptible=False)
+            gmsh.option.setNumber("General.Terminal", 0)
+            gmsh.option.setNumber("General.NumThreads", 1)
+            draw(gmsh)
+            gmsh.model.addPhysicalGroup(dim, [tag for _, tag in gmsh.model.getEntities(dim)], 1)
+            gmsh.model.mesh.generate(dim)
+            model = gmsh.model
     mesh = gmsh_io.model_to_mesh(model, comm, 0, gdim=dim).mesh
     if comm.rank == 0:
         _import_gmsh().finalize()
     return mesh
-
-
-def _model(draw: Callable[[ModuleType], None], dim: int) -> object:
-    gmsh = _import_gmsh()
-    gmsh.initialize(interruptible=False)
-    gmsh.option.setNumber("General.Terminal", 0)
-    gmsh.option.setNumber("General.NumThreads", 1)
-    draw(gmsh)
-    gmsh.model.addPhysicalGroup(dim, [tag for _, tag in gmsh.model.getEntities(dim)], 1)
-    gmsh.model.mesh.generate(dim)
-    return gmsh.model
 
 
 def _import_gmsh() -> ModuleType:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, final
+from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -62,10 +62,13 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
     first = comm.allreduce(comm.rank if error is not None else comm.size, op=MPI.MIN)
     if first == comm.size:
         return
-    described = comm.bcast(_describe(error) if comm.rank == first else None, root=first)
+    name, text = comm.bcast(_describe(error) if comm.rank == first else None, root=first)
     if comm.rank == first and error is not None:
         raise error
-    _raise_described(described)
+    kind = vars(builtins).get(name)
+    if isinstance(kind, type) and issubclass(kind, (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)):
+        raise kind(text)
+    raise RuntimeError(f"{name}: {text}")
 
 
 @contextmanager
@@ -192,11 +195,3 @@ def _describe(error: Exception | None) -> tuple[str, str]:
     if isinstance(error, OSError) and error.strerror is not None:
         return type(error).__name__, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     return type(error).__name__, str(error)
-
-
-def _raise_described(described: tuple[str, str]) -> NoReturn:
-    name, text = described
-    kind = vars(builtins).get(name)
-    if isinstance(kind, type) and issubclass(kind, (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)):
-        raise kind(text)
-    raise RuntimeError(f"{name}: {text}")

@@ -48,7 +48,7 @@ class Surrogate:
         seconds = {**guess.seconds, **result.seconds}
         if result.certified:
             return dataclasses.replace(result, seconds=seconds)
-        logger.warning("no certificate (%s); the default solve takes over", result.reason)
+        logger.warning("no certificate (%s); the default solver takes over", result.reason)
         atol = self.case.rtol * reference_norm(self.problem)
         default = GuardedSolver([], CaseTarget(self.case, self.problem, atol), Always()).solve_once()
         seconds["solve"] = seconds.get("solve", 0.0) + default.seconds["solve"]

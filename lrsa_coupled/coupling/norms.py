@@ -28,11 +28,7 @@ class NoEstimate(Exception):  # noqa: N818 - nothing is wrong with the program
 
 
 class Norm(ABC):
-    """Norm of changes of a field, which are zero where Dirichlet conditions hold, and of the field itself.
-
-    Attributes:
-        name: Name for people.
-    """
+    """Norm of changes of a field, which are zero where Dirichlet conditions hold, and of the field itself."""
 
     name: str
 

@@ -41,11 +41,6 @@ class Prediction:
     inference: float
     reason: str
 
-    @property
-    def accepted(self) -> bool:
-        """Whether the values can be used."""
-        return not self.reason
-
 
 @final
 class Predictor:
@@ -96,8 +91,7 @@ class Predictor:
     ) -> Prediction:
         """Evaluate the operator on a problem, each rank at its own nodes; ``features`` if they are known. Collective.
 
-        Raises:
-            ValueError: If the model belongs to another case or has other fields, on all ranks.
+        Errors as ``check``, on all ranks.
         """
         self.check(described)
         comm, model = problem.mesh.comm, self.model
@@ -142,17 +136,12 @@ class Predictor:
 
     def _encode(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> Encoded:
         reducer = MPIReducer(comm) if comm.size > 1 else None
-        chunks = self.model.config.takes_parts and len(arrays[0]) > self.settings.chunk_size
+        size, takes_parts = self.settings.chunk_size, self.model.config.takes_parts
+        chunk_size = size if takes_parts and len(arrays[0]) > size else None
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
             points, inputs, *mass = (self._batch(array) for array in arrays)
-            outputs_BNK, tokens = self.model.encode(
-                points,
-                inputs,
-                self._batch(scalars),
-                *mass,
-                reducer=reducer,
-                chunk_size=self.settings.chunk_size if chunks else None,
-            )
+            values = (points, inputs, self._batch(scalars), *mass)
+            outputs_BNK, tokens = self.model.encode(*values, reducer=reducer, chunk_size=chunk_size)
         return outputs_BNK[0].float(), tokens
 
     def _encode_on_one_rank(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> torch.Tensor:

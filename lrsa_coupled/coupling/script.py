@@ -83,8 +83,7 @@ def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -
 def unknown_of(problem: Any, u: Function | None, bcs: Sequence[DirichletBC]) -> tuple[Function, Sequence[DirichletBC]]:
     """Return the unknown and the Dirichlet conditions of what solves, those given for a bare SNES or KSP.
 
-    Raises:
-        ValueError: If it is something else, or its unknown is not one function.
+    ValueError when it is something else, or its unknown is not one function.
     """
     if isinstance(problem, LinearProblem):
         u, bcs = problem.u, problem.bcs

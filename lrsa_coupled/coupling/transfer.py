@@ -128,10 +128,8 @@ class NodeSet:
     def scatter(self, values: npt.NDArray[np.float64], function: Function) -> None:
         """Copy values ``(num_owned, K)``, finite or not, into the fields of ``function``, ghosts included. Collective.
 
-        Other fields of ``function``, which is on the space of the solution, stay as they are.
-
-        Raises:
-            ValueError: If ``values`` has another shape.
+        Other fields of ``function``, which is on the space of the solution, stay as they are. ValueError for values of
+        another shape.
         """
         if values.shape != (self.num_owned, self.num_values):
             raise ValueError(f"expected values of shape {(self.num_owned, self.num_values)}, got {values.shape}")
@@ -139,8 +137,6 @@ class NodeSet:
         if self._matrices:
             result = _product(self._matrices[1], values[:, 0])
             array[: result.size] = result
-            function.x.scatter_forward()
-            return
         for field in self._maps:
             owned = np.searchsorted(field.nodes, self.num_owned)
             array[field.dofs[:owned]] = values[field.nodes[:owned], field.columns]

@@ -51,7 +51,7 @@ class GuardedSolver(SequenceSolver):
                 dropped = first is not None and first.converged  # by the solver, at no further cost
                 wasted = slowest(comm, sum(seconds.values()) if dropped else elapsed)
                 if guess.accepted:
-                    logger.warning("the %s guess is given up, %s; the default solve takes over", choice.name, outcome)
+                    logger.warning("the %s guess is given up, %s; the default solver takes over", choice.name, outcome)
             result = self._or_default(first, guess.iterations)
         seconds["solve"] = time.perf_counter() - started - sum(seconds.values())
         number, total = len(self.policy.decisions) + 1, slowest(comm, time.perf_counter() - started)

@@ -44,11 +44,7 @@ class LearnedGuess(InitialGuess):
     def bind(
         self, described: Described, *, nodes: NodeSet | None = None, max_distance: float = math.inf
     ) -> LearnedGuess:
-        """Return the guess for the problems of a case or script. Collective: no.
-
-        Raises:
-            ValueError: If the model was trained for others.
-        """
+        """Return the guess for the problems of a case or script; errors as ``Predictor.check``. Collective: no."""
         self.predictor.check(described)
         return LearnedGuess(self.predictor, described, nodes=nodes, max_distance=max_distance)
 
@@ -62,7 +58,7 @@ class LearnedGuess(InitialGuess):
             nodes = self.nodes or NodeSet(problem, self.described.schema.outputs)
             prediction = self.predictor.predict(self.described, problem, nodes, features)
             inference, reason = prediction.inference, prediction.reason
-            if prediction.accepted:
+            if not reason:
                 nodes.scatter(prediction.values, problem.solution)
                 set_dirichlet(problem)
         if reason:

@@ -26,10 +26,7 @@ class NearestSample:
     The parameters are the case's scalars, or the numbers of its parameter dataclass when it has no scalars, each scaled
     to unit variance over the data set. The fields are interpolated linearly on the Delaunay triangulation of the
     sample's nodes; nodes outside it take the nearest value. The tree over the parameters and the last triangulation are
-    reused. ``indices`` are those of solved samples, all when None; each is read once.
-
-    Raises:
-        ValueError: If the data set holds no solved sample.
+    reused. ``indices`` are those of solved samples, all when None; each is read once. ValueError when there is none.
     """
 
     def __init__(self, store: DataStore, indices: Sequence[int] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import final
@@ -58,10 +57,6 @@ class _PETScTarget(Target):
         self.own_guess = self.u.x.array.copy()
         self.nonzero = False
 
-    @abstractmethod
-    def residual(self) -> float:
-        """Return the residual norm at the end of a solve."""
-
     def by_default(self) -> SolveResult:
         self.u.x.array[:] = self.own_guess
         return self._solve(self.nonzero)
@@ -69,9 +64,10 @@ class _PETScTarget(Target):
     def _solve(self, nonzero: bool) -> SolveResult:
         started = time.perf_counter()
         self.run(nonzero)
-        reason, iterations = self.solver.getConvergedReason(), self.solver.getIterationNumber()
-        text = f"{type(self.solver).__name__} reason {reason}"
-        return SolveResult(reason > 0, text, "", iterations, self.residual(), {"solve": time.perf_counter() - started})
+        solver, seconds = self.solver, {"solve": time.perf_counter() - started}
+        reason, text = solver.getConvergedReason(), f"{type(solver).__name__} reason {solver.getConvergedReason()}"
+        norm = solver.getFunctionNorm() if isinstance(solver, PETSc.SNES) else solver.getResidualNorm()
+        return SolveResult(reason > 0, text, "", solver.getIterationNumber(), norm, seconds)
 
     def _attempt(self) -> SolveResult:
         """Solve from what is in the unknown; an error of PETSc is a failure."""
@@ -94,9 +90,6 @@ class SNESTarget(_PETScTarget):
     @property
     def minimises(self) -> bool:
         return self.solver.getObjective() is not None
-
-    def residual(self) -> float:
-        return self.solver.getFunctionNorm()
 
     def tolerance(self) -> float:
         if self._tolerance is None:
@@ -158,9 +151,6 @@ class KSPTarget(_PETScTarget):
     @property
     def minimises(self) -> bool:
         return False  # a KSP is not monitored
-
-    def residual(self) -> float:
-        return self.solver.getResidualNorm()
 
     def tolerance(self) -> float:
         return 0.0  # not monitored either; its relative tolerance refers to the right-hand side

@@ -194,11 +194,9 @@ class _Record:
 
     def lowest(self, choice: str) -> float:
         """Return the mean less a standard error, the spread being that of all choices together."""
-        squares = [(np.array(values) - np.mean(values)) ** 2 for values in self.logs.values()]
-        freedom = sum(len(values) - 1 for values in squares)
-        spread = TOLERANCES.first_spread
-        if freedom:
-            spread = math.sqrt(sum(values.sum() for values in squares) / freedom)
+        freedom = sum(len(values) - 1 for values in self.logs.values())
+        square = sum(len(values) * float(np.var(values)) for values in self.logs.values())
+        spread = math.sqrt(square / freedom) if freedom else TOLERANCES.first_spread
         return self.mean(choice) - max(spread, TOLERANCES.least_spread) / math.sqrt(len(self.logs[choice]))
 
     def times(self, *names: str) -> str:

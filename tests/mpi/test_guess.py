@@ -63,7 +63,7 @@ def test_an_operator_that_needs_all_points_is_evaluated_on_one_rank() -> None:
         predictor, problem = make_predictor(GuessConfig(max_ratio=1e3, chunk_size=5), kind="flare"), make_problem(comm)
         nodes = NodeSet(problem, CASE.schema.outputs)
         prediction = predictor.predict(CASE, problem, nodes)
-        assert prediction.accepted
+        assert not prediction.reason
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
     assert np.abs(tables[0] - tables[1]).max() < 100 * np.finfo(np.float32).eps
     with pytest.raises(ValueError, match="no uniform grid"):  # on all ranks
@@ -81,7 +81,7 @@ def test_prediction_depends_neither_on_the_partition_nor_on_chunks(evaluate_at: 
         problem = make_problem(comm)
         nodes = NodeSet(problem, CASE.schema.outputs)
         prediction = predictor.predict(CASE, problem, nodes)
-        assert prediction.accepted
+        assert not prediction.reason
         tables.append(sorted_by_position(nodes.points, prediction.values, comm))
     for table in tables[:2]:
         assert table.shape == tables[2].shape
@@ -128,7 +128,7 @@ def test_a_poor_guess_still_ends_at_the_tolerance(caplog: pytest.LogCaptureFixtu
 def test_a_budget_of_iterations_then_the_default_solve(caplog: pytest.LogCaptureFixture) -> None:
     result, policy = solve(make_predictor(GuessConfig(max_iterations=1, max_ratio=1e3)), make_problem())
     assert result.used_fallback and policy.decisions[0].outcome.startswith("failed")
-    assert "default solve takes over" in caplog.text
+    assert "default solver takes over" in caplog.text
 
 
 @pytest.mark.parametrize("spoil", ["nan", "inf", "huge"])

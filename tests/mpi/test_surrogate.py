@@ -278,7 +278,7 @@ def test_the_default_solve_delivers_after_a_hopeless_prediction(
     assert error <= result.error * 3.0 + 1e-11 and result.error <= 1e-2
     assert result.reason and result.advice and result.prediction is None
     assert result.seconds["solve"] > 0.0
-    assert "the default solve takes over" in caplog.text
+    assert "the default solver takes over" in caplog.text
 
 
 def test_the_tolerance_of_the_case_is_that_of_the_default_solve() -> None:
