@@ -157,7 +157,7 @@ def test_a_monitored_newton_ends_when_it_is_asked_to() -> None:
 
 def test_a_monitor_lets_go_on_what_will_converge_and_ends_what_will_not() -> None:
     def ended(norms: list[float], *, waited: float = 0.5) -> list[bool]:
-        monitor = Monitor(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0)
+        monitor = Monitor(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0, stalled=0.5)
         return [monitor(iteration, norm) for iteration, norm in enumerate(norms)]
 
     assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
