@@ -14,8 +14,6 @@ from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
 VERSION = 3
-SETTINGS_OF_2 = {"rtol": "rtol", "start": "guess", "strategy": "method", "options": "options", "chains": "chains"}
-"""Entries of version 2, and their names among the settings."""
 
 
 @final
@@ -36,11 +34,7 @@ class DataCard:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
-        """Read a card of version 3 or 2.
-
-        Raises:
-            ValueError: If it is of another version, or an entry is missing or of the wrong kind.
-        """
+        """Read a card of version 3 or 2; ValueError for another, or an entry that is missing or of the wrong kind."""
         version = content.get("format")
         if version not in (2, VERSION):
             raise ValueError(f"{where}: format version {version!r}, expected 2 or {VERSION}: make the data set again")
@@ -99,7 +93,9 @@ def read_card(folder: Path) -> DataCard:
 
 def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the content of a card of version 2 in the form of version 3."""
-    settings = {new: content[old] for old, new in SETTINGS_OF_2.items() if old in content}
+    renamed = {"start": "guess", "strategy": "method"}
+    names = ("rtol", "start", "strategy", "options", "chains")
+    settings = {renamed.get(name, name): content[name] for name in names if name in content}
     if settings.get("guess") == "classical":
         settings["guess"] = "none"
     if "chains" in settings:

@@ -25,8 +25,6 @@ from lrsa_coupled.logs import progress
 from lrsa_coupled.schema import Schema
 
 CORRUPT = "the data set is corrupt, generate it again"
-MOMENT_SAMPLES = 512
-"""Samples, at most, of which the means and deviations of a training set are taken."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +146,10 @@ class PointDataset:
     def moments(self, samples_S: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return points ``(T, d)``, inputs ``(T, F)``, scalars ``(S, G)`` and outputs ``(T, K)`` of whole samples.
 
-        Of more than ``MOMENT_SAMPLES`` samples as many are taken, evenly spread.
+        Of more than 512 samples as many are taken, evenly spread.
         """
-        chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), MOMENT_SAMPLES)).long()].tolist()
-        samples = [self._sample(sample) for sample in chosen]
+        chosen = samples_S[torch.linspace(0, len(samples_S) - 1, min(len(samples_S), 512)).long()]
+        samples = [self._sample(sample) for sample in chosen.tolist()]
         sizes = (self.schema.num_inputs, self.schema.num_outputs)
         inputs, outputs = torch.cat([sample.table for sample in samples]).split(sizes, dim=-1)
         points = torch.cat([sample.geometry.table[:, : self.schema.dim] for sample in samples])
@@ -186,8 +184,7 @@ class PointDataset:
     def gather(self, draw: Draw) -> list[Batch]:
         """Return what was drawn, on the CPU: one batch, or for whole samples one for each mesh.
 
-        Raises:
-            ValueError: If cells are asked for and they are not simplices.
+        ValueError when cells are asked for and they are not simplices.
         """
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
         if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.schema.dim + 1:

@@ -21,8 +21,7 @@ _CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
 def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
     """Write the cells of a sample, its inputs and outputs at their vertices; other nodes are left out. Collective: no.
 
-    Raises:
-        ValueError: For cells that are not simplices, quadrilaterals or hexahedra.
+    ValueError for cells that are not simplices, quadrilaterals or hexahedra.
     """
     kind = _CELL_TYPES.get((arrays.points.shape[1], arrays.cells.shape[1]))
     if kind is None:

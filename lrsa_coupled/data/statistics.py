@@ -25,8 +25,7 @@ class FieldStatistics:
 def field_statistics(store: DataStore) -> list[FieldStatistics]:
     """Return the statistics of inputs and outputs; integrals over a domain use the lumped masses. Reads everything.
 
-    Raises:
-        ValueError: If no sample is solved.
+    ValueError when no sample is solved.
     """
     if not store.solved:
         raise ValueError(f"{store.folder} has no solved sample")

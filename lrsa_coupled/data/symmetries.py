@@ -24,10 +24,7 @@ LARGEST = 1024
 
 @final
 class SymmetryGroup:
-    """The group that symmetries generate; element 0 is the identity.
-
-    Args:
-        schema: Sizes and generators.
+    """The group that the symmetries of a schema generate; element 0 is the identity.
 
     Raises:
         ValueError: If there are none, they have several centres, or a matrix is no signed permutation of its size.

@@ -56,9 +56,7 @@ def tidy(folder: Path, samples_per_shard: int) -> None:
     for path in (*store.superfluous, *(folder / "shards").glob("*.part"), *(folder / "shards").glob(".*.tmp")):
         path.unlink(missing_ok=True)
     for paths in _small(store, samples_per_shard):
-        records: dict[int, SampleRecord] = {}
-        for path in paths:
-            records |= readable(path)  # a sample in two of them counts once
+        records = dict(item for path in paths for item in readable(path).items())  # a sample in two counts once
         write_shard(folder, list(records.values()))
         for path in paths:
             path.unlink()

@@ -8,17 +8,14 @@ from typing import final
 
 from mpi4py import MPI
 
-HARDER = 1.5
-"""How many times harder than expected a problem may be."""
-
 
 @final
 class Monitor:
     """Called by the solver after each iteration; returns whether to end the solve.
 
     A solve goes on past its budget while the residual norm falls to less than ``stalled`` in an iteration, the mean of
-    the last two, and while it would end before a default solve ``HARDER`` than expected. For that the norm
-    is taken to fall as that of Newton's method near a solution: the number of digits gained doubles with each
+    the last two, and while it would end before a default solve 1.5 times as hard as expected. For that
+    the norm is taken to fall as that of Newton's method near a solution: the number of digits gained doubles with each
     iteration.
 
     Args:
@@ -35,7 +32,7 @@ class Monitor:
 
     def __init__(self, comm: MPI.Comm, atol: float, *, started: float, budget: float, expected: float,
                  stalled: float) -> None:  # fmt: skip
-        self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, HARDER * expected
+        self.comm, self.atol, self.stalled, self.longest = comm, atol, stalled, 1.5 * expected
         self.started, self.budget = started, budget
         self.reason: str | None = None
         self._norms: list[float] = []

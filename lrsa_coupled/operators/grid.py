@@ -34,8 +34,7 @@ class Grid:
 def find_grid(points_BNd: Tensor) -> Grid:
     """Find the grid that the points of all samples form. Synchronises with a GPU.
 
-    Raises:
-        ValueError: If the points are no uniform grid, or not the same for all samples.
+    ValueError when the points are no uniform grid, or not the same for all samples.
     """
     points_Nd = points_BNd[0]
     extent_d = points_Nd.amax(dim=0) - points_Nd.amin(dim=0)

@@ -44,15 +44,12 @@ class PointBlock(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features_BNC: Tensor, bias_BN: Tensor | None, shape: tuple[int, ...] | None) -> Tensor:
-        """Map the features of all points to such features ``(B, N, C)``.
+        """Map the features of all points to such features ``(B, N, C)``; ValueError when another grid is needed.
 
         Args:
             features_BNC: Features.
             bias_BN: Logarithms of the masses of the points, None where they do not count.
             shape: Shape of the grid that the points lie on, in its order; None without a grid.
-
-        Raises:
-            ValueError: If a grid of another shape is needed.
         """
 
     def initialise(self) -> None:

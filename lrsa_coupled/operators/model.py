@@ -148,9 +148,7 @@ class Operator(nn.Module):
         """Predict, as ``forward`` does, at further points of the problems whose ``tokens`` come from ``encode``.
 
         Collective: no; each rank decodes points of its own. A point that ``encode`` has seen gets the same outputs.
-
-        Raises:
-            ValueError: If the operator has no tokens.
+        ValueError when the operator has no tokens.
         """
         if not self.config.takes_parts:
             raise ValueError(f"operator: {self._name} has no tokens to decode from; evaluate it at all points")

@@ -33,8 +33,7 @@ MAX_TOKENS = 256
 def choose_device(name: str, *, rank: int = 0) -> torch.device:
     """Return the CPU for ``cpu``, a GPU for ``cuda`` and, when there is one, for ``auto``; ranks share few GPUs.
 
-    Raises:
-        ValueError: For another name, or when a GPU is asked for and none is usable.
+    ValueError for another name, or when a GPU is asked for and none is usable.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got '{name}'")

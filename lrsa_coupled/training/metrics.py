@@ -14,8 +14,7 @@ from lrsa_coupled.files import write_text_atomically
 class Metrics:
     """Writes the metrics of finished epochs to the folder of a run; lines after ``epoch`` are of a run that was killed.
 
-    Raises:
-        ValueError: If TensorBoard is asked for and not installed.
+    ValueError when TensorBoard is asked for and not installed.
     """
 
     def __init__(self, out: Path, *, epoch: int, tensorboard: bool) -> None:

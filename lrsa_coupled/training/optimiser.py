@@ -14,9 +14,6 @@ from lrsa_coupled.config import TrainingConfig
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.training.muon import Muon
 
-RISE = {"one-cycle": 0.3, "cosine": 0.05}
-"""Share of the steps during which the learning rate rises."""
-
 
 def make_optimisers(model: Operator, config: TrainingConfig) -> list[Optimizer]:
     """Return AdamW for all weights, or Muon for the matrices of the blocks and AdamW for the rest.
@@ -41,7 +38,8 @@ def make_schedules(
     The rate rises along a cosine from 1/25 of the largest, ``one-cycle`` during the first 30 % of the steps, ``cosine``
     during the first 5 %, and falls along one to 1e-4 / 25 of it.
     """
-    peak, total = max(1, round(RISE[config.schedule] * num_steps)), max(3, num_steps)
+    rise = {"one-cycle": 0.3, "cosine": 0.05}[config.schedule]
+    peak, total = max(1, round(rise * num_steps)), max(3, num_steps)
     schedules = []
     for optimiser in optimisers:
         schedule = OneCycleLR(  # torch puts the peak at pct_start * total_steps - 1

@@ -95,8 +95,7 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
 def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Optimizer]) -> None:
     """Set the weights and optimiser states that ``save_state`` was given from the state in ``folder``.
 
-    Raises:
-        ValueError: If the state is damaged or of another version of this library.
+    ValueError when the state is damaged or of another version of this library.
     """
     state = read_json(folder / STATE)
     path = folder / str(state.get("file"))

@@ -18,8 +18,6 @@ from lrsa_coupled.training.evaluate import compared
 from lrsa_coupled.training.losses import relative_h1, relative_l2, weighted_mean
 from lrsa_coupled.training.run import Run
 
-VALIDATION_POINTS = 2048
-
 
 def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
     """Return the mean loss over the samples of a batch, in the precision of step ``number``."""
@@ -58,13 +56,13 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
 def validate(run: Run, *, precision: Precision) -> Tensor:
     """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share.
 
-    At a random subset of the points of each sample, at all of them when the model is trained so. Collective: over the
-    ranks of ``run.group``.
+    At 2048 random points of each sample, at all of them when the model is trained so. Collective: over the ranks of
+    ``run.group``.
     """
     training, group, samples = run.config.training, run.group, run.valid_samples
     generator = epoch_generator(training.seed, 0)
     errors_SP = torch.zeros(len(samples), len(run.fields), device=run.device)
-    num_points, size = (VALIDATION_POINTS, training.batch_size) if training.num_points else (None, 1)
+    num_points, size = (2048, training.batch_size) if training.num_points else (None, 1)
     for number, places in enumerate(torch.arange(len(samples)).split(size)):
         own = slice((group.rank - number) % group.size, None, group.size)
         draw = run.dataset.draw(samples[places], num_points, generator=generator).part(own)
