@@ -43,12 +43,7 @@ def rigid_body_modes(displacement: Function) -> PETSc.NullSpace:
     """Return the translations and infinitesimal rotations of a deformed body for algebraic multigrid. Collective.
 
     The stiffness matrix is nearly singular on the rotations of the deformed shape, not on those of the reference shape.
-
-    Args:
-        displacement: In a blocked Lagrange space of as many components as dimensions, 2 or 3.
-
-    Raises:
-        ValueError: If it is of another kind.
+    ValueError unless the space is a blocked Lagrange one of as many components as dimensions, 2 or 3.
     """
     space = displacement.function_space
     dim = space.mesh.geometry.dim
