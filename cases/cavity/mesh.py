@@ -62,15 +62,11 @@ def _size_field(gmsh: ModuleType, resolution: int) -> None:
         distance, threshold = field.add("Distance"), field.add("Threshold")
         field.setNumbers(distance, entities, tags)
         field.setNumber(distance, "Sampling", 200)
-        sizes = {
-            "InField": distance,
-            "SizeMin": smallest / resolution,
-            "SizeMax": INSIDE / resolution,
-            "DistMin": 0.0,
-            "DistMax": (INSIDE - smallest) / GROWTH,
-        }
-        for key, value in sizes.items():
-            field.setNumber(threshold, key, value)
+        field.setNumber(threshold, "InField", distance)
+        field.setNumber(threshold, "SizeMin", smallest / resolution)
+        field.setNumber(threshold, "SizeMax", INSIDE / resolution)
+        field.setNumber(threshold, "DistMin", 0.0)
+        field.setNumber(threshold, "DistMax", (INSIDE - smallest) / GROWTH)
         thresholds.append(threshold)
     smallest_of = field.add("Min")
     field.setNumbers(smallest_of, "FieldsList", thresholds)

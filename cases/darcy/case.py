@@ -222,7 +222,6 @@ class DarcyCase(Case[DarcyProblem]):
         return LinearSolver(problem, atol, options=options, setup_cost=cost)
 
     def _pencil(self, problem: DarcyProblem) -> Pencil:
-        """The matrix of the problem itself, and the mass matrix. Collective."""
         space = problem.solution.function_space
         trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
         stiffness = fem.form(problem.coefficient * ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx)

@@ -181,7 +181,6 @@ class HelmholtzCase(Case[HelmholtzProblem]):
         return solver
 
     def _pencil(self, problem: HelmholtzProblem) -> Pencil:
-        """The stiffness matrix, and the mass matrix weighted by the squared slowness. Collective."""
         trial, test = ufl.TrialFunction(problem.node_space), ufl.TestFunction(problem.node_space)
         stiffness, mass = ufl.inner(ufl.grad(trial), ufl.grad(test)) * ufl.dx, problem.slowness * trial * test * ufl.dx
         return Pencil(

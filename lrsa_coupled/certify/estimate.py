@@ -157,10 +157,9 @@ class Linearisation:
             self._pc.setUp()
 
     def correct(self) -> Correction:
-        """Return the correction of the solution as it is now, with the Jacobian as it was. Collective.
+        """Return the correction of the present solution with the Jacobian as it was. Collective.
 
-        Raises:
-            NoEstimate: If the residual is not finite.
+        NoEstimate if the residual is not finite.
         """
         residual = residual_vector(self._problem)
         residual.scale(-1.0)

@@ -25,11 +25,7 @@ ADVICE = "train the operator longer or nearer to such problems; 'lrsa-coupled ev
 
 @final
 class Surrogate:
-    """A trained operator that answers to a given relative accuracy.
-
-    Raises:
-        ValueError: If ``accept`` is out of range.
-    """
+    """A trained operator that answers to a given relative accuracy; ValueError if that is out of range."""
 
     def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, *, accept: float) -> None:
         check_accept(accept)
@@ -38,8 +34,7 @@ class Surrogate:
     def solve(self) -> Certified:
         """Predict, estimate and correct; the default solve when that fails. Collective.
 
-        Raises:
-            ValueError: If the model belongs to another case, on all ranks.
+        ValueError if the model belongs to another case, on all ranks.
         """
         guess = self.guess.bind(self.case).put(self.problem)
         result = Certified(certified=False, accept=self.accept, reason=guess.reason)

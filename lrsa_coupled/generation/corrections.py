@@ -23,22 +23,8 @@ from lrsa_coupled.schema import Field, Schema
 RESIDUAL, CORRECTION = Field("residual"), Field("correction")
 
 
-@dataclass(frozen=True)
-class ResidualSampling:
-    """How the residuals are made.
-
-    Args:
-        max_iterations: Iterations of the runs at most; each sample draws its own number.
-        rtol: Reduction of the residual that ends a run earlier: below, the error of what counts as exact would show.
-        prefix: Options prefix of the KSP.
-    """
-
-    max_iterations: int = 30
-    rtol: float = 1e-5
-    prefix: str = "sampling_"
-
-
-SAMPLING = ResidualSampling()
+MAX_ITERATIONS = 30  # of a Krylov run; each sample draws its own number
+RTOL = 1e-5  # reduction of the residual that ends a run earlier: below, the error of what counts as exact would show
 
 
 @dataclass(frozen=True)
@@ -77,17 +63,13 @@ class CorrectionCase(Case[CorrectionProblem]):
 
     def sample(self, rng: np.random.Generator) -> CorrectionParameters:
         """Draw a problem of the case and the length of the run."""
-        return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(SAMPLING.max_iterations + 1)))
+        return CorrectionParameters(int(rng.integers(2**31)), int(rng.integers(MAX_ITERATIONS + 1)))
 
     def mesh(self, comm: MPI.Comm, parameters: CorrectionParameters, resolution: int) -> Mesh:
         return self.case.mesh(comm, self._given(parameters), resolution)
 
     def problem(self, mesh: Mesh, parameters: CorrectionParameters) -> CorrectionProblem:
-        """Set up the case's problem. Collective.
-
-        Raises:
-            ValueError: If it is not linear, or its operator sees other nodes than those of its unknown.
-        """
+        """Set up the case's problem; ValueError unless it is linear with the nodes of its unknown. Collective."""
         problem = self.case.problem(mesh, self._given(parameters))
         if not isinstance(problem, Problem) or not problem.is_linear or problem.to_nodes is not None:
             raise ValueError(
@@ -154,12 +136,12 @@ class SamplingSolver(Solver):
     def _run(self, matrix: PETSc.Mat, right: PETSc.Vec) -> PETSc.Vec:
         """Return what the Krylov method has found."""
         ksp = PETSc.KSP().create(matrix.comm)
-        ksp.setOptionsPrefix(SAMPLING.prefix)
+        ksp.setOptionsPrefix("sampling_")
         ksp.setOperators(matrix)
         ksp.setType(PETSc.KSP.Type.FGMRES)
         ksp.getPC().setType(PETSc.PC.Type.SOR)
         ksp.setFromOptions()
-        ksp.setTolerances(rtol=SAMPLING.rtol, max_it=self.problem.parameters.iterations)
+        ksp.setTolerances(rtol=RTOL, max_it=self.problem.parameters.iterations)
         found = right.duplicate()
         found.set(0.0)
         if self.problem.parameters.iterations:

@@ -72,11 +72,7 @@ class ModesCase(Case[ModesProblem]):
         return self.case.mesh(comm, parameters, resolution)
 
     def problem(self, mesh: Mesh, parameters: Any) -> ModesProblem:
-        """Set up the pencil of the case's problem. Collective.
-
-        Raises:
-            ValueError: If the operator sees other nodes than those of the unknown.
-        """
+        """Set up the pencil of the case's problem; ValueError unless that has the nodes of its unknown. Collective."""
         problem = self.case.problem(mesh, parameters)
         if problem.to_nodes is not None:
             raise ValueError(f"'{self.name}' needs the nodes of the unknown, with these options it has others")

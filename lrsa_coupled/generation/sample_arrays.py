@@ -11,9 +11,6 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.format import GEOMETRY, SampleArrays
 from lrsa_coupled.interfaces import Described, Unknown
 
-DIGITS = 10
-"""Decimal places, in units of the mesh's extent, at which coordinates of nodes are compared."""
-
 
 @final
 class SampleGatherer:
@@ -31,9 +28,7 @@ class SampleGatherer:
         self._geometry: dict[str, npt.NDArray[Any]] = {}
         nodes = self.nodes
         corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
-        cells = nodes.space.dofmap.index_map.local_to_global(np.ascontiguousarray(corners).ravel()).reshape(
-            corners.shape
-        )
+        cells = nodes.space.dofmap.index_map.local_to_global(corners.ravel()).reshape(corners.shape)
         parts = self.comm.gather((nodes.points, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
         if parts is not None:
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -64,4 +59,4 @@ class SampleGatherer:
 
 def _sorted_by_coordinates(points: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
     extent = np.ptp(points, axis=0).max()
-    return np.lexsort(np.round(points / extent, DIGITS).T[::-1])
+    return np.lexsort(np.round(points / extent, 10).T[::-1])  # what is nearer is the same

@@ -35,10 +35,7 @@ def parse(arguments: Sequence[str]) -> dict[str, str | None]:
 
 
 def initialise(arguments: Sequence[str]) -> MPI.Intracomm:
-    """Initialise MPI, then PETSc with ``arguments``, added to the options when it already runs; return the world.
-
-    Collective: yes.
-    """
+    """Initialise MPI, then PETSc with ``arguments``, or add them to its options; return the world. Collective."""
     options = parse(arguments)
     from mpi4py import MPI
 
@@ -56,10 +53,7 @@ def initialise(arguments: Sequence[str]) -> MPI.Intracomm:
 
 
 def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:
-    """Raise ValueError, on all ranks, when PETSc has used one of ``arguments`` on no rank.
-
-    Collective: yes; call it after the last solve.
-    """
+    """Raise ValueError, on all ranks, when the solves so far have used one of ``arguments`` on no rank. Collective."""
     from mpi4py import MPI
     from petsc4py import PETSc
 
