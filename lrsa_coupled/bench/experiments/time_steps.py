@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import geometric_mean
@@ -32,21 +32,11 @@ from lrsa_coupled.bench.report import align, counted, decision_lines, mean_itera
 from lrsa_coupled.bench.rows import Results, Row
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.policy import Adaptive, Always, Policy
-from lrsa_coupled.interfaces import (
-    Case,
-    FixedMesh,
-    InitialGuess,
-    Problem,
-    Reuse,
-    SequenceSolver,
-    SolveResult,
-    Trajectory,
-)
+from lrsa_coupled.interfaces import FixedMesh, InitialGuess, Problem, Reuse, SequenceSolver, SolveResult, Trajectory
 from lrsa_coupled.logs import progress
 
 if TYPE_CHECKING:
     from lrsa_coupled.bench.samples import Samples
-    from lrsa_coupled.guess.guarded import GuardedSolver
     from lrsa_coupled.guess.learned import LearnedGuess
 
 ON_RANKS = True
@@ -59,21 +49,19 @@ add_arguments = add_model
 def run(args: Namespace, samples: Samples) -> Results:
     """Integrate unseen trajectories by every method, without a model those of the case, at every tolerance. Collective.
 
-    Raises:
-        ValueError: If the case has no trajectories, or the model belongs to another case or has seen them.
+    ValueError if the case has no trajectories, or the model belongs to another case or has seen them.
     """
     case, count = samples.case, samples.config.bench.samples
     if case.trajectory is None or case.fixed_mesh is None:
         raise ValueError(f"this experiment needs a case of trajectories, '{case.name}' has none")
-    family = _Family(samples, case.fixed_mesh, case.trajectory)
     guess = samples.guess() if samples.model is not None else None
     problem = samples.problem(0)
     problems = [problem, *(case.problem(problem.mesh, problem.parameters) for _ in range(len(case.methods()) + 1))]
     # One trajectory more, not counted: wakes MUMPS and torch.
-    list(_integrate(_steppers(family, problems, guess), count, TOLERANCES[0], steps=3))
+    list(_integrate(_steppers(samples, problems, guess), count, TOLERANCES[0], steps=3))
     rows: list[Row] = []
     for tolerance in TOLERANCES:
-        steppers = _steppers(family, problems, guess)
+        steppers = _steppers(samples, problems, guess)
         for trajectory in progress(range(count), description=f"{case.name}, {tolerance:g}"):
             rows += _integrate(steppers, trajectory, tolerance, steps=case.trajectory.num_steps)
     costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card)) if guess else {}
@@ -113,76 +101,59 @@ def _mean_time(rows: Sequence[Row]) -> float:
     return geometric_mean(times) if times else math.inf
 
 
-@dataclass(frozen=True)
-class _Family:
-    """A case of trajectories, and what is special about it."""
-
-    samples: Samples
-    fixed_mesh: FixedMesh[Any]
-    trajectory: Trajectory[Any]
-
-
-def _steppers(family: _Family, problems: Sequence[Problem], guess: LearnedGuess | None) -> list[_Stepper]:
+def _steppers(samples: Samples, problems: Sequence[Problem], guess: LearnedGuess | None) -> list[_Stepper]:
     """Return a stepper for each method, the operator last, each with a problem of its own."""
     from lrsa_coupled.coupling.transfer import NodeSet
     from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess
 
-    case, trajectory, settings = family.samples.case, family.trajectory, family.samples.config.guess
-    found = []
-    for name, problem in zip(case.methods(), problems, strict=False):
-        make = partial(family.fixed_mesh.sequence, method=name, reuse=Reuse())
-        found.append(_Stepper(family, name, problem, make))
+    case, settings = samples.case, dataclasses.replace(samples.config.guess, record=None)
+    found = [_Stepper(samples, name, problem) for name, problem in zip(case.methods(), problems, strict=False)]
     if guess is None:
         return found
-    settings = dataclasses.replace(settings, record=None)
-    extrapolations = [ExtrapolatedGuess(name, trajectory) for name in trajectory.extrapolations]
+    trajectory = found[0].trajectory
     for name, problem in zip((ADAPTIVE, LEARNED), problems[-2:], strict=True):
         adaptive = name == ADAPTIVE
         limit = settings.max_distance if adaptive else math.inf
         learned = guess.bind(case, nodes=NodeSet(problem, case.schema.outputs), max_distance=limit)
-        guesses = [learned, *extrapolations[1:]] if adaptive else [learned]
+        others = trajectory.extrapolations[1:] if adaptive else ()
+        guesses = [learned, *(ExtrapolatedGuess(other, trajectory) for other in others)]
         policy = Adaptive(settings, [item.name for item in guesses]) if adaptive else Always()
-        behind = partial(_guarded, case, guesses, policy, extrapolations[0])
-        found.append(_Stepper(family, name, problem, behind, policy))
+        found.append(_Stepper(samples, name, problem, guesses, policy))
     return found
-
-
-def _guarded(
-    case: Case,
-    guesses: Sequence[InitialGuess],
-    policy: Policy,
-    default: InitialGuess,
-    problem: Problem,
-    atol: float,
-) -> GuardedSolver:
-    """Return the case's solver behind guesses. Collective."""
-    from lrsa_coupled.guess.extrapolated import step_target
-    from lrsa_coupled.guess.guarded import GuardedSolver
-
-    inside = case.solver(problem, atol)
-    assert isinstance(inside, SequenceSolver)
-    return GuardedSolver(guesses, step_target(inside, problem, atol, default), policy)
 
 
 @final
 @dataclass
 class _Stepper:
-    """A method that takes steps, on a problem of its own, whose policy is that of a guarded solver."""
+    """A method that takes steps, on a problem of its own; behind guesses when it has a policy."""
 
-    family: _Family
+    samples: Samples
     name: str
     problem: Problem
-    make: Callable[[Problem, float], SequenceSolver]
+    guesses: Sequence[InitialGuess] = ()
     policy: Policy | None = None
     lost: bool = False
     _solver: SequenceSolver | None = None
     _first_norm: float = math.nan
 
+    @property
+    def trajectory(self) -> Trajectory[Any]:
+        """That of the case."""
+        assert self.samples.case.trajectory is not None
+        return self.samples.case.trajectory
+
+    @property
+    def fixed_mesh(self) -> FixedMesh[Any]:
+        """That of the case."""
+        assert self.samples.case.fixed_mesh is not None
+        return self.samples.case.fixed_mesh
+
     def begin(self, index: int) -> None:
         """Go to the first step of a trajectory. Collective."""
         self.end()
-        parameters = sample_parameters(self.family.samples.case, self.family.samples.seed, index)
-        self.problem = self.family.fixed_mesh.update(self.problem, parameters)
+        self.problem = self.fixed_mesh.update(
+            self.problem, sample_parameters(self.samples.case, self.samples.seed, index)
+        )
         self.lost = False
 
     def take(self, index: int, tolerance: float) -> Row:
@@ -190,12 +161,11 @@ class _Stepper:
         from lrsa_coupled.bench.samples import timed
         from lrsa_coupled.coupling.residual import residual_norm
 
-        trajectory = self.family.trajectory
-        trajectory.extrapolate(self.problem, "previous")
+        self.trajectory.extrapolate(self.problem, "previous")
         scale = residual_norm(self.problem)
         atol, self._first_norm = tolerance * scale, math.nan
         result, seconds = timed(self.problem, partial(self._solve, atol))
-        row = self.family.samples.row(self.name, index, problem=self.problem, atol=atol, result=result, seconds=seconds)
+        row = self.samples.row(self.name, index, problem=self.problem, atol=atol, result=result, seconds=seconds)
         guess = self._first_norm / scale if math.isfinite(self._first_norm) else None
         values = {"tolerance": tolerance, "linear_iterations": result.linear_iterations, "guess": guess}
         row = replace(row, values=values)
@@ -203,7 +173,7 @@ class _Stepper:
             row = replace(row, decisions=(dataclasses.asdict(self.policy.decisions[-1]),))
         self.lost = not (row.solved or self._rescue(atol))
         if not self.lost:
-            self.problem = trajectory.advance(self.problem)
+            self.problem = self.trajectory.advance(self.problem)
         return row
 
     def end(self) -> None:
@@ -214,11 +184,22 @@ class _Stepper:
 
     def _solve(self, atol: float) -> SolveResult:
         if self._solver is None:
-            self._solver = self.make(self.problem, atol)
+            self._solver = self._make(atol)
             self._solver.monitor(self._monitor)
         else:
             self._solver.update(self.problem, atol)
         return self._solver.solve()
+
+    def _make(self, atol: float) -> SequenceSolver:
+        from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
+        from lrsa_coupled.guess.guarded import GuardedSolver
+
+        if self.policy is None:
+            return self.fixed_mesh.sequence(self.problem, atol, method=self.name, reuse=Reuse())
+        inside = self.samples.case.solver(self.problem, atol)
+        assert isinstance(inside, SequenceSolver)
+        default = ExtrapolatedGuess(self.trajectory.extrapolations[0], self.trajectory)
+        return GuardedSolver(self.guesses, step_target(inside, self.problem, atol, default), self.policy)
 
     def _monitor(self, iteration: int, norm: float) -> bool:
         if iteration == 0:
@@ -230,12 +211,12 @@ class _Stepper:
         from lrsa_coupled.bench.samples import solve
 
         self.end()
-        return solve(partial(self.family.samples.case.default_solver, self.problem, atol)).converged
+        return solve(partial(self.samples.case.default_solver, self.problem, atol)).converged
 
 
 def _integrate(steppers: Sequence[_Stepper], trajectory: int, tolerance: float, *, steps: int) -> Iterator[Row]:
     """Integrate a trajectory by all methods in turn, yield the rows of all steps but the first. Collective."""
-    num_steps = steppers[0].family.trajectory.num_steps
+    num_steps = steppers[0].trajectory.num_steps
     for stepper in steppers:
         stepper.begin(trajectory * num_steps)
     for step in range(steps):
