@@ -65,7 +65,7 @@ class System:
     @property
     def atol(self) -> float:
         """Residual norm to reach."""
-        return self.samples.rtol * self.right.norm()
+        return self.samples.case.rtol * self.right.norm()
 
     def stiffness(self, shift: float = 0.0) -> PETSc.Mat:
         """Assemble P + shift s B, which is A for a definite case. Collective."""

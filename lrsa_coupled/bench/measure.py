@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learn
 from lrsa_coupled.bench.payback import cost_of
 from lrsa_coupled.bench.pictures import Example
 from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
-from lrsa_coupled.bench.samples import SLACK, Samples, load_guess, num_unknowns
+from lrsa_coupled.bench.samples import Samples, load_guess
 from lrsa_coupled.config import Config
-from lrsa_coupled.coupling.residual import residual_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
 from lrsa_coupled.logs import progress
@@ -58,7 +56,7 @@ def compare_methods(
     Args:
         case: The case.
         config: ``problem`` and ``bench`` say which samples, ``guess`` how the operator is used.
-        comm: Communicator over which each problem is distributed.
+        comm: Ranks of a problem.
         model: Folder of a trained model, to add its learned guess.
         data: Training data, to add the nearest training sample as a baseline.
         only: Names of the baselines without data, all when empty.
@@ -89,7 +87,7 @@ def compare_methods(
         rows += sample.rows
         if index == 0 and case.schema.dim == 2:
             example = _example(case.schema.outputs[0], sample, comm)
-    return Comparison(samples.results("bench", rows, costs, rtol=samples.rtol), example)
+    return Comparison(samples.results("bench", rows, costs, rtol=samples.case.rtol), example)
 
 
 def _measure_sample(samples: Samples, methods: Sequence[Method], index: int, *, repeats: int) -> _Sample:
@@ -127,22 +125,10 @@ def _measure(samples: Samples, method: Method, problem: Problem, atol: float, *,
         runs.append(_stages(result, made - started, time.perf_counter() - started, samples.comm))
         solver.destroy()
     _set_target(problem)
-    residual = residual_norm(problem)
-    solved = result.converged and residual <= (1.0 + SLACK) * atol
-    reason = "the true residual misses the tolerance" if result.converged else result.reason
-    return Row(
-        method=method.name,
-        sample=index,
-        unknowns=num_unknowns(problem),
-        seconds=Seconds(**{stage: float(np.median([run[stage] for run in runs])) for stage in STAGES}),
-        iterations=int(result.iterations),
-        solved=bool(solved),
-        residual=residual if math.isfinite(residual) else None,
-        atol=atol,
-        used_fallback=bool(result.used_fallback),
-        reason=None if solved else reason,
-        decisions=tuple(dataclasses.asdict(d) for d in method.policy.decisions[decided:]) if method.policy else (),
-    )
+    seconds = Seconds(**{stage: float(np.median([run[stage] for run in runs])) for stage in STAGES})
+    row = samples.row(method.name, index, problem=problem, atol=atol, result=result, seconds=seconds.total)
+    decisions = tuple(dataclasses.asdict(d) for d in method.policy.decisions[decided:]) if method.policy else ()
+    return msgspec.structs.replace(row, seconds=seconds, decisions=decisions)
 
 
 def _stages(result: SolveResult, setup: float, total: float, comm: MPI.Comm) -> dict[str, float]:

@@ -31,9 +31,6 @@ class Samples:
     """The samples that a benchmark measures, and the operators that it may use.
 
     Args:
-        case: The case.
-        config: Settings.
-        comm: Ranks of a problem.
         model: The given model, else the shipped one; None without either.
         operators: Folders of all operators that the case ships.
     """
@@ -54,11 +51,6 @@ class Samples:
         """Resolution of their meshes."""
         return self.config.problem.resolution or self.case.resolution
 
-    @property
-    def rtol(self) -> float:
-        """Residual norm to reach, relative to that of the zero guess."""
-        return self.case.rtol
-
     def problem(self, index: int) -> Problem:
         """Set up a sample. Collective."""
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
@@ -67,7 +59,7 @@ class Samples:
 
     def atol(self, problem: Problem) -> float:
         """Return the residual norm to reach. Collective."""
-        return self.rtol * reference_norm(problem)
+        return self.case.rtol * reference_norm(problem)
 
     def guess(self) -> LearnedGuess:
         """Load the model; ValueError without one, or when it does not fit or has seen the samples."""
@@ -80,16 +72,19 @@ class Samples:
     ) -> Row:
         """Return the row of a solve whose result is in the problem. Collective: the residual is assembled again."""
         residual = residual_norm(problem)
+        solved = result.converged and residual <= (1.0 + SLACK) * atol
+        missed = "the true residual misses the tolerance" if result.converged else result.reason
         return Row(
             method=method,
             sample=index,
             unknowns=num_unknowns(problem),
             seconds=Seconds(total=seconds, solve=seconds),
             iterations=result.iterations,
-            solved=bool(result.converged and residual <= (1.0 + SLACK) * atol),
+            solved=bool(solved),
             residual=residual if math.isfinite(residual) else None,
             atol=atol,
             used_fallback=result.used_fallback,
+            reason=None if solved else missed,
         )
 
     def results(

@@ -54,11 +54,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, samples: Samples) -> Results:
-    """Solve unseen problems with each manner. Collective.
-
-    Raises:
-        ValueError: If there are less than two samples, the seed was trained on, or a model belongs to another case.
-    """
+    """Solve with each manner; ValueError for less than two samples or a model that does not fit. Collective."""
     from lrsa_coupled.bench.samples import load_guess
 
     case, config, count = samples.case, samples.config, samples.config.bench.samples
@@ -78,7 +74,7 @@ def run(args: Namespace, samples: Samples) -> Results:
             policy = policies[name] if index >= 0 else Adaptive(settings, [LEARNED])
             row = _measure(samples, problem, name, guess, policy, index=max(index, 0))
             rows += [row] if index >= 0 else []
-    return samples.results(STUDY, rows, rtol=samples.rtol)
+    return samples.results(STUDY, rows, rtol=samples.case.rtol)
 
 
 def table(results: Results) -> str:
@@ -184,9 +180,7 @@ class _AnotherGuess(InitialGuess):
             self.prepare(problem)
         found = self.guess.put(self._other)
         if found.accepted:
-            outputs = self.case.schema.outputs
-            NodeSet(problem, outputs).scatter(
-                NodeSet(self._other, outputs).gather(self._other.solution), problem.solution
-            )
+            other, own = (NodeSet(item, self.case.schema.outputs) for item in (self._other, problem))
+            own.scatter(other.gather(self._other.solution), problem.solution)
             set_dirichlet(problem)
         return found

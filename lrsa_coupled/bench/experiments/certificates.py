@@ -51,11 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, samples: Samples) -> Results:
-    """Measure the certificate on samples never trained on. Collective.
-
-    Raises:
-        ValueError: If the seed is one that was trained on, or the model belongs to another case; on all ranks.
-    """
+    """Measure; ValueError, on all ranks, if the model belongs to another case or has seen the samples. Collective."""
     from lrsa_coupled.bench.answers import Answers
 
     settings = samples.config.bench
@@ -65,7 +61,7 @@ def run(args: Namespace, samples: Samples) -> Results:
     rows: list[Row] = []
     for index in progress(range(settings.samples), description=f"{STUDY} of {samples.case.name}"):
         rows += Answers(samples, guess, index, repeats=settings.repeats, targets=TARGETS).rows()
-    results = samples.results(STUDY, rows, rtol=samples.rtol)
+    results = samples.results(STUDY, rows, rtol=samples.case.rtol)
     if args.pictures is not None:
         share(samples.comm, lambda: print(f"picture: {effectivity_picture(results, args.pictures)}"))
     return results

@@ -51,9 +51,6 @@ def run(args: Namespace, samples: Samples) -> Results:
     """Make samples by each configuration in a temporary folder; on several ranks also on one of them alone. Collective.
 
     With a model the learned guess is one more for a case whose meshes differ.
-
-    Raises:
-        ValueError: If a tolerance is set: data are made to that of the case.
     """
     from mpi4py import MPI
 
@@ -65,9 +62,8 @@ def run(args: Namespace, samples: Samples) -> Results:
     plain = dataclasses.replace(config.generate, **NAIVE, samples=2 * comm.size)
     _generate(samples, plain, comm, "")  # not counted: compiles forms
     rows: list[Row] = []
-    for name, changes in progress(
-        configurations(samples.case, config.generate, samples.model).items(), description=STUDY
-    ):
+    chosen = configurations(samples.case, config.generate, samples.model)
+    for name, changes in progress(chosen.items(), description=STUDY):
         settings = dataclasses.replace(config.generate, **NAIVE | changes, samples=config.bench.samples)
         made = _generate(samples, settings, comm, name)
         alone = made
@@ -76,7 +72,7 @@ def run(args: Namespace, samples: Samples) -> Results:
             alone = share(comm, partial(_generate, samples, serial, MPI.COMM_SELF, name))
         values = {"naive": set(changes) == {"method"}, "one_rank": alone[0].values["samples_per_hour"]}
         rows += [replace(row, values=row.values | values) for row in made]
-    return samples.results(STUDY, rows, rtol=samples.rtol)
+    return samples.results(STUDY, rows, rtol=samples.case.rtol)
 
 
 def configurations(case: Case, settings: GenerateConfig, model: Path | None) -> dict[str, Changes]:
@@ -117,10 +113,8 @@ def table(results: Results) -> str:
         cells = [name, solved_count(rows), f"{mean_iterations(rows):.2f}"]
         lines.append([*cells, f"{rate:.0f}", f"{alone:.0f}", f"{alone / naive:.2f}", f"{idle:.1%}", f"{overhead:.1%}"])
     head = f"{header.case}: data generation, resolution {header.resolution}, seed {header.seed}, ranks {header.ranks}"
-    note = (
-        "times the naive: on one rank, against the fastest of the methods that solve most with a new solver each time"
-    )
-    return f"{head}\n\n{align(lines)}\n\n{note}"
+    note = "on one rank, against the fastest of the methods that solve most with a new solver each time"
+    return f"{head}\n\n{align(lines)}\n\ntimes the naive: {note}"
 
 
 def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, name: str) -> list[Row]:

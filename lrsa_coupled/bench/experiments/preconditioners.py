@@ -46,12 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, samples: Samples) -> Results:
-    """Measure. Collective.
-
-    Raises:
-        ValueError: If the case has no spectrum, an operator does not fit or has seen the samples, or a method is
-            unknown; on all ranks.
-    """
+    """Measure; ValueError, on all ranks, without a spectrum, or for a model or method that does not fit. Collective."""
     from lrsa_coupled.bench.linear_methods import linear_methods, spectrum_of, system
 
     case, config = samples.case, samples.config
@@ -70,7 +65,7 @@ def run(args: Namespace, samples: Samples) -> Results:
                 rows.append(msgspec.structs.replace(row, values=row.values | {"memory": memory[method.name]}))
         linear.destroy()
     costs = {method.name: method.cost for method in methods if method.cost is not None}
-    return samples.results(STUDY, rows, costs, rtol=samples.rtol)
+    return samples.results(STUDY, rows, costs, rtol=samples.case.rtol)
 
 
 def table(results: Results) -> str:
