@@ -34,17 +34,10 @@ class Work:
     """What is measured: an operator of ``dim`` dimensions on ``batch`` samples of ``points`` points.
 
     Args:
-        operator: The operator.
-        points: Points of a sample.
-        batch: Samples.
         sizes: Dimension of space, inputs, scalars, outputs.
         grid: Points a side of a grid; None for random points.
-        precision: Of the blocks.
-        device: ``auto`` takes a GPU when there is one.
         backward: Whether the gradient is computed, too.
-        compile: Whether torch compiles the operator.
         chunk_size: Points at a time, for ``lrsa``; None for all.
-        repeats: Of the measurement, the median counts.
         memory_share: What a measurement on the CPU may use of the memory that is free.
     """
 

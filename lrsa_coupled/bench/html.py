@@ -17,16 +17,7 @@ from lrsa_coupled.files import write_text_atomically
 
 
 def write_html(group: Sequence[Results], path: Path, *, sources: Sequence[str] = ()) -> None:
-    """Write a page of one or several results by atomic rename. Call on one rank.
-
-    Args:
-        group: The results.
-        path: The page.
-        sources: The file of each, if any.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write a page of results, and the file of each if given, by atomic rename. Call on one rank."""
     write_text_atomically(path, page(group, sources=sources))
 
 

@@ -112,8 +112,6 @@ def pay_back_note(cost: Cost, *, with_nearest: bool = False) -> str:
     """Say what is paid back and how it is counted."""
     parts = {"data": cost.data, "training": cost.training}
     hours = " + ".join(f"{k} {'unknown' if v is None else f'{v / 3600.0:.3g} h'}" for k, v in parts.items())
-    available = (
-        "; data available: training alone counts, as the nearest sample needs the data too" if with_nearest else ""
-    )
-    missing = "; the model's card does not say what is unknown" if cost.total is None else ""
-    return f"N* = ({hours}) / mean saving of a solve, as wall time x ranks{available}{missing}"
+    text = f"N* = ({hours}) / mean saving of a solve, as wall time x ranks"
+    text += "; data available: training alone counts, as the nearest sample needs the data too" * with_nearest
+    return text + "; the model's card does not say what is unknown" * (cost.total is None)

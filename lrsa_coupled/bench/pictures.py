@@ -28,13 +28,11 @@ class Example:
     """Fields of one sample.
 
     Args:
-        label: Name and unit of the field.
         points: Coordinates of the nodes ``(num_nodes, d)`` [m], d 2 or 3.
         cells: Nodes of the cells, vertices first ``(num_cells, num_cell_nodes)``.
         truth: Converged field ``(num_nodes, components)``.
         guess: Learned guess ``(num_nodes, components)``.
         relative_error: Of the guess, mass-weighted L2.
-        source: What the guess is.
     """
 
     label: str

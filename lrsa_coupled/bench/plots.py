@@ -96,15 +96,15 @@ def scaling(
     slope: int | None = None,
     level: float | None = None,
 ) -> None:
-    """Draw curves over sizes or ranks, all axes logarithmic.
+    """Draw curves over sizes or ranks, all axes logarithmic, and two lines if given.
 
     Args:
         axis: Where to draw.
         curves: Points of each curve.
         x: Name of the horizontal axis.
         y: Name of the vertical axis.
-        slope: Of a dotted line through the first point of the last curve; None for no line.
-        level: Value of a line across; None for no line.
+        slope: Of a dotted line through the first point of the last curve.
+        level: Value of a line across.
     """
     for (colour, marker), (name, points) in zip(_looks(curves), curves.items(), strict=True):
         axis.plot([*points], [*points.values()], color=colour, marker=marker, markersize=4.5, label=name)

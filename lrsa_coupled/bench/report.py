@@ -10,16 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import (
-    LEARNED,
-    NEAREST,
-    STAGES,
-    Times,
-    best_baseline,
-    best_of_each,
-    speedup,
-    speedups,
-)
+from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Times, best_baseline, best_of_each, speedup, speedups
 from lrsa_coupled.bench.payback import pay_back_note, pay_back_rows, pay_backs
 from lrsa_coupled.bench.rows import Cost, Results, Row
 

@@ -23,16 +23,7 @@ HELP = "compare initial guesses and methods on unseen samples"
 
 @dataclass(frozen=True)
 class Request:
-    """What is compared, and what is written.
-
-    Args:
-        model: Folder of the model, None to compare the others.
-        data: Training data, to add the nearest training sample.
-        only: Names of the baselines without data, all when empty.
-        json: File of the rows.
-        html: File of the page.
-        pictures: Folder of the pictures.
-    """
+    """What is compared, as in ``compare_methods``, and the files and the folder that are written."""
 
     model: Path | None
     data: Path | None = None
@@ -43,7 +34,6 @@ class Request:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     add_case(parser)
     add_settings(parser, "bench.samples", "problem.seed", "problem.resolution")
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
@@ -58,7 +48,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Compare."""
     case, config, comm = start(args, petsc)
     model = args.model or catalog.shipped_model(args.case)
     request = Request(model, args.data, tuple(args.only), args.json, args.html, args.pictures)

@@ -14,7 +14,6 @@ HELP = "print stored results, those of bench side by side when there are several
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of the verb."""
     parser.add_argument("rows", type=Path, nargs="+", metavar="ROWS.jsonl", help="file that --json of a verb wrote")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write results of bench as one HTML page")
 

@@ -95,11 +95,7 @@ type Variants = Callable[[OperatorConfig, Schema], Mapping[str, OperatorConfig]]
 
 
 def compare_variants(study: str, variants: Variants, config: Config, args: Namespace) -> Results:
-    """Train each variant with the same settings and samples and test it; a second run goes on where one stopped.
-
-    Raises:
-        ValueError: For an unknown name, test samples of the training, or what ``train`` and ``evaluate`` refuse.
-    """
+    """Train each variant with the same settings and samples and test it; a second run goes on where one stopped."""
     data, test = DataStore(args.data), DataStore(args.test)
     schema = data.card.schema
     if (schema.name, data.card.seed) == (test.card.schema.name, test.card.seed):

@@ -76,12 +76,10 @@ def table(results: Results) -> str:
         loss = results.methods[name][-1].number("loss")
         lines.append([name, f"{median:.1f}", f"{low:.1f} to {high:.1f}", f"{ratio:.2f}", f"{loss:.4f}"])
     header, settings = results.header, results.header.settings
-    operator = (
-        f"{settings['operator.kind']} of width {settings['operator.width']}, {settings['operator.num_blocks']} blocks"
-    )
+    kind, width, blocks = (settings[f"operator.{name}"] for name in ("kind", "width", "num_blocks"))
     batch = f"{settings['training.batch_size']} samples a step, {settings['training.num_points'] or 'all'} points each"
     count = f"{results.num_samples} steps in turn, {header.machine['processor']}"
-    return f"{header.case}: {operator}; {batch}; {count}\n\n{align(lines)}"
+    return f"{header.case}: {kind} of width {width}, {blocks} blocks; {batch}; {count}\n\n{align(lines)}"
 
 
 def _batches(run: Run) -> Iterator[Sequence[Batch]]:

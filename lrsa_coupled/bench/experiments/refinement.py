@@ -61,11 +61,8 @@ def run(args: Namespace, config: Config) -> Results:
                 values_1nK = operator(*_arguments(batch, points, mass, device)).cpu()
             field = torch.where(free > 0, _at(coarse, points, values_1nK)[:, columns], truth)
             reference = field if reference is None else reference
-            values: Values = {
-                "points": len(points),
-                "error": _distance(field, truth),
-                "drift": _distance(field, reference),
-            }
+            values: Values = {"points": len(points), "error": _distance(field, truth)}
+            values["drift"] = _distance(field, reference)
             seconds = Seconds(total=time.perf_counter() - started)
             rows.append(Row(method=name, sample=sample, seconds=seconds, solved=True, values=values))
     return Results.of(header_of(STUDY, card.schema.name, {"mass_weighted": card.operator.needs_mass}), rows)
@@ -84,11 +81,7 @@ def table(results: Results) -> str:
 
 
 def node_sets(grid: Grid) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return rows ``(n,)`` of the points of each set and their masses ``(n,)`` by the trapezoidal rule, 1 in all.
-
-    Raises:
-        ValueError: If a side of the grid has an even number of points or fewer than five.
-    """
+    """Return rows ``(n,)`` of the points of each set and their masses ``(n,)`` by the trapezoidal rule, 1 in all."""
     if any(size % 2 == 0 or size < 5 for size in grid.shape):
         shape = " x ".join(map(str, grid.shape))
         raise ValueError(f"refinement needs a grid of an odd number of points a side, 5 at least, got {shape}")
