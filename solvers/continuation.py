@@ -19,29 +19,17 @@ Point = tuple[float, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class StepControl:
-    """How the path is walked.
+    """How the path is walked."""
 
-    Args:
-        first_step: First step: a ratio on a logarithmic path, a share of the whole path otherwise.
-        growth: Factor on the step (its logarithm on a logarithmic path) after a success in few iterations.
-        few: Newton iterations that are few.
-        inner_rtol: Relative tolerance of the solves before the target; 0 solves them to the tolerance of the target.
-        max_inner: Newton iterations after which a step is halved, or with a loose ``inner_rtol`` accepted as it is.
-        max_last: Newton iterations at the target after which the last step is halved.
-        extrapolate: Whether the guess of a step is the secant through the last two points.
-        min_step: Smallest step, as a share of the path.
-        otherwise: How to walk when this has failed, from the start of the path again.
-    """
-
-    first_step: float
-    growth: float = 1.5
-    few: int = 4
-    inner_rtol: float = 0.0
-    max_inner: int = 12
-    max_last: int = 12
-    extrapolate: bool = True
-    min_step: float = 1e-2
-    otherwise: StepControl | None = None
+    first_step: float  # a ratio on a logarithmic path, a share of the whole path otherwise
+    growth: float = 1.5  # factor on the step (its logarithm on a logarithmic path) after a success in few iterations
+    few: int = 4  # Newton iterations that are few
+    inner_rtol: float = 0.0  # of the solves before the target; 0 solves them to the tolerance of the target
+    max_inner: int = 12  # Newton iterations after which a step is halved, or with a loose inner_rtol accepted as it is
+    max_last: int = 12  # Newton iterations at the target after which the last step is halved
+    extrapolate: bool = True  # whether the guess of a step is the secant through the last two points
+    min_step: float = 1e-2  # smallest step, as a share of the path
+    otherwise: StepControl | None = None  # how to walk when this has failed, from the start of the path again
 
 
 class ContinuationSolver(Solver):

@@ -16,17 +16,11 @@ from lrsa_coupled.solvers.newton import NEAR, NewtonSolver
 
 @dataclass(frozen=True)
 class Stage:
-    """An easier problem on the way to the one to solve.
+    """An easier problem on the way to the one to solve."""
 
-    Args:
-        value: Value of the path parameter.
-        rtol: Reduction of the residual norm that is enough.
-        max_iterations: Newton iterations after which the next stage begins all the same.
-    """
-
-    value: float
-    rtol: float
-    max_iterations: int
+    value: float  # of the path parameter
+    rtol: float  # reduction of the residual norm that is enough
+    max_iterations: int  # Newton iterations after which the next stage begins all the same
 
 
 @final
