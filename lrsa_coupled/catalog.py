@@ -36,12 +36,8 @@ def is_shipped(name: str) -> bool:
 def case_folder(name_or_path: str | Path) -> Path:
     """Return the folder of a case: its ``case.py``, ``config.toml`` and shipped model.
 
-    Args:
-        name_or_path: Name of a case, or path to a ``case.py`` or to the folder of one; ``:modes`` or ``:correction``
-            may follow.
-
-    Raises:
-        ValueError: For an unknown case; the nearest known one is named.
+    It is given by its name, or the path to a ``case.py`` or to the folder of one; ``:modes`` or ``:correction`` may
+    follow. ValueError for an unknown case; the nearest known one is named.
     """
     name, _ = _split(name_or_path)
     for root in _roots():

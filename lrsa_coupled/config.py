@@ -259,8 +259,7 @@ class Config:
 def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str] = ()) -> Config:
     """Override ``base`` by TOML files, then by ``key=value`` assignments such as ``training.precision=bf16``.
 
-    Raises:
-        ValueError: For an unknown key (the nearest valid one is named), a value of another type or range, or no TOML.
+    ValueError for an unknown key (the nearest valid one is named), a value of another type or range, or no TOML.
     """
     config = base
     for path in files:

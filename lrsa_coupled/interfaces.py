@@ -314,7 +314,7 @@ class Case[P: Unknown](Described[P]):
     Subclasses are final, one a ``case.py``, and set these attributes. What only some cases can do is a value or None.
 
     Attributes:
-        schema: What an operator sees and predicts; set in ``__init__`` where options change it.
+        schema: Set in ``__init__`` where options change it.
         resolution: Resolution at which the shipped model is trained; meaning is the case's own.
         fields: All fields of the solution, for files and pictures; the outputs of the schema are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.

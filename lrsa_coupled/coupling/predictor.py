@@ -44,12 +44,7 @@ class Prediction:
 
 @final
 class Predictor:
-    """A trained operator, evaluated where the nodes of a problem are.
-
-    Attributes:
-        card: What the model was trained for.
-        settings: How it is evaluated.
-    """
+    """A trained operator, evaluated where the nodes of a problem are."""
 
     def __init__(self, model: Operator, card: ModelCard, settings: GuessConfig) -> None:
         self.device = choose_device(settings.device, rank=MPI.COMM_WORLD.rank)
@@ -59,8 +54,7 @@ class Predictor:
     def load(cls, folder: Path | str, settings: GuessConfig | None = None) -> Predictor:
         """Load a model; under MPI one thread a rank is used unless OMP_NUM_THREADS is set. Collective: no.
 
-        Raises:
-            ValueError: If there is no model in the folder, it is damaged, or a setting is invalid.
+        ValueError when there is no model in the folder, it is damaged, or a setting is invalid.
         """
         if MPI.COMM_WORLD.size > 1 and "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(1)

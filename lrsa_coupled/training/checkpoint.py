@@ -96,8 +96,7 @@ def set_seconds(folder: Path, seconds: float) -> None:
 def load(folder: Path) -> tuple[Operator, ModelCard]:
     """Read a checkpoint, on the CPU, in evaluation mode.
 
-    Raises:
-        ValueError: If a file is missing or damaged, or the two do not belong together; the message names the file.
+    ValueError, with the name of the file, when one is missing or damaged, or the two do not belong together.
     """
     content, weights = _read_pair(folder)
     card = _parse_card(content, folder / CARD)

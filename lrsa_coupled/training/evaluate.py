@@ -63,10 +63,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
     Returns:
         ``case``, ``samples`` (number) and ``fields``: for each output ``l2`` and, on simplices, ``h1`` (seminorm of P1
         gradients), each with ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index). And for each output
-        the sample of the worst L2 error.
-
-    Raises:
-        ValueError: If a file is damaged or missing, or the data set is of another case.
+        the sample of the worst L2 error. ValueError when a file is damaged or missing, or the data set of another case.
     """
     device = choose_device(config.training.device)
     operator, card = checkpoint.load(model)
