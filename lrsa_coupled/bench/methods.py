@@ -48,13 +48,15 @@ def baselines(case: Case, config: Config, comm: MPI.Comm) -> list[Method]:
     """
     found = [Method(name, factory) for name, factory in case.methods().items()]
     resolution, limit = config.problem.resolution or case.resolution, 2 * config.guess.max_iterations
+    finer: CoarseMeshGuess | None = None
     for count in range(1, (config.bench.coarse_meshes or 0) + 1):
         coarser = [resolution // 2**k for k in range(count, 0, -1)]
-        guess = CoarseMeshGuess(case, coarser, max_iterations=limit)
+        guess = CoarseMeshGuess(case, coarser, max_iterations=limit, finer=finer)
         if (reason := _refusal(case, config, coarser[0], comm)) is not None:
             print_once(f"{guess.name}: left out ({reason})")
             continue
         found.append(guarded(case, guess.name, guess, Always(limit)))
+        finer = guess
     return found
 
 

@@ -24,6 +24,7 @@ class CoarseMeshGuess(InitialGuess):
         case: A case with an ``interpolation``.
         resolutions: Those of the coarser meshes, from the coarsest one.
         max_iterations: Newton iterations allowed on each mesh after the coarsest, None for the solver's own limit.
+        finer: The guess over all of these meshes but the coarsest, to set up what both need only once.
 
     Raises:
         ValueError: If there is no coarser mesh, or the case has no interpolation.
@@ -31,26 +32,34 @@ class CoarseMeshGuess(InitialGuess):
     Source: Trottenberg, Oosterlee & Schüller (2001), Multigrid, sec. 2.6 (full multigrid), with Newton for a cycle.
     """
 
-    def __init__(self, case: Case, resolutions: Sequence[int], *, max_iterations: int | None = None) -> None:
+    def __init__(self, case: Case, resolutions: Sequence[int], *, max_iterations: int | None = None,
+                 finer: CoarseMeshGuess | None = None) -> None:  # fmt: skip
         if not resolutions:
             raise ValueError("nested iteration needs at least one coarser mesh, got none")
         if case.interpolation is None:
             text = f"nested iteration needs an interpolation, the case '{case.name}' has none"
             raise ValueError(f"{text}: leave bench.coarse_meshes unset")
         self.name = f"nested, {len(resolutions)} coarser mesh{'es' * (len(resolutions) > 1)}"
-        self.case, self.resolutions, self.max_iterations = case, resolutions, max_iterations
+        self.case, self.resolutions, self.max_iterations, self.finer = case, resolutions, max_iterations, finer
         self._problem: Problem | None = None
         self._coarser: list[Problem] = []
 
     def prepare(self, problem: Problem) -> None:
+        self.coarser(problem)
+
+    def coarser(self, problem: Problem) -> list[Problem]:
+        """Return the problem on the coarser meshes, set up once. Collective."""
         if self._problem is not problem:
-            meshes = (self.case.mesh(problem.mesh.comm, problem.parameters, n) for n in self.resolutions)
-            self._problem, self._coarser = problem, [self.case.problem(mesh, problem.parameters) for mesh in meshes]
+            shared = [] if self.finer is None else self.finer.coarser(problem)
+            own = self.resolutions[: len(self.resolutions) - len(shared)]
+            meshes = (self.case.mesh(problem.mesh.comm, problem.parameters, n) for n in own)
+            self._coarser = [*(self.case.problem(mesh, problem.parameters) for mesh in meshes), *shared]
+            self._problem = problem
+        return self._coarser
 
     def put(self, problem: Problem) -> Guess:
         source = None
-        self.prepare(problem)
-        for coarse in self._coarser:
+        for coarse in self.coarser(problem):
             atol = LOOSER * self.case.rtol * reference_norm(coarse)
             if source is None:
                 solver = self.case.default_solver(coarse, atol)
@@ -61,7 +70,8 @@ class CoarseMeshGuess(InitialGuess):
             if not result.converged:
                 return Guess(False, f"a coarser mesh is not solved: {result.reason}", iterations=result.iterations)
             source = coarse
-        interpolate(self.case, self._coarser[-1], problem)
+        assert source is not None
+        interpolate(self.case, source, problem)
         return Guess()
 
 

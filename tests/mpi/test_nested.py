@@ -65,6 +65,19 @@ def test_the_solution_of_a_coarser_mesh_is_a_good_guess(name: str) -> None:
     assert set(result.seconds) == {"transfer", "inference", "solve"} and result.seconds["transfer"] > 0.0
 
 
+def test_meshes_that_two_guesses_need_are_made_once() -> None:
+    case = load_case("cavity")
+    parameters = sample_parameters(case, 3, 0)
+    problem = case.problem(case.mesh(COMM, parameters, 24), parameters)
+    one = CoarseMeshGuess(case, [12])
+    two = CoarseMeshGuess(case, [6, 12], finer=one)
+    coarsest, shared = two.coarser(problem)
+    assert one.coarser(problem) == [shared] and two.coarser(problem) == [coarsest, shared]
+    sizes = [each.mesh.topology.index_map(2).size_global for each in (coarsest, shared, problem)]
+    assert sizes == sorted(set(sizes))
+    assert one.put(problem).accepted and two.put(problem).accepted
+
+
 def test_a_solution_goes_to_a_coarser_mesh_and_back_with_its_boundary_values() -> None:
     case = load_case("cavity")
     problem, _, _ = solved(case)
