@@ -93,7 +93,7 @@ class SampleSolver:
             solver.destroy()
         elif result.used_fallback:
             self.begin()  # what failed is not built upon
-        if result.converged:
+        if settings.guess == "previous" and result.converged:
             self._previous.remember(problem)
         return result
 
@@ -102,7 +102,7 @@ class SampleSolver:
         if self._sequence is not None:
             self._sequence.update(problem, atol)
             return self._sequence
-        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle or 0)
+        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle)
         solver = fixed.sequence(problem, atol, method=self._method, reuse=reuse)
         guess = self._previous if self.settings.guess == "previous" else ZeroGuess()
         self._sequence = self._guarded(guess, solver, problem, atol)
