@@ -28,7 +28,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for name, hint in hints(self).items():
-            converted(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
+            checked(getattr(self, name), hint, f"'{type(self).__name__}.{name}'")
 
 
 def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str = "") -> T:
@@ -46,7 +46,7 @@ def update[T](config: T, values: Mapping[str, Any], *, where: str, prefix: str =
                 raise ValueError(f"{where}: '{name}' is a table of keys, got {value!r}")
             changes[key] = update(current, value, where=where, prefix=f"{name}.")
         else:
-            new = converted(value, types_by_name[key], f"{where}: '{name}'")
+            new = checked(value, types_by_name[key], f"{where}: '{name}'")
             changes[key] = current | new if isinstance(current, dict) else new
     return dataclasses.replace(base, **changes)
 
@@ -62,7 +62,7 @@ def _hints(kind: Any) -> dict[str, Any]:
     return {item.name: found[item.name] for item in dataclasses.fields(kind)}
 
 
-def converted(value: Any, hint: Any, what: str) -> Any:
+def checked(value: Any, hint: Any, what: str) -> Any:
     """Return a value as the type ``hint``; ``none`` is None where allowed. ValueError says what was expected."""
     optional = types.NoneType in typing.get_args(hint)
     try:
