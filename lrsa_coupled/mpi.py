@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 if TYPE_CHECKING:
@@ -49,37 +50,89 @@ def world() -> MPI.Intracomm:
     return MPI.COMM_WORLD
 
 
-def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
-    """Raise the error of the lowest rank that has one, on every rank; return when none has.
+@dataclass(frozen=True)
+class _Left:
+    """What a rank contributes to a reduction of the others after it has left their block by an error."""
 
-    Collective: yes. Call it after the rank-local work and before the next collective call.
+    rank: int
+    kind: str
+    text: str
+
+
+def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
+    """Reduce picklable values over the ranks; inside ``collective_errors`` it carries the error of another rank.
+
+    Collective: yes. ``op`` takes two values, as ``MPI.SUM`` does; of arrays ``np.maximum``, not ``MPI.MAX``.
 
     Raises:
-        Exception: Of the same built-in type and text on every rank; RuntimeError where the type is not built in.
+        Exception: That of a rank that has left the block in which the others still are; see ``collective_errors``.
     """
-    from mpi4py import MPI
+    if comm.size == 1:
+        return value
+    result = comm.allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
+    if isinstance(result, _Left):
+        raise _rebuilt(result)
+    return result
 
-    first = comm.allreduce(comm.rank if error is not None else comm.size, op=MPI.MIN)
-    if first == comm.size:
-        return
-    name, text = comm.bcast(_describe(error) if comm.rank == first else None, root=first)
-    if comm.rank == first and error is not None:
-        raise error
-    kind = vars(builtins).get(name)
-    if isinstance(kind, type) and issubclass(kind, (ValueError, TypeError, OSError, ArithmeticError, RuntimeError)):
-        raise kind(text)
-    raise RuntimeError(f"{name}: {text}")
+
+def agree(comm: MPI.Comm) -> None:
+    """Go on if all ranks have come here, else raise the error of the one that has not; as ``allreduce``.
+
+    It stands before a collective call that a rank with an error would not reach.
+    """
+    allreduce(comm, 0, max)
 
 
 @contextmanager
 def collective_errors(comm: MPI.Comm) -> Iterator[None]:
-    """Run rank-local code such that an exception on one rank is raised on all. Collective at the end only."""
-    error = None
+    """Run a block such that an exception on one rank is raised on all.
+
+    Collective: at the end, and in calls of ``allreduce`` and ``agree`` inside, by which the other ranks hear of the
+    error: one must stand before any other collective call inside, after what may fail on one rank.
+
+    Raises:
+        Exception: That of the lowest rank that has one: on the others of the same built-in type and text, RuntimeError
+            where the type is not built in. An error that all ranks have had passes further blocks as it is.
+    """
     try:
         yield
-    except Exception as caught:  # noqa: BLE001 - any error has to reach the other ranks, which would wait forever
-        error = caught
-    raise_on_all_ranks(comm, error)
+    except Exception as error:
+        if comm.size > 1 and not getattr(error, _SHARED, False):
+            left = _Left(comm.rank, *_describe(error))
+            first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
+            if first.rank != comm.rank:
+                raise _rebuilt(first) from error
+            setattr(error, _SHARED, True)
+        raise
+    agree(comm)
+
+
+def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
+    """Raise the error of the lowest rank that has one, on every rank; return when none has. As ``collective_errors``.
+
+    Collective: yes. Call it after the rank-local work and before the next collective call.
+    """
+    with collective_errors(comm):
+        if error is not None:
+            raise error
+
+
+_SHARED = "is_on_all_ranks"
+"""Attribute of an exception that all ranks raise."""
+
+
+def _first_left(one: object, two: object) -> _Left | None:
+    """Return the one of the lowest rank."""
+    return min((each for each in (one, two) if isinstance(each, _Left)), key=lambda left: left.rank, default=None)
+
+
+def _rebuilt(left: _Left) -> Exception:
+    kind = vars(builtins).get(left.kind)
+    known = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError)
+    error = kind(left.text) if isinstance(kind, type) and issubclass(kind, known) else None
+    error = error or RuntimeError(f"{left.kind}: {left.text}")
+    setattr(error, _SHARED, True)
+    return error
 
 
 def share[T](comm: MPI.Comm, function: Callable[[], T]) -> T:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import final
 
+import numpy as np
 import torch
 from mpi4py import MPI
+
+from lrsa_coupled.mpi import allreduce
 
 
 @final
@@ -16,12 +19,11 @@ class MPIReducer:
         self.comm = comm
 
     def max(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._reduce(tensor, MPI.MAX)
+        return self._reduce(tensor, np.maximum)
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._reduce(tensor, MPI.SUM)
+        return self._reduce(tensor, np.add)
 
-    def _reduce(self, tensor: torch.Tensor, operation: MPI.Op) -> torch.Tensor:
-        result = tensor.detach().to("cpu", copy=True).contiguous()
-        self.comm.Allreduce(MPI.IN_PLACE, result.numpy(), op=operation)
-        return result.to(tensor.device)
+    def _reduce(self, tensor: torch.Tensor, operation: np.ufunc) -> torch.Tensor:
+        result = allreduce(self.comm, tensor.detach().to("cpu").contiguous().numpy(), operation)
+        return torch.from_numpy(result).to(tensor.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from mpi4py import MPI
 
@@ -62,3 +63,23 @@ def test_failed_ranks(comm: MPI.Intracomm) -> None:
 
 def test_shared_path(shared_path: object, comm: MPI.Intracomm) -> None:
     assert len(set(comm.allgather(str(shared_path)))) == 1
+
+
+def test_an_error_reaches_ranks_that_wait_in_the_middle_of_a_block(comm: MPI.Intracomm) -> None:
+    """Whichever rank fails, at whichever place, and inside an inner block too."""
+    for rank in range(comm.size):
+        for place in range(4):
+            with pytest.raises(ValueError, match=f"rank {rank}, place {place}"), mpi.collective_errors(comm):
+                fail(comm, rank, place, at=0)
+                assert mpi.allreduce(comm, comm.rank, MPI.SUM) == sum(range(comm.size))
+                fail(comm, rank, place, at=1)
+                with mpi.collective_errors(comm):
+                    fail(comm, rank, place, at=2)
+                    mpi.agree(comm)
+                fail(comm, rank, place, at=3)
+    assert mpi.allreduce(comm, np.arange(3) + comm.rank, np.maximum).tolist() == [comm.size - 1 + k for k in range(3)]
+
+
+def fail(comm: MPI.Intracomm, rank: int, place: int, *, at: int) -> None:
+    if comm.rank == rank and place == at:
+        raise ValueError(f"rank {rank}, place {place}")
