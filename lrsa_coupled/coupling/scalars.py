@@ -1,0 +1,34 @@
+"""Fields of PETSc's scalars, real or complex, as the real columns that an operator sees.
+
+A complex field of c components has 2c columns: its c real parts, then its c imaginary parts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from petsc4py import PETSc
+
+Scalars = npt.NDArray[Any]
+"""An array of PETSc's scalars: float64, or complex128 with a complex PETSc."""
+
+IS_COMPLEX = np.issubdtype(PETSc.ScalarType, np.complexfloating)
+
+PARTS = 2 if IS_COMPLEX else 1
+"""Real numbers of a scalar."""
+
+
+def to_columns(values: Scalars) -> npt.NDArray[np.float64]:
+    """Return the columns ``(n, c)``, or ``(n, 2c)`` if complex, of values ``(n, c)``. Memory: view of real ones."""
+    return np.concatenate([values.real, values.imag], axis=1) if np.iscomplexobj(values) else values
+
+
+def from_columns(columns: npt.NDArray[np.float64]) -> Scalars:
+    """Return values of PETSc's scalars ``(n, columns / PARTS)`` from their columns. Memory: view of real ones."""
+    if not IS_COMPLEX:
+        return columns
+    middle = columns.shape[1] // 2
+    return columns[:, :middle] + 1j * columns[:, middle:]
