@@ -14,6 +14,7 @@ from dolfinx.geometry import PointOwnershipData, bb_tree, compute_collisions_poi
 from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import cell_nodes, coordinate_degree
 from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.solvers.petsc import index_set
 
@@ -130,7 +131,7 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
         if element.lagrange_variant == basix.LagrangeVariant.legendre:
             raise ValueError(f"the {name} must have values at points as degrees of freedom, got {element}")
     mesh = source.mesh
-    cell, degree = mesh.topology.cell_type, mesh.geometry.cmaps[0].degree
+    cell, degree = mesh.topology.cell_type, coordinate_degree(mesh)
     simplices = (CellType.interval, CellType.triangle, CellType.tetrahedron)
     if cell not in simplices or degree != 1 or mesh.geometry.dim != mesh.topology.dim:
         got = f"{cell.name} cells of degree {degree} in dimension {mesh.geometry.dim}"
@@ -147,7 +148,7 @@ def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
     here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
     if not mesh.comm.allreduce(len(away)):
         return here + first, cells[here], reference_nd[here]
-    found = determine_point_ownership(mesh, points[away], padding + reach)
+    found = determine_point_ownership(mesh, points[away], padding=padding + reach)
     others_nd = _pull_back(mesh, found.dest_cells, np.reshape(found.dest_points, (-1, 3)))
     least_n = np.minimum(others_nd.min(axis=1, initial=np.inf), 1.0 - others_nd.sum(axis=1))
     beyond = np.count_nonzero(least_n < -OUTSIDE) if reach <= 0.0 else 0
@@ -180,7 +181,7 @@ def _search_here(mesh: Mesh, points: Array, padding: float) -> tuple[Dofs, Array
 def _pull_back(mesh: Mesh, cells: Dofs, points: Array) -> Array:
     """Return reference coordinates ``(n, d)`` of points ``(n, 3)``, one a cell, by Cramer's rule. Collective: no."""
     dim = mesh.geometry.dim
-    vertices = mesh.geometry.x[mesh.geometry.dofmaps[0][cells], :dim]
+    vertices = mesh.geometry.x[cell_nodes(mesh)[cells], :dim]
     edges = np.moveaxis(vertices[:, 1:] - vertices[:, :1], 1, 0)
     if dim == 1:
         normals = np.ones_like(edges)

@@ -6,9 +6,10 @@ import math
 import time
 from collections.abc import Mapping
 
-from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
+from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
@@ -77,7 +78,7 @@ class LinearSolver(SequenceSolver):
     def solve(self) -> SolveResult:
         started, problem, u = time.perf_counter(), self.problem, self.problem.solution
         assign(u, self._work)
-        assemble_residual(None, self._work, self.residual, u, problem.residual, problem.jacobian, list(problem.bcs))
+        assemble_residual(u, problem.residual, problem.jacobian, bcs=problem.bcs, x=self._work, b=self.residual)
         self.residual.scale(-1.0)
         reason, converged = self._solve_linear()
         iterations = self.ksp.getIterationNumber()

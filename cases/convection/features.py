@@ -7,10 +7,11 @@ import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
-from dolfinx.fem.petsc import assemble_matrix, assemble_residual, assign, create_vector
+from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.cases.convection.stirring import ConvectionParameters, Stirring, heating
+from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.solvers.interpolation import interpolation_matrix
 from lrsa_coupled.solvers.transient import TimeStepper
@@ -95,7 +96,7 @@ class Defect:
             self._factorise()
             p = self.nodes.stepper.problem
             assign(p.solution, self._x)
-            assemble_residual(None, self._x, self._residual, p.solution, p.residual, p.jacobian, list(p.bcs))
+            assemble_residual(p.solution, p.residual, p.jacobian, bcs=p.bcs, x=self._x, b=self._residual)
             self._residual.scale(-1.0)
             with default_options("convection_defect_", MUMPS):
                 self._ksp.solve(self._residual, self._x)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.mesh import CellType, Mesh, create_box
 
+from lrsa_coupled.coupling.compat import cell_nodes
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, Solver
@@ -39,7 +40,7 @@ class CoarseModel:
     ) -> None:
         self._corners, self._make_problem, self._make_solver = corners, make_problem, make_solver
         self._mesh = create_box(MPI.COMM_SELF, list(corners), [ELEMENTS, 1, 1], CellType.hexahedron)
-        vertices = self._mesh.geometry.x[self._mesh.geometry.dofmaps[0]]
+        vertices = self._mesh.geometry.x[cell_nodes(self._mesh)]
         self._cell_of = np.argsort(vertices[:, :, 0].mean(axis=1))
         self._origins, self._edges = vertices[:, 0], (vertices[:, [1, 2, 4]] - vertices[:, :1]).transpose(0, 2, 1)
 

@@ -110,6 +110,8 @@ def _line(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _FEM_MODULES:
         remedy = "install the extra with pip install 'lrsa-coupled[fem]', or fenics-dolfinx from conda-forge"
         return f"{error.name} is not installed; {remedy}"
+    if isinstance(error, ImportError) and error.name == "dolfinx":  # another version of it
+        return error.msg
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError)):

@@ -7,9 +7,9 @@ import math
 import numpy as np
 from mpi4py import MPI
 from dolfinx.fem import assemble_scalar
-from dolfinx.fem.petsc import assemble_residual, assign, create_vector
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
 from lrsa_coupled.interfaces import Problem, Unknown
 
 
@@ -28,7 +28,7 @@ def residual_vector(problem: Problem) -> PETSc.Vec:
     """
     x, residual = (create_vector(problem.solution.function_space) for _ in range(2))
     assign(problem.solution, x)
-    assemble_residual(None, x, residual, problem.solution, problem.residual, problem.jacobian, list(problem.bcs))
+    assemble_residual(problem.solution, problem.residual, problem.jacobian, bcs=problem.bcs, x=x, b=residual)
     x.destroy()
     return residual
 

@@ -1,0 +1,82 @@
+"""What DOLFINx 0.10 and 0.11 do differently and what they do not document; no torch here.
+
+===================================  ==========================  =======================================
+What                                 0.10                        0.11
+===================================  ==========================  =======================================
+``assemble_residual`` begins with    the unknown and the forms   the SNES
+conditions of a NonlinearProblem     in a partial function       in the context of the callback
+geometry of a mesh                   ``cmap``, ``dofmap``        ``cmaps[0]``, ``dofmaps[0]``
+attribute behind ``problem.solver``  ``_snes`` or ``_solver``    the same
+===================================  ==========================  =======================================
+
+Importing this module raises ImportError under any other version. The tests run with 0.11; what is said of 0.10 is from
+its source and documentation.
+
+Sources: ``dolfinx/fem/petsc.py`` of both, DOLFINx pull requests 4139 and 4227.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+import dolfinx
+from dolfinx.fem import DirichletBC, Function, petsc
+from dolfinx.mesh import Mesh
+from petsc4py import PETSc
+
+SUPPORTED = ("0.10", "0.11")
+
+
+def release(version: str) -> str:
+    """Return major and minor number of a version of DOLFINx; ImportError unless it is supported."""
+    found = ".".join(version.split(".")[:2])
+    if found not in SUPPORTED:
+        raise ImportError(f"lrsa-coupled needs DOLFINx {' or '.join(SUPPORTED)}, found {version}", name="dolfinx")
+    return found
+
+
+RELEASE = release(dolfinx.__version__)
+assign, create_vector = petsc.assign, petsc.create_vector  # not in 0.9: whoever imports them here reads why
+
+
+def assemble_residual(u: Function | Sequence[Function], residual: Any, jacobian: Any, *, bcs: Sequence[DirichletBC],
+                      x: PETSc.Vec, b: PETSc.Vec) -> None:  # fmt: skip
+    """Copy ``x`` into ``u`` and assemble the residual there into ``b``, with the rows of Dirichlet conditions.
+
+    ``residual`` and ``jacobian`` are compiled forms. Collective.
+    """
+    petsc.assemble_residual(_snes=None, x=x, b=b, u=u, residual=residual, jacobian=jacobian, bcs=list(bcs))
+
+
+def dirichlet_conditions(problem: petsc.LinearProblem | petsc.NonlinearProblem) -> list[DirichletBC]:
+    """Return the Dirichlet conditions of a problem, none when callbacks of the user's own hide them. Collective: no."""
+    if isinstance(problem, petsc.LinearProblem):
+        return list(problem.bcs or ())
+    for function, arguments, keywords in (problem.solver.getFunction()[1], problem.solver.getJacobian()[2]):
+        bound = (*function.args, *function.keywords.values()) if isinstance(function, partial) else ()
+        for value in (*bound, *arguments, *keywords.values()):
+            if isinstance(value, (list, tuple)) and value and all(isinstance(item, DirichletBC) for item in value):
+                return list(value)
+    return []
+
+
+def solver_attribute(problem: petsc.LinearProblem | petsc.NonlinearProblem) -> str:
+    """Return the name of the attribute that ``problem.solver`` reads. Collective: no."""
+    return "_snes" if isinstance(problem, petsc.NonlinearProblem) else "_solver"
+
+
+def coordinate_degree(mesh: Mesh) -> int:
+    """Return the degree of the geometry of a mesh of one type of cells. Collective: no."""
+    geometry: Any = mesh.geometry
+    return int((geometry.cmap if RELEASE == "0.10" else geometry.cmaps[0]).degree)
+
+
+def cell_nodes(mesh: Mesh) -> npt.NDArray[np.int32]:
+    """Return the rows of ``geometry.x`` of each local cell ``(num_cells, num_cell_nodes)``. Collective: no."""
+    geometry: Any = mesh.geometry
+    return geometry.dofmap if RELEASE == "0.10" else geometry.dofmaps[0]
