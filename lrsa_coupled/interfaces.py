@@ -57,8 +57,8 @@ class Unknown:
 
     Args:
         mesh: The mesh, distributed over the communicator of the problem.
-        solution: The unknown; solvers start from its values and leave the result in it.
-        bcs: Dirichlet conditions on the space of ``solution``.
+        solution: The unknown, a function or a tuple of them; solvers start from its values and leave the result in it.
+        bcs: Dirichlet conditions on the space of ``solution``, each on that of one of its functions.
         node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the
             fields. With a mesh of its own, on the same communicator, it needs a scalar solution and the two matrices
             below.
@@ -67,11 +67,23 @@ class Unknown:
     """
 
     mesh: Mesh
-    solution: Function
+    solution: Any  # Function | tuple[Function, ...], which only scripts have
     bcs: Sequence[DirichletBC]
     node_space: FunctionSpace
     to_nodes: PETSc.Mat | None = None
     from_nodes: PETSc.Mat | None = None
+
+    @property
+    def functions(self) -> tuple[Function, ...]:
+        """The functions of the solution, one or more."""
+        return self.solution if isinstance(self.solution, tuple) else (self.solution,)
+
+    def bcs_of(self, function: Function) -> list[DirichletBC]:
+        """Return the Dirichlet conditions of one of the functions: those on its space or a part of it."""
+        if not isinstance(self.solution, tuple):
+            return list(self.bcs)
+        space = function.function_space._cpp_object  # noqa: SLF001 - that of a condition  is of that kind
+        return [bc for bc in self.bcs if space.contains(bc.function_space)]
 
     def shared(self) -> dict[str, Any]:
         """Return the arguments above, for another problem with the same unknown."""
@@ -91,6 +103,7 @@ class Problem(Unknown):
         relaxation: Path from a problem with solutions near by that Newton's method finds from worse guesses.
     """
 
+    solution: Function
     parameters: Any
     residual: Form
     jacobian: Form
@@ -104,6 +117,7 @@ class Problem(Unknown):
 class Pencil(Unknown):
     """``stiffness x = lambda mass x``, symmetric positive definite on free degrees of freedom; on a scalar space."""
 
+    solution: Function
     parameters: Any
     stiffness: Form
     mass: Form

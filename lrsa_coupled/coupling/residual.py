@@ -11,14 +11,17 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
 from lrsa_coupled.interfaces import Problem, Unknown
+from lrsa_coupled.mpi import agree
 
 
 def set_dirichlet(problem: Unknown) -> None:
-    """Write the Dirichlet values into the solution, ghosts included. Collective."""
-    x = problem.solution.x
-    for bc in problem.bcs:
-        bc.set(x.array)
-    x.scatter_forward()
+    """Write the Dirichlet values into the solution, ghosts included, each into its own function. Collective."""
+    for function in problem.functions:
+        for bc in problem.bcs_of(function):
+            bc.set(function.x.array)
+    agree(problem.mesh.comm)
+    for function in problem.functions:
+        function.x.scatter_forward()
 
 
 def residual_vector(problem: Problem) -> PETSc.Vec:
@@ -47,7 +50,8 @@ def reference_norm(problem: Unknown) -> float:
     Dirichlet rows count with the prescribed values. It is 1 for what has no residual form: modes and corrections.
     Collective; leaves zeros in the solution.
     """
-    problem.solution.x.array[:] = 0.0
+    for function in problem.functions:
+        function.x.array[:] = 0.0
     return residual_norm(problem) if isinstance(problem, Problem) else 1.0
 
 

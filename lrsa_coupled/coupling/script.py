@@ -22,6 +22,9 @@ from lrsa_coupled.training.checkpoint import ModelCard
 type Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """A nodal input: a function, a UFL expression, or values ``(components, num_points)`` at points ``(3, num_points)``."""
 
+type Solution = Function | tuple[Function, ...]
+"""The unknown of a script."""
+
 type Scalar = float | Constant | Callable[[], float]
 
 
@@ -73,27 +76,46 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
     return script
 
 
-def unknown(u: Function, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
+def unknown(u: Solution, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
     """Return the unknown ``u`` with nodes of the highest degree of the fields; ValueError when one is not Lagrange."""
+    if isinstance(u, tuple):
+        raise ValueError(f"expected an unknown that is one Function, got {len(u)}")
     mesh = u.function_space.mesh
-    degrees = [lagrange_degree(u.function_space, field) for field in outputs]
+    degrees = [lagrange_degree(u, field) for field in outputs]
     return Unknown(mesh=mesh, solution=u, bcs=list(bcs), node_space=functionspace(mesh, ("P", max(degrees))))
 
 
-def unknown_of(problem: Any, u: Function | None, bcs: Sequence[DirichletBC]) -> tuple[Function, Sequence[DirichletBC]]:
-    """Return the unknown and the Dirichlet conditions of what solves, those given for a bare SNES or KSP.
+def unknown_of(
+    problem: Any, u: Function | Sequence[Function] | None, bcs: Sequence[DirichletBC] | None
+) -> tuple[Solution, Sequence[DirichletBC]]:
+    """Return the unknown, a tuple for a list of functions, and the Dirichlet conditions of what solves.
 
-    ValueError when it is something else, or its unknown is not one function.
+    Conditions that are given count, else those of the problem; a bare SNES or KSP has none of its own. ``u`` is for
+    these two. ValueError when it is something else, its unknown is not known, or its conditions cannot be read.
     """
-    if isinstance(problem, LinearProblem):
-        u, bcs = problem.u, problem.bcs
-    elif isinstance(problem, NonlinearProblem):
-        u, bcs = problem.u, problem.solver.getFunction()[1][2]["bcs"]
+    if isinstance(problem, (LinearProblem, NonlinearProblem)):
+        u = problem.u
     elif not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
         raise ValueError(f"expected a LinearProblem, a NonlinearProblem, a SNES or a KSP, got {type(problem).__name__}")
-    if not isinstance(u, Function):
-        raise ValueError(f"expected an unknown that is one Function (u=... for a SNES or KSP), got {type(u).__name__}")
-    return u, bcs
+    functions = list(u) if isinstance(u, Sequence) else [u]
+    if wrong := [type(each).__name__ for each in functions if not isinstance(each, Function)]:
+        wanted = "expected an unknown that is one Function or a list of them (u=... for a SNES or KSP)"
+        raise ValueError(f"{wanted}, got {', '.join(wrong)}")
+    return u if isinstance(u, Function) else tuple(functions), _own_bcs(problem) if bcs is None else bcs
+
+
+def _own_bcs(problem: Any) -> Sequence[DirichletBC]:
+    """Return the conditions of a problem; those of a NonlinearProblem are arguments of the callbacks of its SNES."""
+    if isinstance(problem, LinearProblem):
+        return problem.bcs or []
+    if not isinstance(problem, NonlinearProblem):
+        return []
+    for callback in (problem.solver.getFunction()[1], problem.solver.getJacobian()[2]):
+        if callback is not None and "bcs" in callback[2]:
+            return callback[2]["bcs"] or []
+    raise ValueError(
+        "the Dirichlet conditions of the NonlinearProblem cannot be read, its callbacks were replaced: give bcs=[...]"
+    )
 
 
 def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T]:

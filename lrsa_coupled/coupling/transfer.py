@@ -86,7 +86,7 @@ class NodeSet:
             columns = slice(self.num_values, self.num_values + field.components)
             self.num_values = columns.stop
             if self._matrices is None:
-                self._maps.append(_field_map(problem.solution.function_space, field, columns, space, element))
+                self._maps.append(_field_map(problem.solution, field, columns, space, element))
         self._bcs = tuple(problem.bcs)
         self._num_dofs: int = problem.solution.x.array.size
 
@@ -165,21 +165,26 @@ class NodeSet:
         return values[: self.num_owned]
 
 
-def part_of(space: FunctionSpace, name: str, path: Sequence[int]) -> FunctionSpace:
+def part_of(solution: Function | tuple[Function, ...], name: str, path: Sequence[int]) -> FunctionSpace:
     """Return the part of the space of a solution that a field has; ValueError when there is none. Collective: no."""
-    part = space
+    if isinstance(solution, tuple):
+        if not path or not 0 <= path[0] < len(solution):
+            wanted = f"the number, from 0, of one of the {len(solution)} functions of the solution"
+            raise ValueError(f"field '{name}': expected a path that begins with {wanted}, got {tuple(path)}")
+        solution, path = solution[path[0]], path[1:]
+    whole = part = solution.function_space
     for index in path:
-        if index >= part.num_sub_spaces:
+        if not 0 <= index < part.num_sub_spaces:
             raise ValueError(
-                f"field '{name}': the space {space.ufl_element()} of the solution has no part {tuple(path)}"
+                f"field '{name}': the space {whole.ufl_element()} of the solution has no part {tuple(path)}"
             )
         part = part.sub(index)
     return part
 
 
-def lagrange_degree(space: FunctionSpace, field: Field) -> int:
+def lagrange_degree(solution: Function, field: Field) -> int:
     """Return the degree of a field of a solution; ValueError when it is not Lagrange or not there. Collective: no."""
-    part = part_of(space, field.name, field.subspace)
+    part = part_of(solution, field.name, field.subspace)
     element = _lagrange(part)
     if element is None:
         raise ValueError(f"field '{field.name}' must be Lagrange, got {part.ufl_element()}")
@@ -218,10 +223,10 @@ def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[
 
 
 def _field_map(
-    space: FunctionSpace, field: Field, columns: slice, node_space: FunctionSpace, node_element: Element
+    solution: Function, field: Field, columns: slice, node_space: FunctionSpace, node_element: Element
 ) -> _FieldMap:
     """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
-    sub = part_of(space, field.name, field.subspace)
+    sub = part_of(solution, field.name, field.subspace)
     element = _lagrange(sub)
     if element is None or element.degree > node_element.degree:
         raise ValueError(

@@ -14,13 +14,14 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
+from lrsa_coupled.coupling.script import Input, Scalar, Script, Solution, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import part_of
 from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.writer import ShardWriter, tidy
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.interfaces import Unknown
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
 
@@ -40,10 +41,11 @@ class Collector:
         name: Name of the family of problems.
         inputs: Nodal inputs of the operator to be trained, by name.
         scalars: Its scalars by name.
-        outputs: Path of sub-indices of each field to predict in the space of the unknown, by name; None takes the whole
-            unknown, under its own name.
-        u: The unknown of a bare SNES or KSP.
-        bcs: Its Dirichlet conditions.
+        outputs: Path of sub-indices of each field to predict in the space of the unknown, by name; it begins with the
+            number of the function where the unknown is a list. None takes the whole unknown, under its own name or
+            names.
+        u: The unknown of a bare SNES or KSP, a function or a list of them.
+        bcs: Its Dirichlet conditions, or those of a problem instead of what it was made with.
 
     Raises:
         ValueError: If an input or scalar is of no use, the unknown is not Lagrange, or the folder holds another data
@@ -52,15 +54,15 @@ class Collector:
 
     def __init__(self, folder: Path | str, problem: LinearProblem | NonlinearProblem | PETSc.SNES | PETSc.KSP, *,
                  name: str, inputs: Mapping[str, Input] | None = None, scalars: Mapping[str, Scalar] | None = None,
-                 outputs: Mapping[str, Sequence[int]] | None = None, u: Function | None = None,
-                 bcs: Sequence[DirichletBC] = ()) -> None:  # fmt: skip
-        u, bcs = unknown_of(problem, u, bcs)
-        fields = _fields(u, outputs)
+                 outputs: Mapping[str, Sequence[int]] | None = None, u: Function | Sequence[Function] | None = None,
+                 bcs: Sequence[DirichletBC] | None = None) -> None:  # fmt: skip
+        solution, bcs = unknown_of(problem, u, bcs)
+        fields = _fields(solution, outputs)
         self.folder = Path(folder)
-        self.what = unknown(u, bcs, fields)
-        self.comm: MPI.Comm = u.function_space.mesh.comm
+        self.what = unknown(solution, bcs, fields)
+        self.comm: MPI.Comm = self.what.mesh.comm
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
-        named = {Field(key, _components(source, u)): source for key, source in (inputs or {}).items()}
+        named = {Field(key, _components(source, self.what)): source for key, source in (inputs or {}).items()}
         self.script = Script(name, named, scalars or {}, outputs=fields, node_space=self.what.node_space)
         self._gatherer = SampleGatherer(self.script, self.what)
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
@@ -99,17 +101,26 @@ class Collector:
             self.close()
 
 
-def _fields(u: Function, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
-    fields = []
-    for name, path in ({u.name: ()} if outputs is None else outputs).items():
-        part = part_of(u.function_space, name, path)
+def _fields(solution: Solution, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
+    fields, outputs = [], _names(solution) if outputs is None else outputs
+    for name, path in outputs.items():
+        part = part_of(solution, name, path)
         fields.append(Field(name, int(np.prod(part.value_shape)), subspace=tuple(path)))
     return tuple(fields)
 
 
-def _components(source: Input, u: Function) -> int:
+def _names(solution: Solution) -> dict[str, tuple[int, ...]]:
+    """Return the path of each function by its name, numbered where several have the same."""
+    if isinstance(solution, Function):
+        return {solution.name: ()}
+    names = [function.name for function in solution]
+    repeated = len(set(names)) < len(names)
+    return {f"{name}_{number}" if repeated else name: (number,) for number, name in enumerate(names)}
+
+
+def _components(source: Input, what: Unknown) -> int:
     if isinstance(source, ufl.core.expr.Expr):
         return int(np.prod(source.ufl_shape))
-    own = u.function_space.mesh.geometry.x[:1].T  # none on a rank without nodes
+    own = what.mesh.geometry.x[:1].T  # none on a rank without nodes
     points = np.zeros((3, 2)) + (own if own.size else 0.0)
     return np.asarray(source(points)).reshape(-1, 2).shape[0]

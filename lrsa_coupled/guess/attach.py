@@ -38,8 +38,8 @@ def attach(
     *,
     inputs: Mapping[str, Input] | None = None,
     scalars: Mapping[str, Scalar] | None = None,
-    u: Function | None = None,
-    bcs: Sequence[DirichletBC] = (),
+    u: Function | Sequence[Function] | None = None,
+    bcs: Sequence[DirichletBC] | None = None,
     policy: Policy | None = None,
 ) -> AttachedGuess | None:
     """Let the solves of a problem begin with an operator's prediction where that is expected to pay. Collective.
@@ -49,8 +49,8 @@ def attach(
         guess: The operator; None reads the option ``-<prefix>lrsa_checkpoint FOLDER`` and does nothing without it.
         inputs: The operator's nodal inputs by name.
         scalars: Its scalars by name.
-        u: The unknown of a bare SNES or KSP; a problem knows its own.
-        bcs: Dirichlet conditions of a bare SNES or KSP.
+        u: The unknown of a bare SNES or KSP, a function or a list of them; a problem knows its own.
+        bcs: Dirichlet conditions of a bare SNES or KSP, or of a problem instead of those it was made with.
         policy: Shared with other solves; None makes one from the options ``-<prefix>lrsa_guess_<setting>``, see
             ``GuessConfig``; adaptive unless they choose another.
 
