@@ -10,9 +10,9 @@ guess.
 from __future__ import annotations
 
 import dataclasses
-import weakref
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import final
 
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
@@ -23,11 +23,15 @@ from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.script import Input, Scalar, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.interpose import interpose
 from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.guess.petsc_targets import Hooks, KSPTarget, Run, SNESTarget
+from lrsa_coupled.guess.pass_by import objection, stopped_by_count
+from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget
 from lrsa_coupled.guess.policy import Policy, make_policy
 from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
+
+logger = logging.getLogger(__name__)
 
 type Solver = PETSc.SNES | PETSc.KSP
 
@@ -88,51 +92,53 @@ class AttachedGuess:
 
     Attributes:
         policy: Its decisions and their record; ``policy.summary()`` for people.
+        passed_by: Why the solver is left alone, None while it is not.
     """
 
     def __init__(self, solver: Solver, what: Unknown, guesses: Sequence[InitialGuess], policy: Policy) -> None:
         self.solver, self.what, self.guesses, self.policy = solver, what, guesses, policy
-        self._hooks = Hooks(solver)
-        self._owner: Callable[[], Any] = lambda: None
+        self.passed_by: str | None = None
+        self._release: Callable[[], None] = lambda: None
+        self._look()
 
     def take_over(self, problem: NonlinearProblem | LinearProblem) -> None:
-        """Put the guarded solver in the place of ``problem.solve``. Collective: no."""
-        self._owner = weakref.ref(problem)  # no cycle: its objects are destroyed on all ranks when the script drops it
-
-        def run(nonzero: bool) -> None:
-            owner = self._owner()
-            if nonzero and isinstance(owner, LinearProblem):
-                assign(self.what.solution, owner.x)
-            type(owner).solve(owner)
-
-        def solve() -> Function:
-            self._solve(run)
-            return self.what.solution
-
-        problem.solve = solve
+        """Stand in for the solver of a problem whenever its ``solve`` runs. Collective: no."""
+        self._release = interpose(problem, self.solver, self._guarded)
 
     def solve(self, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         """Solve with a bare SNES or KSP as ``solver.solve(b, x)``; ``x`` holds the script's own guess. Collective."""
-
-        def run(nonzero: bool) -> None:
-            assign(self.what.solution, x)
-            self.solver.solve(b, x)
-            x.ghostUpdate(PETSc.InsertMode.INSERT, PETSc.ScatterMode.FORWARD)
-            assign(x, self.what.solution)
-
         x.ghostUpdate(PETSc.InsertMode.INSERT, PETSc.ScatterMode.FORWARD)
         assign(x, self.what.solution)
-        self._solve(run)
+        self._guarded(b, x)
+        x.ghostUpdate(PETSc.InsertMode.INSERT, PETSc.ScatterMode.FORWARD)
+        assign(x, self.what.solution)
 
     def detach(self) -> None:
-        """Give a problem its own ``solve`` back. Collective: no."""
-        owner = self._owner()
-        if owner is not None:
-            del owner.solve
+        """Give a problem its own solver back. Collective: no."""
+        self._release()
 
-    def _solve(self, run: Run) -> None:
-        make = SNESTarget if isinstance(self.solver, PETSc.SNES) else KSPTarget
-        GuardedSolver(self.guesses, make(self.solver, self.what, run, self._hooks), self.policy).solve_once()
+    def _guarded(self, b: PETSc.Vec | None, x: PETSc.Vec | None) -> None:
+        """Solve as ``solver.solve(b, x)``. Collective."""
+        nonlinear = isinstance(self.solver, PETSc.SNES)
+        if self.passed_by is None:
+            self._look()
+        if self.passed_by is not None or x is None or (nonlinear and b is not None):
+            self.solver.solve(b, x)
+            return
+        make = SNESTarget if nonlinear else KSPTarget
+        GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy).solve_once()
+        if stopped_by_count(self.solver):
+            self._pass_by("the solver stops after a number of iterations, not at a tolerance")
+
+    def _look(self) -> None:
+        found = objection(self.solver)
+        if found is not None:
+            self._pass_by(found)
+
+    def _pass_by(self, reason: str) -> None:
+        self.passed_by = reason
+        if MPI.COMM_WORLD.rank == 0:
+            logger.warning("no initial guesses for '%s': %s", self.solver.getOptionsPrefix() or "", reason)
 
 
 def _settings(options: PETSc.Options) -> GuessConfig:

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import final
 
+import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.guess.acceptance import Acceptance
 from lrsa_coupled.guess.monitor import Monitor
 from lrsa_coupled.guess.policy import DEFAULT, Choice, Decision, Policy
 from lrsa_coupled.guess.target import Target
-from lrsa_coupled.interfaces import Guess, InitialGuess, Problem, SequenceSolver, SolveResult, Unknown
+from lrsa_coupled.interfaces import InitialGuess, Problem, SequenceSolver, SolveResult, Unknown
+from lrsa_coupled.mpi import agree, collective_errors
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Attempt:
+    """A solve from a guess.
+
+    Args:
+        outcome: As in ``Decision``.
+        result: Of the solve, if there was one.
+        seconds: Transfer and inference [s].
+        iterations: Of solves that should have led to the guess.
+    """
+
+    outcome: str = ""
+    result: SolveResult | None = None
+    seconds: dict[str, float] = field(default_factory=lambda: {"transfer": 0.0, "inference": 0.0})
+    iterations: int = 0
 
 
 @final
@@ -31,36 +50,33 @@ class GuardedSolver(SequenceSolver):
         self.guesses, self.target, self.policy = {guess.name: guess for guess in guesses}, target, policy
 
     def solve(self) -> SolveResult:
-        """Choose, solve and note what it cost; ``seconds`` has transfer, inference and solve. Collective."""
-        target, comm, started = self.target, self.target.problem.mesh.comm, time.perf_counter()
-        kind = kind_of(target.problem)
-        choice = self.policy.choose(kind, list(self.guesses))
-        wasted = risk = 0.0
-        seconds = {"transfer": 0.0, "inference": 0.0}
-        if choice.name == DEFAULT:
-            result = dataclasses.replace(target.by_default(), used_fallback=False)
-            outcome = "converged" if result.converged else f"failed: {result.reason}"
-        else:
-            guess = self.guesses[choice.name].put(target.problem)
-            seconds["transfer"] = time.perf_counter() - started
-            seconds |= guess.seconds
-            first, outcome = self._attempt(guess, choice, started)
+        """Choose, solve and note what it cost; ``seconds`` has transfer, inference and solve. Collective.
+
+        An exception of the default solve is noted before it goes on; so is one of an attempt, but where the target
+        stands in a user's program: there it is an attempt that has failed.
+        """
+        comm, started = self.target.problem.mesh.comm, time.perf_counter()
+        kind = kind_of(self.target.problem)
+        choice = comm.bcast(self.policy.choose(kind, list(self.guesses)))  # ranks differ after an error on one of them
+        attempt, wasted, risk = _Attempt(), 0.0, 0.0
+        if choice.name != DEFAULT:
+            attempt = self._attempt(choice, started)
             elapsed = time.perf_counter() - started
-            risk = slowest(comm, _risk(elapsed, first))
-            if outcome != "converged":
-                dropped = first is not None and first.converged  # by the solver, at no further cost
-                wasted = slowest(comm, sum(seconds.values()) if dropped else elapsed)
-                if guess.accepted:
-                    logger.warning("the %s guess is given up, %s; the default solver takes over", choice.name, outcome)
-            result = self._or_default(first, guess.iterations)
-        seconds["solve"] = time.perf_counter() - started - sum(seconds.values())
-        number, total = len(self.policy.decisions) + 1, slowest(comm, time.perf_counter() - started)
-        self.policy.note(kind, Decision(number, choice.name, choice.why, outcome, wasted, total, risk))
-        if comm.rank == 0:
-            self.policy.save()
-        level = self.policy.log_level
-        logger.log(level, "solve %d: %s (%s): %s, %.3g s", number, choice.name, choice.why, outcome, total)
-        return dataclasses.replace(result, seconds=seconds)
+            risk = slowest(comm, _risk(elapsed, attempt.result))
+            if attempt.outcome != "converged":
+                dropped = attempt.result is not None and attempt.result.converged  # by the solver, at no further cost
+                wasted = slowest(comm, sum(attempt.seconds.values()) if dropped else elapsed)
+        decision = Decision(0, choice.name, choice.why, attempt.outcome, wasted, 0.0, risk, solved=False)
+        try:
+            result = self._or_default(attempt, choice.name)
+        except Exception as error:  # on this rank: the others may not come here
+            self._note(kind, decision, f"failed: {describe(error)}", time.perf_counter() - started)
+            raise
+        decision = dataclasses.replace(decision, solved=result.converged)
+        outcome = "converged" if result.converged else f"failed: {result.reason}"
+        self._note(kind, decision, outcome, slowest(comm, time.perf_counter() - started))
+        spent = time.perf_counter() - started - sum(attempt.seconds.values())
+        return dataclasses.replace(result, seconds=attempt.seconds | {"solve": spent})
 
     def update(self, problem: Problem, atol: float) -> None:
         self.target.update(problem, atol)
@@ -71,39 +87,84 @@ class GuardedSolver(SequenceSolver):
     def destroy(self) -> None:
         self.target.destroy()
 
-    def _attempt(self, guess: Guess, choice: Choice, started: float) -> tuple[SolveResult | None, str]:
-        """Solve from a guess if it is accepted; return the result, None without a solve, and the outcome."""
-        target, trusted = self.target, self.guesses[choice.name].trusted
-        test = Acceptance(guess.accepted, guess.reason)
-        if guess.accepted and choice.max_residual is not None and not trusted:
+    def _attempt(self, choice: Choice, started: float) -> _Attempt:
+        """Solve from a guess; where the target stands in a user's program, nothing that goes wrong leaves this."""
+        attempt, target = _Attempt(), self.target
+        try:
+            with collective_errors(target.problem.mesh.comm):
+                self._try(attempt, choice, started)
+        except Exception as error:
+            if not target.in_script:
+                raise
+            attempt.outcome, attempt.result = f"failed: {describe(error)}", None
+        if attempt.outcome == "converged" and attempt.result is not None:
+            attempt.result = target.deliver(attempt.result)
+            if not attempt.result.converged:
+                attempt.outcome = f"failed: {attempt.result.reason}"
+        return attempt
+
+    def _try(self, attempt: _Attempt, choice: Choice, started: float) -> None:
+        """Put the guess, test it, and solve from it if it is accepted."""
+        target, guess = self.target, self.guesses[choice.name]
+        comm = target.problem.mesh.comm
+        put = guess.put(target.problem)
+        attempt.seconds["transfer"] = time.perf_counter() - started
+        attempt.seconds |= put.seconds
+        attempt.iterations = put.iterations
+        agree(comm)
+        test = Acceptance(put.accepted, put.reason)
+        if put.accepted and choice.max_residual is not None and not guess.trusted:
             test = target.accept(choice.max_residual)
         if not test.accepted:
-            return None, f"rejected: {test.reason}"
+            attempt.outcome = f"rejected: {test.reason}"
+            return
         check = None
         if choice.expected is not None:
-            comm, atol, stalled = target.problem.mesh.comm, target.tolerance(), 1.0 if target.minimises else 0.5
+            atol, stalled = target.tolerance(), 1.0 if target.minimises else 0.5
             check = Monitor(
                 comm, atol, started=started, budget=choice.budget, expected=choice.expected, stalled=stalled
             )
-        result = target.from_guess(check, None if trusted else choice.max_iterations)
+        result = target.from_guess(check, None if guess.trusted else choice.max_iterations)
+        attempt.result = result
         if result.converged:
-            return result, f"rejected: {result.reason}" if result.used_fallback else "converged"
-        return result, f"abandoned: {check.reason}" if check and check.reason else f"failed: {result.reason}"
+            attempt.outcome = f"rejected: {result.reason}" if result.used_fallback else "converged"
+        else:
+            reason = check.reason if check else None
+            attempt.outcome = f"abandoned: {reason}" if reason else f"failed: {result.reason}"
 
-    def _or_default(self, first: SolveResult | None, iterations: int) -> SolveResult:
+    def _or_default(self, attempt: _Attempt, name: str) -> SolveResult:
         """Return the result of an attempt, or of the default solve where it did not converge."""
+        first = attempt.result
         if first is not None and first.converged:
             return first
+        if name == DEFAULT:
+            return dataclasses.replace(self.target.by_default(), used_fallback=False)
+        level = logging.INFO if self.target.in_script else logging.WARNING
+        logger.log(level, "the %s guess is given up, %s; the default solver takes over", name, attempt.outcome)
         result = self.target.by_default()
-        iterations += result.iterations + (0 if first is None else first.iterations)
+        iterations = attempt.iterations + result.iterations + (0 if first is None else first.iterations)
         return dataclasses.replace(result, iterations=iterations, used_fallback=True)
+
+    def _note(self, kind: str, decision: Decision, outcome: str, seconds: float) -> None:
+        """Take down a decision; ``outcome`` is that of the default solve where no guess was tried."""
+        number, outcome = len(self.policy.decisions) + 1, decision.outcome or outcome
+        self.policy.note(kind, dataclasses.replace(decision, number=number, outcome=outcome, seconds=seconds))
+        if self.target.problem.mesh.comm.rank == 0:
+            self.policy.save()
+        line = "solve %d: %s (%s): %s, %.3g s"
+        logger.log(self.policy.log_level, line, number, decision.choice, decision.why, outcome, seconds)
+
+
+def describe(error: Exception) -> str:
+    """Return type and first line of an error."""
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def kind_of(problem: Unknown) -> str:
     """Name the problems whose costs are comparable: as many ranks and, within a fifth or so, unknowns."""
-    dofmap = problem.solution.function_space.dofmap
-    unknowns = dofmap.index_map.size_global * dofmap.index_map_bs
-    size = 2.0 ** (round(2.0 * math.log2(unknowns)) / 2.0)
+    maps = [function.function_space.dofmap for function in problem.functions]
+    unknowns = sum(dofmap.index_map.size_global * dofmap.index_map_bs for dofmap in maps)
+    size = 2.0 ** (np.round(2.0 * np.log2(unknowns)) / 2.0)
     return f"{problem.mesh.comm.size} ranks, about {size:.2g} unknowns"
 
 

@@ -8,6 +8,8 @@ from typing import final
 
 from mpi4py import MPI
 
+from lrsa_coupled.mpi import allreduce
+
 
 @final
 class Monitor:
@@ -40,7 +42,7 @@ class Monitor:
 
     def __call__(self, iteration: int, norm: float) -> bool:
         """Return whether to end the solve. Collective."""
-        elapsed = self.comm.allreduce(time.perf_counter() - self.started, op=MPI.MAX)
+        elapsed = allreduce(self.comm, time.perf_counter() - self.started, MPI.MAX)
         self._norms.append(norm)
         if iteration == 0:
             self._begun = elapsed

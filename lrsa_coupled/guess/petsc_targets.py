@@ -1,90 +1,88 @@
-"""A user's SNES or KSP as a target: solved from a guess, or as the script does, from what was in the unknown."""
+"""A solve of a user's SNES or KSP as a target: from a guess, or as the user's program does it."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, final
 
-import numpy as np
+import numpy.typing as npt
 from mpi4py import MPI
-from dolfinx.fem.petsc import assign, create_vector
+from dolfinx.fem.petsc import assign
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
 from lrsa_coupled.guess.target import Check, Target
+from lrsa_coupled.guess.twin import Twin
 from lrsa_coupled.interfaces import SolveResult, Unknown
-
-Run = Callable[[bool], None]
-"""Solves and leaves the solution in the unknown; True starts from what is there, False as the script does."""
-
-
-@final
-class Hooks:
-    """What PETSc calls in a solve, set once for all solves; nothing happens while both are None.
-
-    Attributes:
-        check: Ends a SNES.
-        compare: Is given right-hand side and initial guess of a KSP.
-    """
-
-    def __init__(self, solver: PETSc.SNES | PETSc.KSP) -> None:
-        self.check: Check | None = None
-        self.compare: Callable[[PETSc.Vec, PETSc.Vec], None] | None = None
-        if isinstance(solver, PETSc.SNES):
-            solver.setMonitor(self._monitor)
-        else:
-            solver.setPreSolve(self._pre_solve)
-
-    def _monitor(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
-        if self.check is not None and not snes.getConvergedReason() and self.check(iteration, norm):
-            snes.setConvergedReason(PETSc.SNES.ConvergedReason.DIVERGED_LOCAL_MIN)
-
-    def _pre_solve(self, ksp: PETSc.KSP, b: PETSc.Vec, x: PETSc.Vec) -> None:
-        if self.compare is not None:
-            self.compare(b, x)
 
 
 class _PETScTarget(Target):
-    """A solve by an object of a script, whose settings are put back; the unknown holds the script's own guess."""
+    """A solve of a user's solver.
 
-    def __init__(self, solver: PETSc.SNES | PETSc.KSP, problem: Unknown, run: Run, hooks: Hooks) -> None:
-        self.solver, self.problem, self.run, self.hooks = solver, problem, run, hooks
-        self.u = problem.solution
-        self.own_guess = self.u.x.array.copy()
-        self.nonzero = False
+    Args:
+        solver: The user's; it is called once, whatever became of an attempt.
+        problem: Its unknown, whose values the user's program sees unchanged after an attempt.
+        b: Right-hand side of the solve.
+        x: Its vector; holds the user's own initial guess.
+    """
+
+    in_script = True
+
+    def __init__(self, solver: PETSc.SNES | PETSc.KSP, problem: Unknown, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        self.solver, self.problem, self.b, self.x = solver, problem, b, x
+        self._values = [function.x.array.copy() for function in problem.functions]
+        self._own, self._guess = x.copy(), x.duplicate()
 
     def by_default(self) -> SolveResult:
-        self.u.x.array[:] = self.own_guess
-        return self._solve(self.nonzero)
+        self._restore()
+        self._own.copy(self.x)
+        return self._solve()
 
-    def _solve(self, nonzero: bool) -> SolveResult:
-        started = time.perf_counter()
-        self.run(nonzero)
-        solver, seconds = self.solver, {"solve": time.perf_counter() - started}
-        reason, text = solver.getConvergedReason(), f"{type(solver).__name__} reason {solver.getConvergedReason()}"
-        norm = solver.getFunctionNorm() if isinstance(solver, PETSc.SNES) else solver.getResidualNorm()
-        return SolveResult(reason > 0, text, "", solver.getIterationNumber(), norm, seconds)
+    def destroy(self) -> None:
+        self._own.destroy()
+        self._guess.destroy()
 
-    def _attempt(self) -> SolveResult:
-        """Solve from what is in the unknown; an error of PETSc is a failure."""
+    def _solve(self, iterations: int = 0) -> SolveResult:
+        """Run the user's solver; ``iterations`` are those of an attempt."""
+        started, solver = time.perf_counter(), self.solver
+        solver.solve(self.b, self.x)
+        if iterations:
+            solver.setIterationNumber(solver.getIterationNumber() + iterations)
+        return result_of(solver, time.perf_counter() - started)
+
+    def _take_guess(self) -> PETSc.Vec:
+        """Return the guess in the unknown as a vector, the unknown as it was before."""
+        assign(self.problem.solution, self._guess)
+        self._restore()
+        return self._guess
+
+    @contextmanager
+    def _unknown_kept(self) -> Iterator[None]:
+        """Leave the guess in the unknown as it is, where functions of the user's program write into it."""
+        kept = [function.x.array.copy() for function in self.problem.functions]
         try:
-            return self._solve(True)
-        except PETSc.Error as error:
-            return SolveResult(False, f"PETSc error {error.ierr}", "", self.solver.getIterationNumber(), float("nan"))
+            yield
+        finally:
+            _put(self.problem, kept)
+
+    def _restore(self) -> None:
+        _put(self.problem, self._values)
 
 
 @final
 class SNESTarget(_PETScTarget):
-    """A solve by a SNES. A relative tolerance refers to the script's own guess, whatever the solve begins with."""
+    """A solve of a SNES. A twin solves from the guess; from what it finds the user's SNES begins, and stops at once.
 
-    def __init__(self, snes: PETSc.SNES, problem: Unknown, run: Run, hooks: Hooks) -> None:
-        super().__init__(snes, problem, run, hooks)
-        self.x = create_vector(self.u.function_space)
-        self.f = self.x.duplicate()
+    A relative tolerance refers to the user's own guess, whatever the solve begins with.
+    """
+
+    def __init__(self, solver: PETSc.SNES, problem: Unknown, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
+        super().__init__(solver, problem, b, x)
+        self._twin: Twin | None = None
         self._tolerance: float | None = None
 
     @property
@@ -94,59 +92,57 @@ class SNESTarget(_PETScTarget):
     def tolerance(self) -> float:
         if self._tolerance is None:
             rtol, atol, _, _ = self.solver.getTolerances()
-            here = self.u.x.array.copy()
-            self.u.x.array[:] = self.own_guess
-            self._tolerance = max(atol, rtol * self._measured(self._norm))
-            self.u.x.array[:] = here
+            with self._unknown_kept():
+                self._tolerance = max(atol, rtol * self._made_twin().norm(self._own))
         return self._tolerance
 
     def accept(self, max_residual: float) -> Acceptance:
-        here, measure = self.u.x.array.copy(), self.solver.computeObjective if self.minimises else self._norm
-        own = self._measured(measure)
-        self.u.x.array[:] = self.own_guess
-        set_dirichlet(self.problem)
-        default = self._measured(measure)
-        self.u.x.array[:] = here
-        return compare_energies(own, default) if self.minimises else compare_norms(own, default, max_residual)
+        if not self.minimises:
+            return Acceptance(True, "")
+        with self._unknown_kept():
+            assign(self.problem.solution, self._guess)
+            energies = [self.solver.computeObjective(vector) for vector in (self._guess, self._own)]
+        return compare_energies(*energies)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        rtol, atol, stol, max_it = self.solver.getTolerances()
-        limit = max_it if max_iterations is None else min(max_it, max_iterations)
-        self.solver.setTolerances(rtol=rtol, atol=self.tolerance(), stol=stol, max_it=limit)
-        self.hooks.check = check
+        atol, started = self.tolerance(), time.perf_counter()
+        guess, twin = self._take_guess(), self._made_twin()
+        twin.solve(guess, atol, max_iterations, check)
+        return result_of(twin.snes, time.perf_counter() - started)
+
+    def deliver(self, result: SolveResult) -> SolveResult:
+        self._restore()
+        self._guess.copy(self.x)
+        solver, strict = self.solver, self.solver.getErrorIfNotConverged()
+        rtol, atol, stol, max_it = solver.getTolerances()
+        solver.setTolerances(rtol=rtol, atol=self.tolerance(), stol=stol, max_it=max_it)
+        solver.setErrorIfNotConverged(False)
         try:
-            return self._attempt()
+            own = self._solve(result.iterations)
         finally:
-            self.hooks.check = None
-            self.solver.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=max_it)
+            solver.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=max_it)
+            solver.setErrorIfNotConverged(strict)
+        return dataclasses.replace(own, seconds={"solve": result.seconds["solve"] + own.seconds["solve"]})
 
     def destroy(self) -> None:
-        self.x.destroy()
-        self.f.destroy()
+        super().destroy()
+        if self._twin is not None:
+            self._twin.destroy()
 
-    def _norm(self, x: PETSc.Vec) -> float:
-        self.solver.computeFunction(x, self.f)
-        return self.f.norm()
-
-    def _measured(self, measure: Callable[[PETSc.Vec], float]) -> float:
-        """Measure what is in the unknown, where the callback may leave its argument."""
-        here = self.u.x.array.copy()
-        assign(self.u, self.x)
-        value = measure(self.x)
-        self.u.x.array[:] = here
-        return float(value)
+    def _made_twin(self) -> Twin:
+        if self._twin is None:
+            self.solver.setUp()
+            self._twin = Twin(self.solver, self.x)
+        return self._twin
 
 
 @final
 class KSPTarget(_PETScTarget):
-    """A solve by a KSP; matrix and right-hand side exist when it begins: the guess is compared there."""
+    """A solve of a KSP, which begins with an accepted guess; if it does not converge, it solves again without."""
 
-    def __init__(self, ksp: PETSc.KSP, problem: Unknown, run: Run, hooks: Hooks) -> None:
-        super().__init__(ksp, problem, run, hooks)
-        self.nonzero = ksp.getInitialGuessNonzero()
-        if not self.nonzero:
-            self.own_guess = np.zeros_like(self.own_guess)
-        self._found = Acceptance(True, "")
+    def __init__(self, solver: PETSc.KSP, problem: Unknown, b: PETSc.Vec, x: PETSc.Vec) -> None:
+        super().__init__(solver, problem, b, x)
+        self._nonzero = solver.getInitialGuessNonzero()
 
     @property
     def minimises(self) -> bool:
@@ -156,40 +152,61 @@ class KSPTarget(_PETScTarget):
         return 0.0  # not monitored either; its relative tolerance refers to the right-hand side
 
     def accept(self, max_residual: float) -> Acceptance:
-        self.hooks.compare = partial(self._compare, max_residual)
-        return self._found
+        """Compare the guess with the user's own: by the energy under conjugate gradients, else by the residual."""
+        with self._unknown_kept():
+            assign(self.problem.solution, self._guess)
+        default = self._own.copy()
+        if not self._nonzero:
+            default.set(0.0)
+        self.solver.setUp()
+        kinds = PETSc.KSP.Type
+        energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
+        values = [self._measure(vector, energy) for vector in (self._guess, default)]
+        default.destroy()
+        return compare_energies(*values) if energy else compare_norms(*values, max_residual)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        self.solver.setInitialGuessNonzero(True)
-        try:
-            result = self._attempt()
-        finally:
-            self.hooks.compare = None
-            self.solver.setInitialGuessNonzero(self.nonzero)
-        if self._found.accepted or not result.converged:
-            return result
-        return dataclasses.replace(result, reason=self._found.reason, used_fallback=True)
+        self._take_guess()
+        if not math.isfinite(self._guess.norm()):
+            return SolveResult(False, "the guess is not finite", "", 0, math.nan)
+        return SolveResult(True, "", "", 0, math.nan)  # the user's own KSP begins with it
 
-    def _compare(self, max_residual: float, b: PETSc.Vec, x: PETSc.Vec) -> None:
-        """Compare the guess with the script's own: by the energy under conjugate gradients, else by the residual."""
-        default, product = x.duplicate(), b.duplicate()
-        self.u.x.array[:] = self.own_guess
-        assign(self.u, default)
-        own_guess = default.copy()
-        set_dirichlet(self.problem)
-        assign(self.u, default)
-        kinds, values = PETSc.KSP.Type, []
-        energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
-        for vector in (x, default):
-            self.solver.getOperators()[0].mult(vector, product)
-            if energy:
-                values.append(0.5 * product.dot(vector) - b.dot(vector))
-            else:
-                product.aypx(-1.0, b)
-                values.append(product.norm())
-        mine, other = values
-        self._found = compare_energies(mine, other) if energy else compare_norms(mine, other, max_residual)
-        if not self._found.accepted:
-            own_guess.copy(x)
-        for vector in (default, product, own_guess):
-            vector.destroy()
+    def deliver(self, result: SolveResult) -> SolveResult:
+        solver, strict = self.solver, self.solver.getErrorIfNotConverged()
+        self._guess.copy(self.x)
+        solver.setInitialGuessNonzero(True)
+        solver.setErrorIfNotConverged(False)
+        try:
+            return self._solve()
+        finally:
+            solver.setInitialGuessNonzero(self._nonzero)
+            solver.setErrorIfNotConverged(strict)
+
+    def _measure(self, x: PETSc.Vec, energy: bool) -> float:
+        """Return the energy of a vector, or the norm of its preconditioned residual."""
+        assert self.b is not None
+        residual = self.b.duplicate()
+        self.solver.getOperators()[0].mult(x, residual)
+        if energy:
+            value = (0.5 * residual.dot(x) - self.b.dot(x)).real
+        else:
+            residual.aypx(-1.0, self.b)
+            preconditioned = x.duplicate()
+            self.solver.getPC().apply(residual, preconditioned)
+            value = preconditioned.norm()
+            preconditioned.destroy()
+        residual.destroy()
+        return float(value)
+
+
+def result_of(solver: PETSc.SNES | PETSc.KSP, seconds: float) -> SolveResult:
+    """Return the outcome of the last solve. Collective: no."""
+    reason, linear = solver.getConvergedReason(), isinstance(solver, PETSc.KSP)
+    norm = solver.getResidualNorm() if linear else solver.getFunctionNorm()
+    text = f"{'KSP' if linear else 'SNES'} reason {reason}"
+    return SolveResult(reason > 0, text, "", solver.getIterationNumber(), norm, {"solve": seconds})
+
+
+def _put(problem: Unknown, arrays: Sequence[npt.NDArray[Any]]) -> None:
+    for function, values in zip(problem.functions, arrays, strict=True):
+        function.x.array[:] = values

@@ -71,6 +71,7 @@ class Decision:
         wasted: Time spent on a guess that was not used in the end [s].
         seconds: Time of the solve, ``wasted`` included [s].
         risk: What a guess takes before its solve, and an iteration [s]; 0 for the default solve.
+        solved: Whether the problem was solved in the end, by the choice or by the default solve after it.
     """
 
     number: int
@@ -80,6 +81,7 @@ class Decision:
     wasted: float
     seconds: float
     risk: float = 0.0
+    solved: bool = True
 
     @property
     def good(self) -> bool:

@@ -18,9 +18,11 @@ class Target(ABC):
 
     Attributes:
         problem: Its solution holds the guess, and in the end the answer.
+        in_script: Whether it stands in a user's program, which nothing that goes wrong in an attempt may reach.
     """
 
     problem: Unknown
+    in_script: bool = False
 
     @property
     @abstractmethod
@@ -30,6 +32,10 @@ class Target(ABC):
     @abstractmethod
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
         """Solve from what is in the solution; ``used_fallback`` when the solver has dropped it unused. Collective."""
+
+    def deliver(self, result: SolveResult) -> SolveResult:
+        """Hand over what a solve from a guess has found; the result, not converged where that fails. Collective."""
+        return result
 
     @abstractmethod
     def by_default(self) -> SolveResult:

@@ -120,7 +120,7 @@ def owned(script: Script, values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
-@pytest.mark.parametrize(("factor", "outcome"), [(1.0, "converged"), (-3.0, "rejected"), (np.nan, "rejected")])
+@pytest.mark.parametrize(("factor", "outcome"), [(1.0, "converged"), (-3.0, "bad"), (np.nan, "bad")])
 def test_a_problem_solves_from_the_guess(kind: str, factor: float, outcome: str) -> None:
     script = Script()
     problem = getattr(script, kind)()
@@ -137,7 +137,8 @@ def test_a_problem_solves_from_the_guess(kind: str, factor: float, outcome: str)
         assert np.abs(script.u.x.array - truth).max(initial=0.0) < 1e-6
     first, second = attached.policy.decisions
     assert (first.choice, second.choice) == (DEFAULT, "learned")
-    assert iterations[0] == default and second.outcome.startswith(outcome)
+    assert iterations[0] == default
+    assert second.outcome.startswith("converged" if outcome == "converged" else ("rejected", "abandoned"))
     assert iterations[1] <= default // 2 if outcome == "converged" else iterations[1] == default
     inputs, scalars = guess.predictor.model.seen[0]
     expected = fem.Function(script.space)
