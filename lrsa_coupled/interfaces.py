@@ -41,14 +41,12 @@ class Continuation:
     Args:
         set_value: Sets the path parameter in the forms of the problem.
         start: Value at which the solver converges from the zero guess, or from a bad one.
-        target: Value of the problem to solve.
-        logarithmic: Whether steps are ratios rather than differences.
     """
 
     set_value: Callable[[float], None]
     start: float
-    target: float
-    logarithmic: bool = False
+    target: float  # the problem to solve
+    logarithmic: bool = False  # steps are ratios rather than differences
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -98,7 +96,7 @@ class Problem(Unknown):
         residual: Compiled residual form of ``solution``; affine in it when ``is_linear``.
         jacobian: Compiled derivative of ``residual``.
         energy: Compiled potential of a minimisation, whose derivative is ``residual``; not finite where it is not
-            defined.
+            defined. With a complex unknown only of a linear problem, the real ``a(u, u) / 2 - Re l(u)``.
         continuation: Path to the problem.
         relaxation: Path from a problem with solutions near by that Newton's method finds from worse guesses.
     """
@@ -129,7 +127,7 @@ class Modes:
 
     Args:
         values: Eigenvalues ``(m,)``, ascending, the same on all ranks.
-        vectors: Owned rows of the eigenvectors ``(num_owned, m)``, orthonormal in the mass matrix.
+        vectors: Owned rows of the eigenvectors ``(num_owned, m)``, orthonormal in the mass matrix; PETSc's scalars.
         converged: Whether all that were asked for met the tolerance; fewer are returned otherwise.
         reason: Name of the converged or diverged reason of the eigensolver.
         iterations: Outer iterations.
@@ -138,7 +136,7 @@ class Modes:
     """
 
     values: npt.NDArray[np.float64]
-    vectors: npt.NDArray[np.float64]
+    vectors: npt.NDArray[Any]
     converged: bool
     reason: str
     iterations: int
@@ -312,14 +310,13 @@ class Spectrum:
             holds, by "krylov-schur" or "lobpcg", from the vectors ``initial``.
         prolongation: To a problem from the free degrees of freedom of a coarse mesh that resolves the lowest modes.
         inputs: Names of the case's inputs that determine the pencil.
-        is_definite: Whether s is 0, A is P.
     """
 
     pencil: Callable[[Any], Pencil]
     modes: Callable[..., Modes]
     prolongation: Callable[[Any], PETSc.Mat]
     inputs: tuple[str, ...]
-    is_definite: bool = False
+    is_definite: bool = False  # s is 0, A is P
 
 
 class Case[P: Unknown](Described[P]):
@@ -333,6 +330,7 @@ class Case[P: Unknown](Described[P]):
         fields: All fields of the solution, for files and pictures; the outputs of the schema are some of them.
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
+        is_complex: Whether the unknown is complex: the case needs PETSc with complex scalars, others with real ones.
         default_options: Variants of the case, a frozen dataclass; ``--set options.key=value`` on the command line.
         options: Those of this instance, ``default_options`` when None is given.
     """
@@ -342,6 +340,7 @@ class Case[P: Unknown](Described[P]):
     rtol: float
     default_method: str
     default_options: Any = NoOptions()
+    is_complex: bool = False
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.default_options if options is None else options

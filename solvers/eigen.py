@@ -1,4 +1,4 @@
-"""The lowest modes of a pair of symmetric matrices by SLEPc.
+"""The lowest modes of a pair of symmetric matrices, Hermitian ones with a complex PETSc, by SLEPc.
 
 Legend of array shapes: m modes.
 """
@@ -9,7 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,8 @@ from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.interfaces import Modes, Pencil, Unknown
 from lrsa_coupled.solvers.petsc import index_set, reason_name
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+"""Of PETSc's scalars."""
 
 KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly",
                                    "st_pc_type": "cholesky", "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
@@ -103,7 +104,7 @@ def pencil_modes(pencil: Pencil, count: int, *, eigensolver: Eigensolver = "kryl
     stiffness, mass = (_restricted(form, free) for form in (pencil.stiffness, pencil.mass))
     initial = None if initial is None else initial[free[: len(initial)]]
     modes = lowest_modes(stiffness, mass, count, rtol=rtol, initial=initial, options=EIGENSOLVERS[eigensolver])
-    vectors = np.zeros((len(free), modes.vectors.shape[1]), order="F")
+    vectors = np.zeros((len(free), modes.vectors.shape[1]), dtype=PETSc.ScalarType, order="F")
     vectors[free] = modes.vectors
     stiffness.destroy()
     mass.destroy()
@@ -134,18 +135,18 @@ def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: Array, count: in
     """Return the combinations of the columns that have the least Rayleigh quotients, at most ``count``. Collective."""
     comm = stiffness.comm.tompi4py()
     layout = stiffness.getSizes()[1], (None, basis.shape[1])
-    columns = PETSc.Mat().createDense(layout, array=np.array(basis, order="F"), comm=stiffness.comm)
+    columns = PETSc.Mat().createDense(layout, array=np.array(basis, PETSc.ScalarType, order="F"), comm=stiffness.comm)
     products = []
     for matrix in (stiffness, mass):
         image = matrix.matMult(columns)
-        products.append(comm.allreduce(basis.T @ image.getDenseArray(readonly=True)))
+        products.append(comm.allreduce(basis.conj().T @ image.getDenseArray(readonly=True)))
         image.destroy()
     columns.destroy()
-    sizes = np.sqrt(np.diag(products[1]))
+    sizes = np.sqrt(np.diag(products[1]).real)
     values, directions = np.linalg.eigh(products[1] / np.outer(sizes, sizes))
     independent = values > 1e-12 * values.max()
     unit = directions[:, independent] / np.sqrt(values[independent]) / sizes[:, None]
-    weights = comm.bcast(unit @ np.linalg.eigh(unit.T @ products[0] @ unit)[1][:, :count])
+    weights = comm.bcast(unit @ np.linalg.eigh(unit.conj().T @ products[0] @ unit)[1][:, :count])
     vectors = []
     for column in (basis @ weights).T:
         vector = stiffness.createVecRight()
@@ -157,7 +158,7 @@ def _ritz_vectors(stiffness: PETSc.Mat, mass: PETSc.Mat, basis: Array, count: in
 def _collect(solver: SLEPc.EPS, count: int, seconds: float) -> Modes:
     found = min(solver.getConverged(), count)
     vector = solver.getOperators()[0].createVecRight()
-    values, columns, errors = [], np.empty((vector.getLocalSize(), found), order="F"), [0.0]
+    values, columns, errors = [], np.empty((vector.getLocalSize(), found), PETSc.ScalarType, order="F"), [0.0]
     for index in range(found):
         values.append(solver.getEigenpair(index, vector).real)
         columns[:, index] = vector.array_r

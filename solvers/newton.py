@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
 from petsc4py import PETSc
@@ -47,6 +48,7 @@ class NewtonSolver(SequenceSolver):
                  reuse_below: float | None = None) -> None:  # fmt: skip
         if not atol > 0:
             raise ValueError(f"atol must be a positive number, got {atol}")
+        _check_energy(problem)
         self.problem, self.atol = problem, atol
         self.max_iterations = 30 if max_iterations is None else max_iterations
         residual: Any = problem.residual  # compiled forms, which the annotations of DOLFINx leave out
@@ -149,7 +151,13 @@ class NewtonSolver(SequenceSolver):
             item.destroy()
 
 
+def _check_energy(problem: Problem) -> None:
+    if problem.energy is not None and np.iscomplexobj(problem.solution.x.array):
+        remedy = "give no energy, or take real and imaginary part as two real unknowns"
+        raise ValueError(f"NewtonSolver minimises over real unknowns, as an energy has no complex derivative: {remedy}")
+
+
 def _descend(ksp: PETSc.KSP, gradient: PETSc.Vec, step: PETSc.Vec) -> None:
     """Turn a Newton step, of which the negative is taken, so that the energy falls along it."""
-    if gradient.dot(step) < 0.0:
+    if gradient.dot(step).real < 0.0:
         step.scale(-1.0)

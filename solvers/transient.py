@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import ufl
 from mpi4py import MPI
-from dolfinx import fem
+from dolfinx import default_scalar_type, fem
+from dolfinx.mesh import Mesh
 
 from lrsa_coupled.interfaces import Problem
 
@@ -107,9 +108,9 @@ class TimeStepper:
         self.evolution, self.scheme, self.corrections = evolution, scheme, corrections
         space, mesh = evolution.space, evolution.space.mesh
         self.history = [fem.Function(space) for _ in range(3)]
-        self.base, self.scale = fem.Function(space), fem.Constant(mesh, 1.0)
-        self.weights = [fem.Constant(mesh, 0.0) for _ in range(3)]
-        self._times = [fem.Constant(mesh, 0.0) for _ in range(2)]
+        self.base, self.scale = fem.Function(space), _constant(mesh, 1.0)
+        self.weights = [_constant(mesh, 0.0) for _ in range(3)]
+        self._times = [_constant(mesh, 0.0) for _ in range(2)]
         self.known, self.number, self._begun, self._step = 0, 0, 0.0, 0.0
         solution, test = fem.Function(space, name="solution"), ufl.TestFunction(space)
         state = self.base + self.scale * solution
@@ -167,7 +168,7 @@ class TimeStepper:
 
     def state(self) -> Array:
         """Return the state that belongs to the solution, owned and ghost values. Collective: no."""
-        return self.base.x.array + float(self.scale.value) * self.problem.solution.x.array
+        return self.base.x.array + float(self.scale.value.real) * self.problem.solution.x.array
 
     def extrapolated(self, name: str) -> Array:
         """Return one of ``EXTRAPOLATIONS``, of lower order while states are too few, with ghosts. Collective: no."""
@@ -178,7 +179,7 @@ class TimeStepper:
     def put(self, name: str) -> None:
         """Put one of ``EXTRAPOLATIONS``, with the Dirichlet values, into the solution. Collective: no."""
         problem = self.problem
-        problem.solution.x.array[:] = (self.extrapolated(name) - self.base.x.array) / float(self.scale.value)
+        problem.solution.x.array[:] = (self.extrapolated(name) - self.base.x.array) / float(self.scale.value.real)
         for bc in problem.bcs:
             bc.set(problem.solution.x.array)
 
@@ -196,3 +197,7 @@ class TimeStepper:
             self.base.x.array[:] = self.extrapolated("linear")
             for bc in self.evolution.bcs:
                 bc.set(self.base.x.array)
+
+
+def _constant(mesh: Mesh, value: float) -> fem.Constant:
+    return fem.Constant(mesh, default_scalar_type(value))

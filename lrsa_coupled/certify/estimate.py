@@ -1,8 +1,9 @@
 """Corrections of a field that know how far they are from the exact one.
 
-Where K, the Jacobian of a problem with an energy, is positive definite, a field with the residual ``r = K e`` has the
-error ``|e|^2 = r.K^-1 r`` in the norm of K. Conjugate gradients for ``K x = r`` reduce it by known amounts: with their
-steps ``alpha_j`` and the natural norms ``n_j = r_j.M^-1 r_j`` of their residuals, M the preconditioner,
+Where K, the Jacobian of a problem with an energy, is positive definite (Hermitian if complex), a field with the
+residual ``r = K e`` has the error ``|e|^2 = r.K^-1 r`` in the norm of K. Conjugate gradients for ``K x = r`` reduce it
+by known amounts: with their steps ``alpha_j`` and the natural norms ``n_j = r_j.M^-1 r_j`` of their residuals, M the
+preconditioner,
 
     |e - x_j|^2 - |e - x_k|^2 = t_j + ... + t_(k-1),   t_j = alpha_j n_j       (Hestenes & Stiefel 1952, theorem 6:1)
 
@@ -30,7 +31,7 @@ from typing import final
 from mpi4py import MPI
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, jacobian, make_norm
+from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, hermitian_product, jacobian, make_norm
 from lrsa_coupled.coupling.options import GAMG, MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.interfaces import Problem
@@ -89,7 +90,7 @@ class ConjugateGradients(Correction):
         if natural == 0.0:  # x is exact
             return
         self._matrix.mult(self._direction, self._image)
-        curvature = self._direction.dot(self._image)
+        curvature = hermitian_product(self._direction, self._image)
         if not curvature > 0.0:
             raise NoEstimate("the Jacobian is not positive definite")
         alpha = natural / curvature
@@ -102,7 +103,7 @@ class ConjugateGradients(Correction):
 
     def _precondition(self) -> None:
         self._pc.apply(self._residual, self._preconditioned)
-        natural = self._residual.dot(self._preconditioned)
+        natural = hermitian_product(self._residual, self._preconditioned)
         if not (natural >= 0.0 and math.isfinite(natural)):
             raise NoEstimate("the preconditioner is not positive definite")
         self.natural.append(natural)
@@ -182,5 +183,5 @@ class Linearisation:
         dim = space.mesh.geometry.dim
         if space.dofmap.bs == dim > 1:
             owned = space.dofmap.index_map.size_local
-            displacement = self._problem.solution.x.array.reshape(-1, dim)[:owned]
+            displacement = self._problem.solution.x.array.real.reshape(-1, dim)[:owned]
             self._pc.setCoordinates(space.tabulate_dof_coordinates()[:owned, :dim] + displacement)

@@ -23,6 +23,15 @@ start_petsc, check_petsc = petsc_options.initialise, petsc_options.check_used
 
 
 def start(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intracomm]:
+    """Load a case that is to be solved; ValueError when it needs another PETSc."""
+    case, config, comm = load(args, petsc)
+    from lrsa_coupled.coupling.scalars import check_scalars
+
+    check_scalars(case)
+    return case, config, comm
+
+
+def load(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intracomm]:
     """Resolve the configuration, then load MPI, PETSc and the case."""
     config = case_config(args)
     comm = start_petsc(petsc)

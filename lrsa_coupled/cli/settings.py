@@ -8,7 +8,7 @@ from typing import Any
 
 from lrsa_coupled import mpi
 from lrsa_coupled.cli._arguments import add_preset
-from lrsa_coupled.cli._startup import no_petsc, resolve, start
+from lrsa_coupled.cli._startup import load, no_petsc, resolve
 from lrsa_coupled.config import Config
 from lrsa_coupled.settings import describe
 
@@ -24,7 +24,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Print the settings; MPI and PETSc only for the options of a case."""
     no_petsc("settings", petsc)
     if args.case is not None:
-        case, config, _ = start(args, petsc)
+        case, config, _ = load(args, petsc)
         _print(config)
         _print(case.options, "options.")
     elif args.preset is not None:

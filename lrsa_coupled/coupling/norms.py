@@ -22,6 +22,9 @@ from petsc4py import PETSc
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
 
+HERMITIAN = 1e-6
+"""Imaginary part of a product with a Hermitian matrix, relative to its real part, that may be rounding."""
+
 
 class NoEstimate(Exception):  # noqa: N818 - nothing is wrong with the program
     """The error cannot be estimated at this field, for the reason in the text. Raised on all ranks."""
@@ -62,7 +65,7 @@ class EnergyNorm(Norm):
         # Constrained values count in the norm of the field, and with prescribed values of zero either matrix will do.
         full = self.matrix if _is_zero_on_the_boundary(problem) else jacobian(problem, constrained=False)
         full.mult(field, self._image)
-        self._square = field.dot(self._image)
+        self._square = hermitian_product(field, self._image)
         field.destroy()
         if full is not self.matrix:
             full.destroy()
@@ -70,10 +73,10 @@ class EnergyNorm(Norm):
 
     def of(self, change: PETSc.Vec) -> float:
         self.matrix.mult(change, self._product)
-        return _root(change.dot(self._product))
+        return _root(hermitian_product(change, self._product))
 
     def of_solution(self, change: PETSc.Vec, size: float) -> float:
-        return _root(self._square + 2.0 * change.dot(self._image) + size**2)
+        return _root(self._square + 2.0 * change.dot(self._image).real + size**2)
 
     def destroy(self) -> None:
         for item in (self.matrix, self._image, self._product):
@@ -95,7 +98,7 @@ class Seminorm(Norm):
     def of(self, change: PETSc.Vec) -> float:
         assign(change, self._function)
         self._function.x.scatter_forward()
-        return _root(self._function.function_space.mesh.comm.allreduce(assemble_scalar(self._square), op=MPI.SUM))
+        return _root(self._function.function_space.mesh.comm.allreduce(assemble_scalar(self._square), op=MPI.SUM).real)
 
     def of_solution(self, change: PETSc.Vec, size: float) -> float:
         whole = self._field.copy()
@@ -106,6 +109,17 @@ class Seminorm(Norm):
 
     def destroy(self) -> None:
         self._field.destroy()
+
+
+def hermitian_product(vector: PETSc.Vec, image: PETSc.Vec) -> float:
+    """Return the product of a vector and its image by a Hermitian matrix, which is real. Collective.
+
+    NoEstimate where it is not: the matrix is another one.
+    """
+    product = vector.dot(image)
+    if abs(product.imag) > HERMITIAN * abs(product.real):
+        raise NoEstimate("the Jacobian is not Hermitian")
+    return product.real
 
 
 def make_norm(problem: Problem, outputs: Sequence[Field]) -> Norm:

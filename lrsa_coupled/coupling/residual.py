@@ -59,5 +59,5 @@ def energy(problem: Problem) -> float:
     """Return the energy at the solution, infinite where it is not defined, of a problem that has one. Collective."""
     assert problem.energy is not None
     with np.errstate(all="ignore"):
-        value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy))
+        value = problem.mesh.comm.allreduce(assemble_scalar(problem.energy)).real
     return value if math.isfinite(value) else math.inf

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from lrsa_coupled.interfaces import Case
+
 Scalars = npt.NDArray[Any]
 """An array of PETSc's scalars: float64, or complex128 with a complex PETSc."""
 
@@ -32,3 +34,12 @@ def from_columns(columns: npt.NDArray[np.float64]) -> Scalars:
         return columns
     middle = columns.shape[1] // 2
     return columns[:, :middle] + 1j * columns[:, middle:]
+
+
+def check_scalars(case: Case) -> None:
+    """Raise ValueError when a case needs another kind of PETSc's scalars. Collective: no."""
+    if case.is_complex == IS_COMPLEX:
+        return
+    wanted, found = ("complex", "real") if case.is_complex else ("real", "complex")
+    text = f"in an environment of its own: pip install dolfinx-solver-{wanted}"
+    raise ValueError(f"'{case.name}' needs PETSc with {wanted} scalars, this one has {found} ones ({text})")

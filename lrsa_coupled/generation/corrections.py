@@ -15,13 +15,11 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import residual_vector
+from lrsa_coupled.coupling.scalars import PARTS, to_columns
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.modes import symmetries_of_points
 from lrsa_coupled.interfaces import Case, Features, Problem, Solver, SolveResult, SolverFactory, Unknown
 from lrsa_coupled.schema import Field, Schema
-
-RESIDUAL, CORRECTION = Field("residual"), Field("correction")
-
 
 MAX_ITERATIONS = 30  # of a Krylov run; each sample draws its own number
 RTOL = 1e-5  # reduction of the residual that ends a run earlier: below, the error of what counts as exact would show
@@ -55,10 +53,11 @@ class CorrectionCase(Case[CorrectionProblem]):
         self.default_options = make_case.default_options
         super().__init__(options)
         self.case = case = make_case(self.options)
-        inputs, symmetries = (*case.schema.inputs, RESIDUAL), symmetries_of_points(case.schema)
-        self.schema = Schema(f"{case.name}:correction", case.dim, inputs, case.schema.scalars, (CORRECTION,),
+        self.is_complex, parts = case.is_complex, 1 + case.is_complex
+        inputs, symmetries = (*case.schema.inputs, Field("residual", parts)), symmetries_of_points(case.schema)
+        self.fields = (Field("correction", parts),)
+        self.schema = Schema(f"{case.name}:correction", case.dim, inputs, case.schema.scalars, self.fields,
                              symmetries=symmetries)  # fmt: skip
-        self.fields = (CORRECTION,)
         self.resolution, self.rtol, self.default_method = case.resolution, case.rtol, case.default_method
 
     def sample(self, rng: np.random.Generator) -> CorrectionParameters:
@@ -82,9 +81,8 @@ class CorrectionCase(Case[CorrectionProblem]):
     def features(self, problem: CorrectionProblem) -> Features:
         """Those of the case's problem and, after a solve, the residual."""
         of_case = self.case.features(problem.problem)
-        return Features(
-            np.column_stack([of_case.nodal, problem.density.x.array[: len(of_case.nodal)]]), of_case.scalars
-        )
+        density = to_columns(problem.density.x.array[: len(of_case.nodal), None])
+        return Features(np.column_stack([of_case.nodal, density]), of_case.scalars)
 
     def solver(self, problem: CorrectionProblem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """A run and a solve by the case's default method, which has its own limit of iterations."""
@@ -152,9 +150,10 @@ class SamplingSolver(Solver):
     def _store(self, error: PETSc.Vec, residual: PETSc.Vec) -> None:
         """Put error and residual into the functions, in units of the norm of the residual."""
         problem = self.problem
-        nodes = NodeSet(problem, (CORRECTION,))
+        nodes = NodeSet(problem, (Field("correction", PARTS),))
         density = np.where(nodes.constrained[:, 0], 0.0, residual.array_r / nodes.mass)
-        scale = np.sqrt(problem.mesh.comm.allreduce(float(nodes.mass @ density**2)))
+        square = nodes.mass @ np.sum(to_columns(density[:, None]) ** 2, axis=1)
+        scale = np.sqrt(problem.mesh.comm.allreduce(float(square)))
         for function, values in ((problem.density, density), (problem.solution, error.array_r)):
             function.x.array[: len(values)] = values / scale
             function.x.scatter_forward()

@@ -56,6 +56,8 @@ class ModesCase(Case[ModesProblem]):
         super().__init__(options)
         self.case = make_case(self.options)
         spectrum, count = self.case.spectrum, self.options.modes
+        if self.case.is_complex:
+            raise ValueError(f"modes are of a real pencil, and '{self.case.name}' is complex: give it a real spectrum")
         if spectrum is None or count < 1:
             raise ValueError(f"modes are of a case with a spectrum and at least one, got {count} of '{self.case.name}'")
         self._spectrum = spectrum

@@ -103,7 +103,7 @@ def _curvature(problem: Problem, probe: float = 1e-6) -> float:
         set_solution(problem, guess + step * gradient)
         change = residual_vector(problem)
         change.axpy(-1.0, gradient)
-        curvature = change.dot(gradient) / (step * length**2)
+        curvature = change.dot(gradient).real / (step * length**2)
         change.destroy()
         problem.solution.x.array[:] = here
     guess.destroy()

@@ -66,9 +66,10 @@ def measure(basis: Basis, inner: PETSc.PC, matrix: PETSc.Mat, tolerance: float) 
     inside = basis.combined(sound, weights @ np.random.default_rng(0).standard_normal((rank, 2)))
     probes = np.asfortranarray(np.column_stack([noise, inside]))
     images = by_column(inner.apply, multiply(matrix, probes), matrix.createVecs())
-    scale = inner_products(probes[:, :1], images[:, :1], comm).item() / norms(images[:, :1], comm).item() ** 2
+    overlap = inner_products(probes[:, :1], images[:, :1], comm).item().conjugate()
+    scale = overlap / norms(images[:, :1], comm).item() ** 2
     rest = probes - scale * images
     left, of_span = norms(rest, comm) / norms(probes, comm), rest[which, 1:]
-    outside = of_span - thin @ (weights @ (weights.T @ inner_products(thin, of_span, comm)))
+    outside = of_span - thin @ (weights @ (weights.conj().T @ inner_products(thin, of_span, comm)))
     defects = norms(outside, comm) / norms(of_span, comm)
     return rank, float(np.sqrt(np.mean(left[1:] ** 2))), float(np.sqrt(np.mean(defects**2)))

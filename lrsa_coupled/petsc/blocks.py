@@ -1,6 +1,7 @@
-"""Blocks of vectors: float64 arrays ``(num_owned, m)`` in Fortran order, the owned rows of m vectors.
+"""Blocks of vectors: arrays ``(num_owned, m)`` in Fortran order, the owned rows of m vectors.
 
-Dense work is done in BLAS-3, the rest by PETSc. All functions are collective.
+They hold PETSc's scalars; with a complex PETSc a block of real vectors may be real. Dense work is done in BLAS-3, the
+rest by PETSc. All functions are collective.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
-Block = npt.NDArray[np.float64]
-Dense = npt.NDArray[np.float64]
+from lrsa_coupled.coupling.scalars import Scalars
+
+Block = Scalars
+Dense = Scalars
 """A small matrix, the same on all ranks."""
 
 
@@ -25,13 +28,13 @@ def total(values: Dense, comm: MPI.Comm) -> Dense:
 
 
 def inner_products(left: Block, right: Block, comm: MPI.Comm) -> Dense:
-    """Return the inner products of the columns."""
-    return total(np.ascontiguousarray(left.T @ right), comm)
+    """Return the inner products of the columns, linear in those of ``right``."""
+    return total(np.ascontiguousarray(left.conj().T @ right), comm)
 
 
-def norms(block: Block, comm: MPI.Comm) -> Dense:
+def norms(block: Block, comm: MPI.Comm) -> npt.NDArray[np.float64]:
     """Return the Euclidean norms of the columns."""
-    return np.sqrt(total(np.einsum("nm,nm->m", block, block), comm))
+    return np.sqrt(total(np.ascontiguousarray(np.einsum("nm,nm->m", block.conj(), block).real), comm))
 
 
 def multiply(matrix: PETSc.Mat, block: Block) -> Block:
@@ -39,7 +42,7 @@ def multiply(matrix: PETSc.Mat, block: Block) -> Block:
     if matrix.getType() not in ("seqaij", "mpiaij", "seqbaij", "mpibaij", "seqsbaij", "mpisbaij"):
         return by_column(matrix.mult, block, matrix.createVecs())
     sizes = matrix.getSizes()[1], (None, block.shape[1])
-    dense = PETSc.Mat().createDense(sizes, array=np.asfortranarray(block), comm=matrix.comm)
+    dense = PETSc.Mat().createDense(sizes, array=np.asfortranarray(block, dtype=PETSc.ScalarType), comm=matrix.comm)
     image = matrix.matMult(dense)
     result = image.getDenseArray(readonly=True).copy(order="F")
     image.destroy()
@@ -50,7 +53,7 @@ def multiply(matrix: PETSc.Mat, block: Block) -> Block:
 def by_column(operation: Callable[[PETSc.Vec, PETSc.Vec], None], block: Block, vectors: Sequence[PETSc.Vec]) -> Block:
     """Apply a PETSc operation to each column; ``vectors`` have the layouts of argument and result and are freed."""
     source, target = vectors
-    result = np.empty((target.getLocalSize(), block.shape[1]), order="F")
+    result = np.empty((target.getLocalSize(), block.shape[1]), dtype=PETSc.ScalarType, order="F")
     for column, image in zip(block.T, result.T, strict=True):
         source.array[:] = column
         operation(source, target)
@@ -80,7 +83,7 @@ def smoothed(block: Block, matrix: PETSc.Mat, degree: int) -> Block:
     upper = 1.1 * largest  # the estimate is below the largest eigenvalue
     lower = upper / max(degree, 2) ** 2
     centre, radius = (upper + lower) / 2.0, (upper - lower) / 2.0
-    share, step = radius / centre, np.zeros_like(block)
+    share, step = radius / centre, np.zeros_like(block, dtype=PETSc.ScalarType)
     for number in range(degree):
         ratio = share if number == 0 else 1.0 / (2.0 * centre / radius - share)
         factors = (0.0, 1.0 / centre) if number == 0 else (ratio * share, 2.0 * ratio / radius)
@@ -111,7 +114,7 @@ def span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[Block, Dense]:
 def rough_span(block: Block, comm: MPI.Comm, tolerance: float) -> tuple[npt.NDArray[np.intp], Dense, bool]:
     """Return which columns ``span`` uses, their weights, and whether they are orthonormal to 1e-8 rather than 1e-3."""
     products = inner_products(block, block, comm)
-    lengths = np.sqrt(np.diag(products))
+    lengths = np.sqrt(np.diag(products).real)
     sound = np.flatnonzero(np.isfinite(lengths) & (lengths > 0.0))
     lengths, products = lengths[sound], products[np.ix_(sound, sound)]
     values, vectors = np.linalg.eigh(products / np.outer(lengths, lengths))

@@ -7,6 +7,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
+from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.petsc.basis import StoredBasis
 from lrsa_coupled.petsc.blocks import multiply
 from lrsa_coupled.petsc.describe import description_of
@@ -15,6 +16,7 @@ from lrsa_coupled.petsc.describe import description_of
 def coarse_modes(pc: PETSc.PC, count: int) -> StoredBasis:
     """Interpolate the lowest modes of the coarse pencil (P, P - A), or (P, I) where A is P. Collective.
 
+    With a complex PETSc P - A is replaced by its Hermitian part: absorbing terms of A are left out.
     The pencil is a Galerkin one by the description's prolongation; there are at most half as many modes as the coarse
     mesh has unknowns. Options of SLEPc's EPS stand under ``<prefix>pc_lrsa_coarse_``; by default a Cholesky
     factorisation by MUMPS is shifted and inverted at zero.
@@ -33,6 +35,8 @@ def coarse_modes(pc: PETSc.PC, count: int) -> StoredBasis:
         right = prolongation.transposeMatMult(prolongation)
     else:
         right = left - matrix.ptap(prolongation)
+        if IS_COMPLEX:
+            right = 0.5 * (right + right.copy().hermitianTranspose())
     size = left.getSize()[0]
     count = max(min(count, size // 2), 1)
     solver = _eigensolver(pc, left, right, count)
@@ -42,7 +46,7 @@ def coarse_modes(pc: PETSc.PC, count: int) -> StoredBasis:
         raise ValueError(
             f"-pc_lrsa_basis coarse: {count} modes asked for on a coarse mesh of {size} unknowns, {found} converged"
         )
-    modes = np.empty((vector.getLocalSize(), count), order="F")
+    modes = np.empty((vector.getLocalSize(), count), PETSc.ScalarType, order="F")
     for index, column in enumerate(modes.T):
         solver.getEigenpair(index, vector)
         column[:] = vector.array_r

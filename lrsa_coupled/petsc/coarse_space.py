@@ -20,11 +20,11 @@ the PC:
 * ``-pc_lrsa_min_gain 0.5``, ``-pc_lrsa_max_defect 0.3``: gain below which, and invariance defect above which, the
   coarse space is not used.
 
-With Q = Z E^-1 Z', E = Z' A Z, the preconditioner is
+With Q = Z E^-1 Z', E = Z' A Z, Z' the conjugate transpose, the preconditioner is
 
 * deflated: Q + M^-1 (I - A Q), for GMRES and any A;
-* symmetric: Z |E|^-1 Z' + (I - Q A) M^-1 (I - A Q), symmetric where A and M are, and definite where M is, even for an
-  indefinite A: for CG and MINRES;
+* symmetric: Z |E|^-1 Z' + (I - Q A) M^-1 (I - A Q), symmetric (Hermitian) where A and M are, and definite where M is,
+  even for an indefinite A: for CG and MINRES;
 * additive: Q + M^-1.
 
 **Useless bases.** A Galerkin coarse space cannot harm conjugate gradients, but it costs time. Two numbers are measured
@@ -114,7 +114,7 @@ class CoarseSpacePC:
     def set_basis(self, basis: Block | Sequence[PETSc.Vec]) -> None:
         """Give the basis for the next set-up: vectors, or their owned rows ``(num_owned, m)``. Memory: copy."""
         columns = basis.T if isinstance(basis, np.ndarray) else [vector.array_r for vector in basis]
-        self._given = np.array(columns, dtype=np.float64).T.copy(order="F")
+        self._given = np.array(columns, dtype=PETSc.ScalarType).T.copy(order="F")
 
     def setFromOptions(self, pc: PETSc.PC) -> None:
         if PETSc.Options(pc.getOptionsPrefix()).hasName(PREFIX + "checkpoint"):
@@ -133,7 +133,9 @@ class CoarseSpacePC:
                 space, weights = self._span(smoothed(space, stiffness, self.settings.smoothing))
             for _ in range(self.settings.inverse_iterations if weights.shape[1] else 0):
                 space, weights = self._span(self._inverse_iteration(space @ weights, matrix, stiffness))
-            self._space, self._weights, self.dimension = space, weights, weights.shape[1]
+            # A basis of real vectors is cast once, not in each product.
+            self._space = space.astype(PETSc.ScalarType, order="K", copy=False)
+            self._weights, self.dimension = weights, weights.shape[1]
         self._project(matrix)
 
     def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
@@ -234,13 +236,13 @@ class CoarseSpacePC:
         images = multiply(stiffness, space)
         masses = space if matrix.handle == stiffness.handle else images - multiply(matrix, space)
         projected, mass = (inner_products(space, item, self._comm) for item in (images, masses))
+        wanted = "-pc_lrsa_inverse_iterations needs P - A positive on the basis, as for A = P - k^2 B, or P equal to A"
+        if max(asymmetry(projected), asymmetry(mass)) > 1e-6:
+            raise ValueError(f"{wanted}, and both symmetric (Hermitian), got another one")
         try:
             values, vectors = self._comm.bcast(eigh(projected, mass))
         except np.linalg.LinAlgError as error:
-            raise ValueError(
-                "-pc_lrsa_inverse_iterations needs P - A positive on the basis, as for A = P - k^2 B, "
-                "or P the very matrix A"
-            ) from error
+            raise ValueError(wanted) from error
         defects = by_column(self._inner.pc.apply, images @ vectors - masses @ (vectors * values), matrix.createVecs())
         return space @ vectors - defects
 
@@ -251,22 +253,23 @@ class CoarseSpacePC:
             return
         with self._event:
             products = inner_products(self._space, multiply(matrix, self._space), self._comm)
-            projected = self._weights.T @ products @ self._weights
-            skew = np.linalg.norm(projected - projected.T) / np.linalg.norm(projected)
+            adjoint = self._weights.conj().T
+            projected = adjoint @ products @ self._weights
+            skew = asymmetry(projected)
             if skew > SYMMETRIC:
                 if self.settings.combine == "symmetric":
                     raise ValueError(
                         "-pc_lrsa_combine symmetric needs a symmetric matrix, "
                         f"got one with an asymmetry of {skew:.1g}; use deflated"
                     )
-                inverse = self._weights @ np.linalg.pinv(projected, rcond=SINGULAR) @ self._weights.T
+                inverse = self._weights @ np.linalg.pinv(projected, rcond=SINGULAR) @ adjoint
                 self._inverse = self._comm.bcast(inverse)
                 return
-            values, vectors = np.linalg.eigh(0.5 * (projected + projected.T))
+            values, vectors = np.linalg.eigh(0.5 * (projected + projected.conj().T))
             kept = np.abs(values) > SINGULAR * np.abs(values).max()
             inverses, vectors = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0), self._weights @ vectors
-            self._inverse = self._comm.bcast((vectors * inverses) @ vectors.T)
-            self._definite = self._comm.bcast((vectors * np.abs(inverses)) @ vectors.T)
+            self._inverse = self._comm.bcast((vectors * inverses) @ vectors.conj().T)
+            self._definite = self._comm.bcast((vectors * np.abs(inverses)) @ vectors.conj().T)
 
     def _apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec, *, transposed: bool) -> None:
         matrix, inner = pc.getOperators()[0], self._inner.pc.applyTranspose if transposed else self._inner.pc.apply
@@ -280,8 +283,8 @@ class CoarseSpacePC:
         coarse, image, rest = self._vectors
         inverse = self._inverse.T if transposed else self._inverse
         with self._event:
-            overlaps = self._overlaps(x)
-            coarse.array[:] = self._space @ (inverse @ overlaps)  # Q x
+            overlaps = self._overlaps(x, transposed)
+            coarse.array[:] = self._combined(inverse @ overlaps, transposed)  # Q x
             x.copy(rest)
             if symmetric or (deflated and not transposed):
                 matrix.mult(coarse, image)
@@ -290,10 +293,22 @@ class CoarseSpacePC:
         with self._event:
             if symmetric or (deflated and transposed):
                 (matrix.multTranspose if transposed else matrix.mult)(y, image)
-                first = self._definite if symmetric else inverse
-                coarse.array[:] = self._space @ (first @ overlaps - inverse @ self._overlaps(image))
+                first = inverse if deflated else self._definite.conj() if transposed else self._definite
+                values = first @ overlaps - inverse @ self._overlaps(image, transposed)
+                coarse.array[:] = self._combined(values, transposed)
             y.axpy(1.0, coarse)
 
-    def _overlaps(self, x: PETSc.Vec) -> Dense:
-        """Return Z' x. Collective."""
-        return total(self._space.T @ x.array_r, self._comm)
+    def _overlaps(self, x: PETSc.Vec, transposed: bool) -> Dense:
+        """Return Z' x; with the conjugate of Z for the transposed preconditioner. Collective."""
+        values = x.array_r
+        overlaps = self._space.T @ values if transposed else (self._space.T @ values.conj()).conj()
+        return total(overlaps, self._comm)
+
+    def _combined(self, weights: Dense, transposed: bool) -> Dense:
+        """Return Z times the weights; with the conjugate of Z for the transposed preconditioner."""
+        return (self._space @ weights.conj()).conj() if transposed else self._space @ weights
+
+
+def asymmetry(matrix: Dense) -> float:
+    """Return the size of the part of a matrix that is not Hermitian, relative to that of the matrix."""
+    return float(np.linalg.norm(matrix - matrix.conj().T) / np.linalg.norm(matrix))

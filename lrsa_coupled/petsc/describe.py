@@ -15,6 +15,7 @@ from dolfinx.fem import DirichletBC, Function, FunctionSpace
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
+from lrsa_coupled.coupling.scalars import PARTS
 from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Unknown
@@ -68,7 +69,7 @@ class Description:
     def __init__(self, space: FunctionSpace, bcs: Sequence[DirichletBC], *, inputs: Mapping[str, Input],
                  scalars: Mapping[str, Scalar], prolongation: PETSc.Mat | None) -> None:  # fmt: skip
         self._unknown = Unknown(mesh=space.mesh, solution=Function(space), bcs=list(bcs), node_space=space)
-        self.nodes = NodeSet(self._unknown, (Field("correction"),))
+        self.nodes = NodeSet(self._unknown, (Field("correction", PARTS),))
         self.prolongation = prolongation
         self._inputs, self._scalars = dict(inputs), dict(scalars)
         self._grids: dict[int, BackgroundGrid] = {}

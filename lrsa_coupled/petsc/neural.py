@@ -29,17 +29,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
 import numpy as np
-import numpy.typing as npt
 from mpi4py import MPI
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.scalars import PARTS, Scalars, from_columns, to_columns
 from lrsa_coupled.petsc.context import InnerPC, load_operator, read_settings, setting
 from lrsa_coupled.petsc.describe import description_of
 
 if TYPE_CHECKING:
     from lrsa_coupled.coupling.predictor import Predictor
-
-type Residual = npt.NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class NeuralPC:
         self.settings = NeuralSettings()
         self.inference = 0.0
         self._predictor: Predictor | None = None
-        self._correction: Callable[[Residual], Residual | None] | None = None
+        self._correction: Callable[[Scalars], Scalars | None] | None = None
         self._warned = False
         self._inner = InnerPC(PETSc.PC.Type.SOR)
         self._vectors: list[PETSc.Vec] = []
@@ -143,7 +141,7 @@ class NeuralPC:
             self._warned = True
 
 
-def _correction(predictor: Predictor, pc: PETSc.PC) -> Callable[[Residual], Residual | None]:
+def _correction(predictor: Predictor, pc: PETSc.PC) -> Callable[[Scalars], Scalars | None]:
     """Return the operator as a function of the owned residual, None where its correction is not finite. Collective.
 
     So is the function. Constrained rows are those of the identity.
@@ -158,18 +156,21 @@ def _correction(predictor: Predictor, pc: PETSc.PC) -> Callable[[Residual], Resi
             "-pc_lrsa_checkpoint: expected an operator from a residual to its correction, "
             f"got one from {inputs} to {outputs}"
         )
+    if schema.outputs[0].components != PARTS:
+        found = f"{PARTS} real number{'s' * (PARTS > 1)}, the operator predicts {schema.outputs[0].components}"
+        raise ValueError(f"-pc_lrsa_checkpoint: a correction of this PETSc's scalars has {found}")
     description, comm = description_of(pc), pc.getComm().tompi4py()
     features = description.features(predictor, without=RESIDUAL)
 
-    def correction(residual: Residual) -> Residual | None:
-        density = np.where(description.fixed, 0.0, residual / description.nodes.mass)
-        scale = float(np.sqrt(comm.allreduce(float(description.nodes.mass @ density**2))))
+    def correction(residual: Scalars) -> Scalars | None:
+        density = to_columns(np.where(description.fixed, 0.0, residual / description.nodes.mass)[:, None])
+        scale = float(np.sqrt(comm.allreduce(float(description.nodes.mass @ np.sum(density**2, axis=1)))))
         if scale == 0.0:
             return residual
         arrays = description.arrays(predictor, np.column_stack([features.nodal, density / scale]))
-        outputs = predictor.evaluate(arrays, features.scalars, comm)[0].cpu().numpy()[:, 0]
+        outputs = predictor.evaluate(arrays, features.scalars, comm)[0].cpu().numpy()
         if not comm.allreduce(bool(np.isfinite(outputs).all()), op=MPI.LAND):
             return None
-        return np.where(description.fixed, residual, scale * outputs.astype(np.float64))
+        return np.where(description.fixed, residual, scale * from_columns(outputs.astype(np.float64))[:, 0])
 
     return correction
