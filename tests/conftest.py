@@ -34,6 +34,14 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FailuresOnly())
 
 
+@pytest.fixture(autouse=True)
+def _fresh_policies() -> None:
+    """Each test has records of its own: the policies of attach live as long as the process."""
+    policy = sys.modules.get("lrsa_coupled.guess.policy")
+    if policy is not None:
+        policy.forget_policies()
+
+
 @pytest.fixture(scope="session")
 def comm() -> MPI.Intracomm:
     """The world communicator; skips where there is no MPI library."""

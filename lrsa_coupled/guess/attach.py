@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from typing import Any, final
 
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
@@ -20,6 +20,7 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.script import Input, Scalar, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
@@ -27,7 +28,7 @@ from lrsa_coupled.guess.interpose import interpose
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.pass_by import objection, stopped_by_count
 from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget
-from lrsa_coupled.guess.policy import Policy, make_policy
+from lrsa_coupled.guess.policy import SETTINGS, Policy, policy_for
 from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
 
@@ -55,8 +56,9 @@ def attach(
         scalars: Its scalars by name.
         u: The unknown of a bare SNES or KSP, a function or a list of them; a problem knows its own.
         bcs: Dirichlet conditions of a bare SNES or KSP, or of a problem instead of those it was made with.
-        policy: Shared with other solves; None makes one from the options ``-<prefix>lrsa_guess_<setting>``, see
-            ``GuessConfig``; adaptive unless they choose another.
+        policy: Shared with other solves; None takes that of all solvers with this prefix and operator, adaptive unless
+            the settings choose another. The options ``-<prefix>lrsa_guess_<setting>``, see ``GuessConfig``, go before
+            the settings of a guess or policy that is given.
 
     Returns:
         What is attached, None without a guess.
@@ -68,16 +70,21 @@ def attach(
     u, bcs = unknown_of(problem, u, bcs)
     solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
     options = PETSc.Options(solver.getOptionsPrefix() or "")
-    settings = _settings(options)
     if guess is None:
         folder = options.getString("lrsa_checkpoint", "")
         if not folder:
             return None
-        guess = LearnedGuess.load(folder, settings)
-    card = guess.predictor.card
+        guess = LearnedGuess.load(folder)
+    given, predictor = _given(options), guess.predictor
+    settings = update(predictor.settings, given, where="PETSc options", prefix="lrsa_guess_")
+    guess, card = LearnedGuess(Predictor(predictor.model, predictor.card, settings)), predictor.card
     what = unknown(u, bcs, card.schema.outputs)
     script = script_for(card, card.schema.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
-    policy = policy or make_policy(settings, [guess.name])
+    if policy is None:
+        prefix = solver.getOptionsPrefix() or ""
+        policy = policy_for(what.mesh.comm, prefix, settings, names=[guess.name], operator=repr(card))
+    else:
+        policy.configure({name: value for name, value in given.items() if name in SETTINGS})
     nodes = NodeSet(what, script.schema.outputs)
     guess = guess.bind(script, nodes=nodes, max_distance=policy.max_distance)
     attached = AttachedGuess(solver, what, [guess], policy)
@@ -141,8 +148,7 @@ class AttachedGuess:
             logger.warning("no initial guesses for '%s': %s", self.solver.getOptionsPrefix() or "", reason)
 
 
-def _settings(options: PETSc.Options) -> GuessConfig:
-    """Read the settings of the guess from PETSc's options."""
+def _given(options: PETSc.Options) -> dict[str, Any]:
+    """Return the settings of the guess that are in PETSc's options."""
     names = [f.name for f in dataclasses.fields(GuessConfig) if options.hasName(f"lrsa_guess_{f.name}")]
-    given = {name: parse(options.getString(f"lrsa_guess_{name}")) for name in names}
-    return update(GuessConfig(), given, where="PETSc options", prefix="lrsa_guess_")
+    return {name: parse(options.getString(f"lrsa_guess_{name}")) for name in names}

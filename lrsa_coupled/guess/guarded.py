@@ -14,7 +14,8 @@ from mpi4py import MPI
 
 from lrsa_coupled.guess.acceptance import Acceptance
 from lrsa_coupled.guess.monitor import Monitor
-from lrsa_coupled.guess.policy import DEFAULT, Choice, Decision, Policy
+from lrsa_coupled.guess.policy import Choice, Decision, Policy
+from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.target import Target
 from lrsa_coupled.interfaces import InitialGuess, Problem, SequenceSolver, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, collective_errors

@@ -1,18 +1,20 @@
 """Policies of the guarded solver: which guess a solve begins with, and how much it may cost.
 
 ``Always`` takes the first guess. ``Adaptive`` has a record: the wall time of the last solves by each choice (a guess,
-or ``DEFAULT``), transfer, inference and failed attempts included, of problems of about the same size on as many ranks.
-Each choice is measured once, the default solve first, as the budget of the others is a share of it; then the one of
-least geometric mean is taken. Another is tried when for all the record shows it may be faster, as long as such trials
-have lost little: its mean less a standard error is below, or its last solve failed and there have been less than
-``patience``.
+or ``DEFAULT``), transfer, inference and failed attempts included, of problems of about the same size on as many ranks,
+and which of them ended with a solution. Each choice is measured once, the default solve first, as the budget of the
+others is a share of it; then the one is taken by which a *solved* problem has cost least: the geometric mean of the
+times over the share of solves with a solution. So a default solve that fails is worth nothing, however quick. Another
+choice is tried when for all the record shows it may be better, as long as such trials have lost little: its mean less a
+standard error is below, or its last solve failed and there have been less than ``patience``.
 
 A guess that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
 
 Once it has been measured, no guess is used whose risk the account does not cover. The account is the ``budget``, a
-share of all default time so far, and what guesses have saved, less what they have lost. The risk is what the guess lost
-when it failed last, or what it takes before its solve and for an iteration, after which it can be given up. So bad
-guesses take no more than the budget of a run, even if an iteration costs more than the budget of one solve.
+share of all time of default solves with a solution, and what guesses have saved, less what they have lost. The risk is
+what the guess lost when it failed last, or what it takes before its solve and for an iteration, after which it can be
+given up. So bad guesses take no more than the budget of a run, even if an iteration costs more than the budget of one
+solve. While the default solve has never ended with a solution there is no limit.
 """
 
 from __future__ import annotations
@@ -21,21 +23,29 @@ import json
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.guess.record import DEFAULT, Record
+from lrsa_coupled.settings import update
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 logger = logging.getLogger(__name__)
 
-DEFAULT = "default"
-"""Name of the default solve among the choices."""
+READ = ("max_iterations", "budget", "max_distance", "max_residual", "patience", "rest", "record")
+"""Settings that ``Adaptive`` reads."""
+
+SETTINGS = ("policy", *READ)
+"""Settings that policies read; the others are those of the evaluation of the operator."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,8 @@ class Decision:
         number: Counts the solves, from 1.
         choice: Name of the guess, or ``DEFAULT``.
         why: Reason for the choice.
-        outcome: ``converged``, ``rejected`` (before the solve), ``abandoned`` or ``failed`` (in it), then the reason.
+        outcome: Of the choice: ``converged``, ``rejected`` (before the solve), ``abandoned`` or ``failed`` (in it; of
+            the default solve, also by an exception), then the reason.
         wasted: Time spent on a guess that was not used in the end [s].
         seconds: Time of the solve, ``wasted`` included [s].
         risk: What a guess takes before its solve, and an iteration [s]; 0 for the default solve.
@@ -112,6 +123,11 @@ class Policy(ABC):
         """Take down what came of a choice. Collective: no."""
         self.decisions.append(decision)
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        """Change settings of ``GuessConfig``; ValueError for one without effect on this policy. Collective: no."""
+        for name in settings:
+            raise ValueError(f"lrsa_guess_{name} has no effect on a policy given by hand, {type(self).__name__}")
+
     def save(self) -> None:
         """Write what outlives the run, if anything. Call on one rank."""
 
@@ -142,68 +158,9 @@ class Always(Policy):
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
         return Choice(names[0] if names else DEFAULT, "always", self.max_iterations)
 
-
-@dataclass(frozen=True)
-class Tolerances:
-    """Numbers of the adaptive policy.
-
-    Args:
-        window: Solves of a choice that the record holds.
-        trials: Share of all time that may be lost on trials, after the first measurement of each choice.
-        least_spread: Standard deviation of the logarithm of a time, when too few are known for a larger one.
-        first_spread: The same before any choice has been measured twice.
-    """
-
-    window: int = 50
-    trials: float = 0.05
-    least_spread: float = 0.02
-    first_spread: float = 0.3
-
-
-TOLERANCES = Tolerances()
-
-
-class _Record:
-    """Times of the choices on problems of one kind."""
-
-    def __init__(self, logs: Mapping[str, Sequence[float]] | None = None) -> None:
-        self.logs = {name: deque(values, maxlen=TOLERANCES.window) for name, values in (logs or {}).items()}
-        self.lost = self.total = 0.0
-        self.streaks: Counter[str] = Counter()
-        self.rests: dict[str, int] = {}
-        self.risks: dict[str, float] = {}
-
-    def add(self, choice: str, seconds: float) -> None:
-        logs = self.logs.setdefault(choice, deque(maxlen=TOLERANCES.window))
-        logs.append(math.log(max(seconds, 1e-9)))
-
-    def mean(self, choice: str) -> float:
-        return float(np.mean(self.logs[choice]))
-
-    def affordable(self, choice: str, best: str) -> bool:
-        """Return whether one more trial of a choice leaves the time lost on trials within its share."""
-        times = {name: math.exp(self.mean(name)) for name in (choice, best)}
-        return self.lost + times[choice] - times[best] <= TOLERANCES.trials * (self.total + times[choice])
-
-    def covers(self, choice: str, budget: float) -> bool:
-        """Return whether what guesses may still lose is enough for this one."""
-        if choice not in self.risks or DEFAULT not in self.logs:
-            return True
-        times = {name: np.exp(logs) for name, logs in self.logs.items()}
-        default = times.pop(DEFAULT)
-        saved = sum(float(np.sum(default.mean() * (1.0 + budget) - own)) for own in times.values())
-        return self.risks[choice] <= budget * float(default.sum()) + saved
-
-    def lowest(self, choice: str) -> float:
-        """Return the mean less a standard error, the spread being that of all choices together."""
-        freedom = sum(len(values) - 1 for values in self.logs.values())
-        square = sum(len(values) * float(np.var(values)) for values in self.logs.values())
-        spread = math.sqrt(square / freedom) if freedom else TOLERANCES.first_spread
-        return self.mean(choice) - max(spread, TOLERANCES.least_spread) / math.sqrt(len(self.logs[choice]))
-
-    def times(self, *names: str) -> str:
-        """Return the mean times, for people."""
-        return ", ".join(f"{name} {math.exp(self.mean(name)):.3g} s over {len(self.logs[name])}" for name in names)
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        super().configure({name: value for name, value in settings.items() if name != "max_iterations"})
+        self.max_iterations = settings.get("max_iterations", self.max_iterations)
 
 
 @final
@@ -236,20 +193,24 @@ class Adaptive(Policy):
         if DEFAULT not in record.logs:
             return Choice(name, why, settings.max_iterations, settings.max_residual)
         expected = self.expected(kind)
+        if expected is None:
+            return Choice(name, why, None, settings.max_residual)
         return Choice(name, why, None, settings.max_residual, expected, settings.budget * expected)
 
-    def expected(self, kind: str) -> float:
-        """Return the expected time of a default solve of this kind, which has been measured [s]. Collective: no."""
-        return math.exp(self._records[kind].mean(DEFAULT))
+    def expected(self, kind: str) -> float | None:
+        """Return the expected time of a default solve of this kind that ends with a solution [s]. Collective: no.
+
+        None when there has been none.
+        """
+        logs = self._record(kind).solved(DEFAULT)
+        return math.exp(logs.mean()) if len(logs) else None
 
     def note(self, kind: str, decision: Decision) -> None:
         super().note(kind, decision)
         record, name = self._record(kind), decision.choice
-        best = min(record.logs, key=record.mean, default=name)
-        if name != best:
-            record.lost += max(0.0, decision.seconds - math.exp(record.mean(best)))
-        record.total += decision.seconds
-        record.add(name, decision.seconds)
+        solved = decision.good or (decision.solved and name != DEFAULT)
+        record.count(name, decision.seconds, solved)
+        record.add(name, decision.seconds, solved)
         record.rests.pop(name, None)
         if name == DEFAULT:
             return
@@ -257,42 +218,49 @@ class Adaptive(Policy):
         if decision.good:
             record.streaks[name] = 0
             return
-        record.add(DEFAULT, decision.seconds - decision.wasted)
+        record.add(DEFAULT, decision.seconds - decision.wasted, decision.solved)
         record.streaks[name] += 1
         if record.streaks[name] >= self.settings.patience:
-            record.rests[name] = len(self.decisions) + self.settings.rest
+            record.rests[name] = record.number + self.settings.rest
             record.streaks[name] = self.settings.patience - 1  # the next failure after the rest is enough
             logger.warning("the %s guess rests for %d solves: %s", name, self.settings.rest, decision.outcome)
 
+    def configure(self, settings: Mapping[str, Any]) -> None:
+        super().configure({name: value for name, value in settings.items() if name not in READ})
+        self.settings = update(self.settings, settings, where="PETSc options", prefix="lrsa_guess_")
+        self.max_distance = self.settings.max_distance
+        if settings.get("record"):
+            self._records = _read(Path(settings["record"]))
+
     def save(self) -> None:
         if self.settings.record:
-            logs = {kind: {name: [*log] for name, log in r.logs.items()} for kind, r in self._records.items()}
+            logs = {kind: record.to_json() for kind, record in self._records.items()}
             write_text_atomically(Path(self.settings.record), json.dumps(logs) + "\n")
 
     def summary(self) -> str:
         return "\n".join(self._line(name) for name in (*self.names, DEFAULT))
 
-    def _record(self, kind: str) -> _Record:
-        return self._records.setdefault(kind, _Record())
+    def _record(self, kind: str) -> Record:
+        return self._records.setdefault(kind, Record())
 
-    def _choose(self, record: _Record, names: Sequence[str]) -> tuple[str, str]:
-        number = len(self.decisions)
-        awake = [name for name in names if record.rests.get(name, 0) <= number]
+    def _choose(self, record: Record, names: Sequence[str]) -> tuple[str, str]:
+        awake = [name for name in names if record.rests.get(name, 0) <= record.number]
         covered = [name for name in awake if record.covers(name, self.settings.budget)]
         choices = [*covered, DEFAULT] if self.guess_first else [DEFAULT, *covered]
         for name in choices:
             if name not in record.logs:
                 return name, "not yet measured"
-        best = min(choices, key=record.mean)
+        best = min(choices, key=record.cost)
         for name in choices:
             if name in record.rests and record.affordable(name, best):
                 return name, "its rest is over"
             unlucky = 0 < record.streaks[name] <= len(record.logs[name]) < self.settings.patience
-            if name != best and (unlucky or record.lowest(name) < record.mean(best)) and record.affordable(name, best):
-                return name, f"may be faster than {best}: {record.times(name, best)}"
-        asleep = [f"{name} rests until solve {record.rests[name] + 1}" for name in names if name not in awake]
+            if name != best and (unlucky or record.lowest(name) < record.cost(best)) and record.affordable(name, best):
+                return name, f"may be faster than {best}: {record.describe(name, best)}"
+        rests = {name: record.rests[name] - record.number for name in names if name not in awake}
+        asleep = [f"{name} rests for {count} solves" for name, count in rests.items()]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
-        return best, "; ".join([f"fastest by the record: {record.times(*choices)}", *asleep, *dear])
+        return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *asleep, *dear])
 
 
 def make_policy(settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False) -> Policy:
@@ -302,21 +270,46 @@ def make_policy(settings: GuessConfig, names: Sequence[str], *, guess_first: boo
     return Adaptive(settings, names, guess_first=guess_first)
 
 
+_policies: dict[tuple[object, ...], Policy] = {}
+
+
+def policy_for(
+    comm: MPI.Comm, prefix: str, settings: GuessConfig, *, names: Sequence[str], operator: str = ""
+) -> Policy:
+    """Return the policy of all solvers with an options prefix in this process, made at the first call. Collective: no.
+
+    So a script that makes a new mesh or a new problem for each solve goes on with the record of those before.
+    ``operator`` identifies the operator behind the guesses, such as the text of its card: another one has a record of
+    its own, as have other settings and a communicator of other ranks.
+    """
+    from mpi4py import MPI  # here, as the tables of experiments are printed where there is none
+
+    world, group = MPI.COMM_WORLD.Get_group(), comm.Get_group()
+    ranks = tuple(MPI.Group.Translate_ranks(group, range(comm.size), world))
+    world.Free()
+    group.Free()
+    key = (ranks, prefix, settings, tuple(names), operator)
+    if key not in _policies:
+        _policies[key] = make_policy(settings, names)
+    return _policies[key]
+
+
+def forget_policies() -> None:
+    """Begin all records in this process again. Collective: no."""
+    _policies.clear()
+
+
 Gate = Adaptive
 """The adaptive policy under its earlier name."""
 
 
-def _read(path: Path) -> dict[str, _Record]:
-    """Read the record of an earlier run, if there is one; version 0.1 names the default solve 'classical'."""
+def _read(path: Path) -> dict[str, Record]:
+    """Read the record of an earlier run, if there is one."""
     if not path.exists():
         return {}
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
-        records = {}
-        for kind, times in content.items():
-            logs = {name: [float(value) for value in values] for name, values in times.items()}
-            records[kind] = _Record({DEFAULT if n == "classical" else n: log for n, log in logs.items()})
-        return records
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return {kind: Record.from_json(times) for kind, times in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         text = f"{path} is not a record of costs of initial guesses ({error}): remove it or name another file"
         raise ValueError(text) from error

@@ -24,7 +24,8 @@ from lrsa_coupled.coupling.script import Script as Signature, unknown
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.guess.policy import DEFAULT, Adaptive
+from lrsa_coupled.guess.policy import Adaptive
+from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.mpi import share
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.training import checkpoint
@@ -295,3 +296,20 @@ def test_an_input_of_the_wrong_size_and_a_solver_without_unknown_are_refused() -
     problem = script.linear()
     with pytest.raises(ValueError, match="expected an unknown that is one Function"):
         attach(problem.solver, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars)
+
+
+def test_the_record_lives_across_attach_calls_and_the_options_count_for_what_is_given_by_hand() -> None:
+    options, policies = PETSc.Options("newton_script_"), []
+    options["lrsa_guess_patience"], options["lrsa_guess_max_ratio"] = 7, 9.0
+    for _ in range(2):
+        script = Script()
+        problem = script.nonlinear()
+        attached = attach(problem, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars)
+        policies.append(attached.policy)
+        assert attached.guesses[0].predictor.settings.max_ratio == 9.0
+    given = Adaptive(GuessConfig(budget=0.3), ["learned"])
+    attach(problem, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars, policy=given)
+    for name in ("lrsa_guess_patience", "lrsa_guess_max_ratio"):
+        options.delValue(name)
+    assert policies[0] is policies[1] and policies[0].settings.patience == 7
+    assert (given.settings.budget, given.settings.patience) == (0.3, 7)

@@ -20,7 +20,8 @@ from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.acceptance import accept
 from lrsa_coupled.guess.guarded import GuardedSolver, kind_of
 from lrsa_coupled.guess.monitor import Monitor
-from lrsa_coupled.guess.policy import DEFAULT, Adaptive, Always
+from lrsa_coupled.guess.policy import Adaptive, Always
+from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 

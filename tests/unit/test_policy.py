@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,11 @@ import pytest
 
 pytest.importorskip("mpi4py", reason="the coupling needs MPI")
 
+from mpi4py import MPI
+
 from lrsa_coupled.config import GuessConfig
-from lrsa_coupled.guess.policy import DEFAULT, Adaptive, Always, Decision, make_policy
+from lrsa_coupled.guess.policy import Adaptive, Always, Decision, forget_policies, make_policy, policy_for
+from lrsa_coupled.guess.record import DEFAULT
 
 KIND = "1 ranks, about 1e+04 unknowns"
 
@@ -75,7 +80,7 @@ def test_a_guess_that_fails_rests_and_is_tried_again() -> None:
     assert len(tries) <= 6
     assert ratio < 1.02
     assert max(np.diff(tries)) > 20
-    assert "rests until solve" in _choose(policy)[1] or _choose(policy)[0] == "learned"
+    assert "rests for" in _choose(policy)[1] or _choose(policy)[0] == "learned"
 
 
 def test_a_guess_of_which_the_first_goes_wrong_is_not_given_up() -> None:
@@ -177,3 +182,93 @@ def test_the_summary_says_what_was_chosen_and_lost() -> None:
     assert previous.startswith("previous: chosen") and "converged" in previous
     assert default.startswith("default: chosen")
     assert "never chosen" in Adaptive(GuessConfig(), ["learned"]).summary()
+
+
+def meet(policy: Adaptive, outcomes: dict[str, Callable[[int], tuple[float, bool]]], count: int) -> list[str]:
+    """Solve ``count`` problems; ``outcomes`` give time and success of a choice. Return what was chosen."""
+    for number in range(1, count + 1):
+        choice, why = _choose(policy)
+        seconds, good = outcomes[choice](number)
+        outcome = "converged" if good else "failed: SNES reason -5"
+        policy.note(KIND, Decision(number, choice, why, outcome, 0.0, seconds, 0.1 * seconds, good))
+    return [decision.choice for decision in policy.decisions]
+
+
+def test_a_default_solve_that_fails_is_worth_nothing_however_quick() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    choices = meet(policy, {DEFAULT: lambda _: (0.001, False), "learned": lambda _: (1.0, True)}, 100)
+    assert choices[:2] == [DEFAULT, "learned"] and choices.count(DEFAULT) <= 5
+    assert "1 without solution" in policy.decisions[2].why
+
+
+def test_a_default_solve_that_has_never_succeeded_sets_no_limit() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    policy.note(KIND, Decision(1, DEFAULT, "", "failed: PETSc error 91", 0.0, 1e-3))
+    assert policy.expected(KIND) is None
+    for number in range(2, 4):
+        choice = policy.choose(KIND, ["learned"])
+        limits = (choice.name, choice.max_iterations, choice.expected, choice.budget)
+        assert limits == ("learned", None, None, math.inf)
+        policy.note(KIND, Decision(number, "learned", "", "failed: late", 5.0, 5.001, 1.0, solved=False))
+    policy.note(KIND, Decision(4, DEFAULT, "", "converged", 0.0, 2.0))
+    assert policy.expected(KIND) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("learned", "best"), [(1.3, "learned"), (3.0, DEFAULT)])
+def test_the_cost_of_a_solved_problem_decides_where_some_default_solves_fail(learned: float, best: str) -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    choices = meet(policy, {DEFAULT: lambda n: (1.0, n % 2 == 0), "learned": lambda _: (learned, True)}, 200)
+    assert choices.count(best) > 150
+
+
+def test_a_default_solve_that_failed_once_is_tried_again() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    choices = meet(policy, {DEFAULT: lambda n: (1.0, n > 1), "learned": lambda _: (4.0, True)}, 100)
+    assert choices.count(DEFAULT) > 60
+
+
+def test_nothing_is_chosen_for_ever_where_nothing_solves() -> None:
+    policy = Adaptive(GuessConfig(patience=3), ["learned"])
+    choices = meet(policy, {DEFAULT: lambda _: (1.0, False), "learned": lambda _: (2.0, False)}, 50)
+    assert choices.count("learned") == 3 and choices[-1] == DEFAULT
+
+
+def test_solves_without_solution_are_in_the_record_on_disk(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    first = Adaptive(GuessConfig(record=str(path)), ["learned"])
+    meet(first, {DEFAULT: lambda _: (0.001, False), "learned": lambda _: (1.0, True)}, 3)
+    first.save()
+    second = Adaptive(GuessConfig(record=str(path)), ["learned"])
+    assert _choose(second) == _choose(first) and second.expected(KIND) is None
+
+
+def test_one_policy_lives_as_long_as_the_process_for_each_prefix_and_operator() -> None:
+    forget_policies()
+    comm, settings = MPI.COMM_WORLD, GuessConfig()
+    policy = policy_for(comm, "heat_", settings, names=["learned"], operator="a")
+    assert policy_for(comm.Dup(), "heat_", GuessConfig(), names=["learned"], operator="a") is policy
+    others = [
+        policy_for(comm, "flow_", settings, names=["learned"], operator="a"),
+        policy_for(comm, "heat_", settings, names=["learned"], operator="b"),
+        policy_for(comm, "heat_", GuessConfig(budget=0.3), names=["learned"], operator="a"),
+    ]
+    assert len({id(item) for item in [policy, *others]}) == 4
+    forget_policies()
+    assert policy_for(comm, "heat_", settings, names=["learned"], operator="a") is not policy
+
+
+def test_settings_given_from_outside_reach_a_policy_made_by_hand(tmp_path: Path) -> None:
+    policy = Adaptive(GuessConfig(patience=7), ["learned"])
+    policy.configure({"budget": 0.3, "max_distance": 2.0, "record": str(tmp_path / "record.json")})
+    assert (policy.settings.budget, policy.settings.patience, policy.max_distance) == (0.3, 7, 2.0)
+    policy.save()
+    assert (tmp_path / "record.json").exists()
+    with pytest.raises(ValueError, match=r"lrsa_guess_budget'?: expected float > 0"):
+        policy.configure({"budget": -1.0})
+    with pytest.raises(ValueError, match="lrsa_guess_policy has no effect on a policy given by hand, Adaptive"):
+        policy.configure({"policy": "always"})
+    always = Always(3)
+    always.configure({"max_iterations": 5})
+    assert always.choose(KIND, ["learned"]).max_iterations == 5
+    with pytest.raises(ValueError, match="no effect on a policy given by hand, Always"):
+        always.configure({"budget": 0.3})

@@ -1,0 +1,142 @@
+"""What solves by each choice have cost so far, on problems of one kind."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+DEFAULT = "default"
+"""Name of the default solve among the choices."""
+
+type Entry = tuple[float, bool]
+"""Logarithm of the time of a solve [s], and whether it ended with a solution."""
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Numbers of the adaptive policy.
+
+    Args:
+        window: Solves of a choice that the record holds.
+        trials: Share of all time that may be lost on trials, after the first measurement of each choice.
+        least_spread: Standard deviation of the logarithm of a time, when too few are known for a larger one.
+        first_spread: The same before any choice has been measured twice.
+    """
+
+    window: int = 50
+    trials: float = 0.05
+    least_spread: float = 0.02
+    first_spread: float = 0.3
+
+
+TOLERANCES = Tolerances()
+
+
+@final
+class Record:
+    """Times of the choices on problems of one kind.
+
+    What counts is the cost of a solved problem: the geometric mean of the times over the share of solves that ended
+    with a solution, infinite when none has. Costs are logarithms.
+
+    Attributes:
+        number: Solves so far.
+        streaks: Failures of a guess in a row.
+        rests: The number of solves from which a guess is tried again.
+        risks: What a guess that goes wrong is expected to lose [s].
+    """
+
+    def __init__(self, logs: Mapping[str, Iterable[Entry]] | None = None) -> None:
+        self.logs = {name: deque(entries, maxlen=TOLERANCES.window) for name, entries in (logs or {}).items()}
+        self.number = 0
+        self.streaks: Counter[str] = Counter()
+        self.rests: dict[str, int] = {}
+        self.risks: dict[str, float] = {}
+        self._lost = self._total = 0.0
+
+    def add(self, choice: str, seconds: float, solved: bool) -> None:
+        """Add a solve."""
+        self.logs.setdefault(choice, deque(maxlen=TOLERANCES.window)).append((math.log(max(seconds, 1e-9)), solved))
+
+    def count(self, choice: str, seconds: float, solved: bool) -> None:
+        """Count a solve, before it is added: what it has lost against the best choice.
+
+        One without solution has lost its time and what the best choice takes for a solution.
+        """
+        self.number += 1
+        self._total += seconds
+        best = min(self.logs, key=self.cost, default=choice)
+        if choice != best and self.cost(best) < math.inf:
+            value = math.exp(self.cost(best))
+            self._lost += max(0.0, seconds - value) if solved else seconds + value
+
+    def cost(self, choice: str) -> float:
+        """Return the cost of a solved problem."""
+        solved = len(self.solved(choice))
+        return self._mean(choice) - math.log(solved / len(self.logs[choice])) if solved else math.inf
+
+    def solved(self, choice: str) -> npt.NDArray[np.float64]:
+        """Return the logarithms of the times of the solves that ended with a solution."""
+        return np.array([log for log, solved in self.logs.get(choice, ()) if solved])
+
+    def lowest(self, choice: str) -> float:
+        """Return the cost that is still possible: less a standard error, and as if the next solve had a solution.
+
+        The spread is that of all choices together.
+        """
+        logs = [logs for name in self.logs if len(logs := self.solved(name))]
+        freedom = sum(len(values) - 1 for values in logs)
+        square = sum(len(values) * float(np.var(values)) for values in logs)
+        spread = math.sqrt(square / freedom) if freedom else TOLERANCES.first_spread
+        error = max(spread, TOLERANCES.least_spread) / math.sqrt(len(self.logs[choice]))
+        share = (len(self.solved(choice)) + 1) / (len(self.logs[choice]) + 1)
+        return self._mean(choice) - error - math.log(share)
+
+    def affordable(self, choice: str, best: str) -> bool:
+        """Return whether one more trial of a choice leaves the time lost on trials within its share."""
+        if self.cost(best) == math.inf:
+            return True  # where nothing solves, nothing is lost
+        time, value = math.exp(self._mean(choice)), math.exp(self.cost(best))
+        share = len(self.solved(choice)) / len(self.logs[choice])
+        return self._lost + time + (1.0 - 2.0 * share) * value <= TOLERANCES.trials * (self._total + time)
+
+    def covers(self, choice: str, budget: float) -> bool:
+        """Return whether what guesses may still lose is enough for this one; a default that fails sets no limit."""
+        default = np.exp(self.solved(DEFAULT))
+        if choice not in self.risks or not len(default):
+            return True
+        times = [np.exp([log for log, _ in logs]) for name, logs in self.logs.items() if name != DEFAULT]
+        saved = sum(float(np.sum(default.mean() * (1.0 + budget) - own)) for own in times)
+        return self.risks[choice] <= budget * float(default.sum()) + saved
+
+    def describe(self, *names: str) -> str:
+        """Return the costs, for people."""
+        return ", ".join(self._describe(name) for name in names)
+
+    def to_json(self) -> dict[str, list[Any]]:
+        """Return the times as numbers, those of solves without solution as lists of one number."""
+        return {name: [log if solved else [log] for log, solved in logs] for name, logs in self.logs.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Iterable[Any]]) -> Record:
+        """Read what ``to_json`` has made; version 0.1 names the default solve 'classical'."""
+        read = {name: [_entry(value) for value in values] for name, values in content.items()}
+        return cls({DEFAULT if name == "classical" else name: entries for name, entries in read.items()})
+
+    def _mean(self, choice: str) -> float:
+        return float(np.mean([log for log, _ in self.logs[choice]]))
+
+    def _describe(self, name: str) -> str:
+        count, solved = len(self.logs[name]), len(self.solved(name))
+        failed = "" if solved == count else f", {count - solved} without solution"
+        return f"{name} {math.exp(self._mean(name)):.3g} s over {count}{failed}"
+
+
+def _entry(value: Any) -> Entry:
+    return (float(value[0]), False) if isinstance(value, list) else (float(value), True)
