@@ -71,7 +71,7 @@ def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
         return value
     result = comm.allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
     if isinstance(result, _Left):
-        raise _rebuilt(result)
+        raise _noted(_rebuilt(result))
     return result
 
 
@@ -94,15 +94,16 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
         Exception: That of the lowest rank that has one: on the others of the same built-in type and text, RuntimeError
             where the type is not built in. An error that all ranks have had passes further blocks as it is.
     """
+    _on_all_ranks.clear()
     try:
         yield
     except Exception as error:
-        if comm.size > 1 and not getattr(error, _SHARED, False):
+        if comm.size > 1 and not any(error is known for known in _on_all_ranks):
             left = _Left(comm.rank, *_describe(error))
             first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
             if first.rank != comm.rank:
-                raise _rebuilt(first) from error
-            setattr(error, _SHARED, True)
+                raise _noted(_rebuilt(first)) from error
+            _noted(error)
         raise
     agree(comm)
 
@@ -117,8 +118,8 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
             raise error
 
 
-_SHARED = "is_on_all_ranks"
-"""Attribute of an exception that all ranks raise."""
+_on_all_ranks: list[Exception] = []
+"""The exception that all ranks are raising just now, until the next block begins."""
 
 
 def _first_left(one: object, two: object) -> _Left | None:
@@ -130,8 +131,11 @@ def _rebuilt(left: _Left) -> Exception:
     kind = vars(builtins).get(left.kind)
     known = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError)
     error = kind(left.text) if isinstance(kind, type) and issubclass(kind, known) else None
-    error = error or RuntimeError(f"{left.kind}: {left.text}")
-    setattr(error, _SHARED, True)
+    return error or RuntimeError(f"{left.kind}: {left.text}")
+
+
+def _noted(error: Exception) -> Exception:
+    _on_all_ranks[:] = [error]
     return error
 
 

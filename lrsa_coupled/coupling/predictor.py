@@ -19,7 +19,7 @@ from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Described, Features, Unknown
-from lrsa_coupled.mpi import raise_on_all_ranks
+from lrsa_coupled.mpi import agree, allreduce, raise_on_all_ranks
 from lrsa_coupled.operators.lrsa import Tokens
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import autocast, choose_device
@@ -76,7 +76,7 @@ class Predictor:
         """
         normaliser = self.model.normaliser
         nodal = (features.nodal - normaliser.inputs_mean.cpu().numpy()) / normaliser.inputs_std.cpu().numpy()
-        sums = comm.allreduce(np.append(np.sum(nodal**2, axis=0), len(nodal)), op=MPI.SUM)
+        sums = allreduce(comm, np.append(np.sum(nodal**2, axis=0), len(nodal)), np.add)
         scalars = (features.scalars - normaliser.scalars_mean.cpu().numpy()) / normaliser.scalars_std.cpu().numpy()
         return float(max(np.abs(scalars).max(initial=0.0), np.sqrt(sums[:-1] / max(sums[-1], 1.0)).max(initial=0.0)))
 
@@ -140,6 +140,7 @@ class Predictor:
 
     def _encode_on_one_rank(self, arrays: Sequence[Points], scalars: Points, *, comm: MPI.Comm) -> torch.Tensor:
         """Evaluate an operator that needs all points at once: the first rank gathers them."""
+        agree(comm)
         gathered, error, parts = comm.gather(arrays), None, None
         if gathered is not None:
             whole = [np.concatenate(parts) for parts in zip(*gathered, strict=True)]
@@ -155,7 +156,7 @@ class Predictor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
 
     def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
-        worst = comm.allreduce(self.model.normaliser.excess(outputs[None]), op=MPI.MAX)
+        worst = allreduce(comm, self.model.normaliser.excess(outputs[None]), MPI.MAX)
         limit = self.settings.max_ratio
         if not np.isfinite(worst):
             return "the prediction is not finite"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
@@ -27,8 +28,8 @@ from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.pass_by import objection, stopped_by_count
-from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget
-from lrsa_coupled.guess.policy import SETTINGS, Policy, policy_for
+from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget, result_of
+from lrsa_coupled.guess.policy import DEFAULT, SETTINGS, Decision, Policy, policy_for
 from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
 
@@ -129,13 +130,22 @@ class AttachedGuess:
         nonlinear = isinstance(self.solver, PETSc.SNES)
         if self.passed_by is None:
             self._look()
-        if self.passed_by is not None or x is None or (nonlinear and b is not None):
-            self.solver.solve(b, x)
+        if self.passed_by is None and (x is None or (nonlinear and b is not None)):
+            self._pass_by("it is solved without a vector for the solution, or with a right-hand side of a SNES")
+        if self.passed_by is not None or x is None:
+            self._solve_as_ever(b, x)
             return
         make = SNESTarget if nonlinear else KSPTarget
         GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy).solve_once()
         if stopped_by_count(self.solver):
             self._pass_by("the solver stops after a number of iterations, not at a tolerance")
+
+    def _solve_as_ever(self, b: PETSc.Vec | None, x: PETSc.Vec | None) -> None:
+        started, decisions = time.perf_counter(), self.policy.decisions
+        self.solver.solve(b, x)
+        result = result_of(self.solver, time.perf_counter() - started)
+        outcome, seconds = "converged" if result.converged else f"failed: {result.reason}", result.seconds["solve"]
+        decisions.append(Decision(len(decisions) + 1, DEFAULT, f"passed by: {self.passed_by}", outcome, 0.0, seconds))
 
     def _look(self) -> None:
         found = objection(self.solver)

@@ -28,6 +28,9 @@ class _StandIn:
     def __class__(self) -> type:  # type: ignore[override]
         return type(self._solver)
 
+    def __repr__(self) -> str:
+        return repr(self._solver)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._solver, name)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from pathlib import Path
@@ -13,8 +12,6 @@ from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Described, Features, Guess, InitialGuess, Unknown
-
-logger = logging.getLogger(__name__)
 
 LEARNED = "learned"
 
@@ -61,8 +58,6 @@ class LearnedGuess(InitialGuess):
             if not reason:
                 nodes.scatter(prediction.values, problem.solution)
                 set_dirichlet(problem)
-        if reason:
-            logger.warning("learned guess rejected: %s", reason)
         transfer = time.perf_counter() - started - inference
         return Guess(not reason, reason, {"transfer": transfer, "inference": inference})
 

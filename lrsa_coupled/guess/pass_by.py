@@ -20,10 +20,12 @@ def stopped_by_count(solver: PETSc.SNES | PETSc.KSP) -> bool:
 def _to_ksp(ksp: PETSc.KSP) -> str | None:
     if ksp.getType() == PETSc.KSP.Type.PREONLY:
         return "a direct solve (-ksp_type preonly) gains nothing from an initial guess"
+    if ksp.getNormType() == PETSc.KSP.NormType.NONE:
+        return "without norms (-ksp_norm_type none) the answer depends on the initial guess"
     if ksp.getConvergenceTest() is not None:
         return "the KSP has a convergence test of its own"
     if ksp.getInitialGuessKnoll():
-        return "the KSP makes its own initial guess (-ksp_initial_guess_knoll)"
+        return "the KSP makes its own initial guess (-ksp_knoll)"
     return None
 
 

@@ -15,6 +15,7 @@ from dolfinx.fem.petsc import assign
 from petsc4py import PETSc
 
 from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
+from lrsa_coupled.guess.pass_by import stopped_by_count
 from lrsa_coupled.guess.target import Check, Target
 from lrsa_coupled.guess.twin import Twin
 from lrsa_coupled.interfaces import SolveResult, Unknown
@@ -108,7 +109,7 @@ class SNESTarget(_PETScTarget):
         atol, started = self.tolerance(), time.perf_counter()
         guess, twin = self._take_guess(), self._made_twin()
         twin.solve(guess, atol, max_iterations, check)
-        return result_of(twin.snes, time.perf_counter() - started)
+        return _at_a_tolerance(twin.snes, result_of(twin.snes, time.perf_counter() - started))
 
     def deliver(self, result: SolveResult) -> SolveResult:
         self._restore()
@@ -122,7 +123,8 @@ class SNESTarget(_PETScTarget):
         finally:
             solver.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=max_it)
             solver.setErrorIfNotConverged(strict)
-        return dataclasses.replace(own, seconds={"solve": result.seconds["solve"] + own.seconds["solve"]})
+        own = dataclasses.replace(own, seconds={"solve": result.seconds["solve"] + own.seconds["solve"]})
+        return _at_a_tolerance(solver, own)
 
     def destroy(self) -> None:
         super().destroy()
@@ -177,7 +179,7 @@ class KSPTarget(_PETScTarget):
         solver.setInitialGuessNonzero(True)
         solver.setErrorIfNotConverged(False)
         try:
-            return self._solve()
+            return _at_a_tolerance(solver, self._solve())
         finally:
             solver.setInitialGuessNonzero(self._nonzero)
             solver.setErrorIfNotConverged(strict)
@@ -205,6 +207,11 @@ def result_of(solver: PETSc.SNES | PETSc.KSP, seconds: float) -> SolveResult:
     norm = solver.getResidualNorm() if linear else solver.getFunctionNorm()
     text = f"{'KSP' if linear else 'SNES'} reason {reason}"
     return SolveResult(reason > 0, text, "", solver.getIterationNumber(), norm, {"solve": seconds})
+
+
+def _at_a_tolerance(solver: PETSc.SNES | PETSc.KSP, result: SolveResult) -> SolveResult:
+    """Take an answer that a number of iterations has ended for none: it depends on the guess."""
+    return dataclasses.replace(result, converged=result.converged and not stopped_by_count(solver))
 
 
 def _put(problem: Unknown, arrays: Sequence[npt.NDArray[Any]]) -> None:
