@@ -6,6 +6,7 @@ own. Only its call of ``solver.solve(b, x)`` comes here. Outside of it the probl
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any, final
@@ -74,6 +75,7 @@ def interpose(
             if own is not None:
                 found.solve = own
 
+    functools.update_wrapper(run, type(problem).solve)
     setattr(run, _RELEASE, release)
     problem.solve = run
     return release

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, final
@@ -56,9 +57,17 @@ class _PETScTarget(Target):
         return result_of(solver, time.perf_counter() - started)
 
     def _take_guess(self) -> PETSc.Vec:
-        """Return the guess in the unknown as a vector, the unknown as it was before."""
+        """Return the guess in the unknown as a vector, the unknown as it was before.
+
+        In the null space of the matrix, where a solver leaves what it begins with, it is the user's own guess.
+        """
         assign(self.problem.solution, self._guess)
         self._restore()
+        nullspace = self._matrix().getNullSpace()
+        if nullspace.handle:
+            self._guess.axpy(-1.0, self._own_guess())
+            nullspace.remove(self._guess)
+            self._guess.axpy(1.0, self._own_guess())
         return self._guess
 
     @contextmanager
@@ -69,6 +78,14 @@ class _PETScTarget(Target):
             yield
         finally:
             _put(self.problem, kept)
+
+    @abstractmethod
+    def _matrix(self) -> PETSc.Mat:
+        """Return the matrix, or Jacobian, of the solver."""
+
+    def _own_guess(self) -> PETSc.Vec:
+        """Return the user's own guess."""
+        return self._own
 
     def _restore(self) -> None:
         _put(self.problem, self._values)
@@ -109,7 +126,13 @@ class SNESTarget(_PETScTarget):
         atol, started = self.tolerance(), time.perf_counter()
         guess, twin = self._take_guess(), self._made_twin()
         twin.solve(guess, atol, max_iterations, check)
-        return _at_a_tolerance(twin.snes, result_of(twin.snes, time.perf_counter() - started))
+        result = _at_a_tolerance(twin.snes, result_of(twin.snes, time.perf_counter() - started))
+        if atol > 0.0:
+            return result
+        # The length of a step has ended the solve: the residual must have fallen, too.
+        stol, own = self.solver.getTolerances()[2], twin.norm(self._own)
+        self._restore()
+        return dataclasses.replace(result, converged=result.converged and result.residual <= math.sqrt(stol) * own)
 
     def deliver(self, result: SolveResult) -> SolveResult:
         self._restore()
@@ -131,6 +154,9 @@ class SNESTarget(_PETScTarget):
         if self._twin is not None:
             self._twin.destroy()
 
+    def _matrix(self) -> PETSc.Mat:
+        return self.solver.getJacobian()[0]
+
     def _made_twin(self) -> Twin:
         if self._twin is None:
             self.solver.setUp()
@@ -145,6 +171,8 @@ class KSPTarget(_PETScTarget):
     def __init__(self, solver: PETSc.KSP, problem: Unknown, b: PETSc.Vec, x: PETSc.Vec) -> None:
         super().__init__(solver, problem, b, x)
         self._nonzero = solver.getInitialGuessNonzero()
+        self._zero = x.duplicate()
+        self._zero.set(0.0)
 
     @property
     def minimises(self) -> bool:
@@ -157,14 +185,10 @@ class KSPTarget(_PETScTarget):
         """Compare the guess with the user's own: by the energy under conjugate gradients, else by the residual."""
         with self._unknown_kept():
             assign(self.problem.solution, self._guess)
-        default = self._own.copy()
-        if not self._nonzero:
-            default.set(0.0)
         self.solver.setUp()
         kinds = PETSc.KSP.Type
         energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
-        values = [self._measure(vector, energy) for vector in (self._guess, default)]
-        default.destroy()
+        values = [self._measure(vector, energy) for vector in (self._guess, self._own_guess())]
         return compare_energies(*values) if energy else compare_norms(*values, max_residual)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
@@ -184,11 +208,21 @@ class KSPTarget(_PETScTarget):
             solver.setInitialGuessNonzero(self._nonzero)
             solver.setErrorIfNotConverged(strict)
 
+    def destroy(self) -> None:
+        super().destroy()
+        self._zero.destroy()
+
+    def _matrix(self) -> PETSc.Mat:
+        return self.solver.getOperators()[0]
+
+    def _own_guess(self) -> PETSc.Vec:
+        return self._own if self._nonzero else self._zero
+
     def _measure(self, x: PETSc.Vec, energy: bool) -> float:
         """Return the energy of a vector, or the norm of its preconditioned residual."""
         assert self.b is not None
         residual = self.b.duplicate()
-        self.solver.getOperators()[0].mult(x, residual)
+        self._matrix().mult(x, residual)
         if energy:
             value = (0.5 * residual.dot(x) - self.b.dot(x)).real
         else:

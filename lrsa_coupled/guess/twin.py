@@ -56,13 +56,17 @@ class Twin:
         return float(self.snes.getFunctionNorm())
 
     def solve(self, x: PETSc.Vec, atol: float, max_iterations: int | None, check: Check | None) -> None:
-        """Solve from ``x``, brought between the bounds, to an absolute tolerance; ``check`` ends it."""
-        rtol, _, stol, limit = self._tolerances
+        """Solve from ``x``, brought between the bounds, to an absolute tolerance; ``check`` ends it.
+
+        The length of a step ends it where the user's SNES has no other tolerance: beside a wrong guess of great length
+        every step is short.
+        """
+        _, _, stol, limit = self._tolerances
         limit = limit if max_iterations is None else min(limit, max_iterations)
         if self._bounds is not None:
             x.pointwiseMax(x, self._bounds[0])
             x.pointwiseMin(x, self._bounds[1])
-        self.snes.setTolerances(rtol=rtol, atol=atol, stol=stol, max_it=limit)
+        self.snes.setTolerances(rtol=0.0, atol=atol, stol=0.0 if atol > 0.0 else stol, max_it=limit)
         self._check = check
         self.snes.solve(None, x)
 
