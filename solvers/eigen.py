@@ -20,6 +20,7 @@ from petsc4py import PETSc
 from slepc4py import SLEPc
 
 from lrsa_coupled.coupling.options import default_options
+from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.interfaces import Modes, Pencil, Unknown
 from lrsa_coupled.solvers.petsc import index_set, reason_name
 
@@ -27,8 +28,9 @@ Array = npt.NDArray[Any]
 """Of PETSc's scalars."""
 
 KRYLOV_SCHUR: Mapping[str, str] = {"eps_type": "krylovschur", "st_type": "sinvert", "st_ksp_type": "preonly",
-                                   "st_pc_type": "cholesky", "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
-"""Shift-and-invert at zero: few iterations, one factorisation."""
+                                   "st_pc_type": "lu" if IS_COMPLEX else "cholesky",
+                                   "st_pc_factor_mat_solver_type": "mumps"}  # fmt: skip
+"""Shift-and-invert at zero: few iterations, one factorisation. MUMPS takes a Hermitian matrix for a symmetric one."""
 
 LOBPCG: Mapping[str, str] = {"eps_type": "lobpcg", "st_type": "precond", "st_ksp_type": "richardson",
                              "st_ksp_max_it": "1", "st_ksp_norm_type": "none", "st_pc_type": "gamg"}  # fmt: skip

@@ -7,8 +7,8 @@ of the KSP:
 * ``-ksp_gcrodr_restart 100``: Krylov vectors m of a cycle, more than k.
 * ``-ksp_gcrodr_ritz harmonic|galerkin``: what is recycled. ``harmonic``: the harmonic Ritz vectors of A nearest to
 zero, for any A and PC;
-  ``galerkin``: the lowest Ritz vectors of A y = mu M y, negative mu first, for a symmetric A and a symmetric positive
-  PC M^-1.
+  ``galerkin``: the lowest Ritz vectors of A y = mu M y, negative mu first, for a symmetric (Hermitian) A and such a
+  positive PC M^-1.
 
 The recycled space survives new operators (``KSPSetOperators``), PCs and tolerances. It is dropped by ``KSPReset``, by
 another size, by other options, and by a second ``KSPSetFromOptions``, for which petsc4py makes a new context. Memory: 2
@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,9 @@ from scipy.linalg import block_diag, eigh, lstsq, solve_triangular
 from mpi4py import MPI
 from petsc4py import PETSc
 
-Array = npt.NDArray[np.float64]
+Array = npt.NDArray[Any]
+"""Of PETSc's scalars."""
+
 Reason = PETSc.KSP.ConvergedReason
 
 CACHE = 2**17  # numbers in a block of the basis that is read twice while it is in the cache
@@ -51,7 +53,7 @@ class GCRODR:
         self._space = self._images = np.empty((0, 0))  # owned rows of [U Z], [C V]
         self._vecs: list[PETSc.Vec] = []  # the residual, and two that borrow columns
         self._imaged = False  # C is A U already
-        # W, H, U^T M U, C^T r: C = A U W, A Z = [C V] H
+        # W, H, U' M U, C' r: C = A U W, A Z = [C V] H, ' the conjugate transpose
         self._weights = self._hessenberg = self._mass = self._shift = np.empty((0, 0))
         self._squares: LeastSquares | None = None  # of the cycle under way
         self._events = {name: PETSc.Log.Event(f"GCRODR{name}") for name in ("Deflate", "Orthog", "Recycle")}
@@ -131,8 +133,8 @@ class GCRODR:
             self.destroy(ksp)
             self._layout, self._vecs = layout, [b.duplicate() for _ in range(3)]
             # U ends where Z starts, C where V starts: one GEMV serves both; pages are touched when columns are written
-            self._space = np.empty((b.local_size, k + m), order="F")
-            self._images = np.empty((b.local_size, k + m + 1), order="F")
+            self._space = np.empty((b.local_size, k + m), PETSc.ScalarType, order="F")
+            self._images = np.empty((b.local_size, k + m + 1), PETSc.ScalarType, order="F")
 
     def _residual(self, ksp: PETSc.KSP, b: PETSc.Vec, x: PETSc.Vec) -> float:
         ksp.getOperators()[0].mult(x, self._vecs[0])
@@ -156,7 +158,7 @@ class GCRODR:
         space, images = self._space, self._images
         images[:, k] = self._vecs[0].array_r
         self._shift, below = orthogonalise(images[:, k - rank : k], images[:, k], self._comm)
-        self._hessenberg = np.zeros((rank + self.restart + 1, self.restart))
+        self._hessenberg = np.zeros((rank + self.restart + 1, self.restart), PETSc.ScalarType)
         self._squares = LeastSquares(self.restart, below)
         if below <= ROUNDING * norm:
             return its + 1, self._report(ksp, its + 1, below)
@@ -166,7 +168,7 @@ class GCRODR:
             self._apply(matrix.mult, space[:, k + j], images[:, k + j + 1])
             with self._events["Orthog"]:
                 h, below = orthogonalise(images[:, k - rank : k + j + 1], images[:, k + j + 1], self._comm)
-            below = below if below > ROUNDING * math.hypot(*h) else 0.0
+            below = below if below > ROUNDING * math.hypot(*np.abs(h)) else 0.0
             self._hessenberg[: rank + j + 2, j] = *h, below
             reason = self._report(ksp, its + j + 1, self._squares.append(h[rank:], below))
             if reason or not below:
@@ -204,7 +206,7 @@ class GCRODR:
         self._imaged, self._weights = False, np.eye(size)
         for _ in range(2 if size else 0):
             images = self._images[:, k - self._weights.shape[1] : k]
-            weights = self._comm.bcast(whitening(total(images.T @ images, self._comm)))
+            weights = self._comm.bcast(whitening(total(images.conj().T @ images, self._comm)))
             self._weights = self._weights @ weights
             self._images[:, k - weights.shape[1] : k] = images @ weights
             if not weights.size or np.linalg.cond(weights) < 1000:
@@ -221,16 +223,20 @@ class GCRODR:
         """Replace U by combinations of [U Z], and C by their images if the solve goes on. Collective."""
         k, size, rank = self.recycle, self.dimension, self._weights.shape[1]
         space, images = self._space[:, k - size : k + steps], self._images[:, k - rank : k + steps + 1]
-        whole, g = block_diag(self._weights, np.eye(steps)), np.eye(rank + steps + 1, rank + steps)
+        whole, g = (
+            block_diag(self._weights, np.eye(steps)),
+            np.eye(rank + steps + 1, rank + steps, dtype=PETSc.ScalarType),
+        )
         g[:, rank:] = self._hessenberg[: rank + steps + 1, :steps]  # A [U Z] diag(W, 1) = [C V] G
-        cross = total(space.T @ images, self._comm)
+        cross = total(space.conj().T @ images, self._comm)
         if self.ritz == "harmonic":
-            ritz = harmonic(g, cross.T @ whole)
-        else:  # M Z = V and M = M^T
+            ritz = harmonic(g, cross.conj().T @ whole)
+        else:  # M Z = V and M = M'
             between = cross[:size, rank:-1]
-            mass = np.block([[self._mass[:size, :size], between], [between.T, cross[size:, rank:-1]]])
-            basis, stiff = whitening(whole.T @ (mass + mass.T) @ whole), whole.T @ cross @ g
-            ritz = basis @ eigh(basis.T @ (stiff + stiff.T) @ basis)[1]
+            mass = np.block([[self._mass[:size, :size], between], [between.conj().T, cross[size:, rank:-1]]])
+            adjoint = whole.conj().T
+            basis, stiff = whitening(adjoint @ (mass + mass.conj().T) @ whole), adjoint @ cross @ g
+            ritz = basis @ eigh(basis.conj().T @ (stiff + stiff.conj().T) @ basis)[1]
         sizes = np.linalg.norm(g @ ritz, axis=0)
         # Not the null space of A.
         seen = np.flatnonzero(sizes > ROUNDING * np.linalg.norm(g) * np.linalg.norm(ritz, axis=0))[:k]
@@ -238,7 +244,7 @@ class GCRODR:
         weights, self.dimension, self._imaged = whole @ ritz, ritz.shape[1], image
         self._space[:, k - self.dimension : k] = space @ weights
         if self.ritz == "galerkin":
-            self._mass = weights.T @ mass @ weights
+            self._mass = weights.conj().T @ mass @ weights
         if image:
             self._images[:, k - self.dimension : k] = images @ (g @ ritz)
 
@@ -248,18 +254,22 @@ class LeastSquares:
     """min ||beta e_1 - H y|| for a Hessenberg matrix H that grows by a column a step, by Givens rotations."""
 
     def __init__(self, size: int, beta: float) -> None:
-        self.steps, self.beta, self.rotation, self.triangle = 0, beta, np.eye(size + 1), np.zeros((size, size))
+        self.steps, self.beta = 0, beta
+        self.rotation, self.triangle = (
+            np.eye(size + 1, dtype=PETSc.ScalarType),
+            np.zeros((size, size), PETSc.ScalarType),
+        )
 
     def append(self, column: Array, below: float) -> float:
         """Add the column (column, below) of H and return the norm of the residual."""
         j, q = self.steps, self.rotation
         h = q[: j + 1, : j + 1] @ column
-        length = math.hypot(h[j], below)
-        c, s = (h[j] / length, below / length) if length else (1.0, 0.0)
+        length = math.hypot(abs(h[j]), below)
+        c, s = (h[j].conjugate() / length, below / length) if length else (1.0, 0.0)
         self.triangle[: j + 1, j] = *h[:j], length
-        q[j], q[j + 1] = c * q[j] + s * q[j + 1], c * q[j + 1] - s * q[j]
+        q[j], q[j + 1] = c * q[j] + s * q[j + 1], c.conjugate() * q[j + 1] - s * q[j]
         self.steps += 1
-        return self.beta * abs(float(q[j + 1, 0]))
+        return self.beta * float(abs(q[j + 1, 0]))
 
     def solve(self) -> Array:
         """Return y; one entry short where the last column, of a breakdown, depends on the others."""
@@ -275,34 +285,36 @@ def orthogonalise(basis: Array, vector: Array, comm: MPI.Comm) -> tuple[Array, f
     Returns the coefficients and the norm of what is left. Collective: two sums. The sweep over the basis that subtracts
     the first projection finds the second one, which is applied where it matters.
     """
-    h = total(vector @ basis, comm)
-    again, rows = np.zeros(len(h) + 1), max(CACHE // (len(h) + 1), 64)
+    h = total((vector.conj() @ basis).conj(), comm)
+    again, rows = np.zeros(len(h) + 1, h.dtype), max(CACHE // (len(h) + 1), 64)
     for start in range(0, len(vector), rows):
         block, piece = basis[start : start + rows], vector[start : start + rows]
         piece -= block @ h
-        again[:-1] += piece @ block
-        again[-1] += piece @ piece
+        again[:-1] += (piece.conj() @ block).conj()
+        again[-1] += piece.conj() @ piece
     again = total(again, comm)
-    lost, square = float(again[:-1] @ again[:-1]), float(again[-1])
+    lost, square = float((again[:-1].conj() @ again[:-1]).real), float(again[-1].real)
     if lost > LOSS**2 * square:
         vector -= basis @ again[:-1]
         h += again[:-1]
-        square = square - lost if 2 * lost < square else total(np.array([vector @ vector]), comm)[0]
+        square = square - lost if 2 * lost < square else total(np.array([vector.conj() @ vector]), comm)[0].real
     return h, math.sqrt(square)
 
 
 def harmonic(g: Array, f: Array) -> Array:
-    """Return the y of G^T G y = theta G^T F y, theta nearest to zero first, complex ones by real and imaginary part."""
+    """Return the y of G' G y = theta G' F y, theta nearest to zero first; real and imaginary part if G is real."""
     values, vectors = np.linalg.eig(lstsq(g, f, lapack_driver="gelsy")[0])
     order = np.argsort(-np.abs(values), kind="stable")
+    if np.iscomplexobj(g):
+        return vectors[:, order]
     vectors = vectors[:, order[values[order].imag >= 0]]
     parts = np.stack((vectors.real, vectors.imag), axis=2).reshape(len(vectors), -1)
     return parts[:, np.any(parts != 0, axis=0)]
 
 
 def whitening(gram: Array) -> Array:
-    """Return W of full rank with W^T G W = 1, without the directions that the symmetric G does not see."""
-    scale = np.array([1.0 / math.sqrt(square) if square > 0 else 0.0 for square in np.diag(gram)])
+    """Return W of full rank with W' G W = 1, without the directions that the symmetric G does not see."""
+    scale = np.array([1.0 / math.sqrt(square) if square > 0 else 0.0 for square in np.diag(gram).real])
     values, vectors = np.linalg.eigh(gram * np.outer(scale, scale))
     seen = values > max(ROUNDING * values[-1], 0.0)
     return scale[:, None] * vectors[:, seen] / np.sqrt(values[seen])

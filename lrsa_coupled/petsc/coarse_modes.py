@@ -18,7 +18,7 @@ def coarse_modes(pc: PETSc.PC, count: int) -> StoredBasis:
 
     With a complex PETSc P - A is replaced by its Hermitian part: absorbing terms of A are left out.
     The pencil is a Galerkin one by the description's prolongation; there are at most half as many modes as the coarse
-    mesh has unknowns. Options of SLEPc's EPS stand under ``<prefix>pc_lrsa_coarse_``; by default a Cholesky
+    mesh has unknowns. Options of SLEPc's EPS stand under ``<prefix>pc_lrsa_coarse_``; by default a
     factorisation by MUMPS is shifted and inverted at zero.
 
     Raises:
@@ -68,7 +68,8 @@ def _eigensolver(pc: PETSc.PC, left: PETSc.Mat, right: PETSc.Mat, count: int) ->
     transform = solver.getST()
     transform.setType(SLEPc.ST.Type.SINVERT)
     transform.getKSP().setType(PETSc.KSP.Type.PREONLY)
-    transform.getKSP().getPC().setType(PETSc.PC.Type.CHOLESKY)
+    # MUMPS takes a Hermitian matrix for a symmetric one.
+    transform.getKSP().getPC().setType(PETSc.PC.Type.LU if IS_COMPLEX else PETSc.PC.Type.CHOLESKY)
     transform.getKSP().getPC().setFactorSolverType(PETSc.Mat.SolverType.MUMPS)
     solver.setFromOptions()
     return solver

@@ -35,7 +35,9 @@ ARROWS = {
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""
 
-CONTRACTS = frozenset({"schema", "interfaces", "coupling.compat", "coupling.options", "coupling.residual"})
+CONTRACTS = frozenset(
+    {"schema", "interfaces", "coupling.compat", "coupling.options", "coupling.residual", "coupling.scalars"}
+)
 """Parts of the library that solvers may import; none of them imports torch."""
 
 FEM = frozenset({"dolfinx", "petsc4py", "slepc4py", "ufl", "basix", "ffcx", "gmsh"})
