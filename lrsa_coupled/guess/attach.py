@@ -106,6 +106,7 @@ class AttachedGuess:
     def __init__(self, solver: Solver, what: Unknown, guesses: Sequence[InitialGuess], policy: Policy) -> None:
         self.solver, self.what, self.guesses, self.policy = solver, what, guesses, policy
         self.passed_by: str | None = None
+        self._counts = False
         self._release: Callable[[], None] = lambda: None
         self._look()
 
@@ -127,18 +128,17 @@ class AttachedGuess:
 
     def _guarded(self, b: PETSc.Vec | None, x: PETSc.Vec | None) -> None:
         """Solve as ``solver.solve(b, x)``. Collective."""
-        nonlinear = isinstance(self.solver, PETSc.SNES)
-        if self.passed_by is None:
-            self._look()
-        if self.passed_by is None and (x is None or (nonlinear and b is not None)):
-            self._pass_by("it is solved without a vector for the solution, or with a right-hand side of a SNES")
+        self._look(b)
         if self.passed_by is not None or x is None:
             self._solve_as_ever(b, x)
             return
-        make = SNESTarget if nonlinear else KSPTarget
-        GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy).solve_once()
-        if stopped_by_count(self.solver):
-            self._pass_by("the solver stops after a number of iterations, not at a tolerance")
+        make = SNESTarget if isinstance(self.solver, PETSc.SNES) else KSPTarget
+        guarded = GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy)
+        try:
+            guarded.solve()
+        finally:
+            guarded.destroy()
+        self._counts = stopped_by_count(self.solver)
 
     def _solve_as_ever(self, b: PETSc.Vec | None, x: PETSc.Vec | None) -> None:
         started, decisions = time.perf_counter(), self.policy.decisions
@@ -147,15 +147,13 @@ class AttachedGuess:
         outcome, seconds = "converged" if result.converged else f"failed: {result.reason}", result.seconds["solve"]
         decisions.append(Decision(len(decisions) + 1, DEFAULT, f"passed by: {self.passed_by}", outcome, 0.0, seconds))
 
-    def _look(self) -> None:
-        found = objection(self.solver)
-        if found is not None:
-            self._pass_by(found)
-
-    def _pass_by(self, reason: str) -> None:
-        self.passed_by = reason
-        if MPI.COMM_WORLD.rank == 0:
-            logger.warning("no initial guesses for '%s': %s", self.solver.getOptionsPrefix() or "", reason)
+    def _look(self, b: PETSc.Vec | None = None) -> None:
+        """Look whether the solver is to be passed by as it is set now, and say so when that is new."""
+        before, self.passed_by = self.passed_by, objection(self.solver, b)
+        if self.passed_by is None and self._counts:
+            self.passed_by = "the solver stops after a number of iterations, not at a tolerance"
+        if self.passed_by not in (None, before) and self.what.mesh.comm.rank == 0:
+            logger.warning("no initial guesses for '%s': %s", self.solver.getOptionsPrefix() or "", self.passed_by)
 
 
 def _given(options: PETSc.Options) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import final
 
@@ -91,8 +93,9 @@ class GuardedSolver(SequenceSolver):
     def _attempt(self, choice: Choice, started: float) -> _Attempt:
         """Solve from a guess; where the target stands in a user's program, nothing that goes wrong leaves this."""
         attempt, target = _Attempt(), self.target
+        quiet = warnings.catch_warnings(action="ignore") if target.in_script else nullcontext()
         try:
-            with collective_errors(target.problem.mesh.comm):
+            with quiet, collective_errors(target.problem.mesh.comm):
                 self._try(attempt, choice, started)
         except Exception as error:
             if not target.in_script:
@@ -151,7 +154,10 @@ class GuardedSolver(SequenceSolver):
         number, outcome = len(self.policy.decisions) + 1, decision.outcome or outcome
         self.policy.note(kind, dataclasses.replace(decision, number=number, outcome=outcome, seconds=seconds))
         if self.target.problem.mesh.comm.rank == 0:
-            self.policy.save()
+            try:
+                self.policy.save()
+            except OSError as error:
+                logger.warning("the record of costs is not written: %s", error)
         line = "solve %d: %s (%s): %s, %.3g s"
         logger.log(self.policy.log_level, line, number, decision.choice, decision.why, outcome, seconds)
 

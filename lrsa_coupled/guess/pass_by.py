@@ -7,8 +7,13 @@ from petsc4py import PETSc
 from lrsa_coupled.guess.twin import TYPES
 
 
-def objection(solver: PETSc.SNES | PETSc.KSP) -> str | None:
-    """Say why a guess is of no use to a solver as it is set now, None where it may be of some. Collective: no."""
+def objection(solver: PETSc.SNES | PETSc.KSP, b: PETSc.Vec | None = None) -> str | None:
+    """Say why a guess is of no use to a solver as it is set now, None where it may be of some. Collective: no.
+
+    ``b`` is the right-hand side of the solve, where it is known.
+    """
+    if isinstance(solver, PETSc.SNES) and b is not None:
+        return "the SNES has a right-hand side"
     return _to_snes(solver) if isinstance(solver, PETSc.SNES) else _to_ksp(solver)
 
 
