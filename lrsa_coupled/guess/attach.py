@@ -1,10 +1,10 @@
 """The learned guess in a user's own script: load, attach.
 
-Works with ``dolfinx.fem.petsc.LinearProblem`` and ``NonlinearProblem``, whose ``solve`` is then that of a guarded
-solver, and with a bare KSP or SNES by ``attached.solve(b, x)`` instead of ``ksp.solve(b, x)``. The default solve is the
-script's own: it begins with whatever is in the solution (zeros for a KSP, unless its initial guess is nonzero).
-Tolerances mean what they mean without the guess: a relative one of a SNES refers to the residual of the script's own
-guess.
+Works with ``dolfinx.fem.petsc.LinearProblem`` and ``NonlinearProblem``, in whose ``solve`` the call of the PETSc solver
+goes through a guarded solver, and with a bare KSP or SNES by ``attached.solve(b, x)`` instead of ``ksp.solve(b, x)``.
+The default solve is the script's own: it begins with whatever is in the vector of the solution (zeros for a KSP, unless
+its initial guess is nonzero). Tolerances mean what they mean without the guess: a relative one of a SNES refers to the
+residual of the script's own guess.
 """
 
 from __future__ import annotations
