@@ -69,7 +69,7 @@ def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
     """
     if comm.size == 1:
         return value
-    result = comm.allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
+    result = _of_block(comm).allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
     if isinstance(result, _Left):
         raise _noted(_rebuilt(result))
     return result
@@ -95,6 +95,8 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
             where the type is not built in. An error that all ranks have had passes further blocks as it is.
     """
     _on_all_ranks.clear()
+    comm = _of_block(comm)
+    _blocks.append(comm)
     try:
         yield
     except Exception as error:
@@ -105,7 +107,10 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
                 raise _noted(_rebuilt(first)) from error
             _noted(error)
         raise
-    agree(comm)
+    else:
+        agree(comm)
+    finally:
+        _blocks.pop()
 
 
 def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
@@ -118,8 +123,19 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
             raise error
 
 
+_blocks: list[MPI.Comm] = []
+"""Communicators of the blocks that are being run."""
+
 _on_all_ranks: list[Exception] = []
 """The exception that all ranks are raising just now, until the next block begins."""
+
+
+def _of_block(comm: MPI.Comm) -> MPI.Comm:
+    """Return the communicator of the outermost block with the same ranks: copies of one would not meet."""
+    from mpi4py import MPI
+
+    same = (MPI.IDENT, MPI.CONGRUENT)
+    return next((block for block in _blocks if MPI.Comm.Compare(block, comm) in same), comm)
 
 
 def _first_left(one: object, two: object) -> _Left | None:
