@@ -57,7 +57,8 @@ def dirichlet_conditions(problem: petsc.LinearProblem | petsc.NonlinearProblem) 
     """Return the Dirichlet conditions of a problem, none when callbacks of the user's own hide them. Collective: no."""
     if isinstance(problem, petsc.LinearProblem):
         return list(problem.bcs or ())
-    for function, arguments, keywords in (problem.solver.getFunction()[1], problem.solver.getJacobian()[2]):
+    callbacks = (problem.solver.getFunction()[1], problem.solver.getJacobian()[2])
+    for function, arguments, keywords in filter(None, callbacks):  # None is one in C
         bound = (*function.args, *function.keywords.values()) if isinstance(function, partial) else ()
         for value in (*bound, *arguments, *keywords.values()):
             if isinstance(value, (list, tuple)) and value and all(isinstance(item, DirichletBC) for item in value):

@@ -90,7 +90,7 @@ class Predictor:
         self.check(described)
         comm, model = problem.mesh.comm, self.model
         features = features or described.features(problem)
-        at_vertices = self.settings.evaluate_at == "vertices" and model.config.takes_parts and nodes.on_simplices
+        at_vertices = self.settings.evaluate_at == "vertices" and model.config.takes_parts and nodes.can_prolong
         prolongation = VertexProlongation(nodes) if at_vertices else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices
         arrays = [nodes.points[rows], features.nodal[rows]]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dolfinx import la
 
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.mpi import agree
 
 
 @final
@@ -19,6 +20,10 @@ class VertexProlongation:
     With barycentric coordinates l_a and vertex gradients g_a a point of a cell gets
     ``sum_a l_a u_a + 1/2 sum_{a<b} l_a l_b (g_a - g_b) . (x_b - x_a)``, which is exact for quadratic u. A vertex
     gradient is the mean of the constant gradients of the cells around it, weighted by the inverse of their volume.
+
+    On a surface or curve in space those are tangential, and their weighted mean is that of the projections to the cells
+    applied to the vertex gradient, which is solved for, in least squares of least norm: linear fields stay exact where
+    cells meet at an angle.
 
     Attributes:
         vertices: Owned nodes that are vertices, ``(num_owned_vertices,)``, ascending.
@@ -49,6 +54,7 @@ class VertexProlongation:
         nodes, num_values = self.nodes, values.shape[1]
         local = self._vector(num_values)
         local.array[: values.size] = values.ravel()
+        agree(nodes.space.mesh.comm)
         local.scatter_forward()
         result = local.array.reshape(-1, num_values)
         size = np.zeros(len(result))
@@ -68,21 +74,44 @@ class VertexProlongation:
         num_cells = self.nodes.num_cells
         steps = corners[:num_cells, 1:] - corners[:num_cells, :1]
         positions = self.nodes.coordinates.take(self._corners[:num_cells], axis=0)
-        adjugate, determinant = _adjugate(positions[:, 1:] - positions[:, :1])
-        weights = 1.0 / np.abs(determinant)
-        constant = (adjugate @ steps).reshape(num_cells, -1) * (weights / determinant)[:, None]
-        local = self._vector(constant.shape[1] + 1)
-        sums = local.array.reshape(-1, constant.shape[1] + 1)
-        for column, target in zip((*constant.T, weights), sums.T, strict=True):
-            repeated = np.repeat(column, self.nodes.num_vertices)
-            target[:] = np.bincount(self._corners[:num_cells].ravel(), repeated, minlength=len(target))
+        edges = positions[:, 1:] - positions[:, :1]
+        is_flat = edges.shape[1] == edges.shape[2]
+        adjugate, determinant = _adjugate(edges) if is_flat else _adjugate(edges @ edges.swapaxes(1, 2))
+        adjugate = adjugate if is_flat else edges.swapaxes(1, 2) @ adjugate
+        weights = 1.0 / np.abs(determinant) if is_flat else 1.0 / np.sqrt(determinant)
+        scale, size = (weights / determinant)[:, None], edges.shape[2] * corners.shape[2]
+        constant = (adjugate @ steps).reshape(num_cells, size) * scale
+        rest = weights[:, None] if is_flat else (adjugate @ edges).reshape(num_cells, edges.shape[2] ** 2) * scale
+        sums = self._sums(np.concatenate([constant, rest], axis=1))
+        if is_flat:
+            gradients = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(np.float64).tiny)
+            return gradients.reshape(len(sums), edges.shape[2], corners.shape[2])
+        return _solved(sums, edges.shape[2])
+
+    def _sums(self, at_cells: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Add up columns ``(num_cells, m)`` at the vertices of the cells ``(num_local, m)``."""
+        corners = self._corners[: len(at_cells)].ravel()
+        local = self._vector(at_cells.shape[1])
+        sums = local.array.reshape(-1, at_cells.shape[1])
+        for column, target in zip(at_cells.T, sums.T, strict=True):
+            target[:] = np.bincount(corners, np.repeat(column, self.nodes.num_vertices), minlength=len(target))
+        agree(self.nodes.space.mesh.comm)
         local.scatter_reverse(la.InsertMode.add)
         local.scatter_forward()
-        gradients = sums[:, :-1] / np.maximum(sums[:, -1:], np.finfo(np.float64).tiny)
-        return gradients.reshape(len(sums), -1, corners.shape[2])
+        return sums
 
     def _vector(self, block_size: int) -> la.Vector:
         return la.vector(self.nodes.space.dofmap.index_map, bs=block_size)
+
+
+def _solved(sums: npt.NDArray[np.float64], dim: int) -> npt.NDArray[np.float64]:
+    """Solve ``P g = s`` for vertex gradients ``(num_local, d, K)``; the rows hold s ``(d, K)``, then P ``(d, d)``."""
+    start = sums.shape[1] - dim**2
+    tangential = sums[:, :start].reshape(len(sums), dim, start // dim)
+    projections = sums[:, start:].reshape(len(sums), dim, dim)
+    gradients, at = np.zeros_like(tangential), np.flatnonzero(np.trace(projections, axis1=1, axis2=2))
+    gradients[at] = np.linalg.pinv(projections[at], rcond=1e-14, hermitian=True) @ tangential[at]
+    return gradients
 
 
 def _adjugate(matrices: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -28,9 +28,9 @@ def to_columns(values: Scalars) -> npt.NDArray[np.float64]:
     return np.concatenate([values.real, values.imag], axis=1) if np.iscomplexobj(values) else values
 
 
-def from_columns(columns: npt.NDArray[np.float64]) -> Scalars:
-    """Return values of PETSc's scalars ``(n, columns / PARTS)`` from their columns. Memory: view of real ones."""
-    if not IS_COMPLEX:
+def from_columns(columns: npt.NDArray[np.float64], dtype: npt.DTypeLike = PETSc.ScalarType) -> Scalars:
+    """Return real or complex values ``(n, c)`` from their columns ``(n, c or 2c)``. Memory: view of real ones."""
+    if not np.issubdtype(dtype, np.complexfloating):
         return columns
     middle = columns.shape[1] // 2
     return columns[:, :middle] + 1j * columns[:, middle:]

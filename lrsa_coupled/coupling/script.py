@@ -13,7 +13,8 @@ from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpa
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.transfer import lagrange_degree
+from lrsa_coupled.coupling.compat import dirichlet_conditions
+from lrsa_coupled.coupling.elements import Solution, node_space
 from lrsa_coupled.interfaces import Described, Features, Unknown
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.settings import nearest
@@ -21,9 +22,6 @@ from lrsa_coupled.training.checkpoint import ModelCard
 
 type Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 """A nodal input: a function, a UFL expression, or values ``(components, num_points)`` at points ``(3, num_points)``."""
-
-type Solution = Function | tuple[Function, ...]
-"""The unknown of a script."""
 
 type Scalar = float | Constant | Callable[[], float]
 
@@ -77,12 +75,9 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
 
 
 def unknown(u: Solution, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
-    """Return the unknown ``u`` with nodes of the highest degree of the fields; ValueError when one is not Lagrange."""
-    if isinstance(u, tuple):
-        raise ValueError(f"expected an unknown that is one Function, got {len(u)}")
-    mesh = u.function_space.mesh
-    degrees = [lagrange_degree(u, field) for field in outputs]
-    return Unknown(mesh=mesh, solution=u, bcs=list(bcs), node_space=functionspace(mesh, ("P", max(degrees))))
+    """Return the unknown ``u`` with nodes for the fields; errors as ``elements.node_space``. Collective."""
+    nodes = node_space(u, outputs)
+    return Unknown(mesh=nodes.mesh, solution=u, bcs=list(bcs), node_space=nodes)
 
 
 def unknown_of(
@@ -113,6 +108,8 @@ def _own_bcs(problem: Any) -> Sequence[DirichletBC]:
     for callback in (problem.solver.getFunction()[1], problem.solver.getJacobian()[2]):
         if callback is not None and "bcs" in callback[2]:
             return callback[2]["bcs"] or []
+    if found := dirichlet_conditions(problem):
+        return found
     raise ValueError(
         "the Dirichlet conditions of the NonlinearProblem cannot be read, its callbacks were replaced: give bcs=[...]"
     )

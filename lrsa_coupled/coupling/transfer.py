@@ -1,8 +1,11 @@
-"""Between function spaces and arrays at the node set, exactly and without communication but for ghosts.
+"""Between function spaces and arrays at the node set, without communication but for ghosts.
 
-The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Every field is
-Lagrange of that degree or lower; at the nodes a lower-degree field has its interpolated values, and is restricted back
-from the nodes it shares.
+The node set of a problem is the owned degrees of freedom of its ``node_space``, a scalar Lagrange space. Where it is
+continuous all fields are continuous Lagrange of that degree or lower; at the nodes a lower-degree field has its
+interpolated values, and is restricted back from the nodes it shares. Where it is discontinuous every cell has nodes of
+its own, coordinates repeat, and the fields may be of any element that DOLFINx interpolates: they have their values
+there, and what comes back is the interpolation into their element. The round trip from a function to the nodes and back
+is exact. Only elements that are mapped (Nedelec, Raviart-Thomas ...) on cells that are not affine are interpolated.
 
 A node space on a mesh of its own (often a coarser one) comes with the two matrices of the problem that map values there
 and back.
@@ -11,8 +14,7 @@ and back.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import basix
 import numpy as np
@@ -24,31 +26,16 @@ from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, function
 from dolfinx.mesh import exterior_facet_indices
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.elements import is_continuous, lagrange, nodal, scalar_element
+from lrsa_coupled.coupling.field_maps import FieldMap
+from lrsa_coupled.coupling.scalars import Scalars, from_columns, to_columns
 from lrsa_coupled.interfaces import Unknown
+from lrsa_coupled.mpi import agree
 from lrsa_coupled.schema import Field
-
-type Element = basix.finite_element.FiniteElement
-
-
-@dataclass(frozen=True)
-class _FieldMap:
-    """Where the degrees of freedom of a field sit.
-
-    ``columns`` are those of the field among the values at a node. ``nodes`` are the local nodes that carry degrees of
-    freedom, ascending, and ``dofs`` their unrolled local numbers in the space of the solution, ``(num_nodes,
-    components)``. ``cell_dofs`` ``(num_cells, num_field_nodes, components)`` and
-    ``interpolation`` to the nodes of a cell serve a field of lower degree than the nodes.
-    """
-
-    columns: slice
-    nodes: npt.NDArray[np.intp]
-    dofs: npt.NDArray[np.int32]
-    cell_dofs: npt.NDArray[np.int32]
-    interpolation: npt.NDArray[np.float64]
 
 
 class NodeSet:
-    """The nodes of a problem on this rank, and the exact transfer of the output fields to and from them.
+    """The nodes of a problem on this rank, and the transfer of the output fields to and from them.
 
     Args:
         problem: Unknown whose ``node_space`` gives the nodes.
@@ -60,40 +47,61 @@ class NodeSet:
         points: Those of the owned nodes ``(num_owned, dim)`` [m].
         cells: Nodes of each local cell, ghosts included, ``(num_local_cells, num_cell_nodes)``; vertices come first.
         num_cells: Number of cells owned by this rank.
-        num_values: Number of values at a node, K.
+        num_values: Number of values at a node, K: of a complex field its real parts, then its imaginary parts.
+        is_continuous: Whether cells share nodes, so that no coordinates repeat where they meet.
 
     Raises:
-        ValueError: If the node space is not scalar Lagrange, or a field's space is not Lagrange of at most its degree;
-            if it has a mesh of its own without matrices of the right sizes, or with a solution of several components.
+        ValueError: If the node space is not scalar Lagrange with nodes at the vertices, or cannot hold a field; if it
+            has a mesh of its own without matrices of the right sizes, or with a solution of several components.
     """
 
     def __init__(self, problem: Unknown, outputs: Sequence[Field]) -> None:
         space = problem.node_space
-        element = _lagrange(space)
+        element = lagrange(space)
         if space.dofmap.bs != 1 or element is None:
             raise ValueError(f"the node space must be scalar Lagrange, got {space.ufl_element()}")
         self._matrices = _matrices(problem, outputs)
         self.space, self.element, self.outputs = space, element, tuple(outputs)
+        self.is_continuous = is_continuous(space)
         self.num_owned: int = space.dofmap.index_map.size_local
         self.coordinates = space.tabulate_dof_coordinates()[:, : problem.mesh.geometry.dim]
         self.points = self.coordinates[: self.num_owned]
         self.cells: npt.NDArray[np.int32] = space.dofmap.list
         self.num_cells: int = space.mesh.topology.index_map(space.mesh.topology.dim).size_local
         self.num_vertices = len(basix.topology(space.mesh.basix_cell())[0])
-        self._maps: list[_FieldMap] = []
+        self._maps: list[FieldMap] = []
         self.num_values = 0
         for field in outputs:
-            columns = slice(self.num_values, self.num_values + field.components)
-            self.num_values = columns.stop
             if self._matrices is None:
-                self._maps.append(_field_map(problem.solution, field, columns, space, element))
-        self._bcs = tuple(problem.bcs)
-        self._num_dofs: int = problem.solution.x.array.size
+                self._maps.append(FieldMap(problem.solution, field, self.num_values, space))
+            self.num_values += field.components
+        self._vectors = [function.x for function in problem.functions]
+        self._bcs = [problem.bcs_of(function) for function in problem.functions]
 
     @property
     def on_simplices(self) -> bool:
         """Whether the cells are simplices."""
         return self.num_vertices == self.space.mesh.topology.dim + 1
+
+    @property
+    def can_prolong(self) -> bool:
+        """Whether values at the vertices give those at the other nodes: on simplices that share their nodes."""
+        return self.on_simplices and self.is_continuous
+
+    @cached_property
+    def midpoints(self) -> npt.NDArray[np.float64]:
+        """Mean of the midpoints of the cells around each owned node ``(num_owned, dim)`` [m]. Collective at first."""
+        corners = self.cells[: self.num_cells, : self.num_vertices]
+        centres = self.coordinates[corners].mean(axis=1)
+        values = np.column_stack([centres, np.ones(len(centres))])
+        total = la.vector(self.space.dofmap.index_map, bs=values.shape[1])
+        sums = total.array.reshape(-1, values.shape[1])
+        for column, target in zip(values.T, sums.T, strict=True):
+            repeated = np.repeat(column, self.cells.shape[1])
+            target[:] = np.bincount(self.cells[: self.num_cells].ravel(), repeated, minlength=len(target))
+        total.scatter_reverse(la.InsertMode.add)
+        owned = sums[: self.num_owned]
+        return owned[:, :-1] / np.maximum(owned[:, -1:], 1.0)
 
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
@@ -105,100 +113,104 @@ class NodeSet:
         """1 at the owned nodes on the boundary of their mesh, else 0, ``(num_owned,)``. Collective at the first use."""
         mesh, dim = self.space.mesh, self.space.mesh.topology.dim
         mesh.topology.create_connectivity(dim - 1, dim)
-        dofs = locate_dofs_topological(self.space, dim - 1, exterior_facet_indices(mesh.topology))
-        marked = np.zeros(self.num_owned, dtype=np.uint8)
-        marked[dofs[dofs < self.num_owned]] = 1
-        return marked
+        shared = self._shared_nodes
+        dofs = locate_dofs_topological(shared, dim - 1, exterior_facet_indices(mesh.topology))
+        marked = la.vector(shared.dofmap.index_map, dtype=np.int32)
+        marked.array[dofs] = 1
+        marked.scatter_forward()
+        at_nodes = np.zeros(len(self.coordinates), dtype=np.uint8)
+        at_nodes[self.cells] = marked.array[shared.dofmap.list]
+        return at_nodes[: self.num_owned]
 
     @cached_property
     def constrained(self) -> npt.NDArray[np.bool_]:
-        """Whether a Dirichlet condition fixes the value, ``(num_owned, K)``. Collective at the first use."""
-        fixed = np.zeros(self._num_dofs, dtype=np.bool_)
-        for bc in self._bcs:
-            fixed[bc.dof_indices()[0]] = True
-        return self._gathered(fixed.astype(np.float64)) > 1.0 - 1e-12
+        """Whether Dirichlet conditions fix the value, ``(num_owned, K)``. Collective at the first use.
 
-    def gather(self, function: Function) -> npt.NDArray[np.float64]:
-        """Copy the fields of ``function``, side by side ``(num_owned, K)``, to the owned nodes in their local order.
-
-        Ghosts of ``function`` must be up to date. Collective: for nodes on a mesh of their own. Memory: copy.
+        They do where it depends on no other degree of freedom: random numbers there leave it zero.
         """
-        return self._gathered(function.x.array)
+        arrays, rng = [], np.random.default_rng(self.space.mesh.comm.rank)
+        for vector, bcs in zip(self._vectors, self._bcs, strict=True):
+            probe = la.vector(vector.index_map, bs=vector.block_size, dtype=vector.array.dtype)
+            probe.array[:] = rng.uniform(1.0, 2.0, probe.array.size)
+            probe.scatter_forward()
+            for bc in bcs:
+                probe.array[bc.dof_indices()[0]] = 0.0
+            arrays.append(probe.array * (1 + 1j) if np.iscomplexobj(probe.array) else probe.array)
+        values = np.abs(self._gathered(arrays))
+        return values <= 1e-10 * values.max(axis=0, initial=0.0)
 
-    def scatter(self, values: npt.NDArray[np.float64], function: Function) -> None:
-        """Copy values ``(num_owned, K)``, finite or not, into the fields of ``function``, ghosts included. Collective.
+    def gather(self, solution: Function | Sequence[Function]) -> npt.NDArray[np.float64]:
+        """Copy the fields of a solution, side by side ``(num_owned, K)``, to the owned nodes in their local order.
 
-        Other fields of ``function``, which is on the space of the solution, stay as they are. ValueError for values of
-        another shape.
+        A list of functions where the unknown is one. Their ghosts must be up to date. Collective: for nodes on a mesh
+        of their own. Memory: copy.
+        """
+        return self._gathered([function.x.array for function in _functions(solution)])
+
+    def scatter(self, values: npt.NDArray[np.float64], solution: Function | Sequence[Function]) -> None:
+        """Put values ``(num_owned, K)``, finite or not, into the fields of a solution, ghosts included. Collective.
+
+        Other fields of ``solution``, which is on the space of the unknown, stay as they are. A degree of freedom of a
+        scalar element that several cells share, each with nodes of its own, gets the mean over the cells; of others the
+        value of one of them. ValueError for values of another shape.
         """
         if values.shape != (self.num_owned, self.num_values):
             raise ValueError(f"expected values of shape {(self.num_owned, self.num_values)}, got {values.shape}")
-        array = function.x.array
+        functions = _functions(solution)
         if self._matrices:
-            result = _product(self._matrices[1], values[:, 0])
+            array = functions[0].x.array
+            result = _product(self._matrices[1], from_columns(values, array.dtype)[:, 0])
             array[: result.size] = result
         for field in self._maps:
-            owned = np.searchsorted(field.nodes, self.num_owned)
-            array[field.dofs[:owned]] = values[field.nodes[:owned], field.columns]
-        function.x.scatter_forward()
+            field.scatter(values[:, field.columns], functions[field.number].x.array)
+        agree(self.space.mesh.comm)
+        for function in functions:
+            function.x.scatter_forward()
 
     def dirichlet_values(self) -> npt.NDArray[np.float64]:
         """Return the Dirichlet values at the owned nodes ``(num_owned, K)``, valid where ``constrained``.
 
         Collective: for nodes on a mesh of their own.
         """
-        fixed = np.zeros(self._num_dofs)
-        for bc in self._bcs:
-            bc.set(fixed)
-        return self._gathered(fixed)
+        arrays = [np.zeros_like(vector.array) for vector in self._vectors]
+        for array, bcs in zip(arrays, self._bcs, strict=True):
+            for bc in bcs:
+                bc.set(array)
+        return self._gathered(arrays)
 
-    def _gathered(self, array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    @cached_property
+    def _shared_nodes(self) -> FunctionSpace:
+        """The continuous space whose degrees of freedom in a cell are numbered like the nodes. Collective at first."""
+        if self.is_continuous:
+            return self.space
+        element = scalar_element(self.space)
+        arguments = element.cell_type, element.embedded_superdegree, element.lagrange_variant
+        return functionspace(self.space.mesh, nodal(*arguments))
+
+    def _gathered(self, arrays: Sequence[Scalars]) -> npt.NDArray[np.float64]:
         if self._matrices:
-            return _product(self._matrices[0], array[: self._matrices[0].getLocalSize()[1]])[:, None]
-        values = np.zeros((len(self.coordinates), self.num_values))
+            return to_columns(_product(self._matrices[0], arrays[0][: self._matrices[0].getLocalSize()[1]])[:, None])
+        values = np.zeros((self.num_owned, self.num_values))
         for field in self._maps:
-            if len(field.nodes) == len(values):  # every node carries a degree of freedom
-                values[:, field.columns] = array[field.dofs]
-            else:
-                at_nodes = np.einsum("nf,cfk->cnk", field.interpolation, array[field.cell_dofs])
-                values[self.cells, field.columns] = at_nodes
-        return values[: self.num_owned]
+            values[:, field.columns] = field.gather(arrays[field.number])
+        return values
 
 
-def part_of(solution: Function | tuple[Function, ...], name: str, path: Sequence[int]) -> FunctionSpace:
-    """Return the part of the space of a solution that a field has; ValueError when there is none. Collective: no."""
-    if isinstance(solution, tuple):
-        if not path or not 0 <= path[0] < len(solution):
-            wanted = f"the number, from 0, of one of the {len(solution)} functions of the solution"
-            raise ValueError(f"field '{name}': expected a path that begins with {wanted}, got {tuple(path)}")
-        solution, path = solution[path[0]], path[1:]
-    whole = part = solution.function_space
-    for index in path:
-        if not 0 <= index < part.num_sub_spaces:
-            raise ValueError(
-                f"field '{name}': the space {whole.ufl_element()} of the solution has no part {tuple(path)}"
-            )
-        part = part.sub(index)
-    return part
-
-
-def lagrange_degree(solution: Function, field: Field) -> int:
-    """Return the degree of a field of a solution; ValueError when it is not Lagrange or not there. Collective: no."""
-    part = part_of(solution, field.name, field.subspace)
-    element = _lagrange(part)
-    if element is None:
-        raise ValueError(f"field '{field.name}' must be Lagrange, got {part.ufl_element()}")
-    return element.degree
+def _functions(solution: Function | Sequence[Function]) -> Sequence[Function]:
+    return [solution] if isinstance(solution, Function) else solution
 
 
 def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PETSc.Mat] | None:
     """Return the matrices to and from a node space on a mesh of its own, None when it shares the problem's."""
-    nodes, solution = problem.node_space, problem.solution.function_space
+    nodes = problem.node_space
     if nodes.mesh is problem.mesh:
         return None
     if problem.to_nodes is None or problem.from_nodes is None:
         raise ValueError("a node space on a mesh of its own needs the matrices to_nodes and from_nodes, got none")
-    if solution.dofmap.bs != 1 or _lagrange(solution) is None or [f.components for f in outputs] != [1]:
+    solution = problem.functions[0].function_space
+    parts = 2 if np.iscomplexobj(problem.functions[0].x.array) else 1
+    scalar = len(problem.functions) == 1 and solution.dofmap.bs == 1 and lagrange(solution) is not None
+    if not scalar or [f.components for f in outputs] != [parts]:
         raise ValueError(
             "a node space on a mesh of its own needs a scalar solution that is the only output, "
             f"got {solution.ufl_element()}"
@@ -211,7 +223,7 @@ def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PE
     return problem.to_nodes, problem.from_nodes
 
 
-def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _product(matrix: PETSc.Mat, values: Scalars) -> Scalars:
     """Multiply owned values by a matrix; the owned part of the result. Collective."""
     source, target = matrix.createVecs()
     source.array_w[:] = values
@@ -222,54 +234,6 @@ def _product(matrix: PETSc.Mat, values: npt.NDArray[np.float64]) -> npt.NDArray[
     return result
 
 
-def _field_map(
-    solution: Function, field: Field, columns: slice, node_space: FunctionSpace, node_element: Element
-) -> _FieldMap:
-    """Match the degrees of freedom of a field with the nodes, cell by cell: both number the points of a cell alike."""
-    sub = part_of(solution, field.name, field.subspace)
-    element = _lagrange(sub)
-    if element is None or element.degree > node_element.degree:
-        raise ValueError(
-            f"field '{field.name}' must be Lagrange of degree <= {node_element.degree}, got {sub.ufl_element()}"
-        )
-    block = sub.dofmap.bs
-    components = sub.dofmap.list.shape[1] * block // element.dim
-    if components != field.components:
-        raise ValueError(f"field '{field.name}' has {field.components} components, its space has {components}")
-    dofs = (sub.dofmap.list[:, :, None] * block + np.arange(block, dtype=np.int32)).reshape(-1, element.dim, components)
-    interpolation, shared = _interpolation(element, node_element)
-    node_map = node_space.dofmap
-    dofs_at = np.full((node_map.index_map.size_local + node_map.index_map.num_ghosts, components), -1, dtype=np.int32)
-    dofs_at[node_map.list[:, shared]] = dofs
-    nodes = np.flatnonzero(dofs_at[:, 0] >= 0)
-    return _FieldMap(columns, nodes, dofs_at[nodes], dofs, interpolation)
-
-
-@lru_cache
-def _interpolation(element: Element, node_element: Element) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
-    """Return the interpolation from the field's nodes of a cell to its nodes, and the node at each of the field's."""
-    interpolation = basix.compute_interpolation_operator(element, node_element)
-    whole = np.round(interpolation)
-    # A shared node has its value to the last bit.
-    interpolation = np.where(np.abs(interpolation - whole) < 1e-12, whole, interpolation)
-    is_shared = np.abs(interpolation).sum(1) == 1.0
-    return interpolation, np.array([np.flatnonzero((column == 1.0) & is_shared)[0] for column in interpolation.T])
-
-
-def _lagrange(space: FunctionSpace) -> Element | None:
-    """Return the scalar Lagrange element under a scalar or blocked space, None for another family."""
-    ufl_element = space.ufl_element()
-    scalar = ufl_element.sub_elements[0] if ufl_element.block_size > 1 else ufl_element
-    if scalar.element_family != basix.ElementFamily.P:
-        return None
-    return _element(scalar.cell_type, scalar.embedded_superdegree, scalar.lagrange_variant)
-
-
-@lru_cache
-def _element(cell: basix.CellType, degree: int, variant: basix.LagrangeVariant) -> Element:
-    return basix.create_element(basix.ElementFamily.P, cell, degree, variant)
-
-
 def _lumped_mass(nodes: NodeSet) -> npt.NDArray[np.float64]:
     """Distribute each cell's volume to its nodes in proportion to the diagonal of the mass matrix. Collective.
 
@@ -277,10 +241,10 @@ def _lumped_mass(nodes: NodeSet) -> npt.NDArray[np.float64]:
     """
     space, element = nodes.space, nodes.element
     if element.degree == 1 and nodes.on_simplices:  # the integrals of the basis functions: the same, and faster
-        mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx))
+        mass = assemble_vector(form(ufl.TestFunction(space) * ufl.dx, dtype=np.float64))
     else:
         constants = functionspace(space.mesh, ("DG", 0))
-        volumes = assemble_vector(form(ufl.TestFunction(constants) * ufl.dx)).array
+        volumes = assemble_vector(form(ufl.TestFunction(constants) * ufl.dx, dtype=np.float64)).array
         points, weights = basix.make_quadrature(element.cell_type, 2 * element.degree)
         diagonal = weights @ element.tabulate(0, points)[0, :, :, 0] ** 2
         share = volumes[constants.dofmap.list[: nodes.num_cells]] * (diagonal / diagonal.sum())

@@ -11,6 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 
+def are_simplices(num_vertices: int, dim: int) -> bool:
+    """Whether cells of so many vertices are simplices, those of a surface or curve in space included."""
+    return num_vertices <= dim + 1
+
+
 def simplices(cells_EV: npt.NDArray[np.int32], dim: int) -> npt.NDArray[np.int32]:
     """Cut cells of ``2^d`` vertices, numbered like corners of a cube, the first axis fastest, into ``d!`` simplices.
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lrsa_coupled.data.cells import simplices
+from lrsa_coupled.data.cells import are_simplices, simplices
 from lrsa_coupled.data.format import SampleArrays, array_digest
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
@@ -187,7 +187,7 @@ class PointDataset:
         ValueError when cells are asked for and they are not simplices.
         """
         samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
-        if draw.with_cells and (vertices := samples[0].geometry.cells.shape[1]) != self.schema.dim + 1:
+        if draw.with_cells and not are_simplices(vertices := samples[0].geometry.cells.shape[1], self.schema.dim):
             found = f"the gradient loss needs simplices, the cells have {vertices} vertices"
             raise ValueError(f"{found}: set training.gradient_weight to 0")
         if draw.rows_BN is None:

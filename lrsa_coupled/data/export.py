@@ -14,7 +14,7 @@ from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.files import atomic_path
 from lrsa_coupled.schema import Schema
 
-_CELL_TYPES = {(1, 2): 3, (2, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
+_CELL_TYPES = {(1, 2): 3, (2, 2): 3, (3, 2): 3, (2, 3): 5, (3, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
 """VTK's cell types by (dimension, vertices), ordered as DOLFINx does: line, triangle, pixel, tetrahedron, voxel."""
 
 

@@ -41,9 +41,10 @@ text of the error), ``parameters`` (JSON), ``iterations``, ``residual``, ``secon
 differs between runs), and ``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty
 ``geometry``.
 
-The arrays depend on ``dataset.json`` and the index, not on the number of ranks. A sample solved by one rank has its
-nodes in the order of the mesh's degrees of freedom; one solved by several has them sorted by coordinates, and its
-fields agree with those of one rank to the tolerance of the solver.
+The arrays depend on ``dataset.json`` and the index, not on the number of ranks: the nodes are sorted by coordinates,
+those that repeat (each cell of a discontinuous space has nodes of its own) by the midpoints of their cells, and the
+fields agree with those of one rank to the tolerance of the solver. Before version 0.3 one rank wrote its nodes in the
+order of the degrees of freedom. Cells of a surface or curve in space are simplices: quadrilaterals are cut.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.script import Input, Scalar, Script, Solution, unknown, unknown_of
-from lrsa_coupled.coupling.transfer import part_of
+from lrsa_coupled.coupling.elements import Solution, num_columns
+from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
 from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.format import SampleRecord
@@ -104,8 +104,7 @@ class Collector:
 def _fields(solution: Solution, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
     fields, outputs = [], _names(solution) if outputs is None else outputs
     for name, path in outputs.items():
-        part = part_of(solution, name, path)
-        fields.append(Field(name, int(np.prod(part.value_shape)), subspace=tuple(path)))
+        fields.append(Field(name, num_columns(solution, name, path), subspace=tuple(path)))
     return tuple(fields)
 
 

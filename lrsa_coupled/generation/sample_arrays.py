@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.data.cells import simplices
 from lrsa_coupled.data.format import GEOMETRY, SampleArrays
 from lrsa_coupled.interfaces import Described, Unknown
 
@@ -16,8 +17,8 @@ from lrsa_coupled.interfaces import Described, Unknown
 class SampleGatherer:
     """Gathers solved problems on one mesh to rank 0; what depends on the mesh alone is gathered once, and read-only.
 
-    On one rank the nodes have the order of the degrees of freedom; on several they are sorted by coordinates, so that
-    the order does not depend on the partition. Collective: making, from a problem on the mesh, and calling.
+    The nodes are sorted by coordinates, those that repeat by the midpoints of their cells, so that the order does not
+    depend on the partition. Collective: making, from a problem on the mesh, and calling.
     """
 
     def __init__(self, case: Described, problem: Unknown) -> None:
@@ -28,8 +29,11 @@ class SampleGatherer:
         self._geometry: dict[str, npt.NDArray[Any]] = {}
         nodes = self.nodes
         corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
+        if nodes.space.mesh.topology.dim < nodes.space.mesh.geometry.dim:  # in space they would be taken for simplices
+            corners = simplices(corners, nodes.space.mesh.topology.dim)
         cells = nodes.space.dofmap.index_map.local_to_global(corners.ravel()).reshape(corners.shape)
-        parts = self.comm.gather((nodes.points, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
+        places = np.column_stack([nodes.points, nodes.midpoints])
+        parts = self.comm.gather((places, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
         if parts is not None:
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
@@ -42,21 +46,24 @@ class SampleGatherer:
         inputs, outputs = (np.concatenate(part)[self._order] for part in zip(*parts, strict=True))
         return SampleArrays(**self._geometry, inputs=inputs, outputs=outputs, scalars=features.scalars)
 
-    def _arrange(self, points: npt.NDArray[np.float64], *rest: npt.NDArray[np.float64]) -> None:
+    def _arrange(self, places: npt.NDArray[np.float64], *rest: npt.NDArray[np.float64]) -> None:
         """Put nodes and cells in their order; on rank 0."""
         *at_nodes, cells = rest
-        self._order = order = np.arange(len(points)) if self.comm.size == 1 else _sorted_by_coordinates(points)
+        points = places[:, : places.shape[1] // 2]
+        self._order = order = _sorted(places, np.ptp(points, axis=0).max() or 1.0)
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
         cells = place[cells]
-        if self.comm.size > 1:
-            cells = cells[np.lexsort(np.sort(cells, axis=1).T[::-1])]
+        cells = cells[np.lexsort(np.sort(cells, axis=1).T[::-1])]
         arrays = (points[order], *(values[order] for values in at_nodes), cells.astype(np.int32))
         for values in arrays:
             values.flags.writeable = False
         self._geometry = dict(zip(GEOMETRY, arrays, strict=True))
 
 
-def _sorted_by_coordinates(points: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    extent = np.ptp(points, axis=0).max()
-    return np.lexsort(np.round(points / extent, 10).T[::-1])  # what is nearer is the same
+def _sorted(places: npt.NDArray[np.float64], extent: float) -> npt.NDArray[np.intp]:
+    """Return the order of the rows, the first column first; what is nearer than 1e-10 of the extent is the same.
+
+    The odd shift keeps the edges of what is rounded to the same away from simple fractions.
+    """
+    return np.lexsort(np.floor(places / (1e-10 * extent) + 1 / np.pi).T[::-1])

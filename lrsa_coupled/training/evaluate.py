@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lrsa_coupled.config import Config
+from lrsa_coupled.data.cells import are_simplices
 from lrsa_coupled.data.dataset import Batch, PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
@@ -96,7 +97,7 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
 def _both_errors(batch: Batch, predicted_BNK: Tensor, reference: Reference) -> Tensor:
     """Return L2 and, on simplices, H1 errors of a batch of one: ``(1 or 2, fields)``."""
     errors = [relative_l2(predicted_BNK, reference)]
-    if batch.cells_EV is not None and batch.cells_EV.shape[1] == batch.points_BNd.shape[-1] + 1:
+    if batch.cells_EV is not None and are_simplices(batch.cells_EV.shape[1], batch.points_BNd.shape[-1]):
         errors.append(relative_h1(predicted_BNK, reference, points_BNd=batch.points_BNd, cells_EV=batch.cells_EV))
     return torch.cat(errors)
 

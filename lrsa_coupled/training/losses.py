@@ -7,7 +7,7 @@ training, whichever is larger: a sample whose field vanishes does not take over 
 The columns of a basis count the less the later they come, see ``_taper``: the lowest K modes are cut out of a sequence,
 of which the last and the first left out are often near each other, so that no span of K fields has all of the last.
 
-Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V = d + 1 vertices of a cell.
+Shapes: B batch, N points, d dimension of space, K outputs, P fields, E cells, V vertices of a cell, X = V - 1 edges.
 """
 
 from __future__ import annotations
@@ -92,14 +92,21 @@ def relative_h1(predicted_BNK: Tensor, reference: Reference, *, points_BNd: Tens
     """Return the relative H1 seminorms of the errors ``(B, P)`` over some simplices, by P1 gradients.
 
     ``cells_EV`` holds the row numbers of the points that are the vertices of each simplex, the same for all samples.
+    Gradients on a surface or curve in space are tangential.
     """
     taper_K = _taper(reference.exact_BNK, reference.fields)
     corners_BEVd = points_BNd[:, cells_EV]
-    edges_BEdd = corners_BEVd[:, :, 1:] - corners_BEVd[:, :, :1]
-    root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEdd).abs())[..., None, None]
-    operator_BEdd = torch.linalg.inv_ex(edges_BEdd).inverse * root_volume_BE11
+    edges_BEXd = corners_BEVd[:, :, 1:] - corners_BEVd[:, :, :1]
+    if edges_BEXd.shape[2] == edges_BEXd.shape[3]:
+        root_volume_BE11 = torch.sqrt(torch.linalg.det(edges_BEXd).abs())[..., None, None]
+        inverse_BEdX = torch.linalg.inv_ex(edges_BEXd).inverse
+    else:
+        gram_BEXX = edges_BEXd @ edges_BEXd.transpose(2, 3)
+        root_volume_BE11 = torch.linalg.det(gram_BEXX).clamp_min(0.0).pow(0.25)[..., None, None]
+        inverse_BEdX = edges_BEXd.transpose(2, 3) @ torch.linalg.inv_ex(gram_BEXX).inverse
+    operator_BEdX = inverse_BEdX * root_volume_BE11
     error_BEdK, exact_BEdK = (
-        operator_BEdd @ (values_BNK[:, cells_EV[:, 1:]] - values_BNK[:, cells_EV[:, :1]])
+        operator_BEdX @ (values_BNK[:, cells_EV[:, 1:]] - values_BNK[:, cells_EV[:, :1]])
         for values_BNK in (
             (predicted_BNK - reference.exact_BNK) * reference.free_BNK * taper_K,
             reference.exact_BNK * taper_K,
