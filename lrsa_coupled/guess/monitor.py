@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from typing import final
 
@@ -56,9 +57,9 @@ class Monitor:
         return True
 
     def _remaining(self) -> float:
-        """Return the iterations from here to the tolerance."""
-        last = self._norms[-3:]
+        """Return the iterations from here to the tolerance, with none to the rounding errors of the first norm."""
+        last, aim = self._norms[-3:], max(self.atol, sys.float_info.epsilon * self._norms[0])
         gained = math.log(last[0] / last[-1]) / (len(last) - 1) if last[-1] < last[0] else 0.0
         if gained <= -math.log(self.stalled):
             return math.inf
-        return math.log2(1.0 + math.log(last[-1] / self.atol) / (2.0 * gained))
+        return math.log2(1.0 + max(0.0, math.log(last[-1] / aim)) / (2.0 * gained))

@@ -157,13 +157,14 @@ def test_a_monitored_newton_ends_when_it_is_asked_to() -> None:
 
 
 def test_a_monitor_lets_go_on_what_will_converge_and_ends_what_will_not() -> None:
-    def ended(norms: list[float], *, waited: float = 0.5) -> list[bool]:
-        monitor = Monitor(COMM, 1e-8, started=time.perf_counter() - waited, budget=0.15, expected=1.0, stalled=0.5)
+    def ended(norms: list[float], *, waited: float = 0.5, atol: float = 1e-8) -> list[bool]:
+        monitor = Monitor(COMM, atol, started=time.perf_counter() - waited, budget=0.15, expected=1.0, stalled=0.5)
         return [monitor(iteration, norm) for iteration, norm in enumerate(norms)]
 
     assert ended([1.0, 1e-3, 1e-9]) == [False, False, False]
     assert ended([1.0, 2.0]) == [False, True]
     assert ended([1.0, 2.0], waited=0.1) == [False, False]  # the budget is not used up
+    assert ended([1.0, 1e-3, 1e-9], atol=0.0) == [False, False, False]  # a solver that ends by the length of its step
     assert ended([1.0, 0.3, 0.2, 0.05]) == [
         False,
         False,
