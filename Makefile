@@ -4,19 +4,25 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MPIEXEC ?= $(BIN)/mpiexec
 STAMP  := $(VENV)/installed
+COMPLEX := .venv-complex
+COMPLEX_STAMP := $(COMPLEX)/installed
 
 # One thread a process: ranks share the cores, and the problems of the tests are too small for more.
 export OMP_NUM_THREADS ?= 1
 MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
+# Suites of tests/mpi that hold whatever PETSc's scalars are.
+COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
+  tests/mpi/test_background.py tests/mpi/test_errors.py
 
-.PHONY: help demo lint test clean
+.PHONY: help demo lint test test-complex clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   comparison of initial guesses on 6 unseen cavity flows, 2 ranks (runs/demo/)"
 	@echo "make lint   ruff and mypy"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
-	@echo "make clean  remove runs/, caches and build products (keeps .venv)"
+	@echo "make test-complex  tests with complex PETSc in an environment of its own, .venv-complex, on 1 and 2 ranks"
+	@echo "make clean  remove runs/, caches and build products (keeps .venv and .venv-complex)"
 
 demo: $(STAMP)
 	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/rows.jsonl --html runs/demo/page.html --pictures runs/demo
@@ -33,6 +39,19 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases
 	$(MPIEXEC) -n 2 $(MPITEST)
 	$(MPIEXEC) -n 3 $(MPITEST)
+
+test-complex: $(COMPLEX_STAMP)
+	$(COMPLEX_TEST)
+	$(COMPLEX)/bin/mpiexec -n 2 $(COMPLEX_TEST)
+
+# Its own DOLFINx, PETSc, MPI and numpy come first; torch and all else are those of .venv.
+$(COMPLEX_STAMP): $(STAMP)
+	test -x $(COMPLEX)/bin/python || $(BIN)/python -m venv $(COMPLEX)
+	$(COMPLEX)/bin/python -m pip install --quiet "$$($(BIN)/python -c "import tomllib; print(tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['complex'][0])")"
+	$(COMPLEX)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+	  > $$($(COMPLEX)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_shared.pth
+	@touch $@
 
 $(STAMP): pyproject.toml
 	@"$(or $(PYTHON),python3)" -c "import sys; sys.exit(sys.version_info < (3, 12))" || \

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import final
 
 import msgspec
+import numpy as np
 from mpi4py import MPI
 from dolfinx.fem import Function
 from dolfinx.fem.petsc import assemble_matrix
@@ -84,7 +85,7 @@ class System:
         features = case.features(problem)
         functions, first = {}, 0
         for item in case.schema.inputs:
-            functions[item.name] = Function(problem.node_space)
+            functions[item.name] = Function(problem.node_space, dtype=np.float64)
             functions[item.name].x.array[: len(features.nodal)] = features.nodal[:, first]
             functions[item.name].x.scatter_forward()
             first += item.components

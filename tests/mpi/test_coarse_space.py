@@ -109,7 +109,7 @@ def test_the_symmetric_form_is_symmetric_and_positive(shift: float) -> None:
         x, y = right_side(matrix, 1), right_side(matrix, 2)
         mx, my = applied(ksp.getPC(), x), applied(ksp.getPC(), y)
         assert mx.dot(y) == pytest.approx(my.dot(x), rel=1e-10)
-        assert mx.dot(x) > 0.0 and my.dot(y) > 0.0
+        assert mx.dot(x).real > 0.0 and my.dot(y).real > 0.0
 
 
 def test_conjugate_gradients_fall_monotonically_in_energy() -> None:
