@@ -48,8 +48,8 @@ class Collector:
         bcs: Its Dirichlet conditions, or those of a problem instead of what it was made with.
 
     Raises:
-        ValueError: If an input or scalar is of no use, the unknown is not Lagrange, or the folder holds another data
-            set; on all ranks.
+        ValueError: If an input or scalar is of no use, the unknown is of an element that is not supported, or the
+            folder holds another data set; on all ranks.
     """
 
     def __init__(self, folder: Path | str, problem: LinearProblem | NonlinearProblem | PETSc.SNES | PETSc.KSP, *,

@@ -65,8 +65,8 @@ def attach(
         What is attached, None without a guess.
 
     Raises:
-        ValueError: If an input or scalar is missing, unknown or of the wrong size, the unknown is not Lagrange or
-            consists of several functions, or a bare solver comes without ``u``; on all ranks.
+        ValueError: If an input or scalar is missing, unknown or of the wrong size, an output is of an element that is
+            not supported, or a bare solver comes without ``u``; on all ranks.
     """
     u, bcs = unknown_of(problem, u, bcs)
     solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver

@@ -135,6 +135,28 @@ def test_h1_seminorm_in_space_is_exact():
     assert errors.item() == pytest.approx(float(error.norm() / gradient.norm()), rel=1e-12)
 
 
+@pytest.mark.parametrize("fold", [0.0, 0.7])
+def test_h1_seminorm_on_a_surface_is_that_of_its_development(fold):
+    """A sheet that is folded along a line keeps its gradients; in space they are tangential."""
+    flat, cells = square(4)
+    exact = torch.stack((flat @ torch.tensor([1.0, 2.0]).double(), flat[:, 0], 3.0 * flat[:, 0] + 7.0), dim=1)[None]
+    predicted = exact + torch.stack((0.5 * flat[:, 0], 0.0 * flat[:, 0], 4.0 * flat[:, 1] - 1.0), dim=1)[None]
+    along = (flat[:, 0] - 0.5).clamp_min(0.0)
+    sheet = torch.stack((flat[:, 0] - along * (1 - math.cos(fold)), flat[:, 1], along * math.sin(fold)), dim=1)
+    errors = relative_h1(predicted, nodal(exact, FIELDS), points_BNd=sheet[None], cells_EV=cells)
+    assert errors[0].tolist() == pytest.approx([math.sqrt(0.25 / 6.0), 4.0 / 3.0], rel=1e-12)
+
+
+def test_h1_seminorm_on_a_curve_is_that_of_its_length():
+    angle = torch.linspace(0.0, 3.0, 30, dtype=torch.float64)
+    helix = torch.stack((angle.cos(), angle.sin(), angle), dim=1)
+    cells = torch.stack((torch.arange(29), torch.arange(1, 30)), dim=1)
+    exact, reference = angle[None, :, None], (FieldColumns("u", slice(0, 1)),)
+    error = 0.3 * angle[None, :, None] + 2.0
+    errors = relative_h1(exact + error, nodal(exact, reference), points_BNd=helix[None], cells_EV=cells)
+    assert errors.item() == pytest.approx(0.3, rel=1e-12)
+
+
 def test_h1_seminorm_of_interpolants_converges_with_order_two():
     """Error field ``x (1 - x)``, seminorm sqrt(1/3), against ``sin(pi x) sin(pi y)``, seminorm pi / sqrt(2)."""
     expected = math.sqrt(1.0 / 3.0) / (math.pi / math.sqrt(2.0))
