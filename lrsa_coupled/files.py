@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
+import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,20 +15,96 @@ from typing import Any
 import msgspec
 
 
+def process_name() -> str:
+    """Return a name of this process that no running process of any machine has: its machine and number."""
+    return f"{os.uname().nodename}~{os.getpid()}"
+
+
+def may_be_running(name: str) -> bool:
+    """Return whether the process of a name may still be at work; of another machine nobody knows."""
+    machine, _, number = name.rpartition("~")
+    if machine != os.uname().nodename or not number.isdigit():
+        return True
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextmanager
+def temporary_path(path: Path) -> Iterator[Path]:
+    """Give a path beside ``path`` that no other process uses, and remove what is there afterwards."""
+    temporary = path.with_name(f".{path.name}~{secrets.token_hex(4)}~{process_name()}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def abandoned(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder whose process has ended; those of other machines are left out."""
+    names = {path: path.name.removesuffix(".tmp").rsplit("~", 2) for path in folder.glob(".*~*~*.tmp")}
+    return [path for path, name in names.items() if not may_be_running("~".join(name[1:]))]
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success it is flushed to disk and renamed, on an error removed.
 
-    Collective: no; each path belongs to one process. OSError when the folder cannot be written.
+    Collective: no; any number of processes may write the same path. OSError when the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with temporary_path(path) as temporary:
         yield temporary
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+        flush(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on disk."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def create_text(path: Path, text: str) -> bool:
+    """Write a text file that does not exist yet and return True; False when there is one.
+
+    One of several processes succeeds, on any number of machines. The file is whole, but for a moment on file systems
+    without links: ``read_created`` waits for its end. ``text`` ends with a newline.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return temporary.stat().st_nlink > 1  # made by a first try whose answer the network lost
+        except OSError:
+            return _fill_new(path, text)
+    return True
+
+
+def read_created(path: Path, *, patience: float = 10.0) -> str:
+    """Read a file of ``create_text``; ValueError when it has no end after ``patience`` seconds."""
+    end = time.monotonic() + patience
+    while not (text := path.read_text(encoding="utf-8")).endswith("\n"):
+        if time.monotonic() > end:
+            text = "has no end: a job was killed while it wrote it"
+            raise ValueError(f"{path} {text}; remove it when no job is at work in this folder")
+        time.sleep(0.01)
+    return text
+
+
+def _fill_new(path: Path, text: str) -> bool:
+    try:
+        with open(path, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        return False
+    return True
 
 
 def write_text_atomically(path: Path, text: str) -> None:

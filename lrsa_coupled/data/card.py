@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from lrsa_coupled.files import converted, read_json, write_text_atomically
+from lrsa_coupled.files import converted, create_text, read_created, read_json, write_text_atomically
 from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
@@ -62,7 +62,7 @@ class DataCard:
 
 
 def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None = None) -> None:
-    """Create a data set or check that an existing one was made with the same ``card``. Call on one rank.
+    """Create a data set or check that an existing one was made with the same ``card``. Call on one rank of each job.
 
     What only training reads, symmetries and loss weights, is brought up to date. ``defaults`` are settings, options of
     the case among them, that a card does not hold when it is older than they are.
@@ -72,15 +72,21 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
         OSError: If the folder cannot be written.
     """
     (folder / "shards").mkdir(parents=True, exist_ok=True)
-    if (folder / NAME).exists():
-        present = read_card(folder)
-        if (difference := present.difference(card, defaults or {})) is not None:
-            raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
-        symmetries = card.schema.symmetries or present.schema.symmetries
-        card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
-        if card == present:
+    if not (folder / NAME).exists():
+        if create_text(folder / NAME, _text(card)):
             return
-    write_text_atomically(folder / NAME, json.dumps(card.to_json(), indent=1) + "\n")
+        read_created(folder / NAME)  # another job makes it at this moment
+    present = read_card(folder)
+    if (difference := present.difference(card, defaults or {})) is not None:
+        raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
+    symmetries = card.schema.symmetries or present.schema.symmetries
+    card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
+    if card != present:
+        write_text_atomically(folder / NAME, _text(card))
+
+
+def _text(card: DataCard) -> str:
+    return json.dumps(card.to_json(), indent=1) + "\n"
 
 
 def read_card(folder: Path) -> DataCard:

@@ -6,9 +6,18 @@ A data set is a folder::
     config.json    resolved configuration of the last generate
     shards/*.h5    HDF5 files, each complete: they appear by atomic rename and never change
     index.json     headers of the shards by file name; made again when it is missing, damaged or out of date
+    claims/*.json  blocks of indices that collectors have taken; never removed
+    begun/*        marks of the samples that jobs of one generate have begun with; hints, they may be removed
 
 A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run
-that was killed may leave a sample in two shards, with the same contents; the larger shard counts.
+that was killed, or jobs that merge shards at the same time, may leave a sample in two of them, with the same contents:
+the shard with most samples counts, the last by name of several. Only a shard that does not count for any sample may be
+removed, after those that do are on disk. Names that begin with a dot are of files that are being written.
+
+**Claims.** The files are numbered from ``00000000.json`` without gaps. The next one is made by a call that fails where
+it exists (``link``, or ``open`` with ``O_EXCL``). Each is an object with ``first`` and ``count``, the indices of the
+block, ``job``, a name, and ``closed``, true when the job has ended. A block begins where the one before ends. A job
+that ends gives back the rest of its last block if that is still the last of all. Indices need not be consecutive.
 
 **dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``,
 ``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as

@@ -22,7 +22,7 @@ from lrsa_coupled.data.format import (
     digest,
     record_digest,
 )
-from lrsa_coupled.files import atomic_path
+from lrsa_coupled.files import flush, temporary_path
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SMALLEST = 512
@@ -56,7 +56,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
 def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     """Write samples as a new shard of the data set ``folder``, by atomic rename, and return its path.
 
-    Collective: no; every rank writes its own samples. OSError when the folder cannot be written.
+    Collective: no; any number of processes may write, each its own samples. OSError when the folder cannot be written.
     """
     records = sorted(records, key=lambda record: record.index)
     entries = [Entry.of(record) for record in records]
@@ -64,15 +64,16 @@ def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     while size < len(_header_bytes("0" * 32, entries, 0)):
         size *= 2
     (folder / "shards").mkdir(exist_ok=True)
-    draft = folder / "shards" / f"{records[0].index:08d}-{len(records)}.part"
-    with atomic_path(draft) as temporary:
+    stem = f"{records[0].index:08d}-{len(records)}"
+    with temporary_path(folder / "shards" / stem) as temporary:
         with h5py.File(temporary, "w", userblock_size=size) as file:
             for record in records:
                 _write(file, record)
         body = _body_digest(temporary, size)
         with open(temporary, "r+b") as stream:
             stream.write(_header_bytes(body, entries, size))
-    return draft.replace(draft.with_name(f"{draft.stem}-{body[:8]}.h5"))
+        flush(temporary)
+        return temporary.replace(folder / "shards" / f"{stem}-{body[:8]}.h5")
 
 
 def read_header(path: Path) -> Header:

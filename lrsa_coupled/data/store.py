@@ -41,7 +41,7 @@ class Damage:
 
 @final
 class DataStore:
-    """A data set opened for reading. Collective: no. Memory: some 100 bytes a sample.
+    """A data set opened for reading, while others write into it too. Collective: no. Memory: some 100 bytes a sample.
 
     Attributes:
         headers: Headers of the shards by path.
@@ -59,11 +59,8 @@ class DataStore:
         self.damaged: list[Path] = []
         self.headers = self._read_headers(tolerant)
         self._shard: dict[int, Path] = {}
-        entries: dict[int, Entry] = {}
-        for path, header in sorted(self.headers.items(), key=lambda item: (len(item[1].entries), item[0])):
-            for entry in header.entries:
-                self._shard[entry.index], entries[entry.index] = path, entry
-        self.entries = dict(sorted(entries.items()))
+        self.entries: dict[int, Entry] = {}
+        self._find()
         self.superfluous = sorted(set(self.headers) - set(self._shard.values()))
         self._whole: set[Path] = set()
         self._file: tuple[Path, int, h5py.File, Geometries] | None = None
@@ -107,7 +104,13 @@ class DataStore:
     def verify(self, part: int = 0, num_parts: int = 1) -> list[Damage]:
         """Read every byte of one of ``num_parts`` equal parts and return the shards that have changed."""
         paths, headers = sorted([*self.headers, *self.damaged])[part::num_parts], self.headers
-        return [self._damage(path) for path in paths if path not in headers or not shard.is_whole(path, headers[path])]
+        changed = [path for path in paths if path not in headers or not shard.is_whole(path, headers[path])]
+        return [self._damage(path) for path in changed if path.exists()]  # another job has merged the others
+
+    def stands_elsewhere(self, path: Path) -> bool:
+        """Return whether each sample of a superfluous shard stands in another one that is whole."""
+        others = {self._shard[entry.index] for entry in self.headers[path].entries}
+        return path not in others and all(shard.is_whole(other, self.headers[other]) for other in others)
 
     def content_hash(self) -> str:
         """Return the hash of the samples: the same for any ranks, order of writing, timings and version of the card."""
@@ -119,6 +122,9 @@ class DataStore:
         write_text_atomically(self.folder / INDEX, f"{digest([text])}\n{text.decode()}\n")
 
     def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T], *, check: bool = True) -> T:
+        if not (path := self._shard[index]).exists():  # another job has merged it
+            self.headers = self._read_headers(tolerant=True)
+            self._find()
         path = self._shard[index]
         try:
             if check and path not in self._whole:
@@ -136,18 +142,28 @@ class DataStore:
             self._file = (path, os.getpid(), h5py.File(path, "r"), {})
         return self._file[2:]
 
+    def _find(self) -> None:
+        """Note the shard of each sample: of several the one with most samples, then the last by name."""
+        found = dict(self.entries)
+        for path, header in sorted(self.headers.items(), key=lambda item: (len(item[1].entries), item[0])):
+            for entry in header.entries:
+                self._shard[entry.index], found[entry.index] = path, entry
+        self.entries = dict(sorted(found.items()))
+
     def _read_headers(self, tolerant: bool) -> dict[Path, Header]:
-        known, headers = _read_index(self.folder), {}
-        for path in sorted((self.folder / "shards").glob("*.h5")):
-            try:
-                headers[path] = known[path.name] if path.name in known else shard.read_header(path)
-            except FileNotFoundError:  # a generate at work has merged it: look again
-                self.damaged.clear()
-                return self._read_headers(tolerant)
-            except (ValueError, OSError):
-                if not tolerant:
-                    raise
-                self.damaged.append(path)
+        known, gone = _read_index(self.folder), True
+        while gone:  # a shard that another job has merged meanwhile: look for the larger one
+            headers, gone = {}, False
+            self.damaged.clear()
+            for path in sorted((self.folder / "shards").glob("*.h5")):
+                try:
+                    headers[path] = known[path.name] = known.get(path.name) or shard.read_header(path)
+                except FileNotFoundError:
+                    gone = True
+                except (ValueError, OSError):
+                    if not tolerant:
+                        raise
+                    self.damaged.append(path)
         return headers
 
     def _damage(self, path: Path) -> Damage:

@@ -1,14 +1,19 @@
-"""Writes samples such that a kill loses none that is finished, and puts a data set in order afterwards."""
+"""Writes samples such that a kill loses none that is finished, and puts a data set in order afterwards.
+
+Any number of jobs may do both at once. Of the shards that hold a sample the one with most samples counts, the last by
+name of several; one is removed only when those that count instead are on disk. So at any time the last of them stays.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.shard import readable, write_shard
 from lrsa_coupled.data.store import Damage, DataStore
+from lrsa_coupled.files import abandoned
 
 
 @final
@@ -34,42 +39,53 @@ class ShardWriter:
             merged = write_shard(self.folder, self._records)
             for path in self._paths:
                 if path != merged:
-                    path.unlink()
+                    path.unlink(missing_ok=True)
         self._records, self._paths = [], []
 
 
 def repair(folder: Path, damages: Iterable[Damage]) -> None:
-    """Replace damaged shards by what can still be read of them. Call on one rank, while nobody else writes."""
+    """Replace damaged shards by what can still be read of them. Call on one rank."""
     for damage in damages:
         kept = list(readable(damage.path).values())
         repaired = write_shard(folder, kept) if kept else None
         if repaired != damage.path:  # equal when all samples are readable: the same contents have the same name
-            damage.path.unlink()
+            damage.path.unlink(missing_ok=True)
 
 
-def tidy(folder: Path, samples_per_shard: int) -> None:
+def tidy(folder: Path, samples_per_shard: int, *, leave: Sequence[range] = ()) -> None:
     """Drop shards without a sample of their own, merge small ones, write the index.
 
-    Call on one rank, while nobody else writes. A kill at any moment leaves every sample in at least one shard.
+    Call on one rank. A kill at any moment leaves every sample in at least one shard, and so do other jobs at work.
+    Samples in ``leave`` stay in their shards: who makes them merges them.
     """
     store = DataStore(folder)
-    for path in (*store.superfluous, *(folder / "shards").glob("*.part"), *(folder / "shards").glob(".*.tmp")):
+    superfluous = [path for path in store.superfluous if store.stands_elsewhere(path)]
+    for path in (*superfluous, *(folder / "shards").glob("*.part"), *abandoned(folder / "shards")):
         path.unlink(missing_ok=True)
-    for paths in _small(store, samples_per_shard):
-        records = dict(item for path in paths for item in readable(path).items())  # a sample in two counts once
-        write_shard(folder, list(records.values()))
-        for path in paths:
-            path.unlink()
+    for paths in _small(store, samples_per_shard, leave):
+        _merge(store, paths)
     DataStore(folder).write_index()
 
 
-def _small(store: DataStore, samples_per_shard: int) -> list[list[Path]]:
+def _merge(store: DataStore, paths: Sequence[Path]) -> None:
+    """Put the samples of some shards into one; nothing when a shard is damaged or has gone in the meantime."""
+    records = dict(item for path in paths for item in readable(path).items())  # a sample in two counts once
+    if any(entry.index not in records for path in paths for entry in store.headers[path].entries):
+        return
+    merged = write_shard(store.folder, list(records.values()))
+    for path in paths:
+        if path != merged:
+            path.unlink(missing_ok=True)
+
+
+def _small(store: DataStore, samples_per_shard: int, leave: Sequence[range]) -> list[list[Path]]:
     """Return groups of at least two shards that fit into one."""
     groups: list[list[Path]] = []
     room = 0
     for path in sorted(set(store.headers) - set(store.superfluous)):
-        size = len(store.headers[path].entries)
-        if size >= samples_per_shard:
+        entries = store.headers[path].entries
+        size = len(entries)
+        if size >= samples_per_shard or any(entry.index in block for entry in entries for block in leave):
             continue
         if size > room:
             groups.append([])

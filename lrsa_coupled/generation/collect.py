@@ -16,9 +16,10 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.elements import Solution, num_columns
 from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
-from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.claims import Indices
 from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import ShardWriter, tidy
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.interfaces import Unknown
@@ -32,8 +33,9 @@ SAMPLES_PER_SHARD = 16
 class Collector:
     """Writes the solved states of a script into a data set that ``lrsa-coupled train`` reads.
 
-    A sample is on disk when ``add`` returns. A second run of the script adds to the data set. Use it in a ``with``
-    block, or call ``close``. Collective: all methods.
+    A sample is on disk when ``add`` returns. A second run of the script adds to the data set, and several may run at
+    once, on one machine or on several that share the folder: each has indices of its own. Use it in a ``with`` block,
+    or call ``close``. Collective: all methods.
 
     Args:
         folder: The data set.
@@ -69,7 +71,7 @@ class Collector:
         with collective_errors(self.comm):
             if self.comm.rank == 0:
                 create(self.folder, DataCard(self.script.schema, seed=0, resolution=0))
-                self._next = 1 + max(store.DataStore(self.folder).entries, default=-1)
+                self._indices = Indices(self.folder, 1 + max(DataStore(self.folder).entries, default=-1))
         self._last = time.perf_counter()
 
     def add(self) -> None:
@@ -82,8 +84,8 @@ class Collector:
                 linear, status = isinstance(solver, PETSc.KSP), "ok" if reason > 0 else "failed"
                 residual = solver.getResidualNorm() if linear else solver.getFunctionNorm()
                 text = f"{'KSP' if linear else 'SNES'} reason {reason}"
-                self._writer.add(SampleRecord(self._next, status, text, "{}", iterations, residual, seconds, arrays))
-                self._next += 1
+                index = self._indices.take()
+                self._writer.add(SampleRecord(index, status, text, "{}", iterations, residual, seconds, arrays))
         self._last = time.perf_counter()
 
     def close(self) -> None:
@@ -91,7 +93,8 @@ class Collector:
         with collective_errors(self.comm):
             if self.comm.rank == 0:
                 self._writer.close()
-                tidy(self.folder, SAMPLES_PER_SHARD)
+                self._indices.close()
+                tidy(self.folder, SAMPLES_PER_SHARD, leave=self._indices.of_others())
 
     def __enter__(self) -> Collector:
         return self

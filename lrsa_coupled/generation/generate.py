@@ -18,6 +18,7 @@ from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config, GenerateConfig
 from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.claims import Shares
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
@@ -63,7 +64,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> G
 
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
     a mesh distributed over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run
-    after the current ones.
+    after the current ones. Several jobs may run at once, on any number of machines that share the folder: each takes
+    samples that no other has begun with, at the end also those that another has begun with and not finished.
 
     With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and begin with the
     nearest sample of the generations before: that depends on the index alone, not on ranks, order or restarts. Where a
@@ -116,14 +118,15 @@ class _Worker:
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
         self.solver = SampleSolver(case, config, self.group)
+        self.shares = Shares(folder)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
     def run(self, generation: Generation, stop: StopSignals) -> float:
         """Take chains while there are any and no signal has come; return the time of the slowest group [s]."""
-        counter, started = SharedCounter(self.comm), time.perf_counter()
-        with collective_errors(self.comm):
-            self._take(generation.chains, self._guesses(generation.first), counter=counter, stop=stop)
-        counter.free()
+        started = time.perf_counter()
+        if self._take_all(generation.chains, generation.first, stop=stop, shared=True):
+            rest = share(self.comm, lambda: _rest(self.folder, generation.chains))
+            self._take_all(rest, generation.first, stop=stop, shared=False)
         self.busy += self.finished - started
         return self.comm.allreduce(self.finished - started, op=MPI.MAX)
 
@@ -132,17 +135,24 @@ class _Worker:
         self.solver.begin()
         self.group.Free()
 
-    def _take(
-        self, chains: tuple[Chain, ...], guesses: list[InitialGuess], *, counter: SharedCounter, stop: StopSignals
-    ) -> None:
+    def _take_all(self, chains: tuple[Chain, ...], first: int, *, stop: StopSignals, shared: bool) -> int:
+        """Take chains, ``shared`` ones only if no other job has begun with them; return how many it has. Collective."""
+        queue = _Queue(self.group, SharedCounter(self.comm), chains, self.shares if shared else None)
+        with collective_errors(self.comm):
+            self._take(queue, self._guesses(first), stop)
+        queue.counter.free()
+        return self.comm.allreduce(queue.left_out)
+
+    def _take(self, queue: _Queue, guesses: list[InitialGuess], stop: StopSignals) -> None:
+        chains = queue.chains
         before = list(itertools.accumulate((len(chain.missing) for chain in chains), initial=0))
         with progress(description="samples", total=before[-1]) as bar:
-            place = self._next(counter)
+            place = queue.next()
             while place < len(chains) and not self._stopped(stop):
                 bar.update(before[place] - bar.n)
                 for _ in self._solve(chains[place], guesses, stop):
                     bar.update()
-                place = self._next(counter)
+                place = queue.next()
             self.writer.close()
             self.finished = time.perf_counter()
             if not stop.name:
@@ -163,10 +173,6 @@ class _Worker:
             if self._stopped(stop):
                 return
 
-    def _next(self, counter: SharedCounter) -> int:
-        """Return the place of the next chain, the same on all ranks of the group."""
-        return self.group.bcast(counter.take() if self.group.rank == 0 else None)
-
     def _stopped(self, stop: StopSignals) -> bool:
         """Return whether a rank of the group has seen a signal, the same on all of them."""
         return self.group.allreduce(bool(stop.name), op=MPI.LOR)
@@ -181,6 +187,38 @@ class _Worker:
             below = [index for index in data.solved if index < first]
             return [NearestGuess(case, NearestSample(data, below))] if below else []
         return []
+
+
+class _Queue:
+    """The chains that a group of ranks takes from, shared with the other groups and, given ``shares``, other jobs.
+
+    Attributes:
+        left_out: Chains that another job has begun with; on the first rank of the group.
+    """
+
+    def __init__(
+        self, group: MPI.Intracomm, counter: SharedCounter, chains: tuple[Chain, ...], shares: Shares | None
+    ) -> None:
+        self.group, self.counter, self.chains, self.shares = group, counter, chains, shares
+        self.left_out = 0
+
+    def next(self) -> int:
+        """Return the place of the next chain, the same on all ranks of the group. Collective over the group."""
+        return self.group.bcast(self._take() if self.group.rank == 0 else None)
+
+    def _take(self) -> int:
+        place = self.counter.take()
+        while self.shares and place < len(self.chains) and not self.shares.take(min(self.chains[place].missing)):
+            self.left_out += 1
+            place = self.counter.take()
+        return place
+
+
+def _rest(folder: Path, chains: tuple[Chain, ...]) -> tuple[Chain, ...]:
+    """Return the chains with samples that are not on disk."""
+    present = store.DataStore(folder).entries.keys()
+    rest = (dataclasses.replace(chain, missing=chain.missing - present) for chain in chains)
+    return tuple(chain for chain in rest if chain.missing)
 
 
 def _check(case: Case, config: Config, num_ranks: int) -> None:
@@ -232,6 +270,7 @@ def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateC
 def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, int]]:
     tidy(folder, samples_per_shard)
     data = store.DataStore(folder)
+    Shares(folder).remove(data.entries)
     return len(data.entries), len(data.solved), data.failures()
 
 
