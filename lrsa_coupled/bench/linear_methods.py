@@ -252,7 +252,7 @@ def _learned_methods(
     card = LearnedGuess.load(folder).predictor.card
     if card.schema.name.partition(":")[0] != case.name:
         raise ValueError(f"{folder}: expected an operator of '{case.name}', got one of '{card.schema.name}'")
-    refuse_seen(config.problem.test_seed, card.data.seed, f"the data behind the model {folder}")
+    refuse_seen(config.problem.test_seed, {card.data.seed, *card.data.seeds}, f"the data behind the model {folder}")
     checkpoint, cost = {"pc_lrsa_checkpoint": str(folder)}, cost_of(card)
     if any(item.span for item in card.schema.outputs):
         return [

@@ -76,7 +76,7 @@ def nearest_method(case: Case, config: Config, data: Path) -> Method:
     store = DataStore(data)
     if (difference := store.card.schema.difference(case.schema)) is not None:
         raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
-    refuse_seen(config.problem.test_seed, store.card.seed, f"the data set {data}")
+    refuse_seen(config.problem.test_seed, store.card.seeds, f"the data set {data}")
     return guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), Always(config.guess.max_iterations))
 
 

@@ -99,13 +99,14 @@ class Samples:
 def load_guess(case: Case, config: Config, model: Path) -> LearnedGuess:
     """Load a model of a case; ValueError when it is of another one, or has seen the samples of the benchmark."""
     guess = LearnedGuess.load(model, config.guess).bind(case)
-    refuse_seen(config.problem.test_seed, guess.predictor.card.data.seed, f"the data behind the model {model}")
+    data = guess.predictor.card.data
+    refuse_seen(config.problem.test_seed, {data.seed, *data.seeds}, f"the data behind the model {model}")
     return guess
 
 
-def refuse_seen(seed: int, seen: int, what: str) -> None:
-    """Raise ValueError when the samples of the benchmark are those behind ``what``."""
-    if seed == seen:
+def refuse_seen(seed: int, seen: set[int], what: str) -> None:
+    """Raise ValueError when the samples of the benchmark are among those behind ``what``, which have these seeds."""
+    if seed in seen:
         raise ValueError(f"samples must be unseen: the seed {seed} is the one of {what}; choose another seed")
 
 

@@ -32,6 +32,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     size = sum(path.stat().st_size for path in store.headers)
     nodes = [entry.num_nodes for entry in entries if entry.solved]
     print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
+    for part in card.merged:
+        print(f"merged: {part['samples']} samples of seed {part['seed']}, resolution {part['resolution']}")
     print(f"{len(entries)} samples, {len(nodes)} solved, {len(store.headers)} shards, {size / 2**20:.1f} MiB")
     if nodes:
         print(f"{min(nodes)} to {max(nodes)} nodes a sample, {sum(nodes)} in all")

@@ -27,10 +27,17 @@ class DataCard:
     parameters: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    merged: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> set[int]:
+        """Seeds of all samples."""
+        return {self.seed, *(part["seed"] for part in self.merged)}
 
     def to_json(self) -> dict[str, Any]:
         """Return the card as a JSON object."""
-        return {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
+        content = {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
+        return {name: value for name, value in content.items() if name != "merged" or value}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
@@ -47,6 +54,8 @@ class DataCard:
         """Return the first mismatch in words, versions aside; ``defaults`` are settings that a card does not hold."""
         if (difference := self.schema.difference(other.schema)) is not None:
             return difference
+        if self.merged != other.merged:
+            return "samples merged from data sets that differ"
         mine, others = self._compared(defaults), other._compared(defaults)
         for key in [*mine, *others]:
             if mine.get(key) != others.get(key):

@@ -21,7 +21,9 @@ that ends gives back the rest of its last block if that is still the last of all
 
 **dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``,
 ``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as
-it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``). Version 2, which is read too, has
+it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``). A data set merged from several that
+differ has in ``merged`` a list of their ``seed``, ``resolution``, ``settings`` and number of ``samples``, and beside it
+seed and resolution of the first and the settings that all have. Version 2, which is read too, has
 the entries of ``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and
 ``strategy`` for ``method``. Shards are the same in both.
 

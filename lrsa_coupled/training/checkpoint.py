@@ -33,7 +33,7 @@ REMEDY = "restore the file from its source or train again"
 
 @dataclass(frozen=True)
 class DataInfo:
-    """The data a model was trained on: number of training samples, seed of the data set.
+    """The data a model was trained on: number of training samples, seed of the data set, all seeds of a merged one.
 
     ``seconds`` is the cost of the data set, wall time x ranks over all its samples [s]; None when not known.
     """
@@ -41,6 +41,7 @@ class DataInfo:
     samples: int
     seed: int
     seconds: float | None = None
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
         resolution=about.resolution,
         operator=run.config.operator,
         training=run.config.training,
-        data=DataInfo(samples=len(run.train_samples), seed=about.seed, seconds=round(run.data_seconds, 3)),
+        data=DataInfo(len(run.train_samples), about.seed, round(run.data_seconds, 3), tuple(sorted(about.seeds))),
         errors=errors,
         seconds=round(run.initial_seconds + seconds, 3),
         ranks=run.group.size,

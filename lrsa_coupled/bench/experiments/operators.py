@@ -98,8 +98,8 @@ def compare_variants(study: str, variants: Variants, config: Config, args: Names
     """Train each variant with the same settings and samples and test it; a second run goes on where one stopped."""
     data, test = DataStore(args.data), DataStore(args.test)
     schema = data.card.schema
-    if (schema.name, data.card.seed) == (test.card.schema.name, test.card.seed):
-        both = f"{args.data} and {args.test} are both samples of seed {data.card.seed}"
+    if schema.name == test.card.schema.name and (seeds := data.card.seeds & test.card.seeds):
+        both = f"{args.data} and {args.test} are both samples of seed {min(seeds)}"
         raise ValueError(f"{both}: generate test samples of another seed")
     chosen = dict(variants(config.operator, schema))
     for name in args.only:
