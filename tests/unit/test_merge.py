@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from lrsa_coupled import cli
-from lrsa_coupled.bench.samples import refuse_seen
 from lrsa_coupled.data import merge as merge_module
 from lrsa_coupled.data.card import create, read_card
+from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.merge import MergeSummary, merge
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.schema import Field, Symmetry
+from tests.helpers import needs_dolfinx
 from tests.unit.test_store import CARD, assert_holds, make, record
 
 COLLECTED = dataclasses.replace(CARD, resolution=0, parameters={})
@@ -48,6 +49,7 @@ def test_parts_of_one_data_set_are_the_whole(tmp_path: Path, capsys: pytest.Capt
     assert read_card(tmp_path / "new" / "d") == CARD and DataStore(one).solved == [0, 3]
     assert {path.name for path in (tmp_path / "new" / "d").iterdir()} == {"dataset.json", "shards", "index.json"}
     assert len(list((tmp_path / "new" / "d" / "shards").iterdir())) == 1
+    assert len(PointDataset(DataStore(tmp_path / "new" / "d"))) == 6  # train reads it
     create(tmp_path / "new" / "d", CARD)  # generate goes on with it
 
 
@@ -77,17 +79,14 @@ def test_the_card_of_data_sets_that_differ_lists_them(tmp_path: Path, capsys: py
     card = read_card(tmp_path / "d")
     assert (card.seed, card.resolution, card.settings, card.seeds) == (0, 4, {}, {0, 3})
     assert read_card(tmp_path / "ab").settings == {"rtol": 1e-8}
-    parts = [
-        (part["seed"], part["resolution"], part["settings"].get("method"), part["samples"]) for part in card.merged
-    ]
-    assert parts == [(0, 4, "a", 1), (3, 9, "b", 1), (0, 4, None, 1)]
+    found = [(part["seed"], part["resolution"], part["samples"]) for part in card.merged]
+    assert found == [(0, 4, 1), (3, 9, 1), (0, 4, 1)]
+    assert [part["settings"].get("method") for part in card.merged] == ["a", "b", None]
     assert numbers(tmp_path / "d") == {0: 0, 1: 6, 9: 2}
     assert cli.main(["info", str(tmp_path / "d")]) == 0
     assert "merged: 1 samples of seed 3, resolution 9" in capsys.readouterr().out
     with pytest.raises(ValueError, match="samples merged from data sets that differ"):
         create(tmp_path / "d", CARD)
-    with pytest.raises(ValueError, match="must be unseen: the seed 3"):
-        refuse_seen(3, card.seeds, "the model")
 
 
 def test_cost_is_that_of_all_ranks_and_the_settings_of_training_stay(tmp_path: Path) -> None:
@@ -144,9 +143,9 @@ def test_a_damaged_sample_ends_it_without_a_trace(tmp_path: Path, capsys: pytest
 
 def test_a_kill_leaves_no_half_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = make(tmp_path / "a", [0, 1]), make(tmp_path / "b", [2, 3])
-    code = "import os, signal, sys; from pathlib import Path; from lrsa_coupled.data import merge as m; m.SAMPLES_PER_SHARD"
-    code += " = 1; write = m.write_shard; m.write_shard = lambda *a: (write(*a), os.kill(os.getpid(), signal.SIGKILL));"
-    code += "m.merge([Path(p) for p in sys.argv[1:3]], Path(sys.argv[3]))"
+    code = "import os, signal, sys; from pathlib import Path; from lrsa_coupled.data import merge as m;"
+    code += "m.SAMPLES_PER_SHARD = 1; write = m.write_shard; kill = lambda: os.kill(os.getpid(), signal.SIGKILL);"
+    code += "m.write_shard = lambda *a: (write(*a), kill()); m.merge(list(map(Path, sys.argv[1:3])), Path(sys.argv[3]))"
     done = subprocess.run([sys.executable, "-c", code, str(a), str(b), str(tmp_path / "d")], check=False)
     assert done.returncode == -9 and not (tmp_path / "d").exists() and len(list(tmp_path.iterdir())) == 3
     monkeypatch.setattr(merge_module, "SAMPLES_PER_SHARD", 3)
@@ -154,3 +153,14 @@ def test_a_kill_leaves_no_half_data_set(tmp_path: Path, monkeypatch: pytest.Monk
     assert_holds(tmp_path / "d", [0, 1, 2, 3])
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "d"}
     assert sorted(len(header.entries) for header in DataStore(tmp_path / "d").headers.values()) == [1, 3]
+
+
+@needs_dolfinx
+def test_a_seed_of_any_part_has_been_seen() -> None:
+    from lrsa_coupled.bench.samples import refuse_seen
+
+    card = dataclasses.replace(CARD, merged=[{"seed": 3}, {"seed": 5}])
+    refuse_seen(4, card.seeds, "the data")
+    for seed in (0, 3, 5):
+        with pytest.raises(ValueError, match=f"must be unseen: the seed {seed} is the one of the data"):
+            refuse_seen(seed, card.seeds, "the data")
