@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+DAY = 86400.0
+
 
 def process_name() -> str:
     """Return a name of this process that no running process of any machine has: its machine and number."""
@@ -45,9 +47,23 @@ def temporary_path(path: Path) -> Iterator[Path]:
 
 
 def abandoned(folder: Path) -> list[Path]:
-    """Return the temporary files in a folder whose process has ended; those of other machines are left out."""
-    names = {path: path.name.removesuffix(".tmp").rsplit("~", 2) for path in folder.glob(".*~*~*.tmp")}
-    return [path for path, name in names.items() if not may_be_running("~".join(name[1:]))]
+    """Return the temporary files and folders whose process has ended; of other machines files unchanged for a day."""
+    found = [*folder.glob(".*~*~*.tmp")]
+    if not found:
+        return []
+    with temporary_path(folder / "now") as probe:  # times of one clock, that of the disk
+        probe.touch()
+        now = probe.stat().st_mtime
+    return [path for path in found if _is_abandoned(path, now)]
+
+
+def _is_abandoned(path: Path, now: float) -> bool:
+    if not may_be_running("~".join(path.name.removesuffix(".tmp").rsplit("~", 2)[1:])):
+        return True
+    try:
+        return path.is_file() and now - path.stat().st_mtime > DAY
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -52,8 +52,8 @@ text of the error), ``parameters`` (JSON), ``iterations``, ``residual``, ``secon
 differs between runs), and ``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty
 ``geometry``.
 
-A complex field of c components has 2c columns, its c real parts before its c imaginary parts, and counts as 2c components
-of the schema; a complex scalar ``k`` is two, ``k_re`` and ``k_im``. All numbers on disk are real.
+A complex field of c components has 2c columns, its c real parts before its c imaginary parts, and counts as 2c
+components of the schema; a complex scalar ``k`` is two, ``k_re`` and ``k_im``. All numbers on disk are real.
 
 The arrays depend on ``dataset.json`` and the index, not on the number of ranks: the nodes are sorted by coordinates,
 those that repeat (each cell of a discontinuous space has nodes of its own) by the midpoints of their cells, and the

@@ -21,7 +21,9 @@ for _ in range(steps):
 
 
 def test_lines_follow_their_statements() -> None:
-    found = edited(SOURCE, after={"problem = make": "a = 1\nb = 2", "u = problem.solve": "add()"}, values={"steps": "5"})
+    found = edited(
+        SOURCE, after={"problem = make": "a = 1\nb = 2", "u = problem.solve": "add()"}, values={"steps": "5"}
+    )
     expected = SOURCE.replace("steps = 3", "steps = 5").replace(")\nfor", ")\na = 1\nb = 2\nfor")
     assert found == expected.replace("each time\n", "each time\n    add()\n")
     assert edited(SOURCE, after={}, values={}) == SOURCE

@@ -129,6 +129,8 @@ def test_temporary_files_of_ended_processes_are_known(tmp_path: Path, monkeypatc
         for path in (gone, other):
             path.touch()
         assert abandoned(tmp_path) == [gone]
+        os.utime(other, (0.0, other.stat().st_mtime - 86401.0))
+        assert set(abandoned(tmp_path)) == {gone, other}
     assert not mine.exists()
     assert may_be_running("somewhere~1") and may_be_running("nonsense") and may_be_running(process_name())
     monkeypatch.setattr(files.os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
