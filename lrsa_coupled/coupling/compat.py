@@ -6,7 +6,6 @@ What                                 0.10                        0.11
 ``assemble_residual`` begins with    the unknown and the forms   the SNES
 conditions of a NonlinearProblem     in a partial function       in the context of the callback
 geometry of a mesh                   ``cmap``, ``dofmap``        ``cmaps[0]``, ``dofmaps[0]``
-attribute behind ``problem.solver``  ``_snes`` or ``_solver``    the same
 ===================================  ==========================  =======================================
 
 Importing this module raises ImportError under any other version. The tests run with 0.11; what is said of 0.10 is from
@@ -44,7 +43,7 @@ RELEASE = release(dolfinx.__version__)
 assign, create_vector = petsc.assign, petsc.create_vector  # not in 0.9: whoever imports them here reads why
 
 
-def assemble_residual(u: Function | Sequence[Function], residual: Any, jacobian: Any, *, bcs: Sequence[DirichletBC],
+def assemble_residual(u: Function, residual: Any, jacobian: Any, *, bcs: Sequence[DirichletBC],
                       x: PETSc.Vec, b: PETSc.Vec) -> None:  # fmt: skip
     """Copy ``x`` into ``u`` and assemble the residual there into ``b``, with the rows of Dirichlet conditions.
 
@@ -53,22 +52,30 @@ def assemble_residual(u: Function | Sequence[Function], residual: Any, jacobian:
     petsc.assemble_residual(_snes=None, x=x, b=b, u=u, residual=residual, jacobian=jacobian, bcs=list(bcs))
 
 
-def dirichlet_conditions(problem: petsc.LinearProblem | petsc.NonlinearProblem) -> list[DirichletBC]:
-    """Return the Dirichlet conditions of a problem, none when callbacks of the user's own hide them. Collective: no."""
+def dirichlet_conditions(problem: petsc.LinearProblem | petsc.NonlinearProblem) -> list[DirichletBC] | None:
+    """Return the Dirichlet conditions of a problem, None when callbacks of the user's own hide them. Collective: no."""
     if isinstance(problem, petsc.LinearProblem):
         return list(problem.bcs or ())
-    callbacks = (problem.solver.getFunction()[1], problem.solver.getJacobian()[2])
-    for function, arguments, keywords in filter(None, callbacks):  # None is one in C
-        bound = (*function.args, *function.keywords.values()) if isinstance(function, partial) else ()
-        for value in (*bound, *arguments, *keywords.values()):
-            if isinstance(value, (list, tuple)) and value and all(isinstance(item, DirichletBC) for item in value):
-                return list(value)
-    return []
+    bound: list[Any] = []
+    for callback in filter(None, (problem.solver.getFunction()[1], problem.solver.getJacobian()[2])):
+        function, positional, keywords = _unwrapped(*callback)
+        if "bcs" in keywords:
+            return list(keywords["bcs"] or ())
+        if function in (petsc.assemble_residual, petsc.assemble_jacobian) and len(positional) > 3:
+            return list(positional[3] or ())
+        bound += [*positional, *keywords.values()]
+    lists = (item for item in bound if isinstance(item, (list, tuple)) and item)
+    return next((list(item) for item in lists if all(isinstance(bc, DirichletBC) for bc in item)), None)
 
 
-def solver_attribute(problem: petsc.LinearProblem | petsc.NonlinearProblem) -> str:
-    """Return the name of the attribute that ``problem.solver`` reads. Collective: no."""
-    return "_snes" if isinstance(problem, petsc.NonlinearProblem) else "_solver"
+type _Callback = tuple[Any, Sequence[Any], dict[str, Any]]
+
+
+def _unwrapped(function: Any, positional: Sequence[Any], keywords: dict[str, Any]) -> _Callback:
+    """Return function and arguments of a callback, those of a partial function among them."""
+    if isinstance(function, partial):
+        return _unwrapped(function.func, [*function.args, *positional], {**function.keywords, **keywords})
+    return function, [*positional], keywords
 
 
 def coordinate_degree(mesh: Mesh) -> int:

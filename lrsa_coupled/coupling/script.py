@@ -100,15 +100,10 @@ def unknown_of(
 
 
 def _own_bcs(problem: Any) -> Sequence[DirichletBC]:
-    """Return the conditions of a problem; those of a NonlinearProblem are arguments of the callbacks of its SNES."""
-    if isinstance(problem, LinearProblem):
-        return problem.bcs or []
-    if not isinstance(problem, NonlinearProblem):
+    """Return the conditions of a problem; a bare solver has none."""
+    if isinstance(problem, (PETSc.SNES, PETSc.KSP)):
         return []
-    for callback in (problem.solver.getFunction()[1], problem.solver.getJacobian()[2]):
-        if callback is not None and "bcs" in callback[2]:
-            return callback[2]["bcs"] or []
-    if found := dirichlet_conditions(problem):
+    if (found := dirichlet_conditions(problem)) is not None:
         return found
     raise ValueError(
         "the Dirichlet conditions of the NonlinearProblem cannot be read, its callbacks were replaced: give bcs=[...]"

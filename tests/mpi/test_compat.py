@@ -56,22 +56,16 @@ def test_other_versions_are_refused_at_the_first_import(monkeypatch, version: st
 def test_conditions_are_found_wherever_the_callbacks_have_them(problems) -> None:
     linear, nonlinear, bcs = problems
     assert compat.dirichlet_conditions(linear) == bcs == compat.dirichlet_conditions(nonlinear)
-    snes, u, own = nonlinear.solver, nonlinear.u, compat.assemble_residual
-    snes.setFunction(partial(own, u, nonlinear.F, nonlinear.J, bcs), nonlinear.b)  # as 0.10 does
-    assert compat.dirichlet_conditions(nonlinear) == bcs
+    snes, u, own = nonlinear.solver, nonlinear.u, fem.petsc.assemble_residual
+    for known in (bcs, []):
+        snes.setFunction(partial(own, u, nonlinear.F, nonlinear.J, known), nonlinear.b)  # as 0.10 does
+        assert compat.dirichlet_conditions(nonlinear) == known
     snes.setFunction(lambda snes, x, b: None, nonlinear.b)  # of the user's own: the Jacobian has them
     assert compat.dirichlet_conditions(nonlinear) == bcs
     snes.setJacobian(lambda snes, x, matrix, preconditioner: None, nonlinear.A)
-    assert compat.dirichlet_conditions(nonlinear) == []
-
-
-def test_solver_attribute_is_what_the_property_reads(problems) -> None:
-    for problem in problems[:2]:
-        own, other = problem.solver, type(problem.solver)()
-        name = compat.solver_attribute(problem)
-        setattr(problem, name, other)
-        assert problem.solver is other
-        setattr(problem, name, own)
+    assert compat.dirichlet_conditions(nonlinear) is None
+    snes.setFunction(lambda snes, x, b, *given: None, nonlinear.b, args=(u, [u], bcs))
+    assert compat.dirichlet_conditions(nonlinear) == bcs
 
 
 def _old_order(u, residual, jacobian, bcs, _snes, x, b) -> tuple:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 import ufl
@@ -48,7 +46,10 @@ def replace_function(problem: NonlinearProblem) -> None:
 
 def replace_both(problem: NonlinearProblem) -> None:
     replace_function(problem)
-    jacobian = partial(assemble_jacobian, u=problem.u, jacobian=problem.J, preconditioner=None, bcs=[])
+
+    def jacobian(snes: PETSc.SNES, x: PETSc.Vec, matrix: PETSc.Mat, preconditioner: PETSc.Mat) -> None:
+        assemble_jacobian(snes, x, matrix, preconditioner, problem.u, problem.J, None, [])
+
     problem.solver.setJacobian(jacobian, problem.A)
 
 
