@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import time
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,22 @@ DAY = 86400.0
 
 def process_name() -> str:
     """Return a name of this process that no running process of any machine has: its machine and number."""
-    return f"{os.uname().nodename}~{os.getpid()}"
+    return f"{_machine()}~{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    """Return a name of the machine since its start, or of the container: many are called localhost."""
+    known = [os.uname().nodename]
+    with suppress(OSError):
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8"), os.readlink("/proc/self/ns/pid")]
+    return f"{known[0]}-{hashlib.blake2b(repr(known).encode(), digest_size=4).hexdigest()}"
 
 
 def may_be_running(name: str) -> bool:
     """Return whether the process of a name may still be at work; of another machine nobody knows."""
     machine, _, number = name.rpartition("~")
-    if machine != os.uname().nodename or not number.isdigit():
+    if machine != _machine() or not number.isdigit():
         return True
     try:
         os.kill(int(number), 0)

@@ -12,7 +12,8 @@ A data set is a folder::
 A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run
 that was killed, or jobs that merge shards at the same time, may leave a sample in two of them, with the same contents:
 the shard with most samples counts, the last by name of several. Only a shard that does not count for any sample may be
-removed, after those that do are on disk. Names that begin with a dot are of files that are being written.
+removed, after those that do are on disk. No file is locked. Names that begin with a dot are of files that are being
+written.
 
 **Claims.** The files are numbered from ``00000000.json`` without gaps. The next one is made by a call that fails where
 it exists (``link``, or ``open`` with ``O_EXCL``). Each is an object with ``first`` and ``count``, the indices of the
@@ -23,9 +24,9 @@ that ends gives back the rest of its last block if that is still the last of all
 ``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as
 it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``). A data set merged from several that
 differ has in ``merged`` a list of their ``seed``, ``resolution``, ``settings`` and number of ``samples``, and beside it
-seed and resolution of the first and the settings that all have. Version 2, which is read too, has
-the entries of ``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and
-``strategy`` for ``method``. Shards are the same in both.
+seed and resolution of the first and the settings that all have. Version 2, which is read too, has the entries of
+``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and ``strategy`` for
+``method``. Shards are the same in both.
 
 **Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the
 rest of the header, a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header,

@@ -66,7 +66,7 @@ def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     (folder / "shards").mkdir(exist_ok=True)
     stem = f"{records[0].index:08d}-{len(records)}"
     with temporary_path(folder / "shards" / stem) as temporary:
-        with h5py.File(temporary, "w", userblock_size=size) as file:
+        with h5py.File(temporary, "w", userblock_size=size, locking=False) as file:
             for record in records:
                 _write(file, record)
         body = _body_digest(temporary, size)
@@ -142,7 +142,7 @@ def readable(path: Path) -> dict[int, SampleRecord]:
     """Return the samples of a shard that fit their digests, whatever the state of the file."""
     found: dict[int, SampleRecord] = {}
     try:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             for name in file["samples"]:
                 try:
                     found[int(name)] = read_sample(file, int(name), {})

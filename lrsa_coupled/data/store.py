@@ -139,7 +139,7 @@ class DataStore:
     def _open(self, path: Path) -> tuple[h5py.File, Geometries]:
         """Open a shard, or return it when it was the last one; a forked process opens its own."""
         if self._file is None or self._file[:2] != (path, os.getpid()):
-            self._file = (path, os.getpid(), h5py.File(path, "r"), {})
+            self._file = (path, os.getpid(), h5py.File(path, "r", locking=False), {})
         return self._file[2:]
 
     def _find(self) -> None:
