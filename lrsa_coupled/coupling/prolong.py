@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from dolfinx import la
 
+from lrsa_coupled.coupling.compat import coordinate_degree
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.mpi import agree
 
 
 @final
 class VertexProlongation:
-    """Evaluation at the vertices, then Hermite interpolation with recovered gradients; simplices with straight edges.
+    """Evaluation at the vertices, then Hermite interpolation with recovered gradients, on simplices.
 
     With barycentric coordinates l_a and vertex gradients g_a a point of a cell gets
     ``sum_a l_a u_a + 1/2 sum_{a<b} l_a l_b (g_a - g_b) . (x_b - x_a)``, which is exact for quadratic u. A vertex
@@ -23,7 +24,7 @@ class VertexProlongation:
 
     On a surface or curve in space those are tangential, and their weighted mean is that of the projections to the cells
     applied to the vertex gradient, which is solved for, in least squares of least norm: linear fields stay exact where
-    cells meet at an angle.
+    cells meet at an angle. Nodes of curved cells get the gradient times their distance from the flat cell besides.
 
     Attributes:
         vertices: Owned nodes that are vertices, ``(num_owned_vertices,)``, ascending.
@@ -43,6 +44,11 @@ class VertexProlongation:
         barycentric = basix.compute_interpolation_operator(linear, nodes.element)
         self._linear = barycentric[nodes.num_vertices :]
         self._quadratic = self._linear[:, first] * self._linear[:, second] / 2.0
+        self._inner = nodes.cells[:, nodes.num_vertices :].T
+        self._offsets: npt.NDArray[np.float64] | None = None
+        if coordinate_degree(nodes.space.mesh) > 1:
+            flat = np.tensordot(self._linear, nodes.coordinates.take(self._corners, axis=0), (1, 1))
+            self._offsets = nodes.coordinates[self._inner] - flat
 
     def __call__(self, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
         """Fill the rows of the other nodes of values ``(num_owned, K)`` from those of the vertices. Collective.
@@ -64,9 +70,11 @@ class VertexProlongation:
             jumps = gradients.take(self._first, axis=0) - gradients.take(self._second, axis=0)
             edges = nodes.coordinates.take(self._second, axis=0) - nodes.coordinates.take(self._first, axis=0)
             quadratic = np.tensordot(self._quadratic, np.einsum("cpdk,cpd->cpk", jumps, edges), (1, 1))
-            inner = nodes.cells[:, nodes.num_vertices :].T
-            result[inner] = np.tensordot(self._linear, corners, (1, 1)) + quadratic
-            size[inner] = np.sqrt(np.einsum("qck,qck->qc", quadratic, quadratic))
+            result[self._inner] = np.tensordot(self._linear, corners, (1, 1)) + quadratic
+            if self._offsets is not None:
+                slopes = np.tensordot(self._linear, gradients.take(self._corners, axis=0), (1, 1))
+                result[self._inner] += np.einsum("qcdk,qcd->qck", slopes, self._offsets)
+            size[self._inner] = np.sqrt(np.einsum("qck,qck->qc", quadratic, quadratic))
         return result[: nodes.num_owned].copy(), size[: nodes.num_owned]
 
     def _gradients(self, corners: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -86,6 +86,26 @@ def test_linear_fields_are_exact_on_manifolds(name: str, degree: int) -> None:
     assert found == pytest.approx(linear, abs=1e-11) and np.abs(doubt).max(initial=0.0) < 1e-11
 
 
+@pytest.mark.parametrize("dim", [2, 3])
+def test_linear_fields_are_exact_on_curved_cells(dim: int) -> None:
+    flat = create_unit_square(COMM, 5, 5)
+    element = basix.ufl.element("P", "triangle", 2, shape=(dim,))
+    places = fem.functionspace(flat, ("P", 2))
+    points = np.zeros((places.dofmap.index_map.size_local, 3))
+    points[:] = places.tabulate_dof_coordinates()[: len(points)]
+    x, y = points[:, 0].copy(), points[:, 1].copy()
+    points[:, 0], points[:, 2] = x + 0.2 * np.sin(3 * y) * x, np.cos(2 * x) + y**2
+    owned = flat.topology.index_map(2).size_local
+    cells = places.dofmap.index_map.local_to_global(places.dofmap.list[:owned].ravel()).reshape(owned, -1)
+    mesh = create_mesh(COMM, cells, element, points[:, :dim])
+    nodes, _ = node_set(mesh, 2)
+    linear = nodes.points @ np.array([[1.0], [2.0], [-1.0]])[:dim]
+    found, doubt = VertexProlongation(nodes)(linear)
+    inside = nodes.boundary == 0  # a corner of the surface with one cell does not show the slope across it
+    assert found[inside] == pytest.approx(linear[inside], abs=1e-10)
+    assert np.abs(doubt).max(initial=0.0) < 1e-10
+
+
 def test_quadratic_fields_are_exact_in_a_tilted_plane_where_gradients_are() -> None:
     mesh = surface(12)
     flat, _ = node_set(mesh, 2)
