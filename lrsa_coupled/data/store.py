@@ -122,7 +122,8 @@ class DataStore:
         write_text_atomically(self.folder / INDEX, f"{digest([text])}\n{text.decode()}\n")
 
     def _read[T](self, index: int, read: Callable[[h5py.File, int, Geometries], T], *, check: bool = True) -> T:
-        if not (path := self._shard[index]).exists():  # another job has merged it
+        path = self._shard[index]
+        if (self._file is None or self._file[0] != path) and not path.exists():  # another job has merged it
             self.headers = self._read_headers(tolerant=True)
             self._find()
         path = self._shard[index]

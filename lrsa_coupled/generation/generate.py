@@ -197,7 +197,7 @@ class _Queue:
     """
 
     def __init__(
-        self, group: MPI.Intracomm, counter: SharedCounter, chains: tuple[Chain, ...], shares: Shares | None
+        self, group: MPI.Comm, counter: SharedCounter, chains: tuple[Chain, ...], shares: Shares | None
     ) -> None:
         self.group, self.counter, self.chains, self.shares = group, counter, chains, shares
         self.left_out = 0

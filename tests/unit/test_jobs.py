@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import multiprocessing
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,15 @@ def test_reading_goes_on_while_another_job_merges(tmp_path: Path) -> None:
     assert [store.read(index).index for index in range(5)] == [0, 1, 2, 3, 4]
     assert store.arrays(1).outputs.tobytes() == record(1).arrays.outputs.tobytes()
     assert DataStore(tmp_path).verify() == store.verify() == []
+
+
+def test_locks_of_the_file_system_do_not_matter(tmp_path: Path) -> None:
+    """Where it has none HDF5 would refuse to open a file."""
+    make(tmp_path, [0, 1])
+    (path,) = (tmp_path / "shards").iterdir()
+    with open(path, "rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        assert_holds(tmp_path, [0, 1])
 
 
 def test_shards_that_another_job_has_merged_are_not_damaged(tmp_path: Path) -> None:
