@@ -58,8 +58,8 @@ class Unknown:
         solution: The unknown, a function or a tuple of them; solvers start from its values and leave the result in it.
         bcs: Dirichlet conditions on the space of ``solution``, each on that of one of its functions.
         node_space: Scalar Lagrange space whose degrees of freedom are the node set: the highest degree among the
-            fields. With a mesh of its own, on the same communicator, it needs a scalar solution and the two matrices
-            below.
+            fields, discontinuous unless all of them are continuous Lagrange. With a mesh of its own, on the same
+            communicator, it needs a scalar solution and the two matrices below.
         to_nodes: Takes the degrees of freedom of the solution to values at the nodes.
         from_nodes: Takes values at the nodes to the degrees of freedom of the solution.
     """
@@ -80,7 +80,7 @@ class Unknown:
         """Return the Dirichlet conditions of one of the functions: those on its space or a part of it."""
         if not isinstance(self.solution, tuple):
             return list(self.bcs)
-        space = function.function_space._cpp_object  # noqa: SLF001 - that of a condition  is of that kind
+        space = function.function_space._cpp_object  # noqa: SLF001 - a condition has one of that kind
         return [bc for bc in self.bcs if space.contains(bc.function_space)]
 
     def shared(self) -> dict[str, Any]:

@@ -284,3 +284,17 @@ def test_continuous_nodes_do_not_hold_other_elements() -> None:
         u = fem.Function(fem.functionspace(mesh, SIMPLEX[name]("triangle", 2)), name="u")
         with pytest.raises(ValueError, match="must be continuous Lagrange of degree <= 2"):
             NodeSet(Unknown(mesh=mesh, solution=u, bcs=[], node_space=shared), [whole(u)])
+
+
+def test_a_symmetric_tensor_has_a_column_for_each_component_or_each_that_differs() -> None:
+    u = random(fem.functionspace(make_mesh("tetrahedron"), ANY["symmetric DG0"]("tetrahedron", 3)))
+    parts, values = 2 if np.iscomplexobj(u.x.array) else 1, []
+    for components in (9, 6):
+        field = Field("u", components * parts)
+        nodes, copy = NodeSet(unknown(u, [], [field]), [field]), fem.Function(u.function_space)
+        values.append(nodes.gather(u)[:, :components])
+        nodes.scatter(nodes.gather(u), copy)
+        assert np.allclose(copy.x.array, u.x.array, atol=1e-14)
+    assert np.array_equal(values[0], values[1][:, [0, 1, 3, 1, 2, 4, 3, 4, 5]])
+    with pytest.raises(ValueError, match="'u' has 7 components, its space has"):
+        NodeSet(unknown(u, [], [Field("u", 7)]), [Field("u", 7)])

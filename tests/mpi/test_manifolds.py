@@ -136,3 +136,10 @@ def test_the_boundary_of_the_domain_is_a_manifold() -> None:
     assert VertexProlongation(nodes)(linear)[0] == pytest.approx(linear, abs=1e-11)
     nodes.scatter(np.repeat(linear, PARTS, axis=1), u)
     assert nodes.gather(u) == pytest.approx(np.repeat(linear, PARTS, axis=1))
+
+
+@pytest.mark.parametrize("family", ["RT", "N1curl"])
+def test_mapped_elements_on_surfaces_are_refused(family: str) -> None:
+    u = fem.Function(fem.functionspace(surface(2), basix.ufl.element(family, "triangle", 1)))
+    with pytest.raises(ValueError, match="field 'q': a mapped element .* on a surface or curve"):
+        unknown(u, [], [Field("q", 3 * PARTS)])
