@@ -163,7 +163,7 @@ def _objections(space: FunctionSpace, element: Any) -> Iterator[str]:
     elif element.embedded_superdegree < 0:
         yield "an element of unknown degree"
     elif space.mesh.topology.dim < space.mesh.geometry.dim and element.map_type != basix.MapType.identity:
-        yield "a mapped element (Nedelec, Raviart-Thomas ...) on a surface or curve, where DOLFINx does not interpolate,"
+        yield "a mapped element (Nedelec ...) on a surface or curve, where DOLFINx does not interpolate,"
     elif symmetry(space) is not None and not is_cellwise(space):
         yield "a symmetric tensor whose components are not scalar functions of a cell"
 
