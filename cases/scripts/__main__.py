@@ -5,6 +5,7 @@ On the ranks that it is started on; with ``--ranks 1 2 3`` it starts ``mpiexec``
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -60,10 +61,11 @@ def _launch(names: Sequence[str], counts: Sequence[int], out: Path, flags: Seque
     near = Path(sys.executable).parent / "mpiexec"
     launcher = str(near) if near.is_file() else shutil.which("mpiexec") or "mpiexec"
     for count in counts:
-        command = [launcher, "-n", str(count), sys.executable, "-m", "lrsa_coupled.cases.scripts", *names]
-        done = subprocess.run([*command, "--out", str(out), *flags], stdout=subprocess.PIPE, text=True, check=False)
+        command = [launcher, "-n", str(count), sys.executable, "-m", "lrsa_coupled.cases.scripts", *names, *flags]
+        environment = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of two ranks would wait for each other's cores
+        done = subprocess.run([*command, "--out", str(out)], env=environment, stdout=subprocess.PIPE, check=False)
         if done.returncode not in (0, 1):
-            sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}\n{done.stdout}")
+            sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}")
 
 
 def _path(out: Path, name: str, ranks: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the scripts need DOLFINx")
 
