@@ -76,13 +76,6 @@ class Unknown:
         """The functions of the solution, one or more."""
         return self.solution if isinstance(self.solution, tuple) else (self.solution,)
 
-    def bcs_of(self, function: Function) -> list[DirichletBC]:
-        """Return the Dirichlet conditions of one of the functions: those on its space or a part of it."""
-        if not isinstance(self.solution, tuple):
-            return list(self.bcs)
-        space = function.function_space._cpp_object  # noqa: SLF001 - a condition has one of that kind
-        return [bc for bc in self.bcs if space.contains(bc.function_space)]
-
     def shared(self) -> dict[str, Any]:
         """Return the arguments above, for another problem with the same unknown."""
         return {f.name: getattr(self, f.name) for f in fields(Unknown)}

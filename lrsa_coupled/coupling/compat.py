@@ -28,6 +28,8 @@ from dolfinx.fem import DirichletBC, Function, petsc
 from dolfinx.mesh import Mesh
 from petsc4py import PETSc
 
+from lrsa_coupled.interfaces import Unknown
+
 SUPPORTED = ("0.10", "0.11")
 
 
@@ -66,6 +68,14 @@ def dirichlet_conditions(problem: petsc.LinearProblem | petsc.NonlinearProblem) 
         bound += [*positional, *keywords.values()]
     lists = (item for item in bound if isinstance(item, (list, tuple)) and item)
     return next((list(item) for item in lists if all(isinstance(bc, DirichletBC) for bc in item)), None)
+
+
+def conditions_of(problem: Unknown, function: Function) -> list[DirichletBC]:
+    """Return the conditions of one function of an unknown: on its space or a part of it. Collective: no."""
+    if not isinstance(problem.solution, tuple):
+        return list(problem.bcs)
+    space = function.function_space._cpp_object  # noqa: SLF001 - a condition has one of that kind
+    return [bc for bc in problem.bcs if space.contains(bc.function_space)]
 
 
 type _Callback = tuple[Any, Sequence[Any], dict[str, Any]]

@@ -16,9 +16,10 @@ import numpy as np
 import ufl
 from mpi4py import MPI
 from dolfinx.fem import Function, assemble_scalar, form
-from dolfinx.fem.petsc import assemble_matrix, assign, create_vector
+from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import assign, create_vector
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
 

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from dolfinx.fem import assemble_scalar
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
+from lrsa_coupled.coupling.compat import assemble_residual, assign, conditions_of, create_vector
 from lrsa_coupled.interfaces import Problem, Unknown
 from lrsa_coupled.mpi import agree
 
@@ -17,7 +17,7 @@ from lrsa_coupled.mpi import agree
 def set_dirichlet(problem: Unknown) -> None:
     """Write the Dirichlet values into the solution, ghosts included, each into its own function. Collective."""
     for function in problem.functions:
-        for bc in problem.bcs_of(function):
+        for bc in conditions_of(problem, function):
             bc.set(function.x.array)
     agree(problem.mesh.comm)
     for function in problem.functions:

@@ -26,6 +26,7 @@ from dolfinx.fem import Function, FunctionSpace, assemble_vector, form, function
 from dolfinx.mesh import exterior_facet_indices
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import conditions_of
 from lrsa_coupled.coupling.elements import is_continuous, lagrange, nodal, scalar_element
 from lrsa_coupled.coupling.field_maps import FieldMap
 from lrsa_coupled.coupling.scalars import Scalars, from_columns, to_columns
@@ -76,7 +77,7 @@ class NodeSet:
                 self._maps.append(FieldMap(problem.solution, field, self.num_values, space))
             self.num_values += field.components
         self._vectors = [function.x for function in problem.functions]
-        self._bcs = [problem.bcs_of(function) for function in problem.functions]
+        self._bcs = [conditions_of(problem, function) for function in problem.functions]
 
     @property
     def on_simplices(self) -> bool:
