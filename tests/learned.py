@@ -62,7 +62,7 @@ def operator(
     folder: Path,
     outputs: Field,
     *,
-    inputs: tuple[str, ...] = ("medium",),
+    inputs: tuple[str | Field, ...] = ("medium",),
     scale: float = 1.0,
     case: str = "waves",
     dim: int = 2,
@@ -72,14 +72,14 @@ def operator(
     def save() -> None:
         torch.manual_seed(0)
         config = LrsaConfig(width=32, num_blocks=1, num_heads=2, num_latents=8, num_frequencies=2, mass_weighted=True)
-        fields = tuple(Field(name) for name in inputs)
+        fields = tuple(Field(item) if isinstance(item, str) else item for item in inputs)
         schema = Schema(case, dim, fields, (), (outputs,))
         card = checkpoint.ModelCard(schema, 24, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
         model = checkpoint.make_model(config, schema)
         with torch.no_grad():
             for weight in model.parameters():
                 weight.add_(0.2 * torch.randn_like(weight))
-        points, columns = torch.rand(200, dim), torch.randn(200, len(inputs))
+        points, columns = torch.rand(200, dim), torch.randn(200, schema.num_inputs)
         model.normaliser.fit(
             points, columns, scalars_SG=torch.zeros(200, 0), outputs_TK=scale * torch.randn(200, outputs.components)
         )

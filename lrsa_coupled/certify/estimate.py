@@ -34,6 +34,7 @@ from petsc4py import PETSc
 from lrsa_coupled.coupling.norms import EnergyNorm, NoEstimate, Norm, hermitian_product, jacobian, make_norm
 from lrsa_coupled.coupling.options import GAMG, MUMPS, QAMD, default_options
 from lrsa_coupled.coupling.residual import residual_vector
+from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.schema import Field
 
@@ -103,7 +104,7 @@ class ConjugateGradients(Correction):
 
     def _precondition(self) -> None:
         self._pc.apply(self._residual, self._preconditioned)
-        natural = hermitian_product(self._residual, self._preconditioned)
+        natural = hermitian_product(self._residual, self._preconditioned, of="preconditioner")
         if not (natural >= 0.0 and math.isfinite(natural)):
             raise NoEstimate("the preconditioner is not positive definite")
         self.natural.append(natural)
@@ -149,6 +150,9 @@ class Linearisation:
         defaults = dict(GAMG if isinstance(self.norm, EnergyNorm) else MUMPS)
         if not isinstance(self.norm, EnergyNorm) and problem.mesh.topology.dim == 2:
             defaults |= QAMD
+        if IS_COMPLEX and isinstance(self.norm, EnergyNorm) and self._matrix.copy().imagPart().norm() > 0.0:
+            # PETSc transposes the smoothed interpolation of complex entries and does not conjugate it.
+            defaults["pc_gamg_agg_nsmooths"] = "0"
         if PETSc.Options(PREFIX).hasName("pc_type"):
             defaults = {}  # a preconditioner that the user chose gets none of them
         with default_options(PREFIX, defaults):

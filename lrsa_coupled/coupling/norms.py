@@ -112,14 +112,14 @@ class Seminorm(Norm):
         self._field.destroy()
 
 
-def hermitian_product(vector: PETSc.Vec, image: PETSc.Vec) -> float:
-    """Return the product of a vector and its image by a Hermitian matrix, which is real. Collective.
+def hermitian_product(vector: PETSc.Vec, image: PETSc.Vec, *, of: str = "Jacobian") -> float:
+    """Return the product of a vector and its image by a Hermitian operator, which is real. Collective.
 
-    NoEstimate where it is not: the matrix is another one.
+    NoEstimate where it is not.
     """
     product = vector.dot(image)
     if abs(product.imag) > HERMITIAN * abs(product.real):
-        raise NoEstimate("the Jacobian is not Hermitian")
+        raise NoEstimate(f"the {of} is not Hermitian")
     return product.real
 
 

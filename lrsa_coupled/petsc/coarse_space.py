@@ -281,18 +281,19 @@ class CoarseSpacePC:
             self._project(matrix)
         symmetric, deflated = (self.settings.combine == name for name in ("symmetric", "deflated"))
         coarse, image, rest = self._vectors
+        product = matrix.multTranspose if transposed else matrix.mult
         inverse = self._inverse.T if transposed else self._inverse
         with self._event:
             overlaps = self._overlaps(x, transposed)
             coarse.array[:] = self._combined(inverse @ overlaps, transposed)  # Q x
             x.copy(rest)
             if symmetric or (deflated and not transposed):
-                matrix.mult(coarse, image)
+                product(coarse, image)
                 rest.axpy(-1.0, image)
         inner(rest, y)
         with self._event:
             if symmetric or (deflated and transposed):
-                (matrix.multTranspose if transposed else matrix.mult)(y, image)
+                product(y, image)
                 first = inverse if deflated else self._definite.conj() if transposed else self._definite
                 values = first @ overlaps - inverse @ self._overlaps(image, transposed)
                 coarse.array[:] = self._combined(values, transposed)
