@@ -7,23 +7,21 @@ from typing import Any, final
 
 import numpy as np
 import numpy.typing as npt
-import ufl
 from mpi4py import MPI
-from dolfinx.fem import Constant, DirichletBC, Expression, Function, FunctionSpace, functionspace
+from dolfinx.fem import Constant, DirichletBC, Function, FunctionSpace
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import dirichlet_conditions
 from lrsa_coupled.coupling.elements import Solution, node_space
+from lrsa_coupled.coupling.inputs import Evaluate, Input, at_nodes, input_columns
 from lrsa_coupled.interfaces import Described, Features, Unknown
+from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import ModelCard
 
-type Input = Function | ufl.core.expr.Expr | Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""A nodal input: a function, a UFL expression, or values ``(components, num_points)`` at points ``(3, num_points)``."""
-
-type Scalar = float | Constant | Callable[[], float]
+type Scalar = complex | Constant | Callable[[], complex]
 
 
 @final
@@ -32,31 +30,47 @@ class Script(Described[Unknown]):
 
     Args:
         name: Name of the family of problems.
-        inputs: The nodal inputs, in the order of the operator, and where each is found.
-        scalars: The scalars, in the same way; a ``Constant`` of several components counts as scalars ``name_0``,
-            ``name_1``, ...
+        inputs: The nodal inputs, in the order of the operator, and where each is found; what is complex has two columns
+            a component.
+        scalars: The scalars, in the same way; one of several components counts as scalars ``name_0``, ``name_1``, ...,
+            a complex one as ``name_re``, ``name_im``.
         outputs: Fields of the solution.
         node_space: Where the nodes are.
 
+    Collective: making it, and ``features``.
+
     Raises:
-        ValueError: If an input has not as many components as its field, or a scalar is not a number.
+        ValueError: If an input cannot be one or has not as many components as its field, or a scalar is not a number;
+            on all ranks.
     """
 
     def __init__(self, name: str, inputs: Mapping[Field, Input], scalars: Mapping[str, Scalar], *,
                  outputs: Sequence[Field], node_space: FunctionSpace) -> None:  # fmt: skip
-        self._num_owned: int = node_space.dofmap.index_map.size_local
-        self._inputs = [_at_nodes(field, source, node_space) for field, source in inputs.items()]
+        mesh = node_space.mesh
+        self._comm, self._num_owned = mesh.comm, node_space.dofmap.index_map.size_local
         self._scalars = dict(scalars)
-        names = tuple(each for name, source in scalars.items() for each in _names(name, _numbers(name, source)))
-        self.schema = Schema(name, node_space.mesh.geometry.dim, tuple(inputs), names, tuple(outputs))
+        with collective_errors(self._comm):
+            for field, source in inputs.items():
+                _check_size(field, input_columns(field.name, source, mesh))
+            self._inputs = {field: at_nodes(field.name, source, node_space) for field, source in inputs.items()}
+            names = tuple(each for key, source in scalars.items() for each in _names(key, _numbers(key, source)))
+        self.schema = Schema(name, mesh.geometry.dim, tuple(inputs), names, tuple(outputs))
 
     def features(self, problem: Unknown) -> Features:
-        """Evaluate inputs and scalars as they are now. Collective: no."""
-        columns = [evaluate()[: self._num_owned] for evaluate in self._inputs]
-        numbers = [_numbers(name, source) for name, source in self._scalars.items()]
-        return Features(
-            np.column_stack([np.zeros((self._num_owned, 0)), *columns]), np.concatenate([np.zeros(0), *numbers])
-        )
+        """Evaluate inputs and scalars as they are now. Collective.
+
+        What raises on one rank, such as a function of the script, raises on all; ValueError for an input that is not
+        finite, or not of the size that it had.
+        """
+        with collective_errors(self._comm):
+            columns = [np.zeros((self._num_owned, 0)), *(_finite(*item) for item in self._inputs.items())]
+            numbers = {name: _numbers(name, source) for name, source in self._scalars.items()}
+            names = tuple(each for name, values in numbers.items() for each in _names(name, values))
+            if names != self.schema.scalars:
+                raise ValueError(
+                    f"scalars: expected {', '.join(self.schema.scalars)} as before, got {', '.join(names)}"
+                )
+        return Features(np.column_stack(columns), np.concatenate([np.zeros(0), *map(_parts, numbers.values())]))
 
 
 def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, Input], *, scalars: Mapping[str, Scalar],
@@ -121,35 +135,39 @@ def match[T](kind: str, wanted: Sequence[str], given: Mapping[str, T]) -> list[T
     return [given[name] for name in wanted]
 
 
+def _check_size(field: Field, columns: int) -> None:
+    if columns != field.components:
+        raise ValueError(f"inputs: '{field.name}' has {field.components} components for the operator, got {columns}")
+
+
+def _finite(field: Field, evaluate: Evaluate) -> npt.NDArray[np.float64]:
+    """Evaluate an input; ValueError when it has another size than before or is not finite."""
+    values = evaluate()
+    _check_size(field, values.shape[1])
+    if bad := int((~np.isfinite(values)).any(axis=1).sum()):
+        raise ValueError(
+            f"inputs: '{field.name}' must be finite, got {bad} of {len(values)} nodes of a rank that are not"
+        )
+    return values
+
+
 def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Return the scalars of a script in the order of the operator's; a vector's are ``name_0``, ``name_1`` ..."""
-    order = {name: place for place, name in enumerate(names)}
-    return dict(sorted(scalars.items(), key=lambda item: order.get(item[0], order.get(f"{item[0]}_0", len(names)))))
+    """Return the scalars of a script in the order of the operator's."""
+    order = {name: place for place, name in reversed(list(enumerate(names)))}
+
+    def place(item: tuple[str, Scalar]) -> int:
+        first = (item[0] + suffix for suffix in ("", "_re", "_0", "_0_re"))
+        return min((order[name] for name in first if name in order), default=len(names))
+
+    return dict(sorted(scalars.items(), key=place))
 
 
-def _at_nodes(field: Field, source: Input, node_space: FunctionSpace) -> Callable[[], npt.NDArray[np.float64]]:
-    """Return what evaluates an input at the local nodes, ``(num_local, components)``."""
-    shape = () if field.components == 1 else (field.components,)
-    degree = node_space.element.basix_element.degree
-    space = node_space if not shape else functionspace(node_space.mesh, ("P", degree, shape))
-    found = int(np.prod(source.ufl_shape)) if isinstance(source, ufl.core.expr.Expr) else field.components
-    if found != field.components:
-        raise ValueError(f"inputs: '{field.name}' has {field.components} components for the operator, got {found}")
-    values = Function(space)
-    at_points = isinstance(source, ufl.core.expr.Expr) and not isinstance(source, Function)
-    expression = Expression(source, space.element.interpolation_points) if at_points else source
-
-    def evaluate() -> npt.NDArray[np.float64]:
-        values.interpolate(expression)
-        return values.x.array.reshape(-1, field.components)
-
-    return evaluate
-
-
-def _numbers(name: str, source: Scalar) -> npt.NDArray[np.float64]:
+def _numbers(name: str, source: Scalar) -> npt.NDArray[Any]:
+    """Return the numbers of a scalar, real or complex."""
     value = source.value if isinstance(source, Constant) else source() if callable(source) else source
     try:
-        numbers = np.atleast_1d(np.asarray(value, dtype=np.float64)).ravel()
+        numbers = np.atleast_1d(np.asarray(value)).ravel()
+        numbers = numbers.astype(np.complex128 if np.iscomplexobj(numbers) else np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"scalars: '{name}' must be a number, a Constant or a function that returns a number, got {value!r}"
@@ -159,5 +177,10 @@ def _numbers(name: str, source: Scalar) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _names(name: str, numbers: npt.NDArray[np.float64]) -> list[str]:
-    return [name] if len(numbers) == 1 else [f"{name}_{k}" for k in range(len(numbers))]
+def _parts(numbers: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return numbers.view(np.float64)  # real and imaginary part in turn
+
+
+def _names(name: str, numbers: npt.NDArray[Any]) -> list[str]:
+    names = [name] if len(numbers) == 1 else [f"{name}_{k}" for k in range(len(numbers))]
+    return [f"{each}_{part}" for each in names for part in ("re", "im")] if np.iscomplexobj(numbers) else names

@@ -7,22 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-import numpy as np
-import ufl
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.elements import Solution, num_columns
-from lrsa_coupled.coupling.script import Input, Scalar, Script, unknown, unknown_of
+from lrsa_coupled.coupling.inputs import Input, input_columns
+from lrsa_coupled.coupling.script import Scalar, Script, unknown, unknown_of
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Indices
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import ShardWriter, tidy
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
-from lrsa_coupled.interfaces import Unknown
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
 
@@ -64,7 +62,9 @@ class Collector:
         self.what = unknown(solution, bcs, fields)
         self.comm: MPI.Comm = self.what.mesh.comm
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
-        named = {Field(key, _components(source, self.what)): source for key, source in (inputs or {}).items()}
+        named = {
+            Field(key, input_columns(key, source, self.what.mesh)): source for key, source in (inputs or {}).items()
+        }
         self.script = Script(name, named, scalars or {}, outputs=fields, node_space=self.what.node_space)
         self._gatherer = SampleGatherer(self.script, self.what)
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
@@ -118,11 +118,3 @@ def _names(solution: Solution) -> dict[str, tuple[int, ...]]:
     names = [function.name for function in solution]
     repeated = len(set(names)) < len(names)
     return {f"{name}_{number}" if repeated else name: (number,) for number, name in enumerate(names)}
-
-
-def _components(source: Input, what: Unknown) -> int:
-    if isinstance(source, ufl.core.expr.Expr):
-        return int(np.prod(source.ufl_shape))
-    own = what.mesh.geometry.x[:1].T  # none on a rank without nodes
-    points = np.zeros((3, 2)) + (own if own.size else 0.0)
-    return np.asarray(source(points)).reshape(-1, 2).shape[0]

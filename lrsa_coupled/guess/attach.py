@@ -21,8 +21,9 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.coupling.script import Input, Scalar, script_for, unknown, unknown_of
+from lrsa_coupled.coupling.script import Scalar, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose

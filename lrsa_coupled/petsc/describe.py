@@ -15,8 +15,9 @@ from dolfinx.fem import DirichletBC, Function, FunctionSpace
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.background import BackgroundGrid
+from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.scalars import PARTS
-from lrsa_coupled.coupling.script import Input, Scalar, Script, script_for
+from lrsa_coupled.coupling.script import Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.schema import Field
@@ -93,7 +94,7 @@ class Description:
         return self._grids[cells]
 
     def features(self, predictor: Predictor, *, without: str | None = None) -> Features:
-        """Evaluate an operator's inputs, but for one, and scalars; ValueError when one is missing. Collective: no."""
+        """Evaluate an operator's inputs, but for one, and scalars; ValueError when one is missing. Collective."""
         fields = tuple(item for item in predictor.card.schema.inputs if item.name != without)
         key = fields, predictor.card.schema.scalars
         if key not in self._scripts:
