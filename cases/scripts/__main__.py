@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}; none: all of this PETSc")
     parser.add_argument("--ranks", nargs="+", type=int, metavar="P", help="start mpiexec once for each number")
     parser.add_argument("--out", type=Path, default=Path("runs/scripts"), help="data, operators and rows.jsonl")
-    parser.add_argument("--quick", action="store_true", help="collect and train little")
+    parser.add_argument("--quick", action="store_true", help="train little, on the solves of the script itself")
     args = parser.parse_args(arguments)
     names = args.names or [name for name, script in SCRIPTS.items() if script.is_complex == IS_COMPLEX]
     for name in names:

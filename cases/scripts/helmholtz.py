@@ -11,12 +11,12 @@ from petsc4py import PETSc
 
 seed = 1
 num_waves = 10
-k0 = 4 * np.pi
+k0 = 3 * np.pi
 
 if not np.issubdtype(PETSc.ScalarType, np.complexfloating):
     sys.exit("This script needs PETSc with complex numbers.")
 
-msh = mesh.create_unit_square(MPI.COMM_WORLD, 32, 32)
+msh = mesh.create_unit_square(MPI.COMM_WORLD, 24, 24)
 V = fem.functionspace(msh, ("Lagrange", 2))
 u, v = ufl.TrialFunction(V), ufl.TestFunction(V)
 incident, lens, uh = fem.Function(V, name="incident"), fem.Function(V, name="lens"), fem.Function(V, name="total")

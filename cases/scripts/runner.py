@@ -124,14 +124,14 @@ def compare(name: str, folder: Path, *, quick: bool = False) -> Results:
     Args:
         name: The script.
         folder: Keeps data and operators; those that are there are used.
-        quick: Collect and train little.
+        quick: Train little, on the solves of the script itself.
 
     Collective.
     """
     script, place = SCRIPTS[name], folder / name
     if not share(COMM, (place / "learned" / "model.json").is_file):
         share(COMM, lambda: shutil.rmtree(place, ignore_errors=True))
-        _collect(name, place / "data", script.training[: 1 if quick else None])
+        _collect(name, place / "data", ({},) if quick else script.training)
     few = "training.epochs=2" if quick else ""
     share(COMM, lambda: _train(place / "data", place / "learned", f"{script.settings} {few}"))
     share(COMM, lambda: _train(place / "data", place / "untrained", UNTRAINED))
