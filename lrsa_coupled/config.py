@@ -226,7 +226,6 @@ class GuessConfig(Section):
     chunk_size: Positive = setting(65536, "points that a rank with more works on at a time; bounds the memory")
     budget: PositiveFloat = setting(0.15, "share of the time of the default method that failed guesses may cost")
     max_distance: PositiveFloat = setting(4.0, "largest distance of inputs from their mean in training, in deviations")
-    max_residual: PositiveFloat = setting(0.9, "largest residual norm of a guess relative to that of the zero guess")
     patience: Positive = setting(3, "failures in a row after which a guess is switched off")
     rest: Positive = setting(50, "solves for which a guess that failed is switched off")
     record: str | None = setting(None, "JSON file in which the measured costs outlive the run")
@@ -295,6 +294,7 @@ def read(path: Path) -> Config:
     content = read_json(path)
     version = content.pop("version", 1)
     if version != 1:
+        content.get("guess", {}).pop("max_residual", None)  # of version 0.2, which 0.3 has replaced
         return update(Config(), content, where=str(path))
     config = update(Config(), {name: content[name] for name in ("options", "data") if name in content}, where=str(path))
     operator = operator_from_card(content.get("operator", {}), version=1, where=str(path))

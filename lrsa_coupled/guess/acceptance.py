@@ -22,21 +22,22 @@ class Acceptance:
     reason: str
 
 
-def accept(problem: Problem, max_residual: float) -> Acceptance:
+def accept(problem: Problem) -> Acceptance:
     """Compare the guess in ``problem.solution`` with the zero guess: zeros but for the exact Dirichlet values.
 
     Of a minimisation problem the energy must be finite and below that of the zero guess. Where it is not, the guess is
     drawn back to a half and a quarter of the way from the zero guess, and accepted if that helps. The energy must then
     curve upwards along its gradient: where it does not, a Newton step need not lead down. A problem with a relaxation
-    is taken at the start of its path. For any other problem the residual norm decides, Dirichlet rows left out.
+    is taken at the start of its path. The residual norm of a linear problem without energy, Dirichlet rows left out,
+    must not be above that of the zero guess. The guess of any other problem must be finite and no more: its residual
+    says little, as the first Newton step removes what is rough, so that the monitor decides after it.
 
-    Collective. Costs two assemblies of the residual, or up to four of the energy and two of the residual. The guess is
-    left as it was, but for drawing back; a rejected one leaves zeros. Its Dirichlet values must be exact.
-    ``max_residual`` is the largest ratio of the residual norms that is accepted.
+    Collective. Costs up to two assemblies of the residual and four of the energy. The guess is left as it was, but for
+    drawing back; a rejected one leaves zeros. Its Dirichlet values must be exact.
     """
     guess = problem.solution.x.array.copy()
     if problem.energy is None:
-        found = _by_residual(problem, guess, max_residual)
+        found = _by_residual(problem, guess) if problem.is_linear else _finite(problem, guess)
     elif problem.relaxation is None:
         found = _by_energy(problem, guess)
     else:
@@ -48,12 +49,9 @@ def accept(problem: Problem, max_residual: float) -> Acceptance:
     return found
 
 
-def compare_norms(own: float, zero: float, max_residual: float) -> Acceptance:
-    """Compare the residual norm of a guess with that of the zero guess, or of the user's own."""
-    ratio = own / zero if zero > 0.0 else math.inf if own > 0.0 else 0.0
-    accepted = ratio <= max_residual  # also False when the ratio is not a number
-    limit = "" if accepted else f", {max_residual:g} allowed"
-    return Acceptance(accepted, f"residual norm {ratio:.2g} times that of the default guess{limit}")
+def compare_norms(own: float, default: float) -> Acceptance:
+    """Compare the residual norm of a guess with that of the default guess; not a number is rejected."""
+    return Acceptance(own <= default, f"residual norm {own:.3g}, that of the default guess {default:.3g}")
 
 
 def compare_energies(own: float, zero: float) -> Acceptance:
@@ -61,12 +59,17 @@ def compare_energies(own: float, zero: float) -> Acceptance:
     return Acceptance(own < zero, f"energy {own:.4g}, that of the default guess {zero:.4g}")
 
 
-def _by_residual(problem: Problem, guess: npt.NDArray[np.float64], max_residual: float) -> Acceptance:
+def _by_residual(problem: Problem, guess: npt.NDArray[np.float64]) -> Acceptance:
     own = residual_norm(problem)
     _put_zero(problem)
     zero = residual_norm(problem)
     problem.solution.x.array[:] = guess
-    return compare_norms(own, zero, max_residual)
+    return compare_norms(own, zero)
+
+
+def _finite(problem: Problem, guess: npt.NDArray[np.float64]) -> Acceptance:
+    finite = problem.mesh.comm.allreduce(bool(np.isfinite(guess).all()), op=MPI.LAND)
+    return Acceptance(finite, "" if finite else "the guess is not finite")
 
 
 def _by_energy(problem: Problem, guess: npt.NDArray[np.float64]) -> Acceptance:

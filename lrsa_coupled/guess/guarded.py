@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.guess.acceptance import Acceptance
-from lrsa_coupled.guess.monitor import Monitor
+from lrsa_coupled.guess.monitor import Limits, Monitor
 from lrsa_coupled.guess.policy import Choice, Decision, Policy
 from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.target import Target
@@ -117,17 +117,14 @@ class GuardedSolver(SequenceSolver):
         attempt.iterations = put.iterations
         agree(comm)
         test = Acceptance(put.accepted, put.reason)
-        if put.accepted and choice.max_residual is not None and not guess.trusted:
-            test = target.accept(choice.max_residual)
+        if put.accepted and choice.tested and not guess.trusted:
+            test = target.accept()
         if not test.accepted:
             attempt.outcome = f"rejected: {test.reason}"
             return
-        check = None
-        if choice.expected is not None:
-            atol, stalled = target.tolerance(), 1.0 if target.minimises else 0.5
-            check = Monitor(
-                comm, atol, started=started, budget=choice.budget, expected=choice.expected, stalled=stalled
-            )
+        check, norms = None, None if choice.expected is None else target.norms()
+        if choice.expected is not None and norms is not None:
+            check = Monitor(comm, Limits(*norms, choice.budget, choice.expected), started=started)
         result = target.from_guess(check, None if guess.trusted else choice.max_iterations)
         attempt.result = result
         if result.converged:

@@ -101,21 +101,21 @@ class SNESTarget(_PETScTarget):
     def __init__(self, solver: PETSc.SNES, problem: Unknown, b: PETSc.Vec | None, x: PETSc.Vec) -> None:
         super().__init__(solver, problem, b, x)
         self._twin: Twin | None = None
-        self._tolerance: float | None = None
+        self._own_norm: float | None = None
 
-    @property
-    def minimises(self) -> bool:
-        return self.solver.getObjective() is not None
+    def norms(self) -> tuple[float, float]:
+        if self._own_norm is None:
+            with self._unknown_kept():
+                self._own_norm = self._made_twin().norm(self._own)
+        rtol, atol, _, _ = self.solver.getTolerances()
+        return self._own_norm, max(atol, rtol * self._own_norm)
 
     def tolerance(self) -> float:
-        if self._tolerance is None:
-            rtol, atol, _, _ = self.solver.getTolerances()
-            with self._unknown_kept():
-                self._tolerance = max(atol, rtol * self._made_twin().norm(self._own))
-        return self._tolerance
+        """Return the residual norm that a solve aims at. Collective."""
+        return self.norms()[1]
 
-    def accept(self, max_residual: float) -> Acceptance:
-        if not self.minimises:
+    def accept(self) -> Acceptance:
+        if self.solver.getObjective() is None:
             return Acceptance(True, "")
         with self._unknown_kept():
             assign(self.problem.solution, self._guess)
@@ -174,14 +174,10 @@ class KSPTarget(_PETScTarget):
         self._zero = x.duplicate()
         self._zero.set(0.0)
 
-    @property
-    def minimises(self) -> bool:
-        return False  # a KSP is not monitored
+    def norms(self) -> None:
+        return None  # the guess is tested; what it may lose is a few iterations
 
-    def tolerance(self) -> float:
-        return 0.0  # not monitored either; its relative tolerance refers to the right-hand side
-
-    def accept(self, max_residual: float) -> Acceptance:
+    def accept(self) -> Acceptance:
         """Compare the guess with the user's own: by the energy under conjugate gradients, else by the residual."""
         with self._unknown_kept():
             assign(self.problem.solution, self._guess)
@@ -189,7 +185,7 @@ class KSPTarget(_PETScTarget):
         kinds = PETSc.KSP.Type
         energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
         values = [self._measure(vector, energy) for vector in (self._guess, self._own_guess())]
-        return compare_energies(*values) if energy else compare_norms(*values, max_residual)
+        return compare_energies(*values) if energy else compare_norms(*values)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
         self._take_guess()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READ = ("max_iterations", "budget", "max_distance", "max_residual", "patience", "rest", "record")
+READ = ("max_iterations", "budget", "max_distance", "patience", "rest", "record")
 """Settings that ``Adaptive`` reads."""
 
 SETTINGS = ("policy", *READ)
@@ -56,7 +56,7 @@ class Choice:
         name: Name of the guess, or ``DEFAULT``.
         why: Reason, for people.
         max_iterations: Newton iterations allowed to a solve from the guess, None for the solver's own limit.
-        max_residual: Limit of the acceptance test, None to leave the test out.
+        tested: Whether the guess must pass the acceptance test.
         expected: Expected time of a default solve; None to let the solve run without a convergence monitor [s].
         budget: What a guess that fails may cost [s].
     """
@@ -64,7 +64,7 @@ class Choice:
     name: str
     why: str
     max_iterations: int | None = None
-    max_residual: float | None = None
+    tested: bool = True
     expected: float | None = None
     budget: float = math.inf
 
@@ -156,7 +156,7 @@ class Always(Policy):
         self.max_iterations = max_iterations
 
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
-        return Choice(names[0] if names else DEFAULT, "always", self.max_iterations)
+        return Choice(names[0] if names else DEFAULT, "always", self.max_iterations, tested=False)
 
     def configure(self, settings: Mapping[str, Any]) -> None:
         super().configure({name: value for name, value in settings.items() if name != "max_iterations"})
@@ -191,11 +191,11 @@ class Adaptive(Policy):
         if name == DEFAULT:
             return Choice(name, why)
         if DEFAULT not in record.logs:
-            return Choice(name, why, settings.max_iterations, settings.max_residual)
+            return Choice(name, why, settings.max_iterations)
         expected = self.expected(kind)
         if expected is None:
-            return Choice(name, why, None, settings.max_residual)
-        return Choice(name, why, None, settings.max_residual, expected, settings.budget * expected)
+            return Choice(name, why)
+        return Choice(name, why, expected=expected, budget=settings.budget * expected)
 
     def expected(self, kind: str) -> float | None:
         """Return the expected time of a default solve of this kind that ends with a solution [s]. Collective: no.

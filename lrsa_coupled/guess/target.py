@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import final
 
+from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.guess.acceptance import Acceptance, accept
 from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, Solver, SolveResult, Unknown
 
@@ -24,11 +25,6 @@ class Target(ABC):
     problem: Unknown
     in_script: bool = False
 
-    @property
-    @abstractmethod
-    def minimises(self) -> bool:
-        """Whether the solver lowers an energy; the residual norm may then fall slowly for a while."""
-
     @abstractmethod
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
         """Solve from what is in the solution; ``used_fallback`` when the solver has dropped it unused. Collective."""
@@ -42,12 +38,15 @@ class Target(ABC):
         """Solve as without a guess, whatever is in the solution. Collective."""
 
     @abstractmethod
-    def accept(self, max_residual: float) -> Acceptance:
+    def accept(self) -> Acceptance:
         """Return whether the guess in the solution is worth solving from. Collective."""
 
     @abstractmethod
-    def tolerance(self) -> float:
-        """Return the residual norm that a solve aims at. Collective."""
+    def norms(self) -> tuple[float, float] | None:
+        """Return the residual norms of the default guess and of the end of a solve; None if it calls no ``check``.
+
+        The solution is left as it is. Collective.
+        """
 
     def update(self, problem: Problem, atol: float) -> None:
         """Take over the next problem of a sequence. Collective."""
@@ -67,15 +66,16 @@ class _CaseTarget(Target):
         self.problem: Problem = problem
         self.atol = atol
 
-    @property
-    def minimises(self) -> bool:
-        return self.problem.energy is not None
+    def accept(self) -> Acceptance:
+        return accept(self.problem)
 
-    def accept(self, max_residual: float) -> Acceptance:
-        return accept(self.problem, max_residual)
-
-    def tolerance(self) -> float:
-        return self.atol
+    def norms(self) -> tuple[float, float] | None:
+        if self.problem.is_linear:
+            return None
+        guess = self.problem.solution.x.array.copy()
+        norm = reference_norm(self.problem)
+        self.problem.solution.x.array[:] = guess
+        return norm, self.atol
 
 
 @final

@@ -118,7 +118,7 @@ def test_a_null_space_keeps_the_users_part(own: float) -> None:
     with target_of(problem, own) as target:
         problem.u.x.array[:] = 7.0
         problem.u.x.array[: truth.size] += truth
-        assert target.accept(0.9).accepted
+        assert target.accept().accepted
         assert target.deliver(target.from_guess(None, None)).iterations <= 2
         assert np.abs(problem.x.array_r - truth).max(initial=0.0) < 1e-8
 

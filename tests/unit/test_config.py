@@ -114,3 +114,11 @@ def test_what_training_reads_of_a_data_set_of_version_1(tmp_path: Path) -> None:
     path.write_text("[]")
     with pytest.raises(ValueError, match="must hold a JSON object"):
         configuration.read(path)
+
+
+def test_a_setting_that_is_gone_is_left_out_of_a_file_of_version_2(tmp_path: Path) -> None:
+    configuration.save(Config(), tmp_path)
+    content = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    content["guess"]["max_residual"] = 0.9
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    assert configuration.read(tmp_path / "config.json") == Config()

@@ -154,7 +154,7 @@ def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:
 def test_the_guess_goes_first_where_one_solve_is_all_there_is() -> None:
     policy = Adaptive(GuessConfig(max_iterations=5), ["learned"], guess_first=True)
     choice = policy.choose(KIND, policy.names)
-    assert (choice.name, choice.max_iterations, choice.max_residual, choice.expected) == ("learned", 5, 0.9, None)
+    assert (choice.name, choice.max_iterations, choice.tested, choice.expected) == ("learned", 5, True, None)
     policy.note(KIND, Decision(1, "learned", "", "failed: late", 0.4, 1.4, 0.1))
     assert policy.expected(KIND) == pytest.approx(1.0)
     choice = policy.choose(KIND, policy.names)
