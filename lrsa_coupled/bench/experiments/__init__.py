@@ -2,9 +2,9 @@
 
 A file has the question in the first line of its docstring, ``add_arguments(parser)`` for what it needs besides the
 case, ``table(results) -> str`` and ``run``. With ``ON_RANKS = True`` it solves samples of a case on MPI ranks,
-``run(args, samples: Samples) -> Results``; with ``ON_RANKS = False`` it works in one process without MPI and PETSc,
-``run(args, config: Config) -> Results``. One without a case has ``SETTINGS``, which override the defaults. Importing
-it loads neither MPI nor PETSc: ``report`` prints its table anywhere.
+``run(args, samples: Samples) -> Results``; with ``ON_RANKS = False`` it works in one process without options of PETSc,
+``run(args, config: Config) -> Results``. One without a case has ``SETTINGS``, which override the defaults.
+Importing it loads neither MPI nor PETSc: ``report`` prints its table anywhere.
 """
 
 from __future__ import annotations
