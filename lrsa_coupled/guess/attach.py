@@ -17,10 +17,11 @@ from typing import Any, final
 
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
-from dolfinx.fem.petsc import LinearProblem, NonlinearProblem, assign
+from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.script import Scalar, script_for, unknown, unknown_of

@@ -12,9 +12,9 @@ from typing import Any, final
 
 import numpy.typing as npt
 from mpi4py import MPI
-from dolfinx.fem.petsc import assign
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
 from lrsa_coupled.guess.pass_by import stopped_by_count
 from lrsa_coupled.guess.target import Check, Target

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +25,7 @@ from lrsa_coupled import cli
 from lrsa_coupled.coupling import compat
 
 COMM = MPI.COMM_WORLD
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -101,3 +104,14 @@ def test_residual_and_geometry(problems, monkeypatch) -> None:
     monkeypatch.setattr(compat, "RELEASE", "0.10")
     old = SimpleNamespace(geometry=SimpleNamespace(cmap=SimpleNamespace(degree=3), dofmap="cells"))
     assert (compat.coordinate_degree(old), compat.cell_nodes(old)) == (3, "cells")
+
+
+def test_internals_of_dolfinx_stand_in_one_module() -> None:
+    names = r"assemble_residual|assemble_jacobian|assign|create_vector"
+    internal = re.compile(
+        rf"from dolfinx\.fem\.petsc import .*\b({names})\b|dolfinx\.cpp|\._cpp_object|\.(cmap|dofmap)s?\["
+    )
+    files = [path for part in ("lrsa_coupled", "solvers", "cases") for path in (ROOT / part).rglob("*.py")]
+    own = [path for path in files if path.name != "compat.py" and "scripts" not in path.parts]  # those are users'
+    wrong = [str(path.relative_to(ROOT)) for path in own if internal.search(path.read_text(encoding="utf-8"))]
+    assert not wrong, "use lrsa_coupled.coupling.compat"
