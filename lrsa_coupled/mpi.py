@@ -59,6 +59,22 @@ class _Left:
     text: str
 
 
+_copies: list[MPI.Comm] = []
+
+
+def own_copy(comm: MPI.Comm) -> MPI.Comm:
+    """Return our copy of a communicator, one for all of the same ranks; it is never freed. Collective at first."""
+    from mpi4py import MPI
+
+    if comm.size == 1:
+        return comm
+    for copy in _copies:
+        if MPI.Comm.Compare(copy, comm) in (MPI.IDENT, MPI.CONGRUENT):
+            return copy
+    _copies.append(comm.Dup())
+    return _copies[-1]
+
+
 def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
     """Reduce picklable values over the ranks; inside ``collective_errors`` it carries the error of another rank.
 
@@ -69,7 +85,7 @@ def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
     """
     if comm.size == 1:
         return value
-    result = _of_block(comm).allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
+    result = own_copy(comm).allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
     if isinstance(result, _Left):
         raise _noted(_rebuilt(result))
     return result
@@ -95,22 +111,18 @@ def collective_errors(comm: MPI.Comm) -> Iterator[None]:
             where the type is not built in. An error that all ranks have had passes further blocks as it is.
     """
     _on_all_ranks.clear()
-    comm = _of_block(comm)
-    _blocks.append(comm)
+    comm = own_copy(comm)
     try:
         yield
     except Exception as error:
-        if comm.size > 1 and not any(error is known for known in _on_all_ranks):
+        if comm.size > 1 and not _is_on_all_ranks(error):
             left = _Left(comm.rank, *_describe(error))
             first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
             if first.rank != comm.rank:
                 raise _noted(_rebuilt(first)) from error
             _noted(error)
         raise
-    else:
-        agree(comm)
-    finally:
-        _blocks.pop()
+    agree(comm)
 
 
 def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
@@ -123,19 +135,15 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
             raise error
 
 
-_blocks: list[MPI.Comm] = []
-"""Communicators of the blocks that are being run."""
-
 _on_all_ranks: list[Exception] = []
 """The exception that all ranks are raising just now, until the next block begins."""
 
 
-def _of_block(comm: MPI.Comm) -> MPI.Comm:
-    """Return the communicator of the outermost block with the same ranks: copies of one would not meet."""
-    from mpi4py import MPI
-
-    same = (MPI.IDENT, MPI.CONGRUENT)
-    return next((block for block in _blocks if MPI.Comm.Compare(block, comm) in same), comm)
+def _is_on_all_ranks(error: BaseException | None) -> bool:
+    """Whether all ranks have had an error, or the one that caused it: PETSc raises its own for one in a callback."""
+    while error is not None and not any(error is known for known in _on_all_ranks):
+        error = error.__cause__
+    return error is not None
 
 
 def _first_left(one: object, two: object) -> _Left | None:

@@ -169,6 +169,7 @@ class _Cellwise(_Part):
         return values[: self._num_owned]
 
     def scatter(self, values: Scalars, array: Scalars) -> None:
+        agree(self._node_map.comm)
         local = la.vector(self._node_map, bs=self.size, dtype=values.dtype)
         local.array[: values.size] = values.ravel()
         agree(self._node_map.comm)
@@ -179,6 +180,7 @@ class _Cellwise(_Part):
 
     def _sums(self, values: Scalars) -> Scalars:
         """Add up the values of the owned cells ``(num_cells, dim, size)`` at the owned degrees of freedom."""
+        agree(self._map.comm)
         total, dofs = la.vector(self._map, bs=self._block_size, dtype=values.dtype), self._cell_dofs[: self._num_cells]
         count = total.array.size
         parts = (np.bincount(dofs.ravel(), part.ravel(), count) for part in (values.real, values.imag))

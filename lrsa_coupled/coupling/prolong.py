@@ -109,6 +109,7 @@ class VertexProlongation:
         return sums
 
     def _vector(self, block_size: int) -> la.Vector:
+        agree(self.nodes.space.mesh.comm)
         return la.vector(self.nodes.space.dofmap.index_map, bs=block_size)
 
 

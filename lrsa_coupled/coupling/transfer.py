@@ -95,6 +95,7 @@ class NodeSet:
         corners = self.cells[: self.num_cells, : self.num_vertices]
         centres = self.coordinates[corners].mean(axis=1)
         values = np.column_stack([centres, np.ones(len(centres))])
+        agree(self.space.mesh.comm)
         total = la.vector(self.space.dofmap.index_map, bs=values.shape[1])
         sums = total.array.reshape(-1, values.shape[1])
         for column, target in zip(values.T, sums.T, strict=True):
@@ -107,12 +108,14 @@ class NodeSet:
     @cached_property
     def mass(self) -> npt.NDArray[np.float64]:
         """Positive lumped mass of the owned nodes ``(num_owned,)``. Collective at the first use."""
+        agree(self.space.mesh.comm)
         return _lumped_mass(self)
 
     @cached_property
     def boundary(self) -> npt.NDArray[np.uint8]:
         """1 at the owned nodes on the boundary of their mesh, else 0, ``(num_owned,)``. Collective at the first use."""
         mesh, dim = self.space.mesh, self.space.mesh.topology.dim
+        agree(mesh.comm)
         mesh.topology.create_connectivity(dim - 1, dim)
         shared = self._shared_nodes
         dofs = locate_dofs_topological(shared, dim - 1, exterior_facet_indices(mesh.topology))
@@ -129,6 +132,7 @@ class NodeSet:
 
         They do where it depends on no other degree of freedom: random numbers there leave it zero.
         """
+        agree(self.space.mesh.comm)
         arrays, rng = [], np.random.default_rng(0)
         for vector, bcs in zip(self._vectors, self._bcs, strict=True):
             probe = 1.0 + rng.random(vector.array.size)
@@ -158,6 +162,7 @@ class NodeSet:
         functions = _functions(solution)
         if self._matrices:
             array = functions[0].x.array
+            agree(self.space.mesh.comm)
             result = _product(self._matrices[1], from_columns(values, array.dtype)[:, 0])
             array[: result.size] = result
         for field in self._maps:

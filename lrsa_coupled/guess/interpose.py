@@ -32,6 +32,12 @@ class _StandIn:
     def __repr__(self) -> str:
         return repr(self._solver)
 
+    def __eq__(self, other: object) -> bool:
+        return self._solver == (other._solver if type(other) is _StandIn else other)
+
+    def __hash__(self) -> int:
+        return hash(self._solver)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._solver, name)
 

@@ -10,6 +10,8 @@ from typing import final
 
 from mpi4py import MPI
 
+from lrsa_coupled.mpi import allreduce
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -56,7 +58,7 @@ class Monitor:
 
     def __call__(self, iteration: int, norm: float) -> bool:
         """Return whether to end the solve. Collective."""
-        limits, elapsed = self.limits, self.comm.allreduce(time.perf_counter() - self.started, op=MPI.MAX)
+        limits, elapsed = self.limits, allreduce(self.comm, time.perf_counter() - self.started, MPI.MAX)
         self._norms.append(norm)
         if iteration == 0:
             self._begun = elapsed

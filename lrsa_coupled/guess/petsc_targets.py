@@ -18,8 +18,9 @@ from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
 from lrsa_coupled.guess.pass_by import stopped_by_count
 from lrsa_coupled.guess.target import Check, Target
-from lrsa_coupled.guess.twin import Twin
+from lrsa_coupled.guess.twin import Twin, communicator
 from lrsa_coupled.interfaces import SolveResult, Unknown
+from lrsa_coupled.mpi import agree
 
 
 class _PETScTarget(Target):
@@ -38,6 +39,7 @@ class _PETScTarget(Target):
         self.solver, self.problem, self.b, self.x = solver, problem, b, x
         self._values = [function.x.array.copy() for function in problem.functions]
         self._own, self._guess = x.copy(), x.duplicate()
+        communicator(solver)
 
     def by_default(self) -> SolveResult:
         self._restore()
@@ -63,6 +65,7 @@ class _PETScTarget(Target):
         """
         assign(self.problem.solution, self._guess)
         self._restore()
+        agree(self.problem.mesh.comm)
         nullspace = self._matrix().getNullSpace()
         if nullspace.handle:
             self._guess.axpy(-1.0, self._own_guess())
@@ -117,6 +120,7 @@ class SNESTarget(_PETScTarget):
     def accept(self) -> Acceptance:
         if self.solver.getObjective() is None:
             return Acceptance(True, "")
+        agree(self.problem.mesh.comm)
         with self._unknown_kept():
             assign(self.problem.solution, self._guess)
             energies = [self.solver.computeObjective(vector) for vector in (self._guess, self._own)]
@@ -159,6 +163,7 @@ class SNESTarget(_PETScTarget):
 
     def _made_twin(self) -> Twin:
         if self._twin is None:
+            agree(self.problem.mesh.comm)
             self.solver.setUp()
             self._twin = Twin(self.solver, self.x)
         return self._twin
@@ -179,8 +184,8 @@ class KSPTarget(_PETScTarget):
 
     def accept(self) -> Acceptance:
         """Compare the guess with the user's own: by the energy under conjugate gradients, else by the residual."""
-        with self._unknown_kept():
-            assign(self.problem.solution, self._guess)
+        assign(self.problem.solution, self._guess)
+        agree(self.problem.mesh.comm)
         self.solver.setUp()
         kinds = PETSc.KSP.Type
         energy = self.solver.getType() in (kinds.CG, kinds.FCG, kinds.PIPECG)
@@ -189,6 +194,7 @@ class KSPTarget(_PETScTarget):
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
         self._take_guess()
+        agree(self.problem.mesh.comm)
         if not math.isfinite(self._guess.norm()):
             return SolveResult(False, "the guess is not finite", "", 0, math.nan)
         return SolveResult(True, "", "", 0, math.nan)  # the user's own KSP begins with it

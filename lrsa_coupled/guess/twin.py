@@ -17,7 +17,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.guess.target import Check
-from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.mpi import agree, collective_errors, own_copy
 
 TYPES = frozenset({"newtonls", "newtontr", "vinewtonrsls", "vinewtonssls"})
 """Types of SNES of which a twin can be made."""
@@ -28,11 +28,13 @@ class Twin:
     """A twin of a SNES for vectors like ``x``. Collective: making it and all methods."""
 
     def __init__(self, snes: PETSc.SNES, x: PETSc.Vec) -> None:
-        self._residual, self._x, self._ksp = x.duplicate(), x.duplicate(), _twin_ksp(snes.getKSP())
+        self._comm = communicator(snes)
+        self._residual, self._x = x.duplicate(), x.duplicate()
+        self._ksp = _twin_ksp(snes.getKSP(), self._comm)
         self._tolerances = snes.getTolerances()
         self._bounds = bounds_of(snes)
         self._check: Check | None = None
-        self.snes = twin = PETSc.SNES().create(snes.comm)
+        self.snes = twin = PETSc.SNES().create(self._comm)
         twin.setType(snes.getType())
         twin.setKSP(self._ksp)
         twin.setFunction(_function(snes), self._residual)
@@ -50,6 +52,7 @@ class Twin:
 
     def norm(self, x: PETSc.Vec) -> float:
         """Return the residual norm by which the SNES judges a vector: with bounds that of the inactive part."""
+        agree(self._comm)
         x.copy(self._x)
         self.snes.setTolerances(max_it=0)
         self.snes.solve(None, self._x)
@@ -61,6 +64,7 @@ class Twin:
         The length of a step ends it where the user's SNES has no other tolerance: beside a wrong guess of great length
         every step is short.
         """
+        agree(self._comm)
         _, _, stol, limit = self._tolerances
         limit = limit if max_iterations is None else min(limit, max_iterations)
         if self._bounds is not None:
@@ -76,8 +80,25 @@ class Twin:
             item.destroy()
 
     def _monitor(self, snes: PETSc.SNES, iteration: int, norm: float) -> None:
+        agree(self._comm)
         if self._check is not None and not snes.getConvergedReason() and self._check(iteration, norm):
             snes.setConvergedReason(PETSc.SNES.ConvergedReason.DIVERGED_LOCAL_MIN)
+
+
+_anchors: dict[int, PETSc.Random] = {}
+"""An object for each communicator of twins by its handle, with which PETSc's own copy of it lives."""
+
+
+def communicator(solver: PETSc.Object) -> MPI.Comm:
+    """Return the communicator of the twins of a solver. Collective.
+
+    Not the user's: after an error on one rank the ranks may have made different numbers of objects, and PETSc takes the
+    tags of messages from that number.
+    """
+    comm = own_copy(solver.comm.tompi4py())
+    if comm.size > 1 and comm.handle not in _anchors:
+        _anchors[comm.handle] = PETSc.Random().create(comm)
+    return comm
 
 
 def bounds_of(snes: PETSc.SNES) -> tuple[PETSc.Vec, PETSc.Vec] | None:
@@ -108,8 +129,8 @@ def _jacobian(snes: PETSc.SNES) -> Callable[..., None]:
     return evaluate
 
 
-def _twin_ksp(ksp: PETSc.KSP) -> PETSc.KSP:
-    twin = PETSc.KSP().create(ksp.comm)
+def _twin_ksp(ksp: PETSc.KSP, comm: MPI.Comm) -> PETSc.KSP:
+    twin = PETSc.KSP().create(comm)
     twin.setType(ksp.getType() or PETSc.KSP.Type.GMRES)
     twin.setPC(ksp.getPC())
     rtol, atol, divtol, max_it = ksp.getTolerances()
@@ -121,6 +142,7 @@ def _twin_ksp(ksp: PETSc.KSP) -> PETSc.KSP:
 
 def _restart(ksp: PETSc.KSP) -> int:
     """Return the restart of GMRES, which PETSc's Python interface prints and does not return."""
+    agree(ksp.comm.tompi4py())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ksp"
         viewer = PETSc.Viewer().createASCII(str(path), comm=ksp.comm)

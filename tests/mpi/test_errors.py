@@ -85,3 +85,20 @@ def test_an_error_reaches_ranks_that_wait_in_the_middle_of_a_block(comm: MPI.Int
 def fail(comm: MPI.Intracomm, rank: int, place: int, *, at: int) -> None:
     if comm.rank == rank and place == at:
         raise ValueError(f"rank {rank}, place {place}")
+
+
+def test_an_error_that_another_one_stands_for_is_raised_once(comm: MPI.Intracomm) -> None:
+    """As PETSc does with an error in a callback."""
+    for rank in range(comm.size):
+        with pytest.raises(RuntimeError, match=r"stands for it|ValueError: it"), mpi.collective_errors(comm):
+            try:
+                fail_with_its_own(comm, rank)
+            except ValueError as error:
+                raise RuntimeError("stands for it") from error
+        mpi.agree(comm)
+
+
+def fail_with_its_own(comm: MPI.Intracomm, rank: int) -> None:
+    if comm.rank == rank:
+        raise ValueError("it")
+    mpi.agree(comm)

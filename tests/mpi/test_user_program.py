@@ -139,7 +139,7 @@ PLACES: dict[str, tuple[Any, str]] = {
     "solve": (twin_module.Twin, "solve"),
     "monitor": (Monitor, "__call__"),
     "monitor of the twin": (twin_module.Twin, "_monitor"),
-    "residual": (twin_module, "collective_errors"),
+    "agreement": (twin_module, "agree"),
 }
 ERRORS = [RuntimeError("injected"), MemoryError("injected"), torch.OutOfMemoryError("injected"), StopIteration(),
           AssertionError(), KeyError("injected"), PETSc.Error(63), OSError(5, "injected")]  # fmt: skip
