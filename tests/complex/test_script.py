@@ -150,8 +150,11 @@ def test_a_model_of_real_fields_is_refused_with_its_components(model: Path) -> N
 
     folder = operator(model.parent / "real", Field("E"), inputs=("source",), case="E")
     script = Script()
-    with pytest.raises(ValueError, match="'E' has 1 component"):
-        attach(script.linear(GMRES), LearnedGuess.load(folder), inputs=script.inputs)
+    problem, guess = script.linear(GMRES), LearnedGuess.load(folder)
+    with pytest.raises(ValueError, match="'source' has 1 components for the operator, got 2"):
+        attach(problem, guess, inputs=script.inputs)
+    with pytest.raises(ValueError, match="'E' has 1 components, its space has 2"):
+        attach(problem, guess, inputs={"source": lambda x: 1.0 + x[:1]})
 
 
 @pytest.mark.parametrize(
