@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 
+from dolfinx.fem import Form
 from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
@@ -31,13 +32,15 @@ class LinearSolver(SequenceSolver):
         options: Defaults of this solver under the prefix ``linear_`` instead of MUMPS; the command line wins.
         setup_cost: Cost of a new preconditioner in iterations: it is reused for the next problems of a sequence while
             it pays, see ``_Reuse``; None makes a new one for each.
+        preconditioner: Form of the matrix of which the preconditioner is made; the Jacobian when None.
 
     Raises:
         ValueError: If the problem is not linear or ``atol`` not positive.
     """
 
     def __init__(self, problem: Problem, atol: float, *, max_iterations: int | None = None,
-                 options: Mapping[str, str] | None = None, setup_cost: float | None = None) -> None:  # fmt: skip
+                 options: Mapping[str, str] | None = None, setup_cost: float | None = None,
+                 preconditioner: Form | None = None) -> None:  # fmt: skip
         _check(problem, atol)
         self.problem = problem
         self._reuse = None if setup_cost is None else _Reuse(setup_cost)
@@ -49,8 +52,9 @@ class LinearSolver(SequenceSolver):
         self.ksp = PETSc.KSP().create(problem.mesh.comm)
         self.ksp.setOptionsPrefix(PREFIX)
         # A reused preconditioner is of a matrix that no longer changes.
-        self._preconditioned = None if self._reuse is None else self.matrix.copy()
-        self.ksp.setOperators(self.matrix, self._preconditioned)
+        self._form = preconditioner
+        self._preconditioned = None if self._reuse is None and preconditioner is None else self.matrix.copy()
+        self._update_preconditioner()
         self.ksp.setTolerances(rtol=1e-50, atol=atol, max_it=1000 if max_iterations is None else max_iterations)
         self._defaults = options or MUMPS
         with default_options(PREFIX, self._defaults):
@@ -70,9 +74,7 @@ class LinearSolver(SequenceSolver):
         self.matrix.assemble()
         if not PETSc.Options(PREFIX).hasName("ksp_atol"):
             self.ksp.setTolerances(atol=atol)
-        if self._reuse is None:
-            self.ksp.setOperators(self.matrix)
-        elif not self._reuse.decide():
+        if self._reuse is None or not self._reuse.decide():
             self._update_preconditioner()
 
     def solve(self) -> SolveResult:
@@ -115,7 +117,12 @@ class LinearSolver(SequenceSolver):
         return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
 
     def _update_preconditioner(self) -> None:
-        self.matrix.copy(self._preconditioned, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
+        if self._form is not None:
+            self._preconditioned.zeroEntries()
+            assemble_matrix(self._preconditioned, self._form, bcs=list(self.problem.bcs))
+            self._preconditioned.assemble()
+        elif self._preconditioned is not None:
+            self.matrix.copy(self._preconditioned, PETSc.Mat.Structure.SAME_NONZERO_PATTERN)
         self.ksp.setOperators(self.matrix, self._preconditioned)
 
 

@@ -26,12 +26,16 @@ from lrsa_coupled.bench.report import table
 from lrsa_coupled.bench.rows import read_rows, write_rows
 from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
+from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.settings import update
 from lrsa_coupled.training.loop import train
+
+CASES = [name for name in catalog.case_names() if catalog.load_case(name).is_complex == IS_COMPLEX]
+"""Those for the PETSc of this environment."""
 
 
 def smoke_config(name: str) -> config.Config:
@@ -42,7 +46,7 @@ def smoke_config(name: str) -> config.Config:
     return config.load(base, assignments=tiny)
 
 
-@pytest.mark.parametrize("name", catalog.case_names())
+@pytest.mark.parametrize("name", CASES)
 def test_contracts(name: str) -> None:
     case = catalog.load_case(name, smoke_config(name).options)
     assert case.name == name
@@ -66,11 +70,24 @@ def test_contracts(name: str) -> None:
     assert residual_norm(problem) <= atol * (1 + 1e-6)
 
 
+@pytest.mark.skipif(IS_COMPLEX, reason="needs PETSc with real scalars")
+@pytest.mark.parametrize("verb", ["generate", "solve", "bench"])
+def test_a_complex_case_needs_complex_petsc(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The case is listed; what would solve it names the package that is missing, before any work."""
+    case = catalog.load_case("scattering")
+    with pytest.raises(ValueError, match="'scattering' needs PETSc with complex scalars"):
+        case.problem(case.mesh(MPI.COMM_SELF, sample_parameters(case, 0, 0), 8), sample_parameters(case, 0, 0))
+    out = [] if verb == "bench" else ["--out", str(tmp_path / "out")]
+    assert cli.main([verb, "scattering", *out]) == 2
+    assert "pip install dolfinx-solver-complex" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def _tuples(value: object) -> object:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("name", catalog.case_names())
+@pytest.mark.parametrize("name", CASES)
 def test_end_to_end(name: str, tmp_path: Path) -> None:
     settings = smoke_config(name)
     case = catalog.load_case(name, settings.options)
@@ -108,7 +125,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert all(name in generation.table(results) for name in results.methods)
 
 
-@pytest.mark.parametrize("name", [n for n in catalog.case_names() if catalog.shipped_model(catalog.case_folder(n))])
+@pytest.mark.parametrize("name", [n for n in CASES if catalog.shipped_model(catalog.case_folder(n))])
 def test_shipped_model(name: str) -> None:
     """The shipped weights load, are small, and start Newton better than zero does."""
     case, folder = catalog.load_case(name), catalog.case_folder(name)

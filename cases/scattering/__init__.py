@@ -1,0 +1,1 @@
+"""Scattering of plane waves by a penetrable body."""
