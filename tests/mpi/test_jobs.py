@@ -1,9 +1,8 @@
-"""Several collectors or generates in one folder: on ranks of their own, as processes, one of them killed."""
+"""Several collectors or generates in one folder, each on a rank of its own; tests/cases/test_jobs.py has processes."""
 
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,14 +20,13 @@ from petsc4py import PETSc
 
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.config import Config, GenerateConfig, ProblemConfig
-from lrsa_coupled.data.claims import SMALLEST, Shares
+from lrsa_coupled.data.claims import Shares
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.collect import Collector
 from lrsa_coupled.generation.generate import generate
-from tests.helpers import ROOT, plain_environment
 
 COMM = MPI.COMM_WORLD
-JOBS, SAMPLES = 3, 5
+SAMPLES = 5
 CONFIG = Config(
     case="cavity", problem=ProblemConfig(seed=3, resolution=8), generate=GenerateConfig(samples=5, samples_per_shard=2)
 )
@@ -79,31 +77,6 @@ def test_each_rank_collects_for_itself(shared_path: Path) -> None:
     job.collect(shared_path / "data", SAMPLES)
     COMM.Barrier()
     assert loads(shared_path / "data") == wanted(*range(COMM.size))
-
-
-def start(folder: Path, number: int, wait_after: int = -1) -> subprocess.Popen:
-    code = f"from pathlib import Path; from tests.mpi.test_jobs import Job; Job({number}).collect(Path('{folder}'), 0, "
-    code += f"wait_after={wait_after})"
-    command = [sys.executable, "-c", code]
-    return subprocess.Popen(command, cwd=ROOT, env=plain_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-
-
-@pytest.mark.skipif(COMM.size > 1, reason="the jobs are processes of their own")
-def test_three_jobs_at_once_and_one_is_killed(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    others = [start(folder, number) for number in range(1, JOBS)]
-    killed = start(folder, 0, wait_after=3)
-    assert killed.stdout is not None and killed.stdout.readline() == b"waiting\n"
-    assert [other.wait(120) for other in others] == [0] * (JOBS - 1)
-    alone = {p.name for p in (folder / "shards").glob("*-1-*.h5")}
-    assert len(alone) == 3  # the job is at work: nobody touches its shards
-    killed.kill()
-    killed.communicate()
-    assert loads(folder) == [0.0, 1.0, 2.0, *wanted(*range(1, JOBS), count=SAMPLES)]
-    Job(7).collect(folder, 0)  # and merges what it has left
-    assert loads(folder) == [0.0, 1.0, 2.0, *wanted(*range(1, JOBS), 7, count=SAMPLES)]
-    assert not list((folder / "shards").glob("*-1-*.h5"))
-    assert max(DataStore(folder).entries) < (JOBS + 2) * SMALLEST
 
 
 def test_generates_at_work_in_one_folder_share_it(shared_path: Path) -> None:
