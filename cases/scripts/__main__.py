@@ -61,11 +61,14 @@ def _launch(names: Sequence[str], counts: Sequence[int], out: Path, flags: Seque
     near = Path(sys.executable).parent / "mpiexec"
     launcher = str(near) if near.is_file() else shutil.which("mpiexec") or "mpiexec"
     for count in counts:
+        rows = [_path(out, name, count) for name in names]
+        for path in rows:
+            path.unlink(missing_ok=True)
         command = [launcher, "-n", str(count), sys.executable, "-m", "lrsa_coupled.cases.scripts", *names, *flags]
         environment = {"OMP_NUM_THREADS": "1"} | os.environ  # threads of two ranks would wait for each other's cores
-        done = subprocess.run([*command, "--out", str(out)], env=environment, stdout=subprocess.PIPE, check=False)
-        if done.returncode not in (0, 1):
-            sys.exit(f"{' '.join(command)} ended with exit code {done.returncode}")
+        subprocess.run([*command, "--out", str(out)], env=environment, stdout=subprocess.PIPE, check=False)
+        if not all(path.is_file() for path in rows):
+            sys.exit(f"{' '.join(command)} ended before its rows were written")
 
 
 def _path(out: Path, name: str, ranks: int) -> Path:
