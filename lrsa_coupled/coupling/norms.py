@@ -94,7 +94,10 @@ class Seminorm(Norm):
         self._field = solution_vector(problem)
         self._function = Function(problem.solution.function_space)
         parts = [_part(self._function, field.subspace) for field in outputs]
-        self._square = form(sum(ufl.inner(ufl.grad(part), ufl.grad(part)) for part in parts) * ufl.dx)
+        square = sum(ufl.inner(ufl.grad(part), ufl.grad(part)) for part in parts)
+        if isinstance(square, ufl.constantvalue.Zero):
+            raise ValueError("the H1 seminorm of piecewise constant fields is zero: give the problem an energy")
+        self._square = form(square * ufl.dx)
 
     def of(self, change: PETSc.Vec) -> float:
         assign(change, self._function)

@@ -20,6 +20,7 @@ from lrsa_coupled.coupling.scalars import PARTS
 from lrsa_coupled.coupling.script import Scalar, Script, script_for
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Features, Unknown
+from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
 
 if TYPE_CHECKING:
@@ -48,8 +49,14 @@ def describe(
         prolongation: From the free degrees of freedom of a coarse mesh, for ``-pc_lrsa_basis coarse``.
 
     Raises:
-        ValueError: If the space is another than scalar Lagrange.
+        ValueError: If the space is another than scalar Lagrange, or not that of the rows; on all ranks.
     """
+    with collective_errors(space.mesh.comm):
+        rows, owned = matrix.getLocalSize()[0], space.dofmap.index_map.size_local * space.dofmap.index_map_bs
+        if rows != owned:
+            raise ValueError(
+                f"expected a matrix with the rows of the space, {owned} on rank {matrix.comm.rank}, got {rows}"
+            )
     matrix.setAttr(KEY, Description(space, bcs, inputs=inputs or {}, scalars=scalars or {}, prolongation=prolongation))
 
 
