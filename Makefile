@@ -42,6 +42,7 @@ test: $(STAMP)
 
 test-complex: $(COMPLEX_STAMP)
 	$(COMPLEX_TEST)
+	$(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/cases/test_every_case.py -k contracts
 	$(COMPLEX)/bin/mpiexec -n 2 $(COMPLEX_TEST)
 
 # Its own DOLFINx, PETSc, MPI and numpy come first; torch and all else are those of .venv.
