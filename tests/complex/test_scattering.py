@@ -111,8 +111,21 @@ def test_methods_and_sequences_find_the_same_field(wave: str) -> None:
         solver.destroy()
         other = case.fixed_mesh.update(again, sample_parameters(case, 1, 1))
     assert max(np.abs(field - fields[0]).max() for field in fields) < 1e-6
-    with pytest.raises(ValueError, match="reuses nothing"):
-        case.fixed_mesh.sequence(problem, 1.0, method="mumps", reuse=Reuse(preconditioner=True))
+
+
+@pytest.mark.parametrize("reuse", [Reuse(preconditioner=True), Reuse(recycle=8)])
+def test_reuse_reaches_the_tolerance(reuse: Reuse) -> None:
+    case, solver = ScatteringCase(), None
+    problem = case.problem(case.mesh(COMM, None, 8), sample_parameters(case, 1, 0))
+    for index in range(3):
+        problem = case.fixed_mesh.update(problem, sample_parameters(case, 1, index))
+        atol = case.rtol * reference_norm(problem)
+        if solver is None:
+            solver = case.fixed_mesh.sequence(problem, atol, method="shifted-laplacian", reuse=reuse)
+        else:
+            solver.update(problem, atol)
+        assert solver.solve().converged and residual_norm(problem) <= 1.01 * atol
+    solver.destroy()
 
 
 @pytest.mark.parametrize("wave", ["sound", "electric"])
