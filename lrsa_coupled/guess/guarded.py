@@ -75,7 +75,8 @@ class GuardedSolver(SequenceSolver):
         except Exception as error:  # on this rank: the others may not come here
             self._note(kind, decision, f"failed: {describe(error)}", time.perf_counter() - started)
             raise
-        decision = dataclasses.replace(decision, solved=result.converged)
+        count = result.iterations if choice.name == DEFAULT else 0
+        decision = dataclasses.replace(decision, solved=result.converged, iterations=count)
         outcome = "converged" if result.converged else f"failed: {result.reason}"
         self._note(kind, decision, outcome, slowest(comm, time.perf_counter() - started))
         spent = time.perf_counter() - started - sum(attempt.seconds.values())
@@ -124,7 +125,7 @@ class GuardedSolver(SequenceSolver):
             return
         check, norms = None, None if choice.expected is None else target.norms()
         if choice.expected is not None and norms is not None:
-            check = Monitor(comm, Limits(*norms, choice.budget, choice.expected), started=started)
+            check = Monitor(comm, Limits(*norms, choice.budget, choice.expected, choice.iterations), started=started)
         result = target.from_guess(check, None if guess.trusted else choice.max_iterations)
         attempt.result = result
         if result.converged:

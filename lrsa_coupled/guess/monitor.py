@@ -22,6 +22,7 @@ class Limits:
         atol: Residual norm to reach.
         budget: What a guess that fails may cost [s].
         expected: What a default solve is expected to cost [s].
+        iterations: Those of a default solve as expected, None when not known.
         harder: How many times as hard as expected the problem may be.
     """
 
@@ -29,6 +30,7 @@ class Limits:
     atol: float
     budget: float
     expected: float
+    iterations: float | None = None
     harder: float = 1.5
 
 
@@ -36,10 +38,11 @@ class Limits:
 class Monitor:
     """Called by the solver after each iteration; returns whether to end the solve.
 
-    A solve goes on past its budget while its iterations would end before a default solve ``harder`` times as hard as
-    expected. The residual norm of the guess itself says little, as the first Newton step removes what is rough; from
-    then on the norm is taken to fall by the mean factor of the last two iterations down to that of the default guess,
-    and from there on as that of Newton's method near a solution: the number of digits gained doubles with each.
+    A solve goes on past its budget while it would end before a default solve ``harder`` times as hard as expected, by
+    the number of iterations, by their time where that is not known. The residual norm of the guess itself says little,
+    as the first Newton step removes what is rough; from then on the norm is taken to fall by the mean factor of the
+    last two iterations down to that of the default guess, and from there on as that of Newton's method near a solution:
+    the number of digits gained doubles with each.
 
     Args:
         comm: Ranks of the problem.
@@ -64,8 +67,10 @@ class Monitor:
             self._begun = elapsed
         if iteration == 0 or elapsed <= limits.budget or norm <= limits.atol:
             return False
-        solving = elapsed - self._begun  # what came before is spent, whatever is decided; the record counts it
-        if solving * (1.0 + self._remaining() / iteration) <= limits.harder * limits.expected:
+        total, expected = iteration + self._remaining(), limits.iterations
+        if expected is None:  # what came before the iterations is spent, whatever is decided; the record counts it
+            expected = limits.expected / (elapsed - self._begun) * iteration
+        if total <= limits.harder * expected:
             return False
         norms = f"residual norm {norm:.2g} after {iteration} iterations, {self._norms[-2]:.2g} before the last"
         self.reason = f"{norms}, {limits.start:.2g} of the default guess, {limits.atol:.2g} asked for"

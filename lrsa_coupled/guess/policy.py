@@ -59,6 +59,7 @@ class Choice:
         tested: Whether the guess must pass the acceptance test.
         expected: Expected time of a default solve; None to let the solve run without a convergence monitor [s].
         budget: What a guess that fails may cost [s].
+        iterations: Expected iterations of a default solve, None when not known.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Choice:
     tested: bool = True
     expected: float | None = None
     budget: float = math.inf
+    iterations: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class Decision:
         seconds: Time of the solve, ``wasted`` included [s].
         risk: What a guess takes before its solve, and an iteration [s]; 0 for the default solve.
         solved: Whether the problem was solved in the end, by the choice or by the default solve after it.
+        iterations: Those of a default solve; 0 of any other.
     """
 
     number: int
@@ -93,6 +96,7 @@ class Decision:
     seconds: float
     risk: float = 0.0
     solved: bool = True
+    iterations: int = 0
 
     @property
     def good(self) -> bool:
@@ -195,7 +199,9 @@ class Adaptive(Policy):
         expected = self.expected(kind)
         if expected is None:
             return Choice(name, why)
-        return Choice(name, why, expected=expected, budget=settings.budget * expected)
+        counts = record.iterations
+        mean = sum(counts) / len(counts) if counts else None
+        return Choice(name, why, expected=expected, budget=settings.budget * expected, iterations=mean)
 
     def expected(self, kind: str) -> float | None:
         """Return the expected time of a default solve of this kind that ends with a solution [s]. Collective: no.
@@ -213,6 +219,7 @@ class Adaptive(Policy):
         record.add(name, decision.seconds, solved)
         record.rests.pop(name, None)
         if name == DEFAULT:
+            record.iterations.extend([decision.iterations] * (solved and decision.iterations > 0))
             return
         record.risks[name] = max(decision.risk, decision.wasted)
         if decision.good:

@@ -47,6 +47,7 @@ class Record:
 
     Attributes:
         number: Solves so far.
+        iterations: Those of default solves with a solution, of this run.
         streaks: Failures of a guess in a row.
         rests: The number of solves from which a guess is tried again.
         risks: What a guess that goes wrong is expected to lose [s].
@@ -55,6 +56,7 @@ class Record:
     def __init__(self, logs: Mapping[str, Iterable[Entry]] | None = None) -> None:
         self.logs = {name: deque(entries, maxlen=TOLERANCES.window) for name, entries in (logs or {}).items()}
         self.number = 0
+        self.iterations: deque[int] = deque(maxlen=TOLERANCES.window)
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}

@@ -190,6 +190,14 @@ def test_a_monitor_lets_go_on_what_will_converge_and_ends_what_will_not(
     assert (monitor.reason is None) == (ended is None)
 
 
+def test_a_monitor_counts_iterations_where_those_of_the_default_solve_are_known() -> None:
+    for iterations, expected in ((10.0, False), (2.0, True)):
+        limits = Limits(start=1.0, atol=1e-8, budget=0.0, expected=1e-9, iterations=iterations)
+        monitor = Monitor(COMM, limits, started=0.0)
+        assert not monitor(0, 1.0)
+        assert monitor(1, 0.1) is expected  # a slow machine says nothing
+
+
 def test_problems_of_about_the_same_size_are_of_one_kind() -> None:
     kinds = {kind_of(case.problem(case.mesh(COMM, parameters, resolution), parameters))
              for case, resolution in CASES.values() for parameters in [sample_parameters(case, 0, 0)]}  # fmt: skip

@@ -174,6 +174,7 @@ class _Runs:
         self.guess = _Changed(attached.guesses[0])
         attached.guesses = [self.guess]
         self._times: list[float] = []
+        self._counts: list[int] = []
 
     def rows(self, count: int) -> list[Row]:
         """Solve samples; one more, first, wakes everything."""
@@ -182,6 +183,7 @@ class _Runs:
             parameters = self.rng.bit_generator.state
             default, seconds, _ = self._solve(Choice(DEFAULT, ""), parameters)
             self._times.append(seconds)
+            self._counts.append(default)
             for manner in (PREDICTION, BAD[index % len(BAD)]):
                 row = self._row(index, manner, parameters, default, seconds)
                 rows += [row] if index >= 0 else []
@@ -193,7 +195,8 @@ class _Runs:
         iterations, _, outcome = self._solve(Choice("learned", "", tested=False), parameters)
         faster = outcome == "converged" and iterations < default
         expected = float(np.exp(np.mean(np.log(self._times))))
-        guarded = Choice("learned", "", expected=expected, budget=self.config.guess.budget * expected)
+        budget, count = self.config.guess.budget * expected, float(np.mean(self._counts))
+        guarded = Choice("learned", "", expected=expected, budget=budget, iterations=count)
         _, seconds, outcome = self._solve(guarded, parameters)
         decision = self.policy.decisions[-1]
         lost = decision.wasted - self.guess.seconds
