@@ -117,7 +117,7 @@ class LinearSolver(SequenceSolver):
         return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
 
     def _update_preconditioner(self) -> None:
-        if self._form is not None:
+        if self._form is not None and self._preconditioned is not None:
             self._preconditioned.zeroEntries()
             assemble_matrix(self._preconditioned, self._form, bcs=list(self.problem.bcs))
             self._preconditioned.assemble()

@@ -30,7 +30,7 @@ def edited(source: str, *, after: Mapping[str, str], values: Mapping[str, str]) 
 def _found(source: str, after: Mapping[str, str], values: Mapping[str, str]) -> list[tuple[ast.stmt, str, bool]]:
     tree = ast.parse(source)
     starts = [(node, ast.unparse(node).partition("(")[0]) for node in _statements(tree)]
-    top = [(node, node.targets[0].id) for node in tree.body if isinstance(node, ast.Assign) and _is_name(node)]
+    top = [(node, ast.unparse(node.targets[0])) for node in tree.body if isinstance(node, ast.Assign)]
     found = []
     for wanted, candidates, is_value in ((after, starts, False), (values, top, True)):
         for name, text in wanted.items():
@@ -43,7 +43,3 @@ def _found(source: str, after: Mapping[str, str], values: Mapping[str, str]) -> 
 
 def _statements(tree: ast.AST) -> Iterator[ast.stmt]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.stmt))
-
-
-def _is_name(node: ast.Assign) -> bool:
-    return len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)

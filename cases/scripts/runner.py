@@ -21,7 +21,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.bench.machine import header_of
-from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
 from lrsa_coupled.cases.scripts.insertion import edited
 from lrsa_coupled.guess.learned import LEARNED
 from lrsa_coupled.mpi import share
@@ -172,7 +172,7 @@ def difference(one: str, other: str) -> float:
 
 def _row(method: str, found: Run, plain: Run, script: Script) -> Row:
     error = difference(found.text, plain.text)
-    values = {"used": found.used, "difference": error, "same_output": found.text == plain.text}
+    values: Values = {"used": found.used, "difference": error, "same_output": found.text == plain.text}
     seconds, right = Seconds(total=found.seconds), error <= script.accuracy
     return Row(method=method, sample=0, seconds=seconds, iterations=found.iterations, solved=right, values=values)
 

@@ -25,9 +25,7 @@ class _StandIn:
         object.__setattr__(self, "_solver", solver)
         object.__setattr__(self, "_solve", solve)
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
-        return type(self._solver)
+    __class__ = property(lambda self: type(self._solver))
 
     def __repr__(self) -> str:
         return repr(self._solver)

@@ -30,7 +30,7 @@ import numpy.typing as npt
 from lrsa_coupled.bench.experiments import add_only
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.report import align
-from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
 from lrsa_coupled.config import Config
 from lrsa_coupled.guess.policy import Choice, Policy
 from lrsa_coupled.guess.record import DEFAULT
@@ -171,6 +171,7 @@ class _Runs:
         train(folder / "data", folder / "model", config)
         guess = LearnedGuess.load(folder / "model", config.guess)
         attached = attach(family.problem, guess, policy=self.policy, **described)
+        assert attached is not None
         self.guess = _Changed(attached.guesses[0])
         attached.guesses = [self.guess]
         self._times: list[float] = []
@@ -202,7 +203,7 @@ class _Runs:
         lost = decision.wasted - self.guess.seconds
         if outcome == "converged":
             lost = (iterations / default - 1.0) * default_seconds
-        values = {
+        values: Values = {
             "manner": manner, "default_iterations": default, "default_seconds": default_seconds, "faster": faster,
             "outcome": outcome, "lost": 0.0 if faster else max(0.0, lost),
         }  # fmt: skip
