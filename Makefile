@@ -12,7 +12,7 @@ export OMP_NUM_THREADS ?= 1
 MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 # Suites of tests/mpi that hold whatever PETSc's scalars are.
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
-  tests/mpi/test_background.py tests/mpi/test_errors.py
+  tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py
 
 .PHONY: help demo lint test test-complex clean
 .DEFAULT_GOAL := help
