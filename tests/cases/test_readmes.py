@@ -78,7 +78,7 @@ def check(arguments: list[str], case: str | None) -> None:
 def test_commands_parse(path: Path) -> None:
     inline = [" ".join(found.group(1).split()) for found in INLINE.finditer(path.read_text(encoding="utf-8"))]
     inline = [text for text in inline if not any(part in text for part in ("...", "NAME", "[", "--help"))]
-    case = path.parent.name if path.parent.parent == ROOT / "cases" else None
+    case = path.parent.name if (path.parent / "case.py").exists() else None
     for text in [*(block.text for block in blocks(path) if block.kind == "sh"), *inline]:
         for arguments in commands(text):
             try:

@@ -82,7 +82,7 @@ def test_a_guess_with_elements_inside_out_is_rescued() -> None:
     assert not plain.solve().converged
     plain.destroy()
     problem.solution.x.array[:] = start
-    assert accept(problem, 10.0).accepted
+    assert accept(problem).accepted
     problem.solution.x.array[:] = start
     solver = case.solver(problem, atol)
     result = solver.solve()
