@@ -55,13 +55,14 @@ class Program:
         dofs = fem.locate_dofs_topological(self.space, 1, exterior_facet_indices(mesh.topology))
         self.bc = fem.dirichletbc(0.1, dofs, self.space)
         self.problem = self._linear(options) if kind == "linear" else self._nonlinear(options)
+        say = self.lines.append  # not self: PETSc's objects are not seen by Python's collector of cycles
         ksp = self.problem.solver if kind == "linear" else self.problem.solver.getKSP()
         if kind != "linear":
-            self.problem.solver.setMonitor(lambda _, i, norm: self.say(f"snes {i} {np.log10(norm):.1f}"))
-            self.problem.solver.setUpdate(lambda _, i: self.say(f"update {i}"))
-        ksp.setMonitor(lambda _, i, norm: self.say(f"ksp {i} {np.log10(norm):.1f}"))
-        ksp.setPreSolve(lambda *_: self.say("before"))
-        ksp.setPostSolve(lambda *_: self.say("after"))
+            self.problem.solver.setMonitor(lambda _, i, norm: say(f"snes {i} {np.log10(norm):.1f}"))
+            self.problem.solver.setUpdate(lambda _, i: say(f"update {i}"))
+        ksp.setMonitor(lambda _, i, norm: say(f"ksp {i} {np.log10(norm):.1f}"))
+        ksp.setPreSolve(lambda *_: say("before"))
+        ksp.setPostSolve(lambda *_: say("after"))
 
     def say(self, line: str) -> None:
         self.lines.append(line)
@@ -110,10 +111,10 @@ class Program:
         return Own(form, self.u, bcs=[self.bc], petsc_options_prefix=self.prefix, petsc_options=settings | options)
 
 
-def raises(error: BaseException, ranks: str, then: Callable[..., Any]) -> Callable[..., Any]:
+def raises(error: Callable[[], Exception], ranks: str, then: Callable[..., Any]) -> Callable[..., Any]:
     def fail(*args: Any, **kwargs: Any) -> Any:
         if ranks == "all" or COMM.rank == COMM.size - 1:
-            raise error
+            raise error()
         return then(*args, **kwargs)
 
     return fail
@@ -141,8 +142,16 @@ PLACES: dict[str, tuple[Any, str]] = {
     "monitor of the twin": (twin_module.Twin, "_monitor"),
     "agreement": (twin_module, "agree"),
 }
-ERRORS = [RuntimeError("injected"), MemoryError("injected"), torch.OutOfMemoryError("injected"), StopIteration(),
-          AssertionError(), KeyError("injected"), PETSc.Error(63), OSError(5, "injected")]  # fmt: skip
+ERRORS: list[Callable[[], Exception]] = [
+    lambda: RuntimeError("injected"),
+    lambda: MemoryError("injected"),
+    lambda: torch.OutOfMemoryError("injected"),
+    StopIteration,
+    AssertionError,
+    lambda: KeyError("injected"),
+    lambda: PETSc.Error(63),
+    lambda: OSError(5, "injected"),
+]
 
 
 @pytest.fixture(scope="module")
