@@ -34,6 +34,18 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(FailuresOnly())
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all-ranks", action="store_true", help="also what is marked two_ranks, on three and more")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out on three ranks what is marked ``two_ranks``: three ranks on two cores take several times as long."""
+    if mpi.size() > 2 and not config.getoption("--all-ranks"):
+        left_out = [item for item in items if item.get_closest_marker("two_ranks")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(autouse=True)
 def _fresh_policies() -> None:
     """Each test has records of its own: the policies of attach live as long as the process."""

@@ -20,6 +20,8 @@ from lrsa_coupled.config import BenchConfig, Config, GuessConfig, ProblemConfig
 from lrsa_coupled.schema import Field
 from tests.learned import COMM, operator
 
+pytestmark = pytest.mark.two_ranks
+
 CONFIG = Config(
     problem=ProblemConfig(seed=7, resolution=10), bench=BenchConfig(samples=1), guess=GuessConfig(max_ratio=1e9)
 )

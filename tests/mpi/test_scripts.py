@@ -11,6 +11,8 @@ pytest.importorskip("dolfinx", reason="the scripts need DOLFINx")
 
 from lrsa_coupled.cases.scripts.runner import compare, difference
 
+pytestmark = pytest.mark.two_ranks
+
 
 def test_a_direct_solver_prints_the_same(shared_path: Path) -> None:
     results = compare("poisson", shared_path, quick=True)

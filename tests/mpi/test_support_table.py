@@ -47,6 +47,9 @@ TABLE = table()
 CELLS = [(row, column) for row in TABLE for column in COLUMNS if TABLE[row][column] != "n/a"]
 
 
+pytestmark = pytest.mark.two_ranks
+
+
 def test_the_table_has_all_kinds() -> None:
     assert set(TABLE) == set(KINDS)
     cells = {cell.partition(":")[0] for row in TABLE.values() for cell in row.values()}
