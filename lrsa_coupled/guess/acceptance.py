@@ -49,9 +49,11 @@ def accept(problem: Problem) -> Acceptance:
     return found
 
 
-def compare_norms(own: float, default: float) -> Acceptance:
+def compare_norms(own: float, default: float, factor: float = 1.0) -> Acceptance:
     """Compare the residual norm of a guess with that of the default guess; not a number is rejected."""
-    return Acceptance(own <= default, f"residual norm {own:.3g}, that of the default guess {default:.3g}")
+    accepted = own <= factor * default
+    text = f"residual norm {own:.3g}, that of the default guess {default:.3g}"
+    return Acceptance(accepted, text if factor == 1.0 else f"{text}, {factor:.2g} times as much allowed")
 
 
 def compare_energies(own: float, zero: float) -> Acceptance:
