@@ -16,7 +16,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assign
-from lrsa_coupled.guess.acceptance import Acceptance, compare_norms
+from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
 from lrsa_coupled.guess.pass_by import stopped_by_count
 from lrsa_coupled.guess.target import Check, Target
 from lrsa_coupled.guess.twin import Twin, communicator
@@ -25,6 +25,9 @@ from lrsa_coupled.mpi import agree
 
 MAY_LOSE = 0.15
 """Share of a default solve that a guess of a KSP may lose by the acceptance test."""
+
+MAY_EXCEED = 10.0
+"""Residual norm of an accepted guess that has more energy than the user's own, relative to the user's own."""
 
 
 class _PETScTarget(Target):
@@ -122,7 +125,15 @@ class SNESTarget(_PETScTarget):
         return self.norms()[1]
 
     def accept(self) -> Acceptance:
-        return Acceptance(True, "")  # the twin is monitored
+        """Reject a guess that is worse than the user's own by energy and by residual; the monitor does the rest."""
+        if self.solver.getObjective() is None:
+            return Acceptance(True, "")
+        default, _ = self.norms()
+        with self._unknown_kept():
+            assign(self.problem.solution, self._guess)
+            norm = self._made_twin().norm(self._guess)
+            lower = compare_energies(*(self.solver.computeObjective(each) for each in (self._guess, self._own)))
+        return lower if lower.accepted else compare_norms(norm, default, MAY_EXCEED)
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
         atol, started = self.tolerance(), time.perf_counter()
