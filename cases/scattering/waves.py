@@ -92,7 +92,7 @@ class Sound(Wave):
 
 @final
 class Electric(Wave):
-    """Electric field in the plane, Nédélec's elements of the first kind; the incident one lies across its direction."""
+    """Electric field in the plane, Nédélec elements of the first kind; the incident one lies across its direction."""
 
     incident, output = Field("incident", 4), Field("scattered", 4)
 
