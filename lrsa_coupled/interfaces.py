@@ -179,6 +179,10 @@ class Guess:
     iterations: int = 0
 
 
+class NumericalError(Exception):
+    """Raise it for a sample that cannot be made for a numerical reason; ``generate`` records it and goes on."""
+
+
 class InitialGuess(ABC):
     """Puts values into the unknown of a problem, from which a solver starts.
 

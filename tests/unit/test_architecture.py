@@ -35,9 +35,8 @@ ARROWS = {
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""
 
-CONTRACTS = frozenset(
-    {"schema", "interfaces", "coupling.compat", "coupling.options", "coupling.residual", "coupling.scalars"}
-)
+CONTRACTS = frozenset({"schema", "interfaces", "coupling.compat", "coupling.failures", "coupling.options",
+                       "coupling.residual", "coupling.scalars"})  # fmt: skip
 """Parts of the library that solvers may import; none of them imports torch."""
 
 FEM = frozenset({"dolfinx", "petsc4py", "slepc4py", "ufl", "basix", "ffcx", "gmsh"})
