@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mpi4py import MPI
 from dolfinx import fem
 
 from lrsa_coupled.cases.scattering.case import ScatteringCase, ScatteringOptions
+from lrsa_coupled.cases.scattering.coarse_space import compare
 from lrsa_coupled.cases.scattering.medium import RADIUS, ScatteringParameters, contrast_at, plane_wave
 from lrsa_coupled.cases.scattering.series import scattered_electric, scattered_sound
 from lrsa_coupled.cases.scattering.waves import LAYER
@@ -157,6 +159,16 @@ def test_symmetries_take_solutions_to_solutions() -> None:
             columns = [to_columns(each.reshape(50, -1)) for each in
                        (exact(DISC, points), phase * exact(image, points @ matrix.T))]  # fmt: skip
             assert np.allclose(columns[0] @ outputs.T, columns[1], atol=1e-10)
+
+
+def test_coarse_spaces_of_fields_save_iterations() -> None:
+    """Exact fields of other directions more than predicted ones, which the shipped operator gives."""
+    model = Path(__file__).resolve().parents[2] / "cases" / "scattering"
+    outcomes = compare(ScatteringCase(), resolution=16, samples=1, num=31, model=model)
+    iterations = {name: rows[0].iterations for name, rows in outcomes.items()}
+    assert iterations["MUMPS"] == 1
+    assert iterations["exact fields"] < 0.5 * iterations["no coarse space"]
+    assert iterations["exact fields"] < iterations["predicted fields"] < iterations["no coarse space"]
 
 
 def test_the_medium() -> None:
