@@ -256,10 +256,19 @@ def _placement() -> tuple[int, int]:
     module = sys.modules.get("mpi4py.MPI")
     if module is not None:
         return module.COMM_WORLD.rank, module.COMM_WORLD.size
-    for rank_name, size_name in _LAUNCHERS:
+    for rank_name, size_name in _LAUNCHERS if _is_connected() else ():
         if rank_name in os.environ and size_name in os.environ:
             return int(os.environ[rank_name]), int(os.environ[size_name])
     return 0, 1
+
+
+def _is_connected() -> bool:
+    """Return whether the launcher's end of its descriptor is there: what a rank starts inherits the variables only."""
+    try:
+        os.fstat(int(os.environ.get("PMI_FD", "0")))
+    except (OSError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _wait(request: MPI.Request, seconds: float = float("inf")) -> bool:

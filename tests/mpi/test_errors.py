@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -18,6 +22,14 @@ class OwnError(Exception):
 
 def test_placement(comm: MPI.Intracomm) -> None:
     assert (mpi.rank(), mpi.size()) == (comm.rank, comm.size)
+
+
+def test_a_program_that_a_rank_starts_is_alone() -> None:
+    """It inherits the launcher's variables, not its descriptor; MPI ends a process that wants to join by those."""
+    code = "from lrsa_coupled import mpi; print(mpi.rank(), mpi.size())"
+    inherited = os.environ | {"PMI_RANK": "1", "PMI_SIZE": "2", "PMI_FD": "250"}
+    done = subprocess.run([sys.executable, "-c", code], env=inherited, capture_output=True, text=True, check=True)
+    assert done.stdout == "0 1\n"
 
 
 def test_no_error(comm: MPI.Intracomm) -> None:
