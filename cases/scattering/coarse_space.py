@@ -112,7 +112,8 @@ def solve(problem: ScatteringProblem, atol: float, options: Mapping[str, str], *
 
 def compare(case: ScatteringCase, *, resolution: int, samples: int, num: int, model: Path) -> dict[str, list[Outcome]]:
     """Solve unseen samples by each method. Collective."""
-    predictor, outcomes = Predictor.load(model, GuessConfig(precision="fp32")), {}
+    predictor = Predictor.load(model, GuessConfig(precision="fp32"))
+    outcomes: dict[str, list[Outcome]] = {}
     for index in range(-1, samples):  # the first compiles the forms and is not counted
         parameters = sample_parameters(case, SEED, max(index, 0))
         problem = case.problem(case.mesh(MPI.COMM_WORLD, parameters, resolution), parameters)

@@ -1,0 +1,301 @@
+"""What a case must hold before data are made of it: a few samples drawn, differentiated and solved by every method."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.coupling.norms import jacobian, solution_vector
+from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vector, set_dirichlet
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.interfaces import Case, Features, Problem, SolveResult
+
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
+"""Lengths of the step in a Taylor test, relative to the solution."""
+
+ROUNDING = 1e-11
+"""Remainder of a Taylor test, relative to its linear term, that may be rounding."""
+
+NUM_SAMPLES = 1000
+"""Samples of which time and size are estimated."""
+
+
+Level = Literal["ok", "advice", "error"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found of one subject; an advice is of something that works and could be better."""
+
+    level: Level
+    subject: str
+    text: str
+
+
+def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) -> Iterator[Finding]:
+    """Draw samples and yield findings as they come, the same on all ranks. Collective.
+
+    Raises:
+        Exception: Any that the code of the case raises.
+    """
+    seed, resolution = config.problem.training_seed, config.problem.resolution or case.resolution
+    drawn = [sample_parameters(case, seed, index) for index in range(samples)]
+    yield from _parameters(case, seed, drawn, comm)
+    features = []
+    for index, parameters in enumerate(drawn):
+        started = time.perf_counter()
+        problem = case.problem(case.mesh(comm, parameters, resolution), parameters)
+        making, given = time.perf_counter() - started, case.features(problem)
+        found = [*_features(case, problem, given)]
+        yield from found
+        if any(finding.level == "error" for finding in found):
+            return
+        features.append(given)
+        nodes = NodeSet(problem, case.schema.outputs)
+        yield from _solves(case, problem, index=index, making=making, nodes=nodes)
+        if index == 0 and isinstance(problem, Problem):
+            yield from _dirichlet(problem)
+            yield _jacobian(problem)
+            yield from _energy(problem)
+    yield from _constant_inputs(case, features, comm)
+
+
+def _parameters(case: Case, seed: int, drawn: Sequence[Any], comm: MPI.Comm) -> Iterator[Finding]:
+    again = [sample_parameters(case, seed, index) for index in range(len(drawn))]
+    texts = [json.dumps([dataclasses.asdict(each) for each in some]) for some in (drawn, again)]
+    subject = f"{len(drawn)} samples"
+    if len(set(comm.allgather(texts[0]))) > 1:
+        yield Finding("error", subject, "sample(rng) differs between ranks: draw from rng alone")
+    elif texts[0] != texts[1]:
+        yield Finding("error", subject, "sample(rng) gives other parameters the second time: draw from rng alone")
+    else:
+        names = ", ".join(field.name for field in dataclasses.fields(drawn[0]))
+        yield Finding("ok", subject, f"the same on all ranks and when drawn again: {names}")
+
+
+def _features(case: Case, problem: Any, features: Features) -> Iterator[Finding]:
+    """Look at the shapes and values of the features on all ranks."""
+    comm, schema = problem.mesh.comm, case.schema
+    nodal, scalars = np.asarray(features.nodal), np.asarray(features.scalars)
+    wanted = (problem.node_space.dofmap.index_map.size_local, schema.num_inputs), (len(schema.scalars),)
+    wrong = [
+        f"{name} of shape {values.shape}, expected {shape} for the {what} of the schema"
+        for name, values, shape, what in
+        (("nodal", nodal, wanted[0], "owned nodes and inputs"), ("scalars", scalars, wanted[1], "scalars"))
+        if values.shape != shape
+    ]  # fmt: skip
+    wrong += [f"{name} values that are not finite" for name, values in (("nodal", nodal), ("scalars", scalars))
+              if not np.isfinite(values).all()]  # fmt: skip
+    found = [text for part in comm.allgather(wrong) for text in part]
+    if not found and len({values.tobytes() for values in comm.allgather(scalars)}) > 1:
+        found = ["scalars that differ between ranks"]
+    if found:
+        yield Finding("error", "features", f"features(problem) gives {found[0]}")
+
+
+def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -> Iterator[Finding]:
+    """Find what an operator learns nothing from: the same value at all nodes of all samples."""
+    schema = case.schema
+    names = [field.name for field in schema.inputs for _ in range(field.components)]
+    lowest = np.min([np.min(each.nodal, axis=0, initial=np.inf) for each in features], axis=0)
+    highest = np.max([np.max(each.nodal, axis=0, initial=-np.inf) for each in features], axis=0)
+    lowest, highest = comm.allreduce(lowest, op=np.minimum), comm.allreduce(highest, op=np.maximum)
+    same = [name for name, low, high in zip(names, lowest, highest, strict=True) if low == high]
+    spread = np.ptp([each.scalars for each in features], axis=0)
+    same += [name for name, value in zip(schema.scalars, spread, strict=True) if value == 0.0]
+    if same and len(features) > 1:
+        yield Finding("advice", "features", f"the same in all samples: {', '.join(same)}; an operator learns nothing")
+    else:
+        yield Finding("ok", "features", f"{schema.num_inputs} values a node, {len(schema.scalars)} scalars, all vary")
+
+
+def _solves(case: Case, problem: Any, *, index: int, making: float, nodes: NodeSet) -> Iterator[Finding]:
+    """Solve by each method, from zero; by the default one last, whose solution stays."""
+    comm, size = problem.mesh.comm, nodes.space.dofmap.index_map.size_global
+    atol = case.rtol * reference_norm(problem)
+    answers: dict[str, tuple[SolveResult, float, npt.NDArray[Any]]] = {}
+    for name in sorted(case.methods(), key=lambda each: each == case.default_method):
+        problem.solution.x.array[:] = 0.0
+        started = time.perf_counter()
+        result = case.methods()[name](problem, atol).solve_once()
+        answers[name] = (
+            result,
+            comm.allreduce(time.perf_counter() - started, op=MPI.MAX),
+            problem.solution.x.array.copy(),
+        )
+    default, seconds, solution = answers[case.default_method]
+    for name, (result, spent, values) in answers.items():
+        subject = f"sample {index}, {name}"
+        if not result.converged:
+            level: Level = "error" if name == case.default_method else "advice"
+            yield Finding(level, subject, f"failed: {result.reason}; {result.advice or 'try another method'}")
+            continue
+        text = f"{result.iterations} iterations, {spent:.3g} s, {size} nodes"
+        difference = _distance(comm, values, solution)
+        if default.converged and difference > 1e-3:
+            yield Finding("advice", subject, f"{text}; differs by {difference:.1g} from the default method's answer")
+        else:
+            yield Finding("ok", subject, text)
+    if default.converged:
+        yield _from_solution(case, problem, atol, index=index)
+        gathered = nodes.gather(problem.solution)
+        nodes.scatter(gathered, problem.solution)
+        yield _cost(case, nodes, index=index, seconds=comm.allreduce(making, op=MPI.MAX) + seconds)
+
+
+def _from_solution(case: Case, problem: Any, atol: float, *, index: int) -> Finding:
+    """See whether the plain solver begins with what is in the unknown."""
+    result = case.solver(problem, atol).solve_once()
+    subject, text = f"sample {index}, solver", f"{result.iterations} iterations from a solution"
+    if result.converged and result.iterations <= 1:
+        return Finding("ok", subject, f"begins with what is in the unknown: {text}")
+    wanted = "expected 0 or 1: solver(...) must begin with the values in problem.solution"
+    return Finding("error", subject, f"{text} ({result.reason}), {wanted}")
+
+
+def _cost(case: Case, nodes: NodeSet, *, index: int, seconds: float) -> Finding:
+    size, schema = nodes.space.dofmap.index_map.size_global, case.schema
+    cells = nodes.space.mesh.topology.index_map(nodes.space.mesh.topology.dim).size_global
+    geometry = size * (8 * schema.dim + 9 + schema.num_outputs) + 4 * nodes.num_vertices * cells
+    whole = NUM_SAMPLES * size * (4 * schema.num_inputs + 8 * schema.num_outputs)
+    whole += geometry * (1 if case.fixed_mesh else NUM_SAMPLES)
+    hours = NUM_SAMPLES * seconds / 3600.0
+    text = f"{NUM_SAMPLES} samples like this one: about {hours:.2g} h with these ranks, {whole / 1e9:.2g} GB"
+    return Finding("ok", f"sample {index}, cost", text)
+
+
+def _dirichlet(problem: Problem) -> Iterator[Finding]:
+    """Look at the values that are prescribed; leaves the solution as it is."""
+    kept = problem.solution.x.array.copy()
+    values = np.full_like(kept, np.nan)
+    for bc in problem.bcs:
+        bc.set(values)
+    owned = problem.solution.function_space.dofmap
+    values = values[: owned.index_map.size_local * owned.index_map_bs]
+    fixed = values[~np.isnan(values)]
+    counts = problem.mesh.comm.allreduce(np.array([len(fixed), np.count_nonzero(fixed)]), op=MPI.SUM)
+    if not counts[0]:
+        yield Finding("advice", "Dirichlet data", "none: without them the solution may be unique up to constants only")
+    else:
+        yield Finding("ok", "Dirichlet data", f"{counts[0]} degrees of freedom are fixed, {counts[1]} not to zero")
+    problem.solution.x.array[:] = kept
+
+
+def _jacobian(problem: Problem) -> Finding:
+    """Taylor test of the Jacobian at the solution, or at zero where no method has found one."""
+    _finite(problem)
+    point, direction = solution_vector(problem), _direction(problem)
+    matrix, linear = jacobian(problem), point.duplicate()
+    matrix.mult(direction, linear)
+    base = residual_vector(problem)
+
+    def remainder(step: float) -> float:
+        _move(problem, point, direction, step)
+        moved = residual_vector(problem)
+        moved.axpy(-1.0, base)
+        moved.axpy(-step, linear)
+        return float(moved.norm())
+
+    order = _order(remainder, scale=float(linear.norm()))
+    _move(problem, point, direction, 0.0)
+    for item in (point, direction, matrix, linear, base):
+        item.destroy()
+    subject = "Jacobian"
+    if order is None:
+        advice = Finding("advice", subject, "the residual is affine: Problem(is_linear=True) solves it as such")
+        return Finding("ok", subject, "the residual is affine, as is_linear says") if problem.is_linear else advice
+    if problem.is_linear:
+        return Finding("error", subject, "is_linear=True, but the residual is not affine in the solution")
+    if order < 1.7:
+        text = f"is not the derivative of the residual: the Taylor remainder is of order {order:.1f}, expected 2"
+        return Finding("error", subject, text)
+    return Finding("ok", subject, f"Taylor remainder of order {order:.1f}")
+
+
+def _energy(problem: Problem) -> Iterator[Finding]:
+    """Taylor test of an energy away from the solution, and its value where a solve from zero begins."""
+    if problem.energy is None:
+        return
+    _finite(problem)
+    solution, direction = solution_vector(problem), _direction(problem)
+    _move(problem, solution, direction, 0.05)
+    point, base, value = solution_vector(problem), residual_vector(problem), energy(problem)
+    slope = direction.dot(base).real
+
+    def remainder(step: float) -> float:
+        _move(problem, point, direction, 0.1 * step)
+        return abs(energy(problem) - value - 0.1 * step * slope)
+
+    order = _order(remainder, scale=max(abs(slope), abs(value)))
+    problem.solution.x.array[:] = 0.0
+    set_dirichlet(problem)
+    if not math.isfinite(energy(problem)):
+        yield Finding(
+            "advice", "energy", "not finite at zero with the Dirichlet values: give the problem a continuation"
+        )
+    if order is not None and order < 1.7:
+        text = f"its derivative is not the residual: the Taylor remainder is of order {order:.1f}, expected 2"
+        yield Finding("error", "energy", text)
+    else:
+        yield Finding("ok", "energy", "its derivative is the residual")
+    _move(problem, solution, direction, 0.0)
+    for item in (solution, direction, point, base):
+        item.destroy()
+
+
+def _order(remainder: Callable[[float], float], *, scale: float) -> float | None:
+    """Return the order of a Taylor remainder at the shortest steps above rounding; None where there is none."""
+    values = [remainder(step) for step in STEPS]
+    above = [value for value in values if value > ROUNDING * scale]
+    if not above:
+        return None
+    if len(above) < 2:
+        return 2.0  # far below the linear term at the second step already
+    return math.log(above[-2] / above[-1]) / math.log(STEPS[0] / STEPS[1])
+
+
+def _direction(problem: Problem) -> PETSc.Vec:
+    """Return random changes as large as the solution, zero where it is prescribed."""
+    direction = solution_vector(problem)
+    norm = float(direction.norm()) or 1.0
+    values = np.random.default_rng(problem.mesh.comm.rank).standard_normal(direction.getLocalSize())
+    direction.array[:] = values
+    fixed = np.zeros_like(problem.solution.x.array, dtype=bool)
+    for bc in problem.bcs:
+        fixed[bc.dof_indices()[0]] = True
+    direction.array[fixed[: direction.getLocalSize()]] = 0.0
+    direction.scale(norm / (float(direction.norm()) or 1.0))
+    return direction
+
+
+def _finite(problem: Problem) -> None:
+    """Put zeros, and the Dirichlet values, in the place of a solution that is not finite."""
+    if not math.isfinite(problem.mesh.comm.allreduce(float(np.abs(problem.solution.x.array).sum()))):
+        problem.solution.x.array[:] = 0.0
+        set_dirichlet(problem)
+
+
+def _move(problem: Problem, point: PETSc.Vec, direction: PETSc.Vec, step: float) -> None:
+    moved = point.copy()
+    moved.axpy(step, direction)
+    assign(moved, problem.solution)
+    problem.solution.x.scatter_forward()
+    moved.destroy()
+
+
+def _distance(comm: MPI.Comm, values: npt.NDArray[Any], others: npt.NDArray[Any]) -> float:
+    sums = comm.allreduce(np.array([np.sum(np.abs(values - others) ** 2), np.sum(np.abs(others) ** 2)]), op=MPI.SUM)
+    return float(np.sqrt(sums[0] / max(sums[1], 1e-300)))
