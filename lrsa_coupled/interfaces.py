@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
     from petsc4py import PETSc
 
+    from lrsa_coupled.coupling.quantities import Quantity
+
 
 @dataclass(frozen=True)
 class Features:
@@ -284,8 +286,7 @@ class Trajectory[P: Unknown]:
     Args:
         num_steps: Steps of a trajectory.
         at_step: ``(parameters, step)`` to the parameters of that step of the same trajectory.
-        advance: Takes the solution for the state after the step; returns the problem of the next, with zeros.
-            Collective.
+        advance: Takes the solution for the state after the step to the problem of the next, with zeros. Collective.
         extrapolate: ``(problem, name)`` puts one of ``extrapolations``, Dirichlet values included, into the solution.
         extrapolations: Those of ``Case.methods()`` that differ in the initial guess alone.
     """
@@ -328,6 +329,7 @@ class Case[P: Unknown](Described[P]):
         rtol: Tolerance of the solves, relative to the residual norm of the zero guess.
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
         is_complex: Whether the unknown is complex: the case needs PETSc with complex scalars, others with real ones.
+        quantities: Numbers that are asked of its solutions; set in ``__init__`` where options change them.
         default_options: Variants of the case, a frozen dataclass; ``--set options.key=value`` on the command line.
         options: Those of this instance, ``default_options`` when None is given.
     """
@@ -338,6 +340,7 @@ class Case[P: Unknown](Described[P]):
     default_method: str
     default_options: Any = NoOptions()
     is_complex: bool = False
+    quantities: tuple[Quantity, ...] = ()
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.default_options if options is None else options

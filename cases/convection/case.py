@@ -17,6 +17,7 @@ from dolfinx.mesh import Mesh, create_unit_square
 
 from lrsa_coupled.cases.convection.features import Defect, Flow, Nodes
 from lrsa_coupled.cases.convection.stirring import ConvectionParameters, draw_trajectory
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
 from lrsa_coupled.guess.guarded import GuardedSolver
@@ -31,6 +32,9 @@ Expr = ufl.core.expr.Expr
 
 DIFFUSIVITY, GROWTH = 0.01, 1.0
 """Thermal diffusivity at zero temperature [L U], and how it grows: by the factor 1 + GROWTH (u / T)^2."""
+
+PEAK = 16
+"""Power of the mean that stands for the largest temperature: it is smooth and 10 % or so below."""
 
 SETTLED = 1.01
 """A solution is the state after a step when its residual norm is at most this many times the tolerance."""
@@ -88,6 +92,13 @@ class ConvectionCase(Case[ConvectionProblem]):
     default_options = ConvectionOptions()
     default_method = "linear"
     extrapolations = ("linear", "previous", "quadratic")
+    quantities = (
+        Quantity("mean_temperature", "T", lambda p: [p.solution * ufl.dx]),
+        Quantity("peak_temperature", "T", lambda p: [_power(p, PEAK)], lambda value: value ** (1.0 / PEAK)),
+        Quantity("heat_loss", "T U L", lambda p: [_heat_loss(p)]),
+    )
+    """After the step of the sample. ``peak_temperature``: its norm in L^PEAK; ``heat_loss``: what leaves through the
+    walls in a unit of time."""
 
     def __init__(self, options: ConvectionOptions | None = None) -> None:
         super().__init__(options)
@@ -210,6 +221,15 @@ class ConvectionCase(Case[ConvectionProblem]):
             solver.destroy()
         problem.defect.find(problem.flow.parameters)
         return problem
+
+
+def _power(problem: ConvectionProblem, power: int) -> ufl.Form:
+    return problem.solution**power * ufl.dx(metadata={"quadrature_degree": 2 * power})
+
+
+def _heat_loss(problem: ConvectionProblem) -> ufl.Form:
+    normal, u = ufl.FacetNormal(problem.mesh), problem.solution
+    return -DIFFUSIVITY * (1.0 + GROWTH * u**2) * ufl.inner(ufl.grad(u), normal) * ufl.ds
 
 
 def make_stepper(mesh: Mesh, parameters: ConvectionParameters) -> tuple[TimeStepper, Flow]:

@@ -17,6 +17,7 @@ from dolfinx.mesh import Mesh, create_unit_square
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.options import GAMG, MUMPS
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.eigen import pencil_modes
@@ -37,6 +38,9 @@ GAMG_CG = {"ksp_type": "cg", "ksp_norm_type": "unpreconditioned", **GAMG}
 
 COARSE_CELLS = 40
 """Cells a side of the coarse mesh of ``prolongation``."""
+
+TORSION = 0.03514425373878841
+"""Integral of the solution of -Laplace u = 1 with zero boundary values: the torsion constant of the unit square / 4."""
 
 CENTRE = (0.5, 0.5)
 SWAP, TURN = Symmetry(((0, 1), (1, 0)), CENTRE), Symmetry(((-1, 0), (0, -1)), CENTRE)
@@ -147,6 +151,13 @@ class DarcyCase(Case[DarcyProblem]):
     rtol = 1e-10
     default_method = "gamg-cg"
     default_options = DarcyOptions()
+    quantities = (
+        Quantity("mean_pressure", "1", lambda p: [p.solution * ufl.dx]),
+        Quantity("effective_permeability", "1", lambda p: [p.solution * ufl.dx], lambda mean: TORSION / mean),
+        Quantity("outflow_right", "1", lambda p: [_outflow(p)]),
+    )
+    """``effective_permeability``: of the homogeneous medium with the same mean pressure. ``outflow_right``: the share
+    of the source that leaves through the side ``x = 1``, a quarter in a homogeneous medium."""
 
     def __init__(self, options: DarcyOptions | None = None) -> None:
         super().__init__(options)
@@ -247,6 +258,17 @@ class DarcyCase(Case[DarcyProblem]):
         if self.options.medium == "log-normal":
             return np.exp(values / SCALE)
         return np.where(values >= 0.0, parameters.high, parameters.low)
+
+
+def _outflow(problem: DarcyProblem) -> ufl.Form:
+    """Return the flow through the side x = 1, as the residual of a function that is 1 there. Collective.
+
+    It is 1/2 at the corners, which belong to two sides: together the four sides lose what the source gives.
+    """
+    test = fem.Function(problem.solution.function_space)
+    test.interpolate(lambda x: np.isclose(x[0], 1.0) * np.where(np.isclose(np.abs(x[1] - 0.5), 0.5), 0.5, 1.0))
+    form = darcy(problem.solution, problem.coefficient, fem.Constant(problem.mesh, 1.0))
+    return -ufl.replace(form, {form.arguments()[0]: test})
 
 
 def darcy(pressure: fem.Function, coefficient: fem.Function, source: ufl.core.expr.Expr) -> ufl.Form:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from dolfinx.mesh import Mesh, create_unit_cube, create_unit_square
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.options import GAMG, MUMPS
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.eigen import pencil_modes
@@ -94,6 +96,11 @@ class HelmholtzCase(Case[HelmholtzProblem]):
     rtol = 1e-8
     default_method = "mumps"
     default_options = HelmholtzOptions()
+    quantities = (
+        Quantity("energy", "1", lambda p: [p.solution**2 * ufl.dx]),
+        Quantity("energy_in_box", "1", lambda p: [_in_box(p) * p.solution**2 * ufl.dx]),
+    )
+    """Integrals of the squared pressure; the box is ``1/4 < x < 1/2`` in every direction."""
 
     def __init__(self, options: HelmholtzOptions | None = None) -> None:
         super().__init__(options)
@@ -214,6 +221,12 @@ def _symmetries(dim: int) -> tuple[Symmetry, ...]:
         turn[[0, other]] = unit[other], -unit[0]
         matrices.append(turn)
     return tuple(Symmetry(tuple(tuple(int(v) for v in row) for row in matrix), (0.5,) * dim) for matrix in matrices)
+
+
+def _in_box(problem: HelmholtzProblem) -> ufl.core.expr.Expr:
+    x = ufl.SpatialCoordinate(problem.mesh)
+    inside = [ufl.And(ufl.gt(each, 0.25), ufl.lt(each, 0.5)) for each in x]
+    return ufl.conditional(functools.reduce(ufl.And, inside), 1.0, 0.0)
 
 
 def helmholtz(solution: fem.Function, squared_wave_number: ufl.core.expr.Expr, source: ufl.core.expr.Expr) -> ufl.Form:

@@ -18,6 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseModelGuess
 from lrsa_coupled.coupling.options import MUMPS
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
@@ -50,6 +51,9 @@ DIRECT_BELOW = 10_000
 GAMG = {"ksp_type": "cg", "ksp_rtol": "1e-3", "ksp_max_it": "200", "pc_type": "gamg", "pc_gamg_threshold": "0.01",
         "mg_levels_pc_type": "jacobi", "snes_max_linear_solve_fail": "1000"}  # fmt: skip
 """Conjugate gradients stop at negative curvature; the line search takes what they have reached (truncated Newton)."""
+
+PEAK, QUADRATURE = 8, {"quadrature_degree": 4}
+"""Power of the mean that stands for the largest stress; degree of the quadrature of what is no polynomial."""
 
 REUSE_UP_TO = 12
 """Steps of conjugate gradients up to which the multigrid hierarchy is reused: a new one costs as much as 30 to 40."""
@@ -117,6 +121,13 @@ class HyperelasticCase(Case[Problem]):
         super().__init__(options)
         self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
         self._coarse: CoarseModel | None = None
+        self.quantities = (
+            Quantity("elongation", "b", lambda p: _at_end(p)[:1]),
+            Quantity("deflection", "b", lambda p: _at_end(p)[1:], np.hypot),
+            Quantity("clamp_moment", "E b^3", _clamp_moment, lambda *moment: float(np.linalg.norm(moment))),
+            Quantity("strain_energy", "E b^3", lambda p: [self._stored(p) * ufl.dx(metadata=QUADRATURE)]),
+            Quantity("peak_stress", "E", self._stress_power, lambda mean: mean ** (1.0 / PEAK)),
+        )  # of the end, the mean; moment about the middle of the clamp; stress: Cauchy's, von Mises, norm in L^PEAK
         if self.options.degree not in (1, 2) or not -1.0 < self.options.poisson < 0.5:
             raise ValueError(f"options of hyperelastic: degree 1 or 2, poisson between -1 and 0.5, got {self.options}")
 
@@ -182,6 +193,20 @@ class HyperelasticCase(Case[Problem]):
             self._coarse = CoarseModel(CORNERS, make, lambda p: _stepped(LOOSE, p, RTOL * reference_norm(p)))
         return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
 
+    def _stored(self, problem: Problem, gradient: ufl.core.expr.Expr | None = None) -> ufl.core.expr.Expr:
+        """Return the energy density of the solution, given its deformation gradient as a variable on request."""
+        modulus = fem.Function(problem.node_space)
+        modulus.x.array[:] = np.exp(log_stiffness(problem.parameters, problem.node_space.tabulate_dof_coordinates()))
+        none = fem.Constant(problem.mesh, 0.0)
+        return stored_energy(problem.solution, modulus, self.options.poisson, bound=none, gradient=gradient)
+
+    def _stress_power(self, problem: Problem) -> list[ufl.Form]:
+        gradient = ufl.variable(ufl.Identity(3) + ufl.grad(problem.solution))
+        kirchhoff = ufl.diff(self._stored(problem, gradient), gradient) * gradient.T
+        deviator = ufl.dev(kirchhoff / ufl.det(gradient))
+        von_mises = ufl.sqrt(1.5 * ufl.inner(deviator, deviator))
+        return [von_mises**PEAK / LENGTH * ufl.dx(metadata=QUADRATURE)]
+
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton, with MUMPS for few unknowns and CG with multigrid for many, which reuses matrices near the solution.
 
@@ -212,26 +237,46 @@ def potential(
     displacement: fem.Function, stored: ufl.core.expr.Expr, p: HyperelasticParameters, *, share: fem.Constant
 ) -> ufl.Form:
     """Return the stored energy of a density less the work of the loads, of which a ``share`` acts."""
-    mesh, degree = displacement.function_space.mesh, displacement.function_space.element.basix_element.degree
+    degree, (traction, ds) = displacement.function_space.element.basix_element.degree, _load(displacement, p)
+    dx = ufl.dx(metadata={"quadrature_degree": degree**2})
+    return stored * dx - share * ufl.inner(traction, displacement) * ds
+
+
+def _load(displacement: fem.Function, p: HyperelasticParameters) -> tuple[ufl.core.expr.Expr, ufl.Measure]:
+    """Return the traction and the measure of the end that carries it."""
+    mesh = displacement.function_space.mesh
     facets = np.sort(locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], LENGTH)))
     ds = ufl.Measure("ds", domain=mesh, subdomain_data=meshtags(mesh, 2, facets, np.ones_like(facets)))
     _, y, z = ufl.SpatialCoordinate(mesh)
     traction = fem.Constant(mesh, np.array(p.traction)) + fem.Constant(mesh, p.torsion) * ufl.as_vector((0.0, -z, y))
-    dx = ufl.dx(metadata={"quadrature_degree": degree**2})
-    return stored * dx - share * ufl.inner(traction, displacement) * ds(1)
+    return traction, ds(1)
+
+
+def _at_end(problem: Problem) -> list[ufl.Form]:
+    """Return the components of the mean displacement of the loaded end."""
+    _, ds = _load(problem.solution, problem.parameters)
+    return [problem.solution[i] * ds for i in range(3)]
+
+
+def _clamp_moment(problem: Problem) -> list[ufl.Form]:
+    """Return the components of the moment of the loads on the deformed block, which the clamp carries."""
+    traction, ds = _load(problem.solution, problem.parameters)
+    moment = ufl.cross(ufl.SpatialCoordinate(problem.mesh) + problem.solution, traction)
+    return [moment[i] * ds for i in range(3)]
 
 
 def stored_energy(
-    displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant
-) -> ufl.core.expr.Expr:
+    displacement: ufl.core.expr.Expr, modulus: ufl.core.expr.Expr, poisson: float, *, bound: fem.Constant,
+    gradient: ufl.core.expr.Expr | None = None,
+) -> ufl.core.expr.Expr:  # fmt: skip
     """Return the energy density of a compressible neo-Hookean solid; with the bound 0 not a number if inside out.
 
     Where the volume ratio is below the bound, its logarithm is replaced by the Taylor polynomial of degree two about
-    the bound: any displacement then has an energy.
+    the bound: any displacement then has an energy. ``gradient``: that of the deformation, where it is a variable.
 
     Source: Bonet & Wood (2008), eq. (6.27).
     """
-    gradient = ufl.Identity(3) + ufl.grad(displacement)
+    gradient = ufl.Identity(3) + ufl.grad(displacement) if gradient is None else gradient
     ratio = ufl.det(gradient)
     excess = (ratio - bound) / bound
     log_ratio = ufl.conditional(ufl.gt(ratio, bound), ufl.ln(ratio), ufl.ln(bound) + excess - excess**2 / 2.0)

@@ -17,8 +17,9 @@ from petsc4py import PETSc
 
 from lrsa_coupled.cases.scattering.medium import RADIUS, Array, ScatteringParameters, contrast_at, draw_modes
 from lrsa_coupled.cases.scattering.mesh import create_disc
-from lrsa_coupled.cases.scattering.waves import OUTER, Electric, Sound
+from lrsa_coupled.cases.scattering.waves import OUTER, QUADRATURE, Electric, Sound
 from lrsa_coupled.coupling.options import MUMPS
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.coupling.scalars import check_scalars
 from lrsa_coupled.interfaces import Case, Features, FixedMesh, Problem, Reuse, SolverFactory
 from lrsa_coupled.schema import Field, Schema, Symmetry
@@ -78,7 +79,11 @@ class ScatteringProblem(Problem):
 
 @final
 class ScatteringCase(Case[ScatteringProblem]):
-    """Scattered waves around a random penetrable body, a perfectly matched layer around them; needs complex PETSc."""
+    """Scattered waves around a random penetrable body, a perfectly matched layer around them; needs complex PETSc.
+
+    Quantities: the power of the scattered wave over that of the incident one through a unit of length (by the optical
+    theorem), and the integral of the squared size of the scattered field over the unit disc.
+    """
 
     resolution = 32
     rtol = 1e-8
@@ -93,6 +98,10 @@ class ScatteringCase(Case[ScatteringProblem]):
         is_sound = self.options.wave == "sound"
         self.wave = Sound() if is_sound else Electric(self.options.degree)
         self._methods = SOUND if is_sound else ELECTRIC
+        self.quantities = (
+            Quantity("cross_section", "L", self._extinction, lambda value: value.imag),
+            Quantity("energy_in_body", "L^2", _energy),
+        )
         inputs, self.fields = (Field("contrast"), self.wave.incident), (self.wave.output,)
         self.schema = Schema("scattering", 2, inputs, ("wave_number",), self.fields,
                              symmetries=_symmetries(self.wave.output.components // 2))  # fmt: skip
@@ -155,6 +164,12 @@ class ScatteringCase(Case[ScatteringProblem]):
         """MUMPS; GMRES with incomplete factorisations of the matrix or the shifted Laplacian, or Schwarz' method."""
         return {name: partial(self._make, name) for name in self._methods}
 
+    def _extinction(self, problem: ScatteringProblem) -> list[ufl.Form]:
+        """Return what the incident wave loses, as an imaginary part."""
+        k = problem.wave_number
+        wave = self.wave.incident_expression(problem.mesh, k, problem.direction)
+        return [k * problem.contrast * ufl.inner(problem.solution + wave, wave) * ufl.dx(metadata=QUADRATURE)]
+
     @property
     def fixed_mesh(self) -> FixedMesh[ScatteringProblem]:
         return FixedMesh(self._update, self._sequence)
@@ -172,6 +187,12 @@ class ScatteringCase(Case[ScatteringProblem]):
         shifted = problem.shifted if method.startswith("shifted") else None
         options = {**self._methods[method], **(options or {})}
         return LinearSolver(problem, atol, options=options, setup_cost=setup_cost, preconditioner=shifted)
+
+
+def _energy(problem: ScatteringProblem) -> list[ufl.Form]:
+    x = ufl.SpatialCoordinate(problem.mesh)
+    in_body = ufl.conditional(ufl.lt(ufl.real(ufl.dot(x, x)), RADIUS**2), 1.0, 0.0)
+    return [in_body * ufl.inner(problem.solution, problem.solution) * ufl.dx(metadata=QUADRATURE)]
 
 
 def _inside_cells(function: fem.Function) -> Array:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ufl
+from scipy.special import h1vp, hankel1, jv, jvp
 from mpi4py import MPI
 from dolfinx import fem
 
@@ -17,6 +18,7 @@ from lrsa_coupled.cases.scattering.coarse_space import compare
 from lrsa_coupled.cases.scattering.medium import RADIUS, ScatteringParameters, contrast_at, plane_wave
 from lrsa_coupled.cases.scattering.series import scattered_electric, scattered_sound
 from lrsa_coupled.cases.scattering.waves import LAYER
+from lrsa_coupled.coupling.quantities import evaluate
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.coupling.scalars import to_columns
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -179,3 +181,20 @@ def test_the_medium() -> None:
     assert (contrasts > -1.0).all() and not contrasts[:, ~inside].any() and np.abs(contrasts[:, inside]).max() > 0.3
     with pytest.raises(ValueError, match="multiple of 4"):
         case.mesh(COMM, None, 6)
+
+
+@pytest.mark.parametrize("wave", ["sound", "electric"])
+def test_cross_section_against_the_series(wave: str) -> None:
+    """The power that the incident wave loses is that of the scattered one, 4 / k times the sum of the squares."""
+    case = ScatteringCase(ScatteringOptions(wave=wave, medium="disc"))
+    k, n = DISC.wave_number, 1.0 + DISC.contrast
+    inner, weight, m = k * np.sqrt(n), 1.0 if wave == "sound" else n, np.arange(-25, 26)
+    (j, h, b), (dj, dh, db) = (
+        [f(m, k * RADIUS), g(m, k * RADIUS), f(m, inner * RADIUS)] for f, g in ((jv, hankel1), (jvp, h1vp))
+    )
+    dj, dh, db = k * dj, k * dh, inner * db / weight
+    amplitudes = (b * dj - j * db) / (h * db - b * dh)
+    exact = 4.0 / k * np.sum(np.abs(amplitudes) ** 2)
+    found = evaluate(case.quantities, solved(case, DISC, 16))
+    assert found["cross_section"] == pytest.approx(exact, rel=3e-3)
+    assert found["energy_in_body"] > 0.0

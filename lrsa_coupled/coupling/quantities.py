@@ -1,0 +1,95 @@
+"""Quantities of interest: numbers that are asked of a solution, a functional of it or a function of several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import ufl
+from mpi4py import MPI
+from dolfinx import fem
+
+from lrsa_coupled.interfaces import Unknown
+from lrsa_coupled.mpi import allreduce, collective_errors
+from lrsa_coupled.settings import nearest
+
+
+@dataclass(frozen=True)
+class Quantity[P: Unknown]:
+    """A number that is asked of a solution.
+
+    The forms are made and compiled only where the number is asked for: a solve does not pay for them.
+
+    Args:
+        name: Its name in tables and files.
+        unit: Its unit.
+        functionals: Makes the forms, without test functions, from a problem. Of a case on one mesh they hold what
+            ``FixedMesh.update`` writes into, such as the solution and the coefficients, not numbers of the parameters.
+            Collective.
+        of: Takes the values of the functionals, complex with a complex PETSc, to the number; None where it is the one
+            functional itself, which is real.
+    """
+
+    name: str
+    unit: str
+    functionals: Callable[[P], Sequence[ufl.Form]]
+    of: Callable[..., float] | None = None
+
+
+@final
+class Quantities:
+    """Quantities of a problem, compiled once; of one that is updated in place they are those of the present solution.
+
+    Collective: making and calling. ValueError names a quantity that is no number of a solution.
+    """
+
+    def __init__(self, quantities: Sequence[Quantity], problem: Unknown) -> None:
+        self.comm: MPI.Comm = problem.mesh.comm
+        self._compiled = [(quantity, _compiled(quantity, problem)) for quantity in quantities]
+
+    def __call__(self) -> dict[str, float]:
+        """Return the quantities by name, the same on all ranks."""
+        parts = [fem.assemble_scalar(form) for _, forms in self._compiled for form in forms]
+        sums = allreduce(self.comm, np.array(parts), np.add).tolist()
+        found = {}
+        with collective_errors(self.comm):
+            for quantity, forms in self._compiled:
+                own, sums = sums[: len(forms)], sums[len(forms) :]
+                found[quantity.name] = _number(quantity, own)
+        return found
+
+
+def evaluate(quantities: Sequence[Quantity], problem: Unknown) -> dict[str, float]:
+    """Return quantities of the solution of a problem by name, the same on all ranks. Collective; as ``Quantities``."""
+    return Quantities(quantities, problem)()
+
+
+def choose(quantities: Sequence[Quantity], names: Sequence[str], *, of: str) -> tuple[Quantity, ...]:
+    """Return the quantities of these names, all where none is given; ValueError for one that ``of`` does not have."""
+    known = {quantity.name: quantity for quantity in quantities}
+    if not known:
+        raise ValueError(f"'{of}' has no quantities: give the case some, see Case.quantities")
+    for name in names:
+        if name not in known:
+            raise ValueError(f"'{of}' has no quantity '{name}'{nearest(name, [*known])}")
+    return tuple(known[name] for name in dict.fromkeys(names)) or tuple(quantities)
+
+
+def _compiled(quantity: Quantity, problem: Unknown) -> list[fem.Form]:
+    forms = quantity.functionals(problem)
+    if not forms or any(not isinstance(form, ufl.Form) or form.arguments() for form in forms):
+        raise ValueError(f"quantity '{quantity.name}' needs one or more UFL forms without test functions, got {forms}")
+    if quantity.of is None and len(forms) > 1:
+        raise ValueError(f"quantity '{quantity.name}' has {len(forms)} functionals: 'of' must make a number of them")
+    return [fem.form(form) for form in forms]
+
+
+def _number(quantity: Quantity, values: list[Any]) -> float:
+    number: Any = values[0] if quantity.of is None else quantity.of(*values)
+    if isinstance(number, complex):
+        if abs(number.imag) > 1e-10 * abs(number):
+            raise ValueError(f"quantity '{quantity.name}' must be real, got {number}: let 'of' make a number of it")
+        number = number.real
+    return float(number)
