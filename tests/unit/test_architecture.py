@@ -27,11 +27,12 @@ ARROWS = {
     "coupling": COUPLING,
     "guess": COUPLING | {"guess"},
     "generation": COUPLING | {"guess", "generation"},
+    "study": COUPLING | {"guess", "generation", "study"},
     "certify": COUPLING | {"guess", "certify"},
     "petsc": COUPLING | {"petsc"},
-    "bench": COUPLING | {"guess", "generation", "certify", "petsc", "bench"},
+    "bench": COUPLING | {"guess", "generation", "study", "certify", "petsc", "bench"},
     "catalog": BASE,
-    "cli": COUPLING | {"catalog", "guess", "generation", "certify", "petsc", "bench", "cli"},
+    "cli": COUPLING | {"catalog", "guess", "generation", "study", "certify", "petsc", "bench", "cli"},
 } | dict.fromkeys(BASE, BASE)
 """Parts of the library, and the parts that each may import."""
 

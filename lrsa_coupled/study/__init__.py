@@ -1,0 +1,1 @@
+"""A run of many solves: learning beside it, statistics of its answers."""

@@ -1,0 +1,326 @@
+"""Means, variances, probabilities, quantiles and sensitivities of an answer, with confidence intervals; no PETSc.
+
+An estimate is a sum of means over sets of independent samples, and its variance the sum of theirs:
+
+* plain Monte Carlo: the answers y;
+* multilevel: the coarsest answers, and the differences between each mesh and the next coarser one, on samples of their
+  own (Giles 2008);
+* multifidelity: answers of all models at the first samples, of the cheaper ones at further ones, too (Peherstorfer,
+  Willcox & Gunzburger 2016);
+* control variate: y less what cheap predictions z say about it, and the mean of that at further random points w,
+
+      mean(y - (z - mean(w)) b),   b the coefficients that leave least variance.
+
+The samples of a control variate come in folds. Predictions and coefficients of a fold are made without its answers, and
+each fold has further points of its own: the estimate has no bias whatever the predictions are, and the spread of what
+is left is that of data which the coefficients have not seen. A prediction that is not finite somewhere is left out.
+
+Intervals are Student's, with the degrees of freedom of Welch and Satterthwaite.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import numpy.typing as npt
+from scipy import special
+
+Array = npt.NDArray[np.float64]
+Function = Callable[[Array], Array]
+"""Of answers, elementwise over the samples; what belongs to one sample lies along the last axis."""
+
+LEVEL = 0.95
+"""Of the confidence intervals."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its confidence interval.
+
+    Args:
+        value: The estimate.
+        low: Lower end of the interval.
+        high: Upper end.
+        error: Standard error.
+        worth: Plain solves whose mean has this standard error.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    worth: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the length of the interval."""
+        return 0.5 * (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Part:
+    """Independent values whose mean is summed; ``lost`` coefficients were fitted to them.
+
+    ``floor``: what their variance is at least, known from elsewhere.
+    """
+
+    values: Array
+    lost: int = 0
+    floor: float = 0.0
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom."""
+        return max(len(self.values) - 1.0 - self.lost, 1.0)
+
+    @property
+    def variance(self) -> float:
+        """Estimated variance of the mean; infinite of a single value."""
+        if len(self.values) < 2:
+            return math.inf
+        return max(float(np.var(self.values, ddof=1)), self.floor) / len(self.values)
+
+
+class Sampled(ABC):
+    """Samples of an answer.
+
+    Attributes:
+        truth: Answers of the model that counts ``(N, ...)``.
+    """
+
+    truth: Array
+
+    @abstractmethod
+    def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
+        """Return what is summed to the mean of a function, with a ``threshold`` that of being above it."""
+
+
+@final
+class Plain(Sampled):
+    """Plain Monte Carlo."""
+
+    def __init__(self, truth: Array) -> None:
+        self.truth = truth
+
+    def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
+        return [Part(of(self.truth))]
+
+
+@final
+class Multilevel(Sampled):
+    """Answers ``(N, 2)`` of each mesh and the next coarser one on the same samples; ``(N, 1)`` of the coarsest."""
+
+    def __init__(self, levels: Sequence[Array]) -> None:
+        self.levels, self.truth = levels, levels[-1][:, 0]
+
+    def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
+        differences = [of(pair[:, 0]) - (of(pair[:, 1]) if pair.shape[1] > 1 else 0.0) for pair in self.levels]
+        return [Part(each, floor=_floor(each, threshold)) for each in differences]
+
+
+@final
+class Multifidelity(Sampled):
+    """Answers of the models, the one that counts first, at the first samples each; the others have more and more."""
+
+    def __init__(self, models: Sequence[Array]) -> None:
+        counts = [len(each) for each in models]
+        if any(more < less for less, more in itertools.pairwise(counts)):
+            raise ValueError(f"multifidelity: each model needs as many samples as the one before, got {counts}")
+        self.models, self.truth = models, models[0]
+
+    def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
+        values = [of(each) for each in self.models]
+        counts = [len(each) for each in values]
+        shares = np.zeros(counts[-1])
+        shares[: counts[0]] = values[0] / counts[0]
+        for before, count, own in zip(counts, counts[1:], values[1:], strict=False):
+            coefficient = _coefficients(own[: counts[0], None], values[0])[0]
+            shares[:count] += coefficient * own / count
+            shares[:before] -= coefficient * own[:before] / before
+        ends = sorted({*counts})
+        blocks = [shares[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        first = len(values) - 1
+        return [
+            Part(len(block) * block, lost=0 if number else first, floor=_floor(block, threshold))
+            for number, block in enumerate(blocks)
+        ]
+
+
+@final
+class Controlled(Sampled):
+    """Answers and predictions.
+
+    Args:
+        truth: Answers ``(N, ...)``.
+        cheap: Predictions of them ``(N, L, ...)``, of each fold by models that have not seen its answers.
+        further: For each fold its models' predictions ``(M_k, L, ...)`` at further random points.
+        folds: Number of the fold of each answer ``(N,)``.
+    """
+
+    def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp]) -> None:
+        finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
+        for each in further:
+            finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
+        self.truth, self.folds = truth, folds
+        self.cheap, self.further = cheap[:, finite], [each[:, finite] for each in further]
+
+    def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
+        if not self.cheap.shape[1]:
+            return [Part(of(self.truth))]
+        left, rest, chances = of(self.truth).astype(np.float64), [], []
+        for fold, further in enumerate(self.further):
+            mine = self.folds == fold
+            predict = of if threshold is None else self._chance(~mine, threshold)
+            own, others = predict(self.cheap[mine]), predict(further)
+            coefficients = np.ones(1)  # of a chance: answers above a threshold may be too few to fit one
+            if threshold is None:
+                coefficients = _coefficients(of(self.cheap[~mine]), of(self.truth[~mine]))
+            mean = others.mean(axis=0)
+            left[mine] -= (own - mean) @ coefficients
+            rest.append(Part(mine.mean() * ((others - mean) @ coefficients)))
+            chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
+        return [Part(left, lost=self.cheap.shape[1], floor=float(np.mean(chances))), *rest]
+
+    def _chance(self, known: npt.NDArray[np.bool_], threshold: float) -> Function:
+        """Return what takes predictions to the chance ``(n, 1)`` of an answer above a threshold."""
+        truth, cheap = self.truth[known], self.cheap[known]
+        slopes = _coefficients(cheap, truth)
+        middle = truth.mean() - cheap.mean(axis=0) @ slopes
+        spread = float(np.std(truth - cheap @ slopes, ddof=min(1 + len(slopes), len(truth) - 1)))
+        return lambda values: special.ndtr((middle + values @ slopes - threshold) / max(spread, 1e-300))[:, None]
+
+
+def mean(sampled: Sampled, of: Function | None = None) -> Estimate:
+    """Estimate the mean of the answer, or of a function of it."""
+    of = of or (lambda values: values)
+    return _estimate(sampled.parts(of), plain=float(np.var(of(sampled.truth), ddof=1)))
+
+
+def variance(sampled: Sampled) -> Estimate:
+    """Estimate the variance; the interval is symmetric for its logarithm."""
+    centre = mean(sampled)
+    found = mean(sampled, lambda values: (values - centre.value) ** 2)
+    value = found.value + centre.error**2
+    if not value > 0.0:
+        return Estimate(max(value, 0.0), 0.0, max(found.high, 0.0), found.error, found.worth)
+    factor = math.exp(min(found.half_width / value, 700.0))
+    return Estimate(value, value / factor, value * factor, found.error, found.worth)
+
+
+def deviation(sampled: Sampled) -> Estimate:
+    """Estimate the standard deviation."""
+    found = variance(sampled)
+    value, low, high = (math.sqrt(each) for each in (found.value, found.low, found.high))
+    error = found.error / (2.0 * value) if value > 0.0 else math.inf
+    return Estimate(value, low, high, error, found.worth)
+
+
+def probability(sampled: Sampled, threshold: float) -> Estimate:
+    """Estimate the probability of an answer above a threshold; of plain answers the interval is exact.
+
+    Where hardly an answer is, the spread of what a control variate leaves is at least that by its own chances.
+
+    Source: Clopper & Pearson (1934), Biometrika 26.
+    """
+    found = _estimate(sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold), plain=0.0)
+    value = min(max(found.value, 0.0), 1.0)
+    worth = value * (1.0 - value) / found.error**2 if found.error > 0.0 else float(len(sampled.truth))
+    low, high = max(found.low, 0.0), min(found.high, 1.0)
+    if isinstance(sampled, Plain):
+        hits, count, tail = round(value * len(sampled.truth)), len(sampled.truth), 0.5 * (1.0 - LEVEL)
+        low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+        high = float(special.betaincinv(hits + 1, count - hits, 1.0 - tail)) if hits < count else 1.0
+    return Estimate(value, low, high, found.error, worth)
+
+
+def quantile(sampled: Sampled, share: float) -> Estimate:
+    """Estimate the value that a share of the answers is below; the ends are where the share leaves its interval.
+
+    Source: Woodruff (1952), J. Am. Stat. Assoc. 47.
+    """
+    if not 0.0 < share < 1.0:
+        raise ValueError(f"a quantile is of a share between 0 and 1, got {share}")
+    spread = float(np.ptp(sampled.truth)) or 1.0
+    ends = float(np.min(sampled.truth)) - spread, float(np.max(sampled.truth)) + spread
+    above = {name: _crossing(sampled, name, 1.0 - share, ends) for name in ("value", "low", "high")}
+    low, high = above["low"], above["high"]
+    error = 0.5 * (high - low) / float(special.ndtri(0.5 + 0.5 * LEVEL))
+    at = probability(sampled, above["value"])
+    return Estimate(above["value"], low, high, error, at.worth)
+
+
+def sobol(sampled: Sampled, number: int) -> tuple[Estimate, Estimate]:
+    """Estimate the first-order and the total index of a parameter.
+
+    The answers of a sample are those at independent points A and B, then at A with parameter 0, 1, ... taken from B.
+
+    Sources: Saltelli et al. (2010), Comput. Phys. Commun. 181; Jansen (1999), ibid. 117.
+    """
+    middle = float(np.mean(sampled.truth[..., :2]))
+    alone = _ratio(sampled, lambda q: (q[..., 1] - middle) * (q[..., 2 + number] - q[..., 0]))
+    together = _ratio(sampled, lambda q: 0.5 * (q[..., 0] - q[..., 2 + number]) ** 2)
+    return alone, together
+
+
+def _ratio(sampled: Sampled, of: Function) -> Estimate:
+    """Estimate the mean of a function over the variance."""
+
+    def spread(q: Array) -> Array:
+        return 0.5 * (q[..., 0] - q[..., 1]) ** 2
+
+    total = mean(sampled, spread).value
+    if not total > 0.0:
+        return Estimate(math.nan, -math.inf, math.inf, math.inf, 0.0)
+    first = mean(sampled, of).value / total
+    left = mean(sampled, lambda q: (of(q) - first * spread(q)) / total)
+    return Estimate(first + left.value, first + left.low, first + left.high, left.error, left.worth)
+
+
+def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:
+    """Sum the means of parts; ``plain`` is the variance of a single answer."""
+    value = float(sum(part.values.mean() for part in parts))
+    variances = [part.variance for part in parts]
+    total = sum(variances)
+    if not math.isfinite(total):
+        return Estimate(value, -math.inf, math.inf, math.inf, 0.0)
+    if total == 0.0:
+        return Estimate(value, value, value, 0.0, math.inf)
+    freedom = total**2 / sum(each**2 / part.freedom for each, part in zip(variances, parts, strict=True))
+    error = math.sqrt(total)
+    width = float(special.stdtrit(freedom, 0.5 + 0.5 * LEVEL)) * error
+    return Estimate(value, value - width, value + width, error, plain / total)
+
+
+def _coefficients(cheap_NL: Array, truth_N: Array) -> Array:
+    """Return the coefficients of predictions that leave least variance; zeros for constant predictions."""
+    centred = cheap_NL - cheap_NL.mean(axis=0)
+    scale = np.linalg.norm(centred, axis=0)
+    used = scale > 1e-12 * np.linalg.norm(cheap_NL, axis=0)
+    result = np.zeros(cheap_NL.shape[1])
+    if used.any() and len(truth_N) > used.sum() + 1:
+        scaled = centred[:, used] / scale[used]
+        result[used] = np.linalg.lstsq(scaled, truth_N - truth_N.mean(), rcond=1e-8)[0] / scale[used]
+    return result
+
+
+def _floor(values: Array, threshold: float | None) -> float:
+    """Return the least variance of differences of indicators: where all are the same, by the rule of three."""
+    return 3.0 / len(values) if threshold is not None and np.ptp(values) == 0.0 else 0.0
+
+
+def _crossing(sampled: Sampled, name: str, share: float, ends: tuple[float, float]) -> float:
+    """Return where an end of the interval of the probability, which falls, crosses a share."""
+    low, high = ends
+    for _ in range(30):
+        middle = 0.5 * (low + high)
+        if getattr(probability(sampled, middle), name) > share:
+            low = middle
+        else:
+            high = middle
+    return 0.5 * (low + high)
