@@ -181,6 +181,9 @@ class TrainingConfig(Section):
     """Training."""
 
     epochs: Positive = setting(100, "passes through the training samples")
+    minutes: PositiveFloat | None = setting(
+        None, "wall time that learning rate, validations and end follow instead of epochs and validate_every [min]"
+    )
     batch_size: Positive = setting(8, "samples of an optimiser step, over all ranks")
     micro_batch_size: Positive | None = setting(None, "samples a rank works on at a time; none: all of its share")
     num_points: Positive | None = setting(768, "points of a sample, drawn again for each step; none: all")
@@ -191,7 +194,7 @@ class TrainingConfig(Section):
     gradient_clip: PositiveFloat | None = setting(1.0, "largest norm of the gradient; none: any")
     gradient_weight: NonNegativeFloat = setting(0.0, "weight of the relative H1 seminorm of the error in the loss")
     fit_constrained: bool = setting(False, "fit outputs that Dirichlet conditions fix, too; errors never count them")
-    initial: str | None = setting(None, "folder of a model of the same case and sizes with whose weights to begin")
+    initial: str | None = setting(None, "folder of a model of the same sizes with whose weights to begin")
     augment: bool = setting(False, "apply a random symmetry of the case to the samples of each step")
     ema: Share | None = setting(None, "decay per step of an average of the weights, which is validated and kept")
     precision: Precision = setting("fp32", "precision of the blocks")
@@ -281,6 +284,20 @@ def of_kind(operator: OperatorConfig, kind: str, *, where: str = "operator") -> 
         raise ValueError(f"{where}: 'operator.kind': expected one of {', '.join(OPERATORS)}, got {kind!r}")
     shared = hints(OPERATORS[kind]).keys() & hints(operator).keys() - {"kind"}
     return OPERATORS[kind](**{name: getattr(operator, name) for name in shared})
+
+
+def over(config: Config, base: Config) -> Config:
+    """Return a configuration whose settings of operator and training are those of ``base`` where they are defaults."""
+    training = update(base.training, _changed(config.training), where="training")
+    operator = config.operator
+    if type(operator) is type(base.operator):
+        operator = update(base.operator, _changed(operator), where="operator")
+    return dataclasses.replace(config, operator=operator, training=training)
+
+
+def _changed(section: Section) -> dict[str, Any]:
+    default = type(section)()
+    return {name: value for name, value in dataclasses.asdict(section).items() if value != getattr(default, name)}
 
 
 def save(config: Config, folder: Path) -> None:

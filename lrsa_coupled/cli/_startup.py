@@ -40,12 +40,12 @@ def load(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intra
     return case, dataclasses.replace(config, case=case.name, options=dataclasses.asdict(case.options)), comm
 
 
-def case_config(args: Namespace, case: str | None = None) -> Config:
-    """Resolve the configuration of a case: its config.toml, a preset, ``--config``, ``--set``, flags."""
+def case_config(args: Namespace, case: str | None = None, *, base: Config | None = None) -> Config:
+    """Resolve the configuration of a case over ``base``: its config.toml, a preset, ``--config``, ``--set``, flags."""
     name = case or args.case
     values, presets = catalog.case_settings(name)
     where = str(catalog.case_folder(name) / "config.toml")
-    config = update(Config(), values, where=where)
+    config = update(base or Config(), values, where=where)
     preset = vars(args).get("preset")
     if preset is None and args.verb == "run" and "smoke" in presets:
         preset = "smoke"
@@ -56,18 +56,22 @@ def case_config(args: Namespace, case: str | None = None) -> Config:
     return resolve(args, config)
 
 
-def data_config(args: Namespace, data: Path) -> Config:
-    """Resolve the configuration for a data set: that of a case of the package, else the one the data were made with."""
+def data_config(args: Namespace, data: Path, *, base: Config | None = None) -> Config:
+    """Resolve the configuration for a data set: that of a case of the package, else the one the data were made with.
+
+    Of the latter the settings of operator and training that are the defaults give way to those of ``base``.
+    """
     from lrsa_coupled.data.card import read_card
 
     case = read_card(data).schema.name
     if catalog.is_shipped(case):
-        config = case_config(args, case)
+        config = case_config(args, case, base=base)
     elif vars(args).get("preset") is not None:
         raise ValueError(f"--preset is for the cases of this package, {data} is of '{case}'")
     else:
         path = data / "config.json"
-        config = resolve(args, configuration.read(path) if path.is_file() else Config())
+        made = configuration.read(path) if path.is_file() else Config()
+        config = resolve(args, made if base is None else configuration.over(made, base))
     return dataclasses.replace(config, case=case)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled.cli import bench
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset
-from lrsa_coupled.cli._startup import check_petsc, prepare, print_summary, start
+from lrsa_coupled.cli._startup import case_config, check_petsc, prepare, print_summary, start
 from lrsa_coupled.cli.generate import STOPPED, generate_and_report
 from lrsa_coupled.cli.train import mpi_group
 
@@ -38,11 +39,21 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
     if code == STOPPED:
         return code
-    print_summary(_train(data, model, config, comm=comm))
+    print_summary(_train(data, model, _trained_with(args, data, config), comm=comm))
     request = bench.Request(model, data, json=results / "rows.jsonl", html=results / "report.html", pictures=results)
     bench.compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
     return code
+
+
+def _trained_with(args: Namespace, data: Path, config: Config) -> Config:
+    """Return the configuration with the settings of the recipe for the data where the case has none of its own."""
+    from lrsa_coupled.data.store import DataStore
+    from lrsa_coupled.training.recipe import DataFacts, recipe
+
+    base = recipe(DataFacts.of(DataStore(data)), minutes=config.training.minutes)
+    settings = case_config(args, base=base)
+    return dataclasses.replace(config, operator=settings.operator, training=settings.training)
 
 
 def _train(data: Path, out: Path, config: Config, *, comm: MPI.Comm) -> Mapping[str, Any]:

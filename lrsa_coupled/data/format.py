@@ -8,6 +8,7 @@ A data set is a folder::
     index.json     headers of the shards by file name; made again when it is missing, damaged or out of date
     claims/*.json  blocks of indices that collectors have taken; never removed
     begun/*        marks of the samples that jobs of one generate have begun with; hints, they may be removed
+    models/*       models trained while it grew, by number of samples in six digits; each appears by atomic rename
 
 A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run
 that was killed, or jobs that merge shards at the same time, may leave a sample in two of them, with the same contents:

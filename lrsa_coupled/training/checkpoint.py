@@ -110,6 +110,11 @@ def load(folder: Path) -> tuple[Operator, ModelCard]:
     return model.eval(), card
 
 
+def load_card(folder: Path) -> ModelCard:
+    """Read the card of a checkpoint; raises as ``load`` does."""
+    return _parse_card(_read_pair(folder)[0], folder / CARD)
+
+
 def read_tensors(content: bytes, path: Path) -> dict[str, Tensor]:
     """Parse the content of a safetensors file; ValueError when it is none."""
     try:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.limits import what_limits
 from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
-from lrsa_coupled.training.optimiser import make_schedules
+from lrsa_coupled.training.optimiser import make_schedules, move
+from lrsa_coupled.training.pace import ClockPace, Pace, StepPace
 from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, identity, prepare
 from lrsa_coupled.training.step import take_step, validate
@@ -37,14 +40,16 @@ LOGGER = logging.getLogger(__name__)
 
 
 def train(
-    data: Path, out: Path, config: Config, *, resume: bool = True, group: ProcessGroup | None = None
-) -> dict[str, Any]:
+    data: Path, out: Path, config: Config, *, resume: bool = True, group: ProcessGroup | None = None,
+    stop: Callable[[], str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train an operator.
 
     The number of threads is left to the environment. Collective: over the ranks of ``group``; the first one writes.
     With the same ``training.batch_size`` the losses are the same on any number of ranks, to rounding. A run that was
     interrupted, at any moment, goes on from its last state and on a CPU ends bit for bit as if it had not been, with
-    the same ranks and threads.
+    the same ranks and threads; not so with ``training.minutes``, where the clock decides, and what was left of the time
+    remains.
 
     Args:
         data: Folder of the data set.
@@ -52,17 +57,21 @@ def train(
         config: Configuration; ``operator`` and ``training`` are read, and ``case`` when not empty.
         resume: Go on with the run in ``out`` if there is one; a finished one returns at once. Otherwise start again.
         group: The ranks that train together, None for this process alone.
+        stop: Returns why to end, empty while there is no reason; the run ends after the step at hand, and the best
+            model so far stays, if there is one.
 
     Returns:
         Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
-        ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch), ``seconds``.
+        ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch), ``seconds``,
+        ``limit`` (what limits the model, in words).
+        Of a run that was ended also ``stopped``, why.
 
     Raises:
         ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out``
             holds a run with other settings or data.
         FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
-    group = group or ProcessGroup()
+    group, begun = group or ProcessGroup(), time.perf_counter()
     store = DataStore(data)
     about = store.card
     if config.case not in (None, about.schema.name):
@@ -70,7 +79,7 @@ def train(
     identified = identity(config, about, solved=store.solved)
     if not resume and group.rank == 0:
         clear(out / "last")
-    progress = read_progress(out / "last", identified) if resume else None
+    progress, stopped = read_progress(out / "last", identified) if resume else None, False
     if progress is None or not progress.ended:
         run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, group=group)
         if group.rank == 0:
@@ -80,49 +89,64 @@ def train(
         else:
             load_state(out / "last", run.models, optimisers=run.optimisers)
             _check_best(progress, out)
-            epochs, step = config.training.epochs, len(progress.losses)
-            LOGGER.info("going on after epoch %d of %d, step %d", progress.epoch, epochs, step)
-        _Loop(run, identified, progress).finish()
-    return _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
+            LOGGER.info("going on after epoch %d, step %d", progress.epoch, len(progress.losses))
+        stopped = _Loop(run, identified, progress, pace=_pace(run, progress, begun, stop)).finish()
+    summary = _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
+    return summary | ({"stopped": (stop() if stop else "") or "on another rank"} if stopped else {})
+
+
+def _pace(run: Run, progress: Progress, begun: float, stop: Callable[[], str] | None) -> Pace:
+    training, group = run.config.training, run.group
+    if training.minutes is not None:
+        return ClockPace(60.0 * training.minutes, begun=begun - progress.seconds, group=group, stop=stop)
+    steps, every = run.steps_per_epoch, training.validate_every
+    done = progress.epoch * steps + len(progress.losses)
+    return StepPace(training.epochs, steps_per_epoch=steps, every=every, done=done, group=group, stop=stop)
 
 
 class _Loop:
     """The epochs of a run, which move ``progress`` on; the first rank writes."""
 
-    def __init__(self, run: Run, identified: dict[str, Any], progress: Progress) -> None:
+    def __init__(self, run: Run, identified: dict[str, Any], progress: Progress, *, pace: Pace) -> None:
         self.run, self.training = run, run.config.training
-        self.identified, self.progress = identified, progress
+        self.identified, self.progress, self.pace = identified, progress, pace
         self.writes = run.group.rank == 0
-        self.total_steps = self.training.epochs * run.steps_per_epoch
         self.done = progress.epoch * run.steps_per_epoch + len(progress.losses)
-        self.schedules = make_schedules(run.optimisers, self.training, num_steps=self.total_steps, done=self.done)
+        self.schedules = make_schedules(run.optimisers, self.training, num_steps=pace.num_ticks, done=pace.tick)
         self.saved = time.perf_counter()
         self.started = self.saved - progress.seconds
 
-    def finish(self) -> None:
-        """Train until the end."""
-        run, progress, metrics = self.run, self.progress, None
+    def finish(self) -> bool:
+        """Train until the end, and return whether that is one before its time."""
+        run, progress, pace, metrics = self.run, self.progress, self.pace, None
         if self.writes:
             configuration.save(run.config, run.out)
             metrics = Metrics(run.out, epoch=progress.epoch, tensorboard=self.training.tensorboard)
-        with progress_bar(description="training", unit="step", total=self.total_steps, done=self.done) as bar:
-            while not progress.ended:
-                values = self._epoch(bar)
-                if validates := progress.ended or progress.epoch % self.training.validate_every == 0:
+        total = None if self.training.minutes else pace.num_ticks
+        with progress_bar(description="training", unit="step", total=total, done=self.done) as bar:
+            while not progress.ended and (values := self._epoch(bar)):
+                begun = time.perf_counter()
+                if validates := progress.ended or pace.validates(progress.epoch):
                     values |= self._validate()
                     bar.set_postfix(loss=f"{values['loss']:.4f}", valid=f"{values['valid_error']:.4f}")
                 if metrics is not None:
                     metrics.write(values | {"seconds": round(progress.seconds, 3)})
                 # Before the state records the end: a run that is killed in between comes here again.
-                if progress.ended and self.writes:
-                    checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
+                if progress.ended:
+                    self._end()
                 if validates:
                     self._save()
+                    pace.validated(time.perf_counter() - begun)
+                elif pace.stopped:
+                    self._save()
+                if pace.stopped:
+                    break
         if metrics is not None:
             metrics.close()
+        return not progress.ended
 
     def _epoch(self, bar: Any) -> dict[str, Any]:
-        """Take the steps of the next epoch that are not taken yet."""
+        """Take the steps of the next epoch that are not taken yet; nothing is returned when a signal has come."""
         run, training, progress = self.run, self.training, self.progress
         losses, rate = [torch.tensor(loss) for loss in progress.losses], 0.0
         run.model.train()
@@ -131,39 +155,51 @@ class _Loop:
         for micro_batches in drawn_ahead(batches):
             rate = float(self.schedules[0].get_last_lr()[0])
             losses.append(take_step(run, micro_batches, number=self.done))
-            for schedule in self.schedules:
-                schedule.step()
             self.done += 1
+            self.pace.step(self.done, run.device)
+            move(self.schedules, self.pace.tick)
             bar.update()
             late = time.perf_counter() - self.saved > training.save_every
-            if self.writes and late and len(losses) < run.steps_per_epoch:
+            if len(losses) == run.steps_per_epoch or self.pace.pauses:
+                break
+            if self.pace.stopped or (self.writes and late):
                 progress.losses, progress.seconds = self._finite(losses), time.perf_counter() - self.started
                 self._save()
+            if self.pace.stopped:
+                return {}
         values = self._finite(losses)
         progress.epoch, progress.losses, progress.seconds = progress.epoch + 1, (), time.perf_counter() - self.started
-        progress.ended = progress.epoch == training.epochs
+        progress.ended = self.pace.ends(progress.epoch)
         return {"epoch": progress.epoch, "loss": sum(values) / len(values), "learning_rate": rate}
 
     def _validate(self) -> dict[str, Any]:
         """Validate, save the model when it is the best so far, and end the run when it has been so for too long."""
         run, training, progress = self.run, self.training, self.progress
         run.model.eval()
-        errors_SP = validate(run, precision=run.precision(self.done - 1))
+        errors_SP = validate(run, run.valid_samples, precision=run.precision(self.done - 1))
         error = float(weighted_mean(errors_SP, run.fields))
         if not math.isfinite(error):
             raise FloatingPointError(self._diverged(f"the validation error of epoch {progress.epoch}"))
         errors = {item.name: float(value) for item, value in zip(run.fields, errors_SP.mean(dim=0), strict=True)}
-        without = (progress.epoch - progress.best_epoch) // training.validate_every
+        progress.without += 1
         if error < progress.best_error:
             progress.best_epoch, progress.best_error, progress.best_errors = progress.epoch, error, errors
+            progress.without = 0
             if self.writes:
                 checkpoint.save(run.out, run.validated, card(run, errors, seconds=progress.seconds))
-        elif training.patience is not None and without >= training.patience:
+        elif training.patience is not None and progress.without >= training.patience:
             LOGGER.info(
                 "ended at epoch %d: the validation error of %d is the best", progress.epoch, progress.best_epoch
             )
             progress.ended = True
         return {"valid_error": error, "valid": errors}
+
+    def _end(self) -> None:
+        """Note what limits the model, and what all of the run has taken."""
+        run, progress = self.run, self.progress
+        progress.limit = what_limits(run, progress.best_error)
+        if self.writes:
+            checkpoint.set_seconds(run.out, round(run.initial_seconds + progress.seconds, 3))
 
     def _finite(self, losses: list[Tensor]) -> tuple[float, ...]:
         """Return the losses, waiting for the device; FloatingPointError when one is not finite."""
@@ -199,6 +235,7 @@ def _summary(config: Config, schema: Schema, *, progress: Progress, num_samples:
         "best_error": progress.best_error,
         "errors": progress.best_errors,
         "seconds": progress.seconds,
+        "limit": progress.limit,
     }
 
 

@@ -45,11 +45,17 @@ def make_schedules(
         schedule = OneCycleLR(  # torch puts the peak at pct_start * total_steps - 1
             optimiser, config.learning_rate, total_steps=total, pct_start=(peak + 1) / total, cycle_momentum=False
         )
-        if done > 0:
-            schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
-            schedule.step()
         schedules.append(schedule)
+    if done > 0:
+        move(schedules, done)
     return schedules
+
+
+def move(schedules: Sequence[OneCycleLR], done: int) -> None:
+    """Set the learning rates to those after ``done`` steps."""
+    for schedule in schedules:
+        schedule.load_state_dict({"last_epoch": done - 1, "_step_count": done + 1})
+        schedule.step()
 
 
 def make_average(model: Operator, decay: float) -> AveragedModel:

@@ -31,7 +31,7 @@ FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
 class Progress:
     """How far a run is: finished epochs, losses of the steps of the next one, best validation so far, wall time [s].
 
-    ``ended``: no epoch follows.
+    ``ended``: no epoch follows; ``without``: validations since the best one; ``limit``: what limits the model.
     """
 
     epoch: int = 0
@@ -41,6 +41,8 @@ class Progress:
     best_error: float = float("inf")
     best_errors: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    without: int = 0
+    limit: str = ""
 
 
 def save_state(

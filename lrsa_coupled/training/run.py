@@ -26,6 +26,7 @@ from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.checkpoint import DataInfo, ModelCard
 from lrsa_coupled.training.evaluate import Forward
 from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.initial import begin_with
 from lrsa_coupled.training.losses import FieldColumns, field_columns
 from lrsa_coupled.training.optimiser import make_average, make_optimisers
 
@@ -70,8 +71,9 @@ class Run:
     def precision(self, step: int) -> Precision:
         """Return the number format of the blocks at an optimiser step."""
         training = self.config.training
-        rounded = step < (training.epochs - training.fp32_epochs) * self.steps_per_epoch
-        return training.precision if rounded else "fp32"
+        last = training.fp32_epochs if training.minutes is None else 0
+        full = last > 0 and step >= (training.epochs - last) * self.steps_per_epoch
+        return "fp32" if full else training.precision
 
     @property
     def validated(self) -> Operator:
@@ -103,9 +105,11 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
 
     Raises:
         ValueError: If the samples are too few for the split or the ranks, a size of the model is impossible, or the
-            model to begin with is not of this case and these sizes.
+            model to begin with has other sizes or none of the outputs.
     """
     training, schema = config.training, dataset.schema
+    if training.minutes is not None and training.fp32_epochs > 0:
+        raise ValueError("training.fp32_epochs counts epochs, which training.minutes replaces: set one of the two")
     device = choose_device(training.device, rank=group.rank)
     _warn(dataset, config, device)
     train_samples, valid_samples = split_samples(len(dataset), training.valid_fraction, seed=training.seed)
@@ -117,12 +121,11 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = checkpoint.make_model(config.operator, schema)
+    points, inputs, scalars, outputs = dataset.moments(train_samples)
+    model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
     initial_seconds = 0.0
     if training.initial is not None:
         initial_seconds = _load_initial(Path(training.initial), model, config, schema) / group.size
-    else:
-        points, inputs, scalars, outputs = dataset.moments(train_samples)
-        model.normaliser.fit(points, inputs, scalars_SG=scalars, outputs_TK=outputs, base_TK=model.base(inputs))
     model.to(device)
     return Run(
         config,
@@ -164,10 +167,8 @@ def _warn(dataset: PointDataset, config: Config, device: torch.device) -> None:
 
 
 def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema) -> float:
-    """Give the model the weights of another of this case and these sizes; return their cost, wall time x ranks [s]."""
+    """Give the model the weights of another of these sizes; return their cost, wall time x ranks [s]."""
     initial, card = checkpoint.load(folder)
-    if (difference := card.schema.difference(schema)) is not None:
-        raise ValueError(f"training.initial: {folder} is not a model of these data: it has {difference}")
     found, expected = (dataclasses.asdict(operator) for operator in (card.operator, config.operator))
     differing = [
         f"{key} = {found.get(key)} instead of {value}"
@@ -176,8 +177,12 @@ def _load_initial(folder: Path, model: Operator, config: Config, schema: Schema)
     ]
     if differing:
         raise ValueError(f"training.initial: {folder} is a model of another operator: {', '.join(differing)}")
-    model.load_state_dict(initial.state_dict())
-    LOGGER.info("beginning with the weights of %s", folder)
+    try:
+        fresh = begin_with(model, schema, initial, card.schema)
+    except ValueError as error:
+        raise ValueError(f"training.initial: {folder} is not a model of these data: {error}") from error
+    zeros = f"; with zero weights begin {', '.join(fresh)}" if fresh else ""
+    LOGGER.info("beginning with the weights of %s%s", folder, zeros)
     return (card.seconds or 0.0) * card.ranks
 
 

@@ -53,13 +53,13 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
 
 
 @torch.no_grad()
-def validate(run: Run, *, precision: Precision) -> Tensor:
-    """Return relative L2 errors ``(samples, fields)``, the same at every call; each rank does a share.
+def validate(run: Run, samples: Tensor, *, precision: Precision) -> Tensor:
+    """Return relative L2 errors of some samples ``(samples, fields)``, the same at every call; each rank does a share.
 
     At 2048 random points of each sample, at all of them when the model is trained so. Collective: over the ranks of
     ``run.group``.
     """
-    training, group, samples = run.config.training, run.group, run.valid_samples
+    training, group = run.config.training, run.group
     generator = epoch_generator(training.seed, 0)
     errors_SP = torch.zeros(len(samples), len(run.fields), device=run.device)
     num_points, size = (2048, training.batch_size) if training.num_points else (None, 1)

@@ -135,9 +135,9 @@ def test_the_average_of_the_weights_is_kept(data, tmp_path, monkeypatch):
 def test_the_last_epochs_run_in_full_precision(data, tmp_path, monkeypatch):
     formats, validate = [], loop.validate
 
-    def recorded(run, *, precision):
+    def recorded(run, samples, *, precision):
         formats.append(precision)
-        return validate(run, precision=precision)
+        return validate(run, samples, precision=precision)
 
     monkeypatch.setattr(loop, "validate", recorded)
     curves = {}

@@ -1,0 +1,57 @@
+"""What limits a trained model, by its errors and its loss curve: samples, steps or size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lrsa_coupled.training.losses import weighted_mean
+from lrsa_coupled.training.run import Run
+from lrsa_coupled.training.step import validate
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From where a sign counts.
+
+    Args:
+        gap: Ratio of the errors on validation and on training samples from which samples are too few.
+        falling: Ratio of the loss in the third fifth of a run to that in the second, before the learning rate comes
+            down, below which steps are too few.
+    """
+
+    gap: float = 1.5
+    falling: float = 0.9
+
+
+THRESHOLDS = Thresholds()
+
+
+@torch.no_grad()
+def what_limits(run: Run, valid_error: float) -> str:
+    """Return a sentence for people. Collective: over the ranks of the run."""
+    samples = run.train_samples[: max(8, len(run.valid_samples))]
+    errors_SP = validate(run, samples, precision=run.config.training.precision)
+    losses = read_losses(run.out) if run.group.rank == 0 else []
+    return sentence(valid_error, float(weighted_mean(errors_SP, run.fields)), losses)
+
+
+def read_losses(out: Path) -> list[float]:
+    """Read the loss of each epoch."""
+    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def sentence(valid_error: float, train_error: float, losses: Sequence[float]) -> str:
+    """Say what limits a model of these errors and this loss of each epoch."""
+    both = f"error {valid_error:.2%} on validation samples, {train_error:.2%} on training samples"
+    if valid_error > THRESHOLDS.gap * train_error:
+        return f"too few samples ({both}): more of them help most"
+    fifth = len(losses) // 5
+    if fifth == 0 or sum(losses[2 * fifth : 3 * fifth]) < THRESHOLDS.falling * sum(losses[fifth : 2 * fifth]):
+        return f"too few steps ({both}, the loss was still falling): a longer training helps most"
+    return f"too small ({both}, the loss no longer fell): a larger operator.width or a longer training helps most"
