@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import secrets
+import shutil
+import sys
 import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Buffer, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
 DAY = 86400.0
+KINDS = {"dataset.json": "a data set", "model.json": "a model", "result.json": "a solution"}
+"""What a folder holds, by the file that says it."""
+
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
+"""Errors of file systems without locks."""
 
 
 def process_name() -> str:
@@ -49,12 +58,55 @@ def may_be_running(name: str) -> bool:
 
 @contextmanager
 def temporary_path(path: Path) -> Iterator[Path]:
-    """Give a path beside ``path`` that no other process uses, and remove what is there afterwards."""
+    """Give a path beside ``path`` that no other process uses, and remove what is there afterwards.
+
+    An OSError that names no file, as that of a full disk, names ``path``.
+    """
     temporary = path.with_name(f".{path.name}~{secrets.token_hex(4)}~{process_name()}.tmp")
     try:
         yield temporary
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Give a folder beside ``path`` that no other process uses; it is removed afterwards, and what killed ones left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for old in abandoned(path.parent):
+        if old.name.startswith(f".{path.name}~"):
+            shutil.rmtree(old, ignore_errors=True)
+    with temporary_path(path) as folder:
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def reserve(folder: Path, size: int) -> None:
+    """Raise OSError, with the name of the folder, unless so many bytes can be written into it now. Collective: no."""
+    try:
+        with temporary_path(folder / "space") as path, open(path, "wb") as file:
+            if sys.platform != "darwin":
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+def replace_all(new: Path, folder: Path) -> None:
+    """Move what a temporary folder holds, files and folders, to a folder, in the place of what has the same names."""
+    for path in sorted(new.iterdir()):
+        target = folder / path.name
+        if target.is_dir():
+            target.rename(new / f".{path.name}-before")
+        path.replace(target)
 
 
 def abandoned(folder: Path) -> list[Path]:
@@ -127,18 +179,134 @@ def read_created(path: Path, *, patience: float = 10.0) -> str:
 
 def _fill_new(path: Path, text: str) -> bool:
     try:
-        with open(path, "x", encoding="utf-8") as stream:
-            stream.write(text)
+        stream = open(path, "x", encoding="utf-8")  # noqa: SIM115 - closed below
     except FileExistsError:
         return False
+    try:
+        with stream:
+            stream.write(text)
+    except OSError:  # the disk is full: half a file would stop all other jobs
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write a text file by atomic rename, making its folder when it is missing."""
+    write_atomically({path: text.encode()})
+
+
+def write_atomically(contents: Mapping[Path, Buffer]) -> None:
+    """Write files that belong together, making their folders: all are on disk before the first is renamed."""
+    with ExitStack() as stack:
+        written = []
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            written.append((stack.enter_context(temporary_path(path)), path))
+            written[-1][0].write_bytes(content)
+            flush(written[-1][0])
+        for temporary, path in written:
+            os.replace(temporary, path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, or nothing when the disk is full. Call on one process."""
+    with open(path, "ab", buffering=0) as stream:
+        size, content = stream.seek(0, os.SEEK_END), f"{line}\n".encode()
+        try:
+            if stream.write(content) < len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        except OSError:
+            stream.truncate(size)
+            raise
+
+
+def check_kind(folder: Path, own: str) -> None:
+    """Raise ValueError when a folder holds results of another kind than ``own``, a name of ``KINDS``."""
+    for name, kind in KINDS.items():
+        if name != own and (folder / name).exists():
+            raise ValueError(f"{folder} holds {kind}, expected {KINDS[own]} or a new folder; choose another --out")
+
+
+@contextmanager
+def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
+    """Be the only process that writes an output: a folder, made when it is missing, or a file.
+
+    The lock goes with the process, however it ends. Collective: no; call on one rank.
+
+    Raises:
+        BlockingIOError: If another process writes the output; names it.
+        OSError: If the folder cannot be written.
+    """
+    path = output.with_name(f".{output.name}.lock") if is_file else output / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    while (held := _take(path, output)) is None:
+        pass
+    try:
+        yield
+    finally:
+        for name in (_claim(path), path):  # while it is held: who opens it now finds another file of this name, or none
+            name.unlink(missing_ok=True)
+        held.close()
+
+
+def _take(path: Path, output: Path) -> IO[bytes] | None:
+    """Open a lock file and lock it; None when its holder removes it at this moment."""
+    with ExitStack() as stack:
+        file = stack.enter_context(open(path, "a+b", buffering=0))
+        if not _lock(file, path):
+            machine, _, number = _holder(path).rpartition("~")
+            who = f"process {number} on {machine.rpartition('-')[0]}" if machine else "another process"
+            stale = f" (if it has ended, remove {_claim(path)})" if _claim(path).exists() else ""
+            raise BlockingIOError(f"{output} is being written by {who}; wait for its end or write elsewhere{stale}")
+        try:
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return None
+            file.truncate(0)
+            file.write(f"{process_name()}\n".encode())
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # the disk is full
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        stack.pop_all()
+        return file
+
+
+def _lock(file: IO[bytes], path: Path) -> bool:
+    """Return whether this process has the lock now."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return _create_claim(_claim(path))
+    return True
+
+
+def _create_claim(claim: Path) -> bool:
+    """Lock by a file that only one process can create; of two that replace that of an ended one both may succeed."""
+    name = process_name()
+    if create_text(claim, f"{name}\n") or (holder := _holder(claim)) == name:
+        return True
+    if may_be_running(holder):
+        return False
+    claim.unlink(missing_ok=True)
+    return create_text(claim, f"{name}\n")
+
+
+def _claim(path: Path) -> Path:
+    return path.with_name(f"{path.name}-holder")
+
+
+def _holder(path: Path) -> str:
+    """Return the name of the process that has a lock, "" when it has no name yet or no longer."""
+    try:
+        return read_created(path, patience=1.0).strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def read_json(path: Path) -> dict[str, Any]:
