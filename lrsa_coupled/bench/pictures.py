@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from lrsa_coupled.bench.compare import LEARNED
 from lrsa_coupled.bench.plots import methods_figure
 from lrsa_coupled.bench.report import heading
 from lrsa_coupled.bench.rows import Results
-from lrsa_coupled.files import atomic_path
+from lrsa_coupled.files import write_atomically
 
 if TYPE_CHECKING:
     from lrsa_coupled.training.evaluate import Worst
@@ -84,9 +85,9 @@ def worst_pictures(worst: Sequence[Worst], folder: Path) -> list[Path]:
 
 def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG file by atomic rename and return its path. Call on one rank."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        FigureCanvasAgg(figure).print_figure(temporary, dpi=130, format="png")
+    content = io.BytesIO()
+    FigureCanvasAgg(figure).print_figure(content, dpi=130, format="png")
+    write_atomically({path: content.getbuffer()})
     return path
 
 

@@ -5,13 +5,14 @@ Source: the VTKHDF file format, VTK documentation, type UnstructuredGrid, versio
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from lrsa_coupled.data.format import SampleArrays
-from lrsa_coupled.files import atomic_path
+from lrsa_coupled.files import write_atomically
 from lrsa_coupled.schema import Schema
 
 _CELL_TYPES = {(1, 2): 3, (2, 2): 3, (3, 2): 3, (2, 3): 5, (3, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
@@ -31,7 +32,8 @@ def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
     num_cells, width = arrays.cells.shape
     points = np.zeros((len(vertices), 3))
     points[:, : arrays.points.shape[1]] = arrays.points[vertices]
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    content = io.BytesIO()  # a disk that fills up while HDF5 writes would end the process
+    with h5py.File(content, "w") as file:
         root = file.create_group("VTKHDF")
         root.attrs["Version"] = np.array([1, 0])
         root.attrs.create("Type", np.bytes_("UnstructuredGrid"))
@@ -45,6 +47,7 @@ def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
             for item in fields:
                 root[f"PointData/{item.name}"] = _padded(values[vertices, column : column + item.components])
                 column += item.components
+    write_atomically({path: content.getbuffer()})
 
 
 def _padded(values: np.ndarray) -> np.ndarray:

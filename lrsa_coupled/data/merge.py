@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.format import SampleRecord, record_digest
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore, generate_setting
-from lrsa_coupled.files import abandoned, read_json, temporary_path, write_text_atomically
+from lrsa_coupled.files import read_json, temporary_folder, write_text_atomically
 
 SAMPLES_PER_SHARD, MOST_BYTES = 64, 1 << 28
 """A shard is full at so many samples or bytes."""
@@ -48,13 +46,14 @@ def merge(folders: Sequence[Path], out: Path) -> MergeSummary:
     stores = [DataStore(folder) for folder in folders]
     _check(stores, out)
     plan = _Plan(stores)
-    with _new_folder(out) as new:
+    with temporary_folder(out) as new:
         create(new, merged_card([store.card for store in stores], [len(store.entries) for store in stores]))
         _write(new, plan.records())
         DataStore(new).write_index()
         if (config := folders[0] / "config.json").exists():  # settings of training; what was generated is not one run
             content = {name: value for name, value in read_json(config).items() if name != "generate"}
             write_text_atomically(new / "config.json", json.dumps(content, indent=1) + "\n")
+        os.rename(new, out)
     return plan.summary()
 
 
@@ -132,22 +131,6 @@ def _check(stores: Sequence[DataStore], out: Path) -> None:
             raise ValueError(f"{stores[0].folder} and {store.folder} do not fit each other: {difference}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty folder; choose another one")
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside ``out`` that takes its place at the end, or is removed on an error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for old in abandoned(out.parent):  # by a merge that was killed
-        if old.name.startswith(f".{out.name}~"):
-            shutil.rmtree(old, ignore_errors=True)
-    with temporary_path(out) as folder:
-        try:
-            folder.mkdir()
-            yield folder
-            os.rename(folder, out)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(folder: Path, records: Iterator[SampleRecord]) -> None:

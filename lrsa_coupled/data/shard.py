@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from lrsa_coupled.data.format import (
     digest,
     record_digest,
 )
-from lrsa_coupled.files import flush, temporary_path
+from lrsa_coupled.files import write_atomically
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SMALLEST = 512
@@ -57,23 +58,24 @@ def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     """Write samples as a new shard of the data set ``folder``, by atomic rename, and return its path.
 
     Collective: no; any number of processes may write, each its own samples. OSError when the folder cannot be written.
+    Memory: a copy.
     """
     records = sorted(records, key=lambda record: record.index)
     entries = [Entry.of(record) for record in records]
     size = SMALLEST
     while size < len(_header_bytes("0" * 32, entries, 0)):
         size *= 2
-    (folder / "shards").mkdir(exist_ok=True)
     stem = f"{records[0].index:08d}-{len(records)}"
-    with temporary_path(folder / "shards" / stem) as temporary:
-        with h5py.File(temporary, "w", userblock_size=size, locking=False) as file:
-            for record in records:
-                _write(file, record)
-        body = _body_digest(temporary, size)
-        with open(temporary, "r+b") as stream:
-            stream.write(_header_bytes(body, entries, size))
-        flush(temporary)
-        return temporary.replace(folder / "shards" / f"{stem}-{body[:8]}.h5")
+    content = io.BytesIO()  # a disk that fills up while HDF5 writes would end the process
+    with h5py.File(content, "w", userblock_size=size) as file:
+        for record in records:
+            _write(file, record)
+    body = digest([content.getbuffer()[size:]])
+    content.seek(0)
+    content.write(_header_bytes(body, entries, size))
+    path = folder / "shards" / f"{stem}-{body[:8]}.h5"
+    write_atomically({path: content.getbuffer()})
+    return path
 
 
 def read_header(path: Path) -> Header:

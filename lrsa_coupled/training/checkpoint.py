@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.files import atomic_path, converted, read_json, write_text_atomically
+from lrsa_coupled.files import converted, read_json, write_atomically, write_text_atomically
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.schema import Schema
 
@@ -79,13 +79,10 @@ def make_model(operator: OperatorConfig, schema: Schema) -> Operator:
 
 def save(folder: Path, model: Operator, card: ModelCard) -> None:
     """Write a checkpoint; each file appears by atomic rename, the two one right after the other. Call on one rank."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in model.state_dict().items()}
     weights = safetensors.torch.save(tensors)
     text = _card_text(asdict(card) | {"schema": card.schema.to_json()}, weights)
-    with atomic_path(folder / CARD) as card_path, atomic_path(folder / WEIGHTS) as weights_path:
-        weights_path.write_bytes(weights)
-        card_path.write_text(text, encoding="utf-8")
+    write_atomically({folder / WEIGHTS: weights, folder / CARD: text.encode()})
 
 
 def set_seconds(folder: Path, seconds: float) -> None:

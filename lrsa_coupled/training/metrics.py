@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.files import append_line, write_text_atomically
 
 
 @final
@@ -33,8 +33,7 @@ class Metrics:
 
     def write(self, metrics: Mapping[str, Any]) -> None:
         """Add the metrics of an epoch; ``epoch`` is one of them, ``valid`` may hold errors by field."""
-        with open(self._path, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(metrics) + "\n")
+        append_line(self._path, json.dumps(metrics))
         if self._board is not None:
             scalars = {name: value for name, value in metrics.items() if name not in ("epoch", "valid")}
             scalars |= {f"valid/{name}": value for name, value in metrics.get("valid", {}).items()}

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrsa_coupled.files import atomic_path, read_json, write_text_atomically
+from lrsa_coupled.files import read_json, write_atomically, write_text_atomically
 from lrsa_coupled.training.checkpoint import read_tensors
 
 STATE = "state.json"
@@ -50,7 +50,6 @@ def save_state(
     identity: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """Write the state of a run. Call on one rank."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = dict(models.state_dict())
     for place, optimiser in enumerate(optimisers):
         for parameter, entries in optimiser.state_dict()["state"].items():
@@ -59,8 +58,7 @@ def save_state(
         {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
     )
     path = folder / f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+    write_atomically({path: content})
     sha256 = hashlib.sha256(content).hexdigest()
     state = {"progress": asdict(progress), "identity": identity, "file": path.name, "sha256": sha256}
     write_text_atomically(folder / STATE, json.dumps(state, indent=1) + "\n")
