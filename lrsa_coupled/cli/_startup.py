@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled import catalog, config as configuration, mpi
 from lrsa_coupled.config import Config
+from lrsa_coupled.files import locked
 from lrsa_coupled.petsc import options as petsc_options
 from lrsa_coupled.settings import nearest, update
 
@@ -108,6 +110,29 @@ def prepare(comm: MPI.Comm, folder: Path | None) -> None:
             pass
 
     mpi.share(comm, probe)
+
+
+@contextmanager
+def writing(
+    comm: MPI.Comm | None, *, folders: Iterable[Path | None] = (), files: Iterable[Path | None] = ()
+) -> Iterator[None]:
+    """Let no other process write the outputs of a block; read-only ones are found before the work. Collective.
+
+    The folders are made when they are missing. BlockingIOError names the process that writes one already.
+    """
+    with ExitStack() as held:
+
+        def lock() -> None:
+            for outputs, is_file in ((folders, False), (files, True)):
+                for output in outputs:
+                    if output is not None:
+                        held.enter_context(locked(output, is_file=is_file))
+
+        if comm is None:
+            lock()
+        else:
+            mpi.share(comm, lock)
+        yield
 
 
 def print_summary(summary: Mapping[str, Any], indent: str = "") -> None:

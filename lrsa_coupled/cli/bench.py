@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
-from lrsa_coupled.cli._startup import check_petsc, prepare, start
+from lrsa_coupled.cli._startup import check_petsc, start, writing
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -51,9 +51,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     case, config, comm = start(args, petsc)
     model = args.model or catalog.shipped_model(args.case)
     request = Request(model, args.data, tuple(args.only), args.json, args.html, args.pictures)
-    for folder in (args.json and args.json.parent, args.html and args.html.parent, args.pictures):
-        prepare(comm, folder)
-    compare_and_report(case, config, comm, request)
+    with writing(comm, folders=[args.pictures], files=[args.json, args.html]):
+        compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
     if model is None:
         data = args.data or "DATA"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrsa_coupled.cli._arguments import add_data
-from lrsa_coupled.cli._startup import data_config, one_process, print_summary
+from lrsa_coupled.cli._startup import data_config, one_process, print_summary, writing
 
 HELP = "errors of a model on a data set (one process, no MPI)"
 
@@ -24,10 +24,11 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     one_process("evaluate", petsc)
     from lrsa_coupled.training.evaluate import evaluate
 
-    summary, worst = evaluate(args.model, args.data, data_config(args, args.data))
-    print_summary(summary)
-    if args.pictures is not None:
-        from lrsa_coupled.bench.pictures import worst_pictures
+    with writing(None, folders=[args.pictures]):
+        summary, worst = evaluate(args.model, args.data, data_config(args, args.data))
+        print_summary(summary)
+        if args.pictures is not None:
+            from lrsa_coupled.bench.pictures import worst_pictures
 
-        print("pictures: " + ", ".join(map(str, worst_pictures(worst, args.pictures))))
+            print("pictures: " + ", ".join(map(str, worst_pictures(worst, args.pictures))))
     return 0

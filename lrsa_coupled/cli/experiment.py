@@ -13,7 +13,7 @@ from lrsa_coupled import catalog, config, logs, mpi
 from lrsa_coupled.bench import experiments
 from lrsa_coupled.bench.rows import Results, write_rows
 from lrsa_coupled.cli._arguments import Parser, add_case, add_preset, add_settings, common_arguments
-from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, prepare, resolve, start, start_petsc
+from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, resolve, start, start_petsc, writing
 from lrsa_coupled.settings import update
 
 HELP = "answer one question by measurement, such as which preconditioner is fastest"
@@ -63,12 +63,11 @@ def _on_ranks(module: ModuleType, args: Namespace, petsc: Sequence[str]) -> None
     from lrsa_coupled.bench.samples import Samples
 
     case, settings, comm = start(args, petsc)
-    for folder in (args.json and args.json.parent, vars(args).get("pictures")):
-        prepare(comm, folder)
     model = vars(args).get("model") or catalog.shipped_model(args.case)
     operators = tuple(catalog.shipped_operators(args.case))
-    results = module.run(args, Samples(case, settings, comm, model, operators))
-    mpi.share(comm, lambda: _report(module, results, args.json))
+    with writing(comm, folders=[vars(args).get("pictures")], files=[args.json]):
+        results = module.run(args, Samples(case, settings, comm, model, operators))
+        mpi.share(comm, lambda: _report(module, results, args.json))
     check_petsc(comm, petsc)
 
 
@@ -77,7 +76,8 @@ def _in_one_process(module: ModuleType, args: Namespace, petsc: Sequence[str]) -
         settings = dataclasses.replace(case_config(args), case=args.case if catalog.is_shipped(args.case) else None)
     else:
         settings = resolve(args, update(config.Config(), module.SETTINGS, where=args.name))
-    _report(module, module.run(args, settings), args.json)
+    with writing(None, files=[args.json]):
+        _report(module, module.run(args, settings), args.json)
 
 
 def _report(module: ModuleType, results: Results, path: Path | None) -> None:

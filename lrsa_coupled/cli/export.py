@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from lrsa_coupled.cli._arguments import add_data, add_out
-from lrsa_coupled.cli._startup import one_process
+from lrsa_coupled.cli._startup import one_process, writing
 
 HELP = "write samples for ParaView"
 
@@ -28,9 +28,9 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if unsolved:
         missing = ", ".join(map(str, unsolved))
         raise ValueError(f"{args.data} has no solved sample {missing}; 'lrsa-coupled info' prints what it has")
-    args.out.mkdir(parents=True, exist_ok=True)
-    for index in args.index:
-        path = args.out / f"{store.card.schema.name.replace(':', '-')}-{index:08d}.vtkhdf"
-        write_vtkhdf(path, store.arrays(index), store.card.schema)
-        print(path)
+    with writing(None, folders=[args.out]):
+        for index in args.index:
+            path = args.out / f"{store.card.schema.name.replace(':', '-')}-{index:08d}.vtkhdf"
+            write_vtkhdf(path, store.arrays(index), store.card.schema)
+            print(path)
     return 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrsa_coupled.cli._arguments import add_out
-from lrsa_coupled.cli._startup import one_process
+from lrsa_coupled.cli._startup import one_process, writing
 
 HELP = "make one data set of several"
 
@@ -23,7 +23,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.data.merge import merge
     from lrsa_coupled.data.store import DataStore
 
-    summary = merge(args.data, args.out)
+    with writing(None, files=[args.out]):  # a folder that appears at the end, as a file does
+        summary = merge(args.data, args.out)
     store = DataStore(args.out)
     parts = ", ".join(f"{count} of {folder}" for folder, count in zip(args.data, summary.given, strict=True))
     print(f"{args.out}: {len(store.entries)} samples, {len(store.solved)} solved: {parts}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lrsa_coupled import mpi
-from lrsa_coupled.cli._startup import one_process, resolve
+from lrsa_coupled.cli._startup import one_process, resolve, writing
 from lrsa_coupled.config import Config
 
 HELP = "print stored results, those of bench side by side when there are several (one process, no MPI)"
@@ -33,6 +33,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     texts += [experiments.find(results.header.study).load().table(results) for results in others]
     mpi.print_once("\n\n\n".join(texts))
     if args.html is not None:
-        html.write_html(compared, args.html, sources=[path.name for path in args.rows])
+        with writing(None, files=[args.html]):
+            html.write_html(compared, args.html, sources=[path.name for path in args.rows])
         mpi.print_once(f"\npage: {args.html}")
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lrsa_coupled.cli import bench
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset
-from lrsa_coupled.cli._startup import case_config, check_petsc, prepare, print_summary, start
+from lrsa_coupled.cli._startup import case_config, check_petsc, print_summary, start, writing
 from lrsa_coupled.cli.generate import STOPPED, generate_and_report
 from lrsa_coupled.cli.train import mpi_group
 
@@ -34,15 +34,15 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if config.problem.seed is not None:
         text = "run trains and measures on samples of two seeds: leave problem.seed unset"
         raise ValueError(f"{text}, got {config.problem.seed}")
-    prepare(comm, args.out)
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
-    code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
-    if code == STOPPED:
-        return code
-    print_summary(_train(data, model, _trained_with(args, data, config), comm=comm))
-    request = bench.Request(model, data, json=results / "rows.jsonl", html=results / "report.html", pictures=results)
-    bench.compare_and_report(case, config, comm, request)
-    check_petsc(comm, petsc)
+    with writing(comm, folders=[args.out]):
+        code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
+        if code == STOPPED:
+            return code
+        print_summary(_train(data, model, _trained_with(args, data, config), comm=comm))
+        written = {"json": results / "rows.jsonl", "html": results / "report.html", "pictures": results}
+        bench.compare_and_report(case, config, comm, bench.Request(model, data, **written))
+        check_petsc(comm, petsc)
     return code
 
 

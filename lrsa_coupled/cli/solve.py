@@ -15,8 +15,8 @@ import numpy as np
 
 from lrsa_coupled import catalog, config as configuration, mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
-from lrsa_coupled.cli._startup import check_petsc, prepare, start
-from lrsa_coupled.files import read_json, write_text_atomically
+from lrsa_coupled.cli._startup import check_petsc, start, writing
+from lrsa_coupled.files import check_kind, read_json, write_text_atomically
 from lrsa_coupled.settings import nearest, update
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     parameters: Any = sample_parameters(case, config.problem.test_seed, args.index)
     if args.parameters is not None:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
-    prepare(comm, args.out)
-    text, success = solve(Request(case, config, parameters, args.out, model, args.method, accept), comm)
+    with writing(comm, folders=[args.out]):
+        text, success = solve(Request(case, config, parameters, args.out, model, args.method, accept), comm)
     mpi.print_once(text)
     check_petsc(comm, petsc)
     return 0 if success else 1
@@ -99,12 +99,14 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         OSError: If the folder cannot be written; on all ranks.
     """
     from lrsa_coupled.certify.surrogate import Surrogate
+    from lrsa_coupled.cli._fields import write_fields
     from lrsa_coupled.guess.learned import LearnedGuess
 
     case, settings = request.case, request.config
     if request.method is not None and request.method not in case.methods():
         raise ValueError(f"unknown method '{request.method}'{nearest(request.method, [*case.methods()])}")
     with mpi.collective_errors(comm):
+        check_kind(request.folder, "result.json")
         guess = None if request.model is None else LearnedGuess.load(request.model, settings.guess)
         if comm.rank == 0:
             configuration.save(settings, request.folder)
@@ -181,24 +183,6 @@ def describe_certified(result: Certified) -> str:
     if fallback:
         lines.append(f"no certificate for the prediction: {result.reason}; {result.advice}")
     return "\n".join([*lines, *fallback])
-
-
-def write_fields(case: Case, problem: Problem, folder: Path) -> None:
-    """Write each field to a file for ParaView: VTX (``.bp``), or ``.pvd`` without ADIOS2. Collective."""
-    from dolfinx import io
-
-    for field in case.fields:
-        part = problem.solution
-        for index in field.subspace:
-            part = part.sub(index)
-        part = part.collapse() if field.subspace else part
-        part.name = field.name
-        if io.has_adios2:
-            with io.VTXWriter(problem.mesh.comm, folder / f"{field.name}.bp", [part]) as writer:
-                writer.write(0.0)
-        else:
-            with io.VTKFile(problem.mesh.comm, folder / f"{field.name}.pvd", "w") as writer:
-                writer.write_function(part)
 
 
 def _model(args: Namespace, case: Case) -> Path | None:

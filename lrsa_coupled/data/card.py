@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-from lrsa_coupled.files import converted, create_text, read_created, read_json, write_text_atomically
+from lrsa_coupled.files import check_kind, converted, create_text, read_created, read_json, write_text_atomically
 from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
@@ -77,9 +77,10 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
     the case among them, that a card does not hold when it is older than they are.
 
     Raises:
-        ValueError: If the folder holds a data set made otherwise; the first mismatch is named.
+        ValueError: If the folder holds a data set made otherwise, the first mismatch is named, or a model or solution.
         OSError: If the folder cannot be written.
     """
+    check_kind(folder, NAME)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     if not (folder / NAME).exists():
         if create_text(folder / NAME, _text(card)):

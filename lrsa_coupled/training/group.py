@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lrsa_coupled.files import locked
 from lrsa_coupled.operators.reducer import Reducer, TorchReducer
 
 
@@ -36,6 +39,21 @@ class ProcessGroup:
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         return total[0]
+
+
+@contextmanager
+def sole_writer(out: Path, group: ProcessGroup, device: torch.device) -> Iterator[None]:
+    """Hold the lock of an output folder on the first rank; an error of it is one on all ranks. Collective."""
+    error: OSError | None = None
+    with ExitStack() as held:
+        if group.rank == 0:
+            try:
+                held.enter_context(locked(out))
+            except OSError as caught:
+                error = caught
+        if group.sum(torch.tensor(float(error is not None), device=device)) > 0.0:
+            raise error or BlockingIOError(f"{out} cannot be written, as the first rank says")
+        yield
 
 
 def torchrun_group() -> ProcessGroup | None:

@@ -23,10 +23,12 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.files import check_kind
 from lrsa_coupled.logs import progress as progress_bar
+from lrsa_coupled.operators.precision import choose_device
 from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
-from lrsa_coupled.training.group import ProcessGroup
+from lrsa_coupled.training.group import ProcessGroup, sole_writer
 from lrsa_coupled.training.limits import what_limits
 from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
@@ -68,7 +70,8 @@ def train(
 
     Raises:
         ValueError: If the data set is empty, too small, damaged or of another case, a setting is invalid, or ``out``
-            holds a run with other settings or data.
+            holds a run with other settings or data, or results of another kind.
+        BlockingIOError: If another process trains into ``out``.
         FloatingPointError: If the loss is not finite; the best and the last checkpoint stay as they were.
     """
     group, begun = group or ProcessGroup(), time.perf_counter()
@@ -76,23 +79,34 @@ def train(
     about = store.card
     if config.case not in (None, about.schema.name):
         raise ValueError(f"{data} holds samples of case '{about.schema.name}', not of '{config.case}'")
-    identified = identity(config, about, solved=store.solved)
-    if not resume and group.rank == 0:
-        clear(out / "last")
-    progress, stopped = read_progress(out / "last", identified) if resume else None, False
-    if progress is None or not progress.ended:
-        run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, group=group)
-        if group.rank == 0:
-            run = dataclasses.replace(run, data_seconds=store.seconds())
-        if progress is None:
-            progress = Progress()
-        else:
-            load_state(out / "last", run.models, optimisers=run.optimisers)
-            _check_best(progress, out)
-            LOGGER.info("going on after epoch %d, step %d", progress.epoch, len(progress.losses))
-        stopped = _Loop(run, identified, progress, pace=_pace(run, progress, begun, stop)).finish()
+    check_kind(out, checkpoint.CARD)
+    with sole_writer(out, group, choose_device(config.training.device, rank=group.rank)):
+        progress, stopped = _train(store, out, config, resume=resume, group=group, stop=stop, begun=begun)
     summary = _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
     return summary | ({"stopped": (stop() if stop else "") or "on another rank"} if stopped else {})
+
+
+def _train(
+    store: DataStore, out: Path, config: Config, *, resume: bool, group: ProcessGroup,
+    stop: Callable[[], str] | None, begun: float,
+) -> tuple[Progress, bool]:  # fmt: skip
+    """Train from the beginning or the last state; return how far that came, and whether it ended before its time."""
+    identified = identity(config, store.card, solved=store.solved)
+    if not resume and group.rank == 0:
+        clear(out / "last")
+    progress = read_progress(out / "last", identified) if resume else None
+    if progress is not None and progress.ended:
+        return progress, False
+    run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, group=group)
+    if group.rank == 0:
+        run = dataclasses.replace(run, data_seconds=store.seconds())
+    if progress is None:
+        progress = Progress()
+    else:
+        load_state(out / "last", run.models, optimisers=run.optimisers)
+        _check_best(progress, out)
+        LOGGER.info("going on after epoch %d, step %d", progress.epoch, len(progress.losses))
+    return progress, _Loop(run, identified, progress, pace=_pace(run, progress, begun, stop)).finish()
 
 
 def _pace(run: Run, progress: Progress, begun: float, stop: Callable[[], str] | None) -> Pace:
