@@ -136,13 +136,24 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
         valid_samples,
         model,
         average=None if training.ema is None else make_average(model, training.ema),
-        forward=torch.compile(model) if training.compile else model,
+        forward=compiled(model, device) if training.compile else model,
         fields=field_columns(schema.outputs, model.normaliser.outputs_std.tolist()),
         optimisers=make_optimisers(model, training),
         device=device,
         symmetries=SymmetryGroup(schema) if training.augment else None,
         initial_seconds=initial_seconds,
     )
+
+
+def compiled(model: Operator, device: torch.device) -> Forward:
+    """Return a model that is compiled at its first call; ValueError, at once, where torch has no compiler."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # torch has no type for all that may be missing
+        reason = str(error).partition("\n")[0]
+        remedy = "install a C++ compiler such as g++, or use training.compile=false"
+        raise ValueError(f"training.compile=true: torch cannot compile here ({reason}); {remedy}") from error
+    return torch.compile(model)
 
 
 def _warn(dataset: PointDataset, config: Config, device: torch.device) -> None:

@@ -153,6 +153,21 @@ def test_outputs_fixed_by_dirichlet_conditions_count_in_the_loss_when_asked(data
     assert free[1] == 0.0 and every[1] == every[0] > free[0]
 
 
+def test_without_a_compiler_the_setting_is_named(data, tmp_path, monkeypatch):
+    def no_compiler(function):
+        def call(*arguments):
+            raise RuntimeError("InvalidCxxCompiler: no working C++ compiler\nand much more")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    message = (
+        r"training.compile=true: torch cannot compile here \(InvalidCxxCompiler: no working C\+\+ compiler\); install"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(data, tmp_path, with_training(compile=True))
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_training_learns_the_map(data, tmp_path, optimizer):
     config = with_training(epochs=60, learning_rate=1e-2, optimizer=optimizer, validate_every=30, gradient_weight=0.1)
