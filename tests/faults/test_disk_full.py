@@ -1,0 +1,66 @@
+"""A disk that is full, at 20 sizes from 4 kB to 4 MB: one line, exit code 2, nothing half written; a rerun ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
+
+pytestmark = needs_dolfinx
+SIZES = [4096 * int(size) for size in np.geomspace(1, 1024, 20)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in which ``disk`` is a file system of its own, where mounts are allowed."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "none", str(disk)], capture_output=True, check=False)
+    yield tmp_path
+    if mounted.returncode == 0:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("job", "ranks"),
+    [
+        ("generate", 1),
+        ("generate", 2),
+        ("generate", 3),
+        ("generate-2", 2),
+        ("train", 1),
+        ("solve", 1),
+        ("solve", 2),
+        ("solve", 3),
+        ("bench", 1),
+        ("collect", 1),
+    ],
+)
+def test_a_full_disk_is_one_line(job: str, ranks: int, folder: Path) -> None:
+    command = [sys.executable, "-m", "tests.faults.disk", str(folder), job, *map(str, SIZES)]
+    if ranks > 1:
+        if mpiexec() is None:
+            pytest.skip("no mpiexec beside the interpreter")
+        command = [str(mpiexec()), "-n", str(ranks), *command]
+    done = subprocess.run(
+        command, cwd=ROOT, env=plain_environment(), capture_output=True, text=True, timeout=1200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    wrong = []
+    for row in rows:
+        line = "lrsa-coupled: error: No space left on device: ", "lrsa-coupled: error: File too large: "
+        full = row["code"] == 2 and row["text"].startswith(line) and row["text"].count("\n") == 1
+        whole = row["code"] == 0 and row["text"] == ""
+        print(f"{job:10s} {ranks} ranks {row['size']:8d} bytes of {row['kB']} kB: exit {row['code']}, {row['text']}")
+        if not (full or whole) or row["left"] or row["again"] != 0 or not row["same"]:
+            wrong.append(row)
+    assert wrong == [] and len(rows) == len(SIZES)
+    assert sum(row["code"] == 2 for row in rows) >= 3
