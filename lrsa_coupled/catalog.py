@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from lrsa_coupled.files import read_toml
 from lrsa_coupled.interfaces import Case
+from lrsa_coupled.reading import read_toml
 from lrsa_coupled.settings import nearest, update
 
 WRAPPERS = {

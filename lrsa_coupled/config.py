@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from lrsa_coupled.files import read_json, read_toml, write_text_atomically
+from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.reading import converted, read_json, read_toml
 from lrsa_coupled.settings import Section, hints, parse, setting, update
 
 Precision = Literal["fp32", "bf16"]
@@ -23,6 +24,13 @@ Device = Literal["auto", "cpu", "cuda"]
 Reuse = Literal["nothing", "setup", "preconditioner"]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+# Limits of what is allocated: files that anybody may have written ask for more than there is memory.
+Size = Annotated[int, Meta(ge=1, le=1 << 16)]
+Factor = Annotated[int, Meta(ge=1, le=256)]
+Modes = Annotated[int, Meta(ge=0, le=1024)]
+Resolution = Annotated[int, Meta(ge=1, le=10**6)]
+Samples = Annotated[int, Meta(ge=1, le=10**7)]
+Seed = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 PositiveFloat = Annotated[float, Meta(gt=0)]
 Share = Annotated[float, Meta(gt=0, lt=1)]
 NonNegativeFloat = Annotated[float, Meta(ge=0)]
@@ -35,8 +43,8 @@ VERSION = 2
 class ProblemConfig(Section):
     """The problems of ``generate``, ``solve``, ``bench`` and experiments."""
 
-    seed: Natural | None = setting(None, "seed of the samples; none: 0 to generate, 3 for unseen samples")
-    resolution: Positive | None = setting(None, "resolution of the meshes; none: that of the case")
+    seed: Seed | None = setting(None, "seed of the samples; none: 0 to generate, 3 for unseen samples")
+    resolution: Resolution | None = setting(None, "resolution of the meshes; none: that of the case")
     rtol: Share | None = setting(None, "residual norm at the end over that of the zero guess; none: that of the case")
 
     @property
@@ -54,7 +62,7 @@ class ProblemConfig(Section):
 class GenerateConfig(Section):
     """Data generation."""
 
-    samples: Positive = setting(100, "number of samples")
+    samples: Samples = setting(100, "number of samples")
     samples_per_shard: Positive = setting(16, "samples of a full file")
     ranks_per_sample: Positive = setting(1, "ranks that share the mesh of a sample")
     method: str | None = setting(None, "method of the case; none: its default")
@@ -78,9 +86,9 @@ class OperatorConfig(Section):
     """What every kind of operator reads; a kind adds its own settings."""
 
     kind: str = setting("", "kind of the operator")
-    width: Positive = setting(64, "features of a point")
-    num_blocks: Positive = setting(4, "blocks one after the other")
-    num_frequencies: Natural = setting(0, "octaves of sines and cosines of the coordinates among the features")
+    width: Size = setting(64, "features of a point")
+    num_blocks: Factor = setting(4, "blocks one after the other")
+    num_frequencies: Modes = setting(0, "octaves of sines and cosines of the coordinates among the features")
     weight_std: PositiveFloat | None = setting(0.02, "deviation of initial weights; none: the root of 1 / width")
 
     def variant(self, values: Mapping[str, Any], *, where: str) -> OperatorConfig:
@@ -112,7 +120,7 @@ class OperatorConfig(Section):
 class AttentionConfig(OperatorConfig):
     """What the kinds with attention read besides."""
 
-    num_heads: Positive = setting(4, "heads of attention, which divide the width")
+    num_heads: Size = setting(4, "heads of attention, which divide the width")
     grid_convolution: bool = setting(False, "a 3 x 3 convolution at the points of a uniform grid, all on one rank")
 
 
@@ -120,7 +128,7 @@ class AttentionConfig(OperatorConfig):
 class FeedForwardConfig(AttentionConfig):
     """What the kinds with feed-forward networks read besides."""
 
-    ffn_ratio: Positive = setting(1, "hidden width of the feed-forward networks relative to the width")
+    ffn_ratio: Factor = setting(1, "hidden width of the feed-forward networks relative to the width")
     grid_skip: bool = setting(False, "add the result of the convolution to the features, too")
 
 
@@ -132,7 +140,7 @@ class LrsaConfig(FeedForwardConfig):
     """Low-rank spatial attention, see ``operators/lrsa.py`` for the symbols."""
 
     kind: Literal["lrsa"] = setting("lrsa", KIND)
-    num_latents: Positive = setting(64, "latent tokens")
+    num_latents: Size = setting(64, "latent tokens")
     mass_weighted: bool = setting(False, "make the down attention a quadrature, for meshes that are refined locally")
     score_gain: PositiveFloat = setting(1.0, "initial gain of normalised queries and keys; a larger one is sharper")
     tied: bool = setting(False, "for ablation: use the scores of the down attention for the up attention, too")
@@ -145,7 +153,7 @@ class FlareConfig(AttentionConfig):
     """FLARE, for comparison."""
 
     kind: Literal["flare"] = setting("flare", KIND)
-    num_latents: Positive = setting(64, "latent tokens")
+    num_latents: Size = setting(64, "latent tokens")
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,7 @@ class TransolverConfig(FeedForwardConfig):
     """Transolver, for comparison."""
 
     kind: Literal["transolver"] = setting("transolver", KIND)
-    num_latents: Positive = setting(64, "slices")
+    num_latents: Size = setting(64, "slices")
 
 
 @dataclass(frozen=True)
@@ -169,7 +177,7 @@ class FnoConfig(OperatorConfig):
     """Fourier neural operator on a uniform grid, for comparison."""
 
     kind: Literal["fno"] = setting("fno", KIND)
-    num_modes: Positive = setting(8, "modes kept of an axis")
+    num_modes: Annotated[int, Meta(ge=1, le=1024)] = setting(8, "modes kept of an axis")
 
 
 KINDS = (LrsaConfig, FlareConfig, TransolverConfig, FullConfig, FnoConfig)
@@ -206,7 +214,7 @@ class TrainingConfig(Section):
         None, "validations without a better error after which the run ends; none: never"
     )
     save_every: NonNegativeFloat = setting(20.0, "time between states to resume from [s]")
-    seed: Natural = setting(0, "seed of the weights, the batches and the split")
+    seed: Seed = setting(0, "seed of the weights, the batches and the split")
     device: Device = setting("auto", "auto takes a GPU when there is one")
     tensorboard: bool = setting(False, "write the losses for TensorBoard, too")
 
@@ -280,7 +288,7 @@ def load(base: Config, *, files: Sequence[Path] = (), assignments: Sequence[str]
 
 def of_kind(operator: OperatorConfig, kind: str, *, where: str = "operator") -> OperatorConfig:
     """Return the configuration of an operator of another kind, with the settings that both have."""
-    if kind not in OPERATORS:
+    if not isinstance(kind, str) or kind not in OPERATORS:
         raise ValueError(f"{where}: 'operator.kind': expected one of {', '.join(OPERATORS)}, got {kind!r}")
     shared = hints(OPERATORS[kind]).keys() & hints(operator).keys() - {"kind"}
     return OPERATORS[kind](**{name: getattr(operator, name) for name in shared})
@@ -308,22 +316,26 @@ def save(config: Config, folder: Path) -> None:
 
 def read(path: Path) -> Config:
     """Read a ``config.json``; of one of version 1 what training reads. ValueError when it holds anything else."""
-    content = read_json(path)
+    where, content = str(path), read_json(path)
     version = content.pop("version", 1)
+    if version not in (1, VERSION):
+        raise ValueError(f"{path}: format version {version!r}, expected 1 or {VERSION}: install the matching release")
+    for name in ("operator", "training", "guess"):
+        converted(content.setdefault(name, {}), dict, where=f"{where}: {name}")
     if version != 1:
-        content.get("guess", {}).pop("max_residual", None)  # of version 0.2, which 0.3 has replaced
-        return update(Config(), content, where=str(path))
-    config = update(Config(), {name: content[name] for name in ("options", "data") if name in content}, where=str(path))
-    operator = operator_from_card(content.get("operator", {}), version=1, where=str(path))
-    training = training_from_card(content.get("training", {}), version=1, where=str(path))
+        content["guess"].pop("max_residual", None)  # of version 0.2, which 0.3 has replaced
+        return update(Config(), content, where=where)
+    config = update(Config(), {name: content[name] for name in ("options", "data") if name in content}, where=where)
+    operator = operator_from_card(content["operator"], version=1, where=where)
+    training = training_from_card(content["training"], version=1, where=where)
     return dataclasses.replace(config, operator=operator, training=training)
 
 
 def operator_from_card(values: Mapping[str, Any], *, version: int, where: str) -> OperatorConfig:
     """Return the operator of a model card; one of version 1 holds the settings of all kinds, which had no effect."""
     if version == 1:
-        own = hints(OPERATORS.get(values.get("kind", "lrsa"), LrsaConfig))
-        values = _not_set({name: values[name] for name in values if name in own}, "weight_std")
+        kind = of_kind(LrsaConfig(), values.get("kind", "lrsa"), where=where)
+        values = _not_set({name: values[name] for name in values if name in hints(kind)}, "weight_std")
     return update(LrsaConfig(), values, where=where, prefix="operator.")
 
 

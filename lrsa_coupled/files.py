@@ -1,24 +1,23 @@
-"""Files that appear whole or not at all; JSON and TOML with errors that name the file."""
+"""Files that appear whole or not at all, locks, and names of processes; ``reading.py`` reads what others wrote."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import hashlib
-import json
+import itertools
 import os
 import secrets
 import shutil
 import sys
 import time
-import tomllib
 from collections.abc import Buffer, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import msgspec
+from lrsa_coupled.reading import Damaged, read_text
 
 DAY = 86400.0
 KINDS = {"dataset.json": "a data set", "model.json": "a model", "result.json": "a solution"}
@@ -169,10 +168,10 @@ def create_text(path: Path, text: str) -> bool:
 def read_created(path: Path, *, patience: float = 10.0) -> str:
     """Read a file of ``create_text``; ValueError when it has no end after ``patience`` seconds."""
     end = time.monotonic() + patience
-    while not (text := path.read_text(encoding="utf-8")).endswith("\n"):
+    while not (text := read_text(path)).endswith("\n"):
         if time.monotonic() > end:
             text = "has no end: a job was killed while it wrote it"
-            raise ValueError(f"{path} {text}; remove it when no job is at work in this folder")
+            raise Damaged(f"{path} {text}; remove it when no job is at work in this folder")
         time.sleep(0.01)
     return text
 
@@ -309,30 +308,22 @@ def _holder(path: Path) -> str:
         return ""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError when the file holds something else, OSError when it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a valid JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def converted[T](content: Any, kind: type[T], *, where: str) -> T:
-    """Return JSON content as a dataclass or another type; ValueError names the entry that is missing or wrong."""
-    try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Read a TOML file; ValueError when it cannot be read or is not TOML."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a valid TOML file: {error}") from error
-    except OSError as error:
-        raise ValueError(f"cannot read the configuration file {path}: {error.strerror}") from error
+def set_aside(path: Path, folder: Path) -> None:
+    """Give a damaged file a second name in ``folder``, which keeps it whatever takes its place."""
+    folder.mkdir(exist_ok=True)
+    for number in itertools.count():
+        aside = folder / (f"{path.name}.{number}" if number else path.name)
+        if os.path.lexists(aside):
+            if path.samefile(aside):
+                return
+            continue
+        try:
+            os.link(path, aside)
+        except FileExistsError:  # by another job, at this moment
+            continue
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without links
+            with atomic_path(aside) as temporary:
+                shutil.copyfile(path, temporary)
+        return

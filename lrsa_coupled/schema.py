@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import msgspec
 
-from lrsa_coupled.files import converted
+from lrsa_coupled.reading import converted
+
+MOST_COLUMNS = 1 << 16
+"""Values at a point, or of a problem, at most: a file may ask for more than there is memory."""
 
 TRAINING_ONLY = {"training_only": True}
 """Marks what only training reads: an operator fits problems whose schema differs in it."""
@@ -37,7 +41,7 @@ class Field:
             predicts all of it.
 
     Raises:
-        ValueError: If there is not at least one component.
+        ValueError: If there is not at least one component, there are too many, or the loss weight is not finite.
     """
 
     name: str
@@ -49,8 +53,11 @@ class Field:
     relative_to: str | None = None
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"field '{self.name}' needs at least one component, got {self.components}")
+        if not 1 <= self.components <= MOST_COLUMNS:
+            found = f"got {self.components}"
+            raise ValueError(f"field '{self.name}' needs at least one component, at most {MOST_COLUMNS}, {found}")
+        if not math.isfinite(self.loss_weight):
+            raise ValueError(f"field '{self.name}': expected a finite loss weight, got {self.loss_weight}")
 
     @property
     def label(self) -> str:
@@ -96,8 +103,8 @@ class Schema:
         symmetries: Generators of the group of reflections and turns of the family; training may apply them to samples.
 
     Raises:
-        ValueError: If the dimension is not 1, 2 or 3, a name occurs twice, there is no output, or an output corrects an
-            input that is not there or has another number of components.
+        ValueError: If the dimension is not 1, 2 or 3, a name occurs twice or cannot be printed, there is no output or
+            too many values, or an output corrects an input that is not there or has another number of components.
     """
 
     name: str
@@ -117,6 +124,10 @@ class Schema:
             names = _names(getattr(self, kind))
             if len(set(names)) < len(names):
                 raise ValueError(f"schema '{self.name}': the {kind} need different names, got {', '.join(names)}")
+            if not all(name.isprintable() for name in (self.name, *names)):
+                raise ValueError(f"schema {self.name!r}: the {kind} need names that can be printed, got {names}")
+        if max(self.num_inputs, self.num_outputs, len(self.scalars)) > MOST_COLUMNS:
+            raise ValueError(f"schema '{self.name}': expected at most {MOST_COLUMNS} values at a point, got more")
         sizes = {item.name: item.components for item in self.inputs}
         for item in self.outputs:
             if item.relative_to is not None and sizes.get(item.relative_to) != item.components:

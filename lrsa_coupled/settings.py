@@ -116,5 +116,5 @@ def parse(text: str) -> Any:
     """Return a value written as in TOML, or the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text

@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.reading import open_regular
 
 type Scalar = bool | int | float | str | None
 type Values = dict[str, Scalar]
@@ -165,7 +166,8 @@ def read_rows(path: Path) -> Results:
     """
     expected = "expected results as 'lrsa-coupled bench CASE --json FILE' writes them"
     try:
-        lines = path.read_bytes().splitlines()
+        with open_regular(path) as stream:
+            lines = stream.read().splitlines()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); {expected}") from error
     if not lines:
@@ -176,7 +178,7 @@ def read_rows(path: Path) -> Results:
     for number, line in enumerate(lines, start=1):
         try:
             header = _add(decoder.decode(line), line, header, rows)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = f"not valid JSON ({error})" if type(error) is msgspec.DecodeError else str(error)
             raise ValueError(f"{path}, line {number}: {what}; {expected}") from error
     assert header is not None

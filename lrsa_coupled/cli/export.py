@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
@@ -30,7 +31,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"{args.data} has no solved sample {missing}; 'lrsa-coupled info' prints what it has")
     with writing(None, folders=[args.out]):
         for index in args.index:
-            path = args.out / f"{store.card.schema.name.replace(':', '-')}-{index:08d}.vtkhdf"
+            path = args.out / f"{re.sub(r'[^\w.-]', '-', store.card.schema.name)}-{index:08d}.vtkhdf"
             write_vtkhdf(path, store.arrays(index), store.card.schema)
             print(path)
     return 0

@@ -16,7 +16,8 @@ import numpy as np
 from lrsa_coupled import catalog, config as configuration, mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, start, writing
-from lrsa_coupled.files import check_kind, read_json, write_text_atomically
+from lrsa_coupled.files import check_kind, write_text_atomically
+from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import nearest, update
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from lrsa_coupled.cli._arguments import add_data
 from lrsa_coupled.cli._startup import one_process
@@ -27,11 +28,18 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     broken = {damage.path for damage in damages}
     sound = {entry.index for path, header in store.headers.items() if path not in broken for entry in header.entries}
     sound |= {index for damage in damages for index in damage.kept}
-    missing = sorted(set(range(generate_setting(args.data, "samples", 0))) - sound)
-    if missing:
-        print(f"missing: sample {', '.join(map(str, missing))}")
-    damaged = f"{len(damages)} shards damaged, {len(missing)} samples to make"
+    gaps = missing_ranges(sound, generate_setting(args.data, "samples", 0))
+    if gaps:
+        texts = (str(gap[0]) if len(gap) == 1 else f"{gap[0]} to {gap[-1]}" for gap in gaps)
+        print(f"missing: sample {', '.join(texts)}")
+    damaged = f"{len(damages)} shards damaged, {sum(map(len, gaps))} samples to make"
     print(f"{args.data}: {len(sound)} samples fit their digests, {damaged}")
-    if damages or missing:
+    if damages or gaps:
         print("run the generate command again: it makes just those")
-    return 1 if damages or missing else 0
+    return 1 if damages or gaps else 0
+
+
+def missing_ranges(present: Iterable[int], number: int) -> list[range]:
+    """Return the runs of indices below ``number`` that are not present."""
+    ends = [-1, *sorted(index for index in present if index < number), number]
+    return [range(one + 1, two) for one, two in pairwise(ends) if two > one + 1]

@@ -7,13 +7,28 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Annotated, Any, TypedDict, final
 
-from lrsa_coupled.files import check_kind, converted, create_text, read_created, read_json, write_text_atomically
+from msgspec import Meta
+
+from lrsa_coupled.files import check_kind, create_text, read_created, write_text_atomically
+from lrsa_coupled.reading import converted, read_sealed, sealed
 from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
 VERSION = 3
+
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Part(TypedDict):
+    """One of the data sets that a merged one was made of."""
+
+    seed: Count
+    resolution: Count
+    settings: dict[str, Any]
+    samples: Count
 
 
 @final
@@ -22,12 +37,12 @@ class DataCard:
     """Content of ``dataset.json``, as specified in ``data/format.py``."""
 
     schema: Schema
-    seed: int
-    resolution: int
+    seed: Count
+    resolution: Count
     parameters: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
-    merged: list[dict[str, Any]] = field(default_factory=list)
+    merged: list[Part] = field(default_factory=list)
 
     @property
     def seeds(self) -> set[int]:
@@ -48,7 +63,10 @@ class DataCard:
         if version == 2:
             content = _of_version_2(content, where)
         schema = Schema.from_json(content.get("schema"), where=where)
-        return converted({**content, "schema": schema}, cls, where=where)
+        card = converted({**content, "schema": schema}, cls, where=where)
+        for settings in (card.settings, *(part["settings"] for part in card.merged)):
+            converted(settings.get("options", {}), dict, where=f"{where}: options")
+        return card
 
     def difference(self, other: DataCard, defaults: Mapping[str, Any]) -> str | None:
         """Return the first mismatch in words, versions aside; ``defaults`` are settings that a card does not hold."""
@@ -83,7 +101,7 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
     check_kind(folder, NAME)
     (folder / "shards").mkdir(parents=True, exist_ok=True)
     if not (folder / NAME).exists():
-        if create_text(folder / NAME, _text(card)):
+        if create_text(folder / NAME, sealed(card.to_json())):
             return
         read_created(folder / NAME)  # another job makes it at this moment
     present = read_card(folder)
@@ -92,19 +110,22 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
     symmetries = card.schema.symmetries or present.schema.symmetries
     card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
     if card != present:
-        write_text_atomically(folder / NAME, _text(card))
-
-
-def _text(card: DataCard) -> str:
-    return json.dumps(card.to_json(), indent=1) + "\n"
+        write_text_atomically(folder / NAME, sealed(card.to_json()))
 
 
 def read_card(folder: Path) -> DataCard:
-    """Read the card of a data set; ValueError when it is missing or damaged, or of another version."""
+    """Read the card of a data set. OSError when it cannot be read.
+
+    Raises:
+        ValueError: If there is none, it is damaged, or of another version.
+    """
     path = folder / NAME
-    if not path.exists():
-        raise ValueError(f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'")
-    return DataCard.from_json(read_json(path), where=str(path))
+    try:
+        content = read_sealed(path)
+    except (FileNotFoundError, NotADirectoryError):
+        text = f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'"
+        raise ValueError(text) from None
+    return DataCard.from_json(content, where=str(path))
 
 
 def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -115,7 +136,8 @@ def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if settings.get("guess") == "classical":
         settings["guess"] = "none"
     if "chains" in settings:
-        length, reuse, recycle, sort = settings["chains"]
+        kind = tuple[int, str, int, bool]
+        length, reuse, recycle, sort = converted(settings["chains"], kind, where=f"{where}: chains")
         settings["chains"] = [length, reuse, recycle or None, sort]
     schema = Schema.from_flat(content, where=where).to_json()
     return {**content, "schema": schema, "settings": settings}

@@ -11,21 +11,25 @@ import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import final
+from typing import Annotated, final
 
 import msgspec
 
-from lrsa_coupled.files import converted, create_text, may_be_running, process_name, read_created, read_json
+from lrsa_coupled.files import create_text, may_be_running, process_name, read_created
+from lrsa_coupled.reading import converted, read_json
 
 SMALLEST, LARGEST = 16, 1024
 """Samples of the first block of a job, and of the largest; each is twice as large as the one before."""
 
 
+Index = Annotated[int, msgspec.Meta(ge=-1, lt=1 << 31)]
+
+
 class Block(msgspec.Struct, frozen=True):
     """Indices ``first`` to ``first + count - 1`` and the job that has taken them; ``closed``: the job has ended."""
 
-    first: int
-    count: int
+    first: Index
+    count: Index
     job: str
     closed: bool = False
 
@@ -64,7 +68,7 @@ class Indices:
 
     def of_others(self) -> list[range]:
         """Return the blocks of other jobs that may be at work."""
-        blocks = [_read(path) for path in sorted(self._folder.glob("*.json"))]
+        blocks = [_read(path) for path in sorted(self._folder.glob("*.json")) if path.stem.isdecimal()]
         ended = {block.job for block in blocks if block.closed} | {self._block.job}
         running = {job: may_be_running(job.partition("~")[2]) for job in {block.job for block in blocks} - ended}
         return [range(block.first, block.first + block.count) for block in blocks if running.get(block.job)]
@@ -74,7 +78,8 @@ class Indices:
 
     def _append(self, count: int, *, closed: bool = False) -> Block:
         """Add a block to those of all jobs."""
-        listed = max((int(path.stem) for path in self._folder.glob("*.json")), default=-1)
+        numbers = (path.stem for path in self._folder.glob("*.json"))
+        listed = max((int(number) for number in numbers if number.isdecimal()), default=-1)
         self._last = max(self._last, listed)  # a list over the network may be a minute old: a try below is not
         while True:
             first = self._first
@@ -119,7 +124,8 @@ class Shares:
 
     def remove(self, indices: Iterable[int]) -> None:
         """Remove the marks of samples. Call on one rank."""
-        for index in {int(path.name) for path in self._folder.glob("*")}.intersection(indices):
+        marked = {int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()}
+        for index in marked.intersection(indices):
             self._path(index).unlink(missing_ok=True)
         with suppress(OSError):  # there is none, or another job has marks in it
             self._folder.rmdir()

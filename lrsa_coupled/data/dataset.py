@@ -22,7 +22,6 @@ from lrsa_coupled.data.cells import are_simplices, simplices
 from lrsa_coupled.data.format import SampleArrays, array_digest
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.logs import progress
-from lrsa_coupled.schema import Schema
 
 CORRUPT = "the data set is corrupt, generate it again"
 
@@ -236,7 +235,6 @@ class PointDataset:
             return self._cache[sample]
         index = self.indices[sample]
         arrays = self._store.arrays(index)
-        _check_sample(index, arrays, schema=self.schema)
         geometry, added = self._geometry(index, arrays)
         table = _side_by_side(arrays.inputs, arrays.outputs)
         scalars = torch.from_numpy(np.asarray(arrays.scalars, dtype=np.float32))
@@ -272,26 +270,3 @@ def _draw(sizes_B: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
 
 def _side_by_side(*columns: npt.NDArray[Any]) -> Tensor:
     return torch.from_numpy(np.concatenate([column.astype(np.float32) for column in columns], axis=1))
-
-
-def _check_sample(index: int, arrays: SampleArrays, *, schema: Schema) -> None:
-    num_points = len(arrays.points)
-    shapes = {
-        "points": (num_points, schema.dim),
-        "mass": (num_points,),
-        "inputs": (num_points, schema.num_inputs),
-        "outputs": (num_points, schema.num_outputs),
-        "constrained": (num_points, schema.num_outputs),
-        "scalars": (len(schema.scalars),),
-    }
-    for name, shape in shapes.items():
-        values = getattr(arrays, name)
-        if values.shape != shape:
-            raise ValueError(f"sample {index}: '{name}' has shape {values.shape}, expected {shape}: {CORRUPT}")
-        if not np.isfinite(values).all():
-            raise ValueError(f"sample {index}: '{name}' holds values that are not finite: {CORRUPT}")
-    if num_points == 0 or arrays.mass.min() <= 0.0:
-        raise ValueError(f"sample {index}: it has no points or a mass that is not positive: {CORRUPT}")
-    cells = arrays.cells
-    if cells.ndim != 2 or (cells.size > 0 and not 0 <= cells.min() <= cells.max() < num_points):
-        raise ValueError(f"sample {index}: 'cells' names nodes beyond the {num_points} it has: {CORRUPT}")

@@ -9,6 +9,7 @@ A data set is a folder::
     claims/*.json  blocks of indices that collectors have taken; never removed
     begun/*        marks of the samples that jobs of one generate have begun with; hints, they may be removed
     models/*       models trained while it grew, by number of samples in six digits; each appears by atomic rename
+    damaged/*      shards that were damaged, kept as they were when they were repaired; they may be removed
 
 A shard is written by one rank and named ``<first index>-<number of samples>-<first 8 digits of its digest>.h5``. A run
 that was killed, or jobs that merge shards at the same time, may leave a sample in two of them, with the same contents:
@@ -25,7 +26,8 @@ that ends gives back the rest of its last block if that is still the last of all
 ``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as
 it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``). A data set merged from several that
 differ has in ``merged`` a list of their ``seed``, ``resolution``, ``settings`` and number of ``samples``, and beside it
-seed and resolution of the first and the settings that all have. Version 2, which is read too, has the entries of
+seed and resolution of the first and the settings that all have. ``digest`` is that of all other entries as JSON with
+sorted keys and without spaces; before version 0.4 there was none. Version 2, which is read too, has the entries of
 ``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and ``strategy`` for
 ``method``. Shards are the same in both.
 
@@ -33,6 +35,11 @@ seed and resolution of the first and the settings that all have. Version 2, whic
 rest of the header, a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header,
 and ``samples``, a list of ``[index, solved (0 or 1), nodes, cells]``. Every digest is BLAKE2b of 16 bytes in
 hexadecimal, so a change of any byte shows.
+
+**Reading.** Digests that fit say nothing about who has made a file. So a reader refuses numbers beyond their limits,
+links out of a file, arrays that are larger than it, in several pieces or with filters, and arrays that do not fit the
+schema and each other. A shard that is damaged is not one that cannot be read: only the former is repaired, from what
+is whole of it; it is kept in ``damaged``.
 
 **Geometry.** A group ``geometry/<digest>`` for each set of nodes, shared by the samples of the shard that have it, with
 N nodes, E cells, V vertices a cell, d dimensions, K output values a node::
@@ -73,6 +80,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lrsa_coupled.schema import Schema
+
 GEOMETRY: dict[str, type] = {
     "points": np.float64,
     "mass": np.float64,
@@ -111,6 +120,33 @@ class SampleRecord:
     residual: float
     seconds: float
     arrays: SampleArrays | None
+
+
+def check_arrays(arrays: SampleArrays, schema: Schema) -> None:
+    """Raise ValueError unless shapes fit a schema and each other, values are finite, and cells name nodes there are."""
+    num_points = len(arrays.points)
+    shapes = {
+        "points": (num_points, schema.dim),
+        "mass": (num_points,),
+        "boundary": (num_points,),
+        "inputs": (num_points, schema.num_inputs),
+        "outputs": (num_points, schema.num_outputs),
+        "constrained": (num_points, schema.num_outputs),
+        "scalars": (len(schema.scalars),),
+    }
+    for name, shape in shapes.items():
+        values = getattr(arrays, name)
+        if values.shape != shape:
+            raise ValueError(f"'{name}' has shape {values.shape}, expected {shape}")
+        if not (np.abs(values) <= np.finfo(np.float32).max).all():
+            raise ValueError(f"'{name}' holds values that are not finite in float32")
+    if num_points == 0 or arrays.mass.min() <= 0.0:
+        raise ValueError("it has no points or a mass that is not positive")
+    cells = arrays.cells
+    if cells.ndim != 2 or not 2 <= cells.shape[1] <= 8:
+        raise ValueError(f"'cells' has shape {cells.shape}, expected 2 to 8 vertices a cell")
+    if cells.size > 0 and not 0 <= cells.min() <= cells.max() < num_points:
+        raise ValueError(f"'cells' names nodes beyond the {num_points} it has")
 
 
 def digest(parts: Iterable[bytes | memoryview]) -> str:

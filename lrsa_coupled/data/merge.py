@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.card import DataCard, Part, create
 from lrsa_coupled.data.format import SampleRecord, record_digest
 from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore, generate_setting
-from lrsa_coupled.files import read_json, temporary_folder, write_text_atomically
+from lrsa_coupled.files import temporary_folder, write_text_atomically
+from lrsa_coupled.reading import read_json
 
 SAMPLES_PER_SHARD, MOST_BYTES = 64, 1 << 28
 """A shard is full at so many samples or bytes."""
@@ -67,8 +68,7 @@ def merged_card(cards: Sequence[DataCard], counts: Sequence[int]) -> DataCard:
     parts = [
         part
         for one, count in zip(cards, counts, strict=True)
-        for part in one.merged
-        or [{"seed": one.seed, "resolution": one.resolution, "settings": one.settings, "samples": count}]
+        for part in one.merged or [Part(seed=one.seed, resolution=one.resolution, settings=one.settings, samples=count)]
     ]
     settings = {k: v for k, v in first.settings.items() if all(other.settings.get(k) == v for other in cards)}
     parameters = {name: unit for one in reversed(cards) for name, unit in one.parameters.items()}

@@ -2,6 +2,7 @@
 
 Any number of jobs may do both at once. Of the shards that hold a sample the one with most samples counts, the last by
 name of several; one is removed only when those that count instead are on disk. So at any time the last of them stays.
+What is removed has been read in full and stands elsewhere; what is damaged is kept in the folder ``damaged``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
 
+from lrsa_coupled.data.card import read_card
 from lrsa_coupled.data.format import SampleRecord
-from lrsa_coupled.data.shard import readable, write_shard
+from lrsa_coupled.data.shard import whole_samples, write_shard
 from lrsa_coupled.data.store import Damage, DataStore
-from lrsa_coupled.files import abandoned
+from lrsa_coupled.files import abandoned, set_aside
+
+DAMAGED = "damaged"
+"""Folder of the damaged shards as they were."""
 
 
 @final
@@ -44,9 +49,17 @@ class ShardWriter:
 
 
 def repair(folder: Path, damages: Iterable[Damage]) -> None:
-    """Replace damaged shards by what can still be read of them. Call on one rank."""
+    """Replace damaged shards by what is whole of them, and keep them in ``damaged``. Call on one rank.
+
+    OSError when a shard cannot be read: it stays as it is.
+    """
+    schema = read_card(folder).schema
     for damage in damages:
-        kept = list(readable(damage.path).values())
+        try:
+            kept = list(whole_samples(damage.path, schema))
+            set_aside(damage.path, folder / DAMAGED)
+        except FileNotFoundError:  # another job has merged or repaired it
+            continue
         repaired = write_shard(folder, kept) if kept else None
         if repaired != damage.path:  # equal when all samples are readable: the same contents have the same name
             damage.path.unlink(missing_ok=True)
@@ -58,18 +71,22 @@ def tidy(folder: Path, samples_per_shard: int, *, leave: Sequence[range] = ()) -
     Call on one rank. A kill at any moment leaves every sample in at least one shard, and so do other jobs at work.
     Samples in ``leave`` stay in their shards: who makes them merges them.
     """
-    store = DataStore(folder)
+    store = DataStore(folder, tolerant=True)
     superfluous = [path for path in store.superfluous if store.stands_elsewhere(path)]
     for path in (*superfluous, *(folder / "shards").glob("*.part"), *abandoned(folder / "shards")):
         path.unlink(missing_ok=True)
     for paths in _small(store, samples_per_shard, leave):
         _merge(store, paths)
-    DataStore(folder).write_index()
+    DataStore(folder, tolerant=True).write_index()
 
 
 def _merge(store: DataStore, paths: Sequence[Path]) -> None:
     """Put the samples of some shards into one; nothing when a shard is damaged or has gone in the meantime."""
-    records = dict(item for path in paths for item in readable(path).items())  # a sample in two counts once
+    schema = store.card.schema
+    try:
+        records = {record.index: record for path in paths for record in whole_samples(path, schema)}
+    except FileNotFoundError:
+        return
     if any(entry.index not in records for path in paths for entry in store.headers[path].entries):
         return
     merged = write_shard(store.folder, list(records.values()))

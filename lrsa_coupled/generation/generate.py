@@ -20,7 +20,7 @@ from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Shares
 from lrsa_coupled.data.format import digest
-from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+from lrsa_coupled.data.writer import DAMAGED, ShardWriter, repair, tidy
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver
 from lrsa_coupled.guess.learned import LearnedGuess
@@ -261,7 +261,7 @@ def _create(case: Case, config: Config, folder: Path) -> None:
 def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateConfig) -> list[int]:
     """Repair and tidy the data set; return the missing samples."""
     for damage in damages:
-        logger.warning("%s; what is lost is made again", damage)
+        logger.warning("%s; what is lost is made again, the file is kept in %s", damage, folder / DAMAGED)
     repair(folder, damages)
     tidy(folder, settings.samples_per_shard)
     return sorted(set(range(settings.samples)) - set(store.DataStore(folder).entries))

@@ -34,7 +34,10 @@ class NearestSample:
         if not indices:
             raise ValueError("the nearest sample needs a data set with at least one solved sample, got none")
         records = map(store.read, indices)
-        table = np.array([_row(r.arrays.scalars, json.loads(r.parameters)) for r in records if r.arrays is not None])
+        rows = [_row(r.arrays.scalars, json.loads(r.parameters)) for r in records if r.arrays is not None]
+        if len({row.shape for row in rows}) > 1 or not np.isfinite(rows).all():
+            raise ValueError(f"{store.folder}: expected samples with the same parameters, finite numbers all of them")
+        table = np.array(rows)
         spread = table.std(axis=0)
         varies = spread > 1e-12 * np.abs(table).max(axis=0)
         self._store, self._indices = store, tuple(indices)

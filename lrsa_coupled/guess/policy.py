@@ -34,6 +34,7 @@ import numpy as np
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.files import write_text_atomically
 from lrsa_coupled.guess.record import DEFAULT, Record
+from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import update
 
 if TYPE_CHECKING:
@@ -315,8 +316,7 @@ def _read(path: Path) -> dict[str, Record]:
     if not path.exists():
         return {}
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
-        return {kind: Record.from_json(times) for kind, times in content.items()}
+        return {kind: Record.from_json(times) for kind, times in read_json(path).items()}
     except (OSError, ValueError, TypeError, AttributeError, IndexError) as error:
         text = f"{path} is not a record of costs of initial guesses ({error}): remove it or name another file"
         raise ValueError(text) from error

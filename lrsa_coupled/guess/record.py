@@ -14,6 +14,8 @@ import numpy.typing as npt
 DEFAULT = "default"
 """Name of the default solve among the choices."""
 
+LARGEST = 100.0
+
 type Entry = tuple[float, bool]
 """Logarithm of the time of a solve [s], and whether it ended with a solution."""
 
@@ -141,4 +143,7 @@ class Record:
 
 
 def _entry(value: Any) -> Entry:
-    return (float(value[0]), False) if isinstance(value, list) else (float(value), True)
+    log, solved = (float(value[0]), False) if isinstance(value, list) else (float(value), True)
+    if not abs(log) < LARGEST:
+        raise ValueError(f"expected logarithms of times below {LARGEST}, got {log}")
+    return log, solved

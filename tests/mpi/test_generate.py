@@ -125,16 +125,31 @@ def test_more_ranks_than_samples(shared_path: Path) -> None:
     assert generate(CavityCase(), one, shared_path / "data", COMM).solved == 1
 
 
-def test_a_damaged_sample_is_made_again(shared_path: Path) -> None:
+@pytest.mark.parametrize("size", [5000, 0])
+def test_a_damaged_sample_is_made_again(shared_path: Path, size: int) -> None:
     generate(CavityCase(), CONFIG, shared_path / "data", COMM)
     if COMM.rank == 0:
         shutil.copytree(shared_path / "data", shared_path / "whole")
         path = sorted((shared_path / "data" / "shards").glob("*.h5"))[0]
-        path.write_bytes(path.read_bytes()[:5000])
+        path.write_bytes(path.read_bytes()[:size])
     COMM.Barrier()
     assert generate(CavityCase(), CONFIG, shared_path / "data", COMM).made in (1, 2)
     if COMM.rank == 0:
         assert_same_arrays(shared_path / "data", shared_path / "whole")
+
+
+def test_a_shard_that_cannot_be_read_stops_all_ranks_and_stays(shared_path: Path) -> None:
+    """A link to itself cannot be opened, by the superuser either."""
+    generate(CavityCase(), CONFIG, shared_path, COMM)
+    path = sorted((shared_path / "shards").glob("*.h5"))[0]
+    COMM.Barrier()
+    if COMM.rank == 0:
+        path.rename(shared_path / "kept")
+        path.symlink_to(path.name)
+    COMM.Barrier()
+    with pytest.raises(OSError, match=path.name):
+        generate(CavityCase(), CONFIG, shared_path, COMM)
+    assert path.is_symlink() and not (shared_path / "damaged").exists()
 
 
 def test_fields_do_not_depend_on_the_ranks_of_a_sample(shared_path: Path) -> None:

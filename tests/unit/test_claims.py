@@ -146,3 +146,14 @@ def test_shares_are_hints(tmp_path: Path) -> None:
     assert not (tmp_path / "begun").exists()
     two.remove([1])  # nothing to remove
     assert Shares(tmp_path / "missing").take(0)  # the folder cannot be written: the sample will say it
+
+
+def test_claims_that_make_no_sense_are_named(tmp_path: Path) -> None:
+    assert Indices(tmp_path, 0).take() == 0
+    (tmp_path / "claims" / "notes.json").write_text("not a claim\n")
+    assert Indices(tmp_path, 0).take() == 16
+    path = tmp_path / "claims" / "00000002.json"
+    for text in ('{"first": 1e400}', '{"first": 1000000000000, "count": 1, "job": "a"}', "[" * 100_000, '{"first": 0}'):
+        path.write_text(f"{text}\n")
+        with pytest.raises(ValueError, match=path.name):
+            Indices(tmp_path, 0).take()

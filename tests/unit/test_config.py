@@ -84,7 +84,7 @@ def test_the_seed_of_training_and_test_samples_differ() -> None:
 def test_settings_are_checked_wherever_they_are_made() -> None:
     with pytest.raises(ValueError, match=r"'TrainingConfig.epochs': expected int >= 1, got 0"):
         TrainingConfig(epochs=0)
-    with pytest.raises(ValueError, match=r"'LrsaConfig.width': expected int >= 1, got '64'"):
+    with pytest.raises(ValueError, match=r"'LrsaConfig.width': expected int >= 1 and <= 65536, got '64'"):
         dataclasses.replace(LrsaConfig(), width="64")
 
 

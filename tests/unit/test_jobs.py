@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import multiprocessing
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 from lrsa_coupled.data import writer as writer_module
 from lrsa_coupled.data.card import create, read_card
 from lrsa_coupled.data.claims import Indices
+from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.shard import write_shard
-from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.data.store import Damage, DataStore
 from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+from lrsa_coupled.schema import Schema
 from tests.unit.test_store import CARD, assert_holds, make, record
 
 JOBS, SAMPLES = 3, 14
@@ -113,7 +116,7 @@ def test_shards_that_another_job_has_merged_are_not_damaged(tmp_path: Path) -> N
     tidy(tmp_path, 4)
     damages = store.verify()
     assert damages == []
-    repair(tmp_path, [*damages, *map(store._damage, store.headers)])  # even so it removes nothing else
+    repair(tmp_path, [Damage(path, None, ()) for path in store.headers])  # even so it removes nothing else
     assert_holds(tmp_path, [0, 1, 2])
 
 
@@ -121,15 +124,15 @@ def test_a_shard_that_goes_during_a_merge_costs_nothing(tmp_path: Path, monkeypa
     """Another job has merged sample 0 with 5: what is left of this merge has the name of a shard that stays."""
     make(tmp_path, [])
     first, second = (write_shard(tmp_path, [record(index)]) for index in (0, 1))
-    readable = writer_module.readable
+    whole_samples = writer_module.whole_samples
 
-    def other_job(path: Path) -> dict:
+    def other_job(path: Path, schema: Schema) -> Iterator[SampleRecord]:
         if first.exists():
             write_shard(tmp_path, [record(0), record(5)])
             first.unlink()
-        return readable(path)
+        return whole_samples(path, schema)
 
-    monkeypatch.setattr(writer_module, "readable", other_job)
+    monkeypatch.setattr(writer_module, "whole_samples", other_job)
     tidy(tmp_path, 4)
     monkeypatch.undo()
     assert second.exists()

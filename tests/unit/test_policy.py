@@ -140,9 +140,10 @@ def test_the_record_outlives_the_run(tmp_path: Path) -> None:
     first.save()
     second = Adaptive(GuessConfig(record=str(path)), ["learned"])
     assert _choose(second)[0] == DEFAULT
-    path.write_text("[1, 2]")
-    with pytest.raises(ValueError, match="is not a record of costs"):
-        Adaptive(GuessConfig(record=str(path)), ["learned"])
+    for text in ("[1, 2]", "[" * 100_000, '{"a": {"learned": [1e308]}}', '{"a": {"learned": [[]]}}', '{"a": [1e400]}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="is not a record of costs"):
+            Adaptive(GuessConfig(record=str(path)), ["learned"])
 
 
 def test_a_record_of_an_earlier_version_is_read(tmp_path: Path) -> None:

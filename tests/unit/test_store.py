@@ -75,7 +75,7 @@ def test_of_many_samples_the_times_of_some_stand_for_all(tmp_path: Path, monkeyp
     make(tmp_path, [5, 3, 4, 0, 1, 2, 6], 2, seconds=0.25)
     read = []
     monkeypatch.setattr(store_module, "MOST_TIMES", 3)
-    monkeypatch.setattr(store_module.shard, "read_seconds", lambda *arguments: read.append(arguments[1]) or 0.25)
+    monkeypatch.setattr(store_module.ShardReader, "seconds", lambda _, index: read.append(index) or 0.25)
     assert DataStore(tmp_path).seconds() == pytest.approx(7 * 0.25)
     assert len(read) <= 4
 
@@ -179,15 +179,15 @@ def test_index_is_made_again(tmp_path: Path) -> None:
 
 
 VERSION_2 = """{
- "format": 2, "case": "block", "dim": 3, "seed": 3, "resolution": 6, "rtol": 1e-08, "start": "classical",
+ "format": 2, "case": "block", "dim": 2, "seed": 3, "resolution": 6, "rtol": 1e-08, "start": "classical",
  "options": {"modes": 4}, "strategy": "krylov-schur", "chains": [32, "setup", 0, false],
  "parameters": {"medium": "1"}, "scalars": ["load"],
- "inputs": [{"name": "coarse", "components": 3, "unit": "b", "subspace": [], "loss_weight": 1.0}],
+ "inputs": [{"name": "a", "components": 1, "unit": "b", "subspace": [], "loss_weight": 1.0},
+  {"name": "coarse", "components": 1, "unit": "b", "subspace": [], "loss_weight": 1.0}],
  "outputs": [
-  {"name": "u", "components": 3, "unit": "b", "subspace": [0], "loss_weight": 2.0, "relative_to": "coarse"}
+  {"name": "u", "components": 1, "unit": "b", "subspace": [0], "loss_weight": 2.0, "relative_to": "coarse"}
  ],
- "symmetries": [{"points": [[-1, 0, 0], [0, 1, 0], [0, 0, 1]], "centre": [0.5, 0.5, 0.5], "inputs": [], "scalars": [],
-  "outputs": []}],
+ "symmetries": [{"points": [[-1, 0], [0, 1]], "centre": [0.5, 0.5], "inputs": [], "scalars": [], "outputs": []}],
  "versions": {"lrsa-coupled": "0.1.0"}
 }"""
 
@@ -197,9 +197,10 @@ def test_a_data_set_of_version_2_is_read_and_continued(tmp_path: Path) -> None:
     make(tmp_path, [0, 1])
     content_hash = DataStore(tmp_path).content_hash()
     (tmp_path / "dataset.json").write_text(VERSION_2)
-    mirror = Symmetry(((-1, 0, 0), (0, 1, 0), (0, 0, 1)), (0.5, 0.5, 0.5))
-    outputs = (Field("u", 3, "b", (0,), 2.0, relative_to="coarse"),)
-    schema = Schema("block", 3, (Field("coarse", 3, "b"),), ("load",), outputs, symmetries=(mirror,))
+    mirror = Symmetry(((-1, 0), (0, 1)), (0.5, 0.5))
+    inputs = (Field("a", unit="b"), Field("coarse", unit="b"))
+    outputs = (Field("u", 1, "b", (0,), 2.0, relative_to="coarse"),)
+    schema = Schema("block", 2, inputs, ("load",), outputs, symmetries=(mirror,))
     settings = {"rtol": 1e-8, "guess": "none", "options": {"modes": 4}, "method": "krylov-schur"}
     settings["chains"] = [32, "setup", None, False]
     store = DataStore(tmp_path)
@@ -215,7 +216,7 @@ def test_a_card_that_cannot_be_read_names_the_entry(tmp_path: Path) -> None:
     for text, message in (
         (VERSION_2.replace('"format": 2', '"format": 1'), "format version 1, expected 2 or 3"),
         (VERSION_2.replace('"seed": 3', '"sed": 3'), "missing required field `seed`"),
-        (VERSION_2.replace('"dim": 3, ', ""), "missing required field `dim`"),
+        (VERSION_2.replace('"dim": 2, ', ""), "missing required field `dim`"),
         ('{"format": 3, "seed": 0}', "schema: Expected `object`, got `null`"),
         ("{", "dataset.json is not a valid JSON file"),
     ):
