@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,13 +22,16 @@ from torch import Tensor
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import OperatorConfig, TrainingConfig
-from lrsa_coupled.files import converted, read_json, write_atomically, write_text_atomically
+from lrsa_coupled.files import write_atomically, write_text_atomically
 from lrsa_coupled.operators.model import Operator
+from lrsa_coupled.reading import Damaged, converted, open_regular, read_json
 from lrsa_coupled.schema import Schema
 
 VERSION = 2
 WEIGHTS = "model.safetensors"
 CARD = "model.json"
+LARGEST_HEADER = 1 << 20
+"""Bytes of the longest list of tensors in a file of weights."""
 REMEDY = "restore the file from its source or train again"
 
 
@@ -87,20 +91,19 @@ def save(folder: Path, model: Operator, card: ModelCard) -> None:
 
 def set_seconds(folder: Path, seconds: float) -> None:
     """Replace the wall time of the training on the card of a checkpoint; raises as ``load`` does. Call on one rank."""
-    content, weights = _read_pair(folder)
+    content, weights, *_ = _read_pair(folder)
     write_text_atomically(folder / CARD, _card_text(content | {"seconds": seconds}, weights))
 
 
 def load(folder: Path) -> tuple[Operator, ModelCard]:
     """Read a checkpoint, on the CPU, in evaluation mode.
 
-    ValueError, with the name of the file, when one is missing or damaged, or the two do not belong together.
+    Raises:
+        ValueError: With the name of the file, when there is none, one is damaged, or the two do not belong together.
+        OSError: When a file cannot be read.
     """
-    content, weights = _read_pair(folder)
-    card = _parse_card(content, folder / CARD)
+    _, weights, card, model = _read_pair(folder)
     tensors = read_tensors(weights, folder / WEIGHTS)
-    with torch.device("meta"):
-        model = make_model(card.operator, card.schema)
     _check_tensors(tensors, model.state_dict(), folder / WEIGHTS)
     # Assigned, as moving a model off the meta device imports sympy, half a second; cloned, as views are not aligned.
     model.load_state_dict({name: tensor.clone() for name, tensor in tensors.items()}, assign=True)
@@ -132,18 +135,38 @@ def _check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]
             raise ValueError(f"{path}: tensor '{name}' should be {wanted}, is {found}: {REMEDY}")
 
 
-def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes]:
-    """Read the content of the card and the weights, which belong together."""
+def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes, ModelCard, Operator]:
+    """Read the content of the card and the weights, which belong together, the card and its model without weights."""
     try:
-        content, weights = read_json(folder / CARD), (folder / WEIGHTS).read_bytes()
-    except OSError as error:
+        content = read_json(folder / CARD)
+        text, sha256 = content.get("card"), content.get("sha256")
+        if not isinstance(text, dict) or not isinstance(sha256, str) or len(content) != 2:
+            raise Damaged(f"{folder / CARD}: expected the entries 'card' and 'sha256': {REMEDY}")
+        card = _parse_card(text, folder / CARD)
+        model = _without_weights(card, folder / CARD)
+        weights = _read_weights(folder / WEIGHTS, sum(value.nbytes for value in model.state_dict().values()))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): give the folder of a model") from error
-    card, sha256 = content.get("card"), content.get("sha256")
-    if not isinstance(card, dict) or not isinstance(sha256, str) or len(content) != 2:
-        raise ValueError(f"{folder / CARD}: expected the entries 'card' and 'sha256': {REMEDY}")
-    if _digest(card, weights) != sha256:
-        raise ValueError(f"{folder}: checksum differs: {CARD} or {WEIGHTS} is damaged, or of another model: {REMEDY}")
-    return card, weights
+    if _digest(text, weights) != sha256:
+        raise Damaged(f"{folder}: checksum differs: {CARD} or {WEIGHTS} is damaged, or of another model: {REMEDY}")
+    return text, weights, card, model
+
+
+def _without_weights(card: ModelCard, path: Path) -> Operator:
+    try:
+        with torch.device("meta"):
+            return make_model(card.operator, card.schema)
+    except (ValueError, RuntimeError) as error:  # sizes that do not fit each other, or whose product is no number
+        raise Damaged(f"{path}: {error}: {REMEDY}") from error
+
+
+def _read_weights(path: Path, num_bytes: int) -> bytes:
+    """Read the weights of a model of a size; ``Damaged`` when the file is much larger."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > 2 * num_bytes + LARGEST_HEADER:
+            raise Damaged(f"{path}: expected some {num_bytes} bytes of weights, got {size}: {REMEDY}")
+        return stream.read()
 
 
 def _card_text(card: Mapping[str, Any], weights: bytes) -> str:

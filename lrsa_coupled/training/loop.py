@@ -26,6 +26,7 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.files import check_kind
 from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.operators.precision import choose_device
+from lrsa_coupled.reading import Damaged
 from lrsa_coupled.schema import Schema
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.group import ProcessGroup, sole_writer
@@ -34,7 +35,7 @@ from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
 from lrsa_coupled.training.optimiser import make_schedules, move
 from lrsa_coupled.training.pace import ClockPace, Pace, StepPace
-from lrsa_coupled.training.resume import Progress, clear, load_state, read_progress, save_state
+from lrsa_coupled.training.resume import REMEDY, Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, identity, prepare
 from lrsa_coupled.training.step import take_step, validate
 
@@ -104,6 +105,8 @@ def _train(
         progress = Progress()
     else:
         load_state(out / "last", run.models, optimisers=run.optimisers)
+        if len(progress.losses) >= run.steps_per_epoch:
+            raise Damaged(f"{out / 'last'}: damaged ({len(progress.losses)} steps in an epoch): {REMEDY}")
         _check_best(progress, out)
         LOGGER.info("going on after epoch %d, step %d", progress.epoch, len(progress.losses))
     return progress, _Loop(run, identified, progress, pace=_pace(run, progress, begun, stop)).finish()
@@ -254,7 +257,7 @@ def _summary(config: Config, schema: Schema, *, progress: Progress, num_samples:
 
 
 def _check_best(progress: Progress, out: Path) -> None:
-    """Forget the best validation so far when its checkpoint cannot be read."""
+    """Forget the best validation so far when its checkpoint is damaged; OSError when it cannot be read."""
     try:
         checkpoint.load(out)
     except ValueError as error:

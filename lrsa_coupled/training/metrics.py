@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from lrsa_coupled.files import append_line, write_text_atomically
+from lrsa_coupled.files import append_line, write_atomically
 
 
 @final
@@ -20,8 +20,8 @@ class Metrics:
     def __init__(self, out: Path, *, epoch: int, tensorboard: bool) -> None:
         self._path = out / "metrics.jsonl"
         if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            write_text_atomically(self._path, "".join(f"{line}\n" for line in lines[:epoch]))
+            lines = self._path.read_bytes().splitlines()
+            write_atomically({self._path: b"".join(line + b"\n" for line in lines[:epoch])})
         self._board = None
         if tensorboard:
             try:

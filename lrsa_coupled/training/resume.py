@@ -1,8 +1,8 @@
 """State of an unfinished training run, so that a later call goes on where it stopped.
 
 The folder ``last/`` holds ``state-<epochs>-<steps>.safetensors`` (weights and optimiser states) and ``state.json``
-(everything else), which names the former and its digest. ``state.json`` is replaced last, by atomic rename: a crash at
-any moment leaves the previous state whole.
+(everything else), which names the former and its digest, and has one of its own. ``state.json`` is replaced last, by
+atomic rename: a crash at any moment leaves the previous state whole.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrsa_coupled.files import read_json, write_atomically, write_text_atomically
+from lrsa_coupled.files import write_atomically, write_text_atomically
+from lrsa_coupled.reading import Damaged, converted, open_regular, read_sealed, sealed
 from lrsa_coupled.training.checkpoint import read_tensors
 
 STATE = "state.json"
+REMEDY = "train without resuming"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
 """Settings that may change between the parts of a run."""
 
@@ -45,6 +47,16 @@ class Progress:
     limit: str = ""
 
 
+@dataclass(frozen=True)
+class _State:
+    """Content of ``state.json``."""
+
+    progress: Progress
+    identity: dict[str, dict[str, Any]]
+    file: str
+    sha256: str
+
+
 def save_state(
     folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Optimizer], progress: Progress,
     identity: Mapping[str, Any],
@@ -57,11 +69,11 @@ def save_state(
     content = safetensors.torch.save(
         {name: torch.as_tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
     )
-    path = folder / f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
+    path = folder / _name(progress)
     write_atomically({path: content})
     sha256 = hashlib.sha256(content).hexdigest()
     state = {"progress": asdict(progress), "identity": identity, "file": path.name, "sha256": sha256}
-    write_text_atomically(folder / STATE, json.dumps(state, indent=1) + "\n")
+    write_text_atomically(folder / STATE, sealed(state))
     for old in folder.glob("state-*.safetensors"):
         if old != path:
             old.unlink()
@@ -72,39 +84,44 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
 
     Raises:
         ValueError: If the state is damaged or of a run with other settings or data; the first difference is named.
+        OSError: If it cannot be read.
     """
-    if not (folder / STATE).exists():
-        return None
-    state = read_json(folder / STATE)
     try:
-        progress = Progress(**(state["progress"] | {"losses": tuple(state["progress"]["losses"])}))
-        found = state["identity"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / STATE}: damaged ({error}): train without resuming") from error
+        state = _read(folder)
+    except FileNotFoundError:
+        return None
     for section, expected in json.loads(json.dumps(identity)).items():
-        before = found.get(section, {})
+        before = state.identity.get(section, {})
         for key, now in expected.items():
             if key not in FREE and before.get(key) != now:
                 raise ValueError(
                     f"{folder.parent} holds a run with {section}.{key} = {before.get(key)!r}, now it is {now!r}: "
                     "choose another output folder or train without resuming"
                 )
+    progress, training = state.progress, identity.get("training", {})
+    last = training["epochs"] if training and not training["minutes"] else progress.epoch + 1
+    if not 0 <= progress.best_epoch <= progress.epoch <= last or (progress.epoch == last and not progress.ended):
+        text = f"epoch {progress.epoch} of {last}, the best {progress.best_epoch}"
+        raise Damaged(f"{folder / STATE}: damaged ({text}): {REMEDY}")
     return progress
 
 
 def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Optimizer]) -> None:
     """Set the weights and optimiser states that ``save_state`` was given from the state in ``folder``.
 
-    ValueError when the state is damaged or of another version of this library.
+    Raises:
+        ValueError: If the state is damaged or of another version of this library.
+        OSError: If it cannot be read.
     """
-    state = read_json(folder / STATE)
-    path = folder / str(state.get("file"))
+    state = _read(folder)
+    path = folder / _name(state.progress)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}): train without resuming") from error
-    if hashlib.sha256(content).hexdigest() != state.get("sha256"):
-        raise ValueError(f"{path}: damaged (checksum differs): train without resuming")
+        with open_regular(path) as stream:
+            content = stream.read()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
+    if hashlib.sha256(content).hexdigest() != state.sha256 or state.file != path.name:
+        raise Damaged(f"{path}: damaged (checksum differs): {REMEDY}")
     tensors = read_tensors(content, path)
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     try:
@@ -112,10 +129,33 @@ def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Opti
             _, place, parameter, entry = name.split(".")
             states[int(place)].setdefault(int(parameter), {})[entry] = tensors.pop(name)
         models.load_state_dict(tensors)
+        for optimiser, entries in zip(optimisers, states, strict=True):
+            _check_shapes(optimiser, entries)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise ValueError(f"{path}: of another version of this library ({error}): train without resuming") from error
+        raise Damaged(f"{path}: of another version of this library ({error}): {REMEDY}") from error
     for optimiser, entries in zip(optimisers, states, strict=True):
         optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _check_shapes(optimiser: Optimizer, entries: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Raise ValueError unless each tensor is of the shape of its weight, or a number."""
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
+    for number, tensors in entries.items():
+        for name, tensor in tensors.items():
+            if tensor.shape not in (weights[number].shape, ()) or number < 0:
+                raise ValueError(f"'{name}' of weight {number} has shape {tuple(tensor.shape)}")
+
+
+def _name(progress: Progress) -> str:
+    return f"state-{progress.epoch:06d}-{len(progress.losses):06d}.safetensors"
+
+
+def _read(folder: Path) -> _State:
+    path = folder / STATE
+    try:
+        return converted(read_sealed(path, infinite=True), _State, where=str(path))
+    except ValueError as error:
+        raise Damaged(f"{error}: {REMEDY}") from error
 
 
 def clear(folder: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_flipped_byte_is_a_value_error_or_harmless(folder, name):
         if error is None:
             assert name == CARD and loaded_card == card and same(loaded.state_dict(), reference.state_dict()), place
         else:
-            assert type(error) is ValueError and "\n" not in str(error) and str(folder) in str(error), (place, error)
+            assert "\n" not in str(error) and str(folder) in str(error), (place, error)
 
 
 @pytest.mark.parametrize("name", [CARD, WEIGHTS])
@@ -126,6 +126,21 @@ def test_a_truncated_or_missing_file_is_named(folder, name):
             checkpoint.load(folder)
     path.unlink()
     with pytest.raises(ValueError, match=f"{name}: cannot be read"):
+        checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("name", [CARD, WEIGHTS])
+def test_a_file_that_cannot_be_read_is_not_damaged(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to(name)
+    with pytest.raises(OSError, match=name):
+        checkpoint.load(folder)
+
+
+def test_weights_that_are_too_large_are_not_read(folder):
+    with open(folder / WEIGHTS, "r+b") as stream:
+        stream.truncate(1 << 42)
+    with pytest.raises(ValueError, match="bytes of weights, got 4398046511104"):
         checkpoint.load(folder)
 
 
@@ -162,7 +177,12 @@ def test_tensors_that_do_not_fit_are_named(folder):
     [
         {"version": 99}, {"version": 1}, {"schema": None}, {"schema": {}}, {"operator": {"width": 8}}, {"operator": []},
         {"operator": {"width": "8"}}, {"data": []}, {"seconds": "long"}, {"ranks": None}, {"errors": None},
-        {"errors": {"p": []}},
+        {"errors": {"p": []}}, {"operator": {"width": 10**9}}, {"operator": {"num_blocks": 10**9}},
+        {"operator": {"num_frequencies": 10**9}}, {"operator": {"num_latents": 10**9}},
+        {"operator": {"num_heads": 10**9}}, {"operator": {"kind": "fno", "num_modes": 10**9}},
+        {"operator": {"ffn_ratio": 10**9}}, {"operator": {"kind": []}}, {"operator": {"num_heads": 7}},
+        {"operator": {"kind": "fno", "width": 65536, "num_modes": 1024}},
+        {"resolution": 10**30}, {"seconds": float("inf")}, {"data": {"samples": 1, "seed": [[[[]]]]}},
     ],
 )  # fmt: skip
 def test_a_card_that_makes_no_sense_is_a_value_error(folder, changes):
