@@ -10,8 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
@@ -99,30 +98,38 @@ def agree(comm: MPI.Comm) -> None:
     allreduce(comm, 0, max)
 
 
-@contextmanager
-def collective_errors(comm: MPI.Comm) -> Iterator[None]:
+@final
+class collective_errors:  # noqa: N801 - used as a function, in with statements
     """Run a block such that an exception on one rank is raised on all.
 
     Collective: at the end, and in calls of ``allreduce`` and ``agree`` inside, by which the other ranks hear of the
     error: one must stand before any other collective call inside, after what may fail on one rank.
 
+    Not a generator: an exception thrown into one that raises another would refer to itself by its frames, and with it a
+    user's PETSc objects would live on one rank until Python collects its cycles.
+
     Raises:
         Exception: That of the lowest rank that has one: on the others of the same built-in type and text, RuntimeError
             where the type is not built in. An error that all ranks have had passes further blocks as it is.
     """
-    _on_all_ranks.clear()
-    comm = own_copy(comm)
-    try:
-        yield
-    except Exception as error:
-        if comm.size > 1 and not _is_on_all_ranks(error):
+
+    def __init__(self, comm: MPI.Comm) -> None:
+        self._comm = comm
+
+    def __enter__(self) -> None:
+        _blocks[0] += 1
+        self._comm = own_copy(self._comm)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        comm = self._comm
+        if error is None:
+            agree(comm)
+        elif isinstance(error, Exception) and comm.size > 1 and not _is_on_all_ranks(error):
             left = _Left(comm.rank, *_describe(error))
             first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
             if first.rank != comm.rank:
                 raise _noted(_rebuilt(first)) from error
             _noted(error)
-        raise
-    agree(comm)
 
 
 def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
@@ -135,13 +142,19 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
             raise error
 
 
-_on_all_ranks: list[Exception] = []
-"""The exception that all ranks are raising just now, until the next block begins."""
+_blocks = [0]
+"""Number of blocks of ``collective_errors`` begun so far."""
+
+_MARK = "_lrsa_on_all_ranks"
+"""Attribute of an exception that all ranks are raising: the number of the last block begun by then.
+
+It is on the exception, as a list of such exceptions would keep what their frames refer to: a user's problem.
+"""
 
 
 def _is_on_all_ranks(error: BaseException | None) -> bool:
     """Whether all ranks have had an error, or the one that caused it: PETSc raises its own for one in a callback."""
-    while error is not None and not any(error is known for known in _on_all_ranks):
+    while error is not None and getattr(error, _MARK, None) != _blocks[0]:
         error = error.__cause__
     return error is not None
 
@@ -159,7 +172,7 @@ def _rebuilt(left: _Left) -> Exception:
 
 
 def _noted(error: Exception) -> Exception:
-    _on_all_ranks[:] = [error]
+    setattr(error, _MARK, _blocks[0])
     return error
 
 

@@ -7,12 +7,11 @@ the preconditioner with the user's solver, which sets both up again in its next 
 
 from __future__ import annotations
 
-import re
-import tempfile
+import ctypes
 from collections.abc import Callable
-from pathlib import Path
 from typing import final
 
+import numpy as np
 from mpi4py import MPI
 from petsc4py import PETSc
 
@@ -141,12 +140,7 @@ def _twin_ksp(ksp: PETSc.KSP, comm: MPI.Comm) -> PETSc.KSP:
 
 
 def _restart(ksp: PETSc.KSP) -> int:
-    """Return the restart of GMRES, which PETSc's Python interface prints and does not return."""
-    agree(ksp.comm.tompi4py())
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ksp"
-        viewer = PETSc.Viewer().createASCII(str(path), comm=ksp.comm)
-        ksp.view(viewer)
-        viewer.destroy()
-        found = re.search(r"restart=(\d+)", path.read_text()) if path.exists() else None
-    return int(ksp.comm.tompi4py().bcast(found and found.group(1)) or 30)
+    """Return the restart of GMRES, which PETSc's Python interface has no function for. Collective: no."""
+    restart = np.zeros(1, dtype=PETSc.IntType)
+    ctypes.CDLL(PETSc.__file__).KSPGMRESGetRestart(ctypes.c_void_p(ksp.handle), ctypes.c_void_p(restart.ctypes.data))
+    return int(restart[0])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -114,3 +117,22 @@ def fail_with_its_own(comm: MPI.Intracomm, rank: int) -> None:
     if comm.rank == rank:
         raise ValueError("it")
     mpi.agree(comm)
+
+
+@pytest.mark.parametrize("ranks", ["all", "one"])
+def test_an_error_that_was_handled_keeps_nothing_alive(comm: MPI.Intracomm, ranks: str) -> None:
+    """A problem of a user goes when the program drops it, on all ranks at once, though an attempt failed on one."""
+    kept: list[weakref.ref[OwnError]] = []
+
+    def fail() -> None:
+        local = OwnError(0, "any object")
+        kept.append(weakref.ref(local))
+        with mpi.collective_errors(comm):
+            if ranks == "all" or comm.rank == comm.size - 1:
+                raise RuntimeError("injected")
+
+    gc.disable()
+    with suppress(RuntimeError):
+        fail()
+    gc.enable()
+    assert kept[0]() is None
