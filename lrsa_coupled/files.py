@@ -44,7 +44,7 @@ def _machine() -> str:
 def may_be_running(name: str) -> bool:
     """Return whether the process of a name may still be at work; of another machine nobody knows."""
     machine, _, number = name.rpartition("~")
-    if machine != _machine() or not number.isdigit():
+    if machine != _machine() or not number.isdecimal():
         return True
     try:
         os.kill(int(number), 0)

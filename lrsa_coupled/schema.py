@@ -17,7 +17,7 @@ import msgspec
 
 from lrsa_coupled.reading import converted
 
-MOST_COLUMNS = 1 << 16
+MOST_COLUMNS = 1 << 12
 """Values at a point, or of a problem, at most: a file may ask for more than there is memory."""
 
 TRAINING_ONLY = {"training_only": True}

@@ -25,6 +25,10 @@ Time = Annotated[float, msgspec.Meta(ge=0.0)]
 Positive = Annotated[float, msgspec.Meta(gt=0.0)]
 
 
+MOST_BYTES = 1 << 28
+"""Bytes of a file of results that are read."""
+
+
 class Cost(msgspec.Struct, frozen=True):
     """What the data and the training of an operator took, wall time x ranks [s]; None where its card does not say."""
 
@@ -167,7 +171,7 @@ def read_rows(path: Path) -> Results:
     expected = "expected results as 'lrsa-coupled bench CASE --json FILE' writes them"
     try:
         with open_regular(path) as stream:
-            lines = stream.read().splitlines()
+            lines = stream.read(MOST_BYTES).splitlines()
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); {expected}") from error
     if not lines:

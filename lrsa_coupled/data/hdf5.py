@@ -18,6 +18,9 @@ import numpy.typing as npt
 
 from lrsa_coupled.reading import Damaged, open_regular
 
+MOST_ATTRIBUTE = 1 << 20
+"""Bytes of an attribute; a text of any length is a reference of a few."""
+
 ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError, MemoryError)
 """What h5py raises for a file that is none of HDF5, or that holds something else; an OSError without number, too."""
 
@@ -85,7 +88,7 @@ def read_array(group: h5py.Group, path: str, kind: type) -> npt.NDArray[Any]:
 def read_attribute(group: h5py.Group, name: str, kind: type) -> Any:
     """Read an attribute, one text or number; TypeError when it is something else."""
     attribute = group.attrs.get_id(name)
-    if attribute.shape != () or attribute.get_storage_size() > _size(group):
+    if attribute.shape != () or attribute.get_storage_size() > MOST_ATTRIBUTE:
         raise TypeError(f"attribute '{name}': expected one value")
     value = group.attrs[name]
     if kind is str:
@@ -95,9 +98,9 @@ def read_attribute(group: h5py.Group, name: str, kind: type) -> Any:
     return kind(value)
 
 
-def _size(member: h5py.Group | h5py.Dataset) -> int:
+def _size(data: h5py.Dataset) -> int:
     """Return the bytes of the open file, which may have been removed."""
-    return os.fstat(member.file.id.get_vfd_handle()).st_size
+    return os.fstat(h5py.h5i.get_file_id(data.id).get_vfd_handle()).st_size
 
 
 def _one_line(error: Exception) -> str:

@@ -24,6 +24,9 @@ INDEX = "index.json"
 
 REMEDY = "run generate again: it makes just those"
 
+MOST_INDEX = 1 << 28
+"""Bytes of the index that are read; a longer one is of no use."""
+
 MOST_TIMES = 1000
 """Samples whose times are read to know the cost of a data set; more take long before a training."""
 
@@ -220,7 +223,7 @@ def _read_index(folder: Path) -> dict[str, Header]:
     """Read the headers that the index knows; none when it is of no use: the shards have all."""
     try:
         with open_regular(folder / INDEX) as stream:
-            first, text = stream.read().split(b"\n", 1)
+            first, text = stream.read(MOST_INDEX).split(b"\n", 1)
         whole = digest([text.rstrip(b"\n")]).encode() == first
         return msgspec.json.decode(text, type=dict[str, Header]) if whole else {}
     except (OSError, ValueError, RecursionError):

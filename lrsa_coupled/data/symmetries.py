@@ -18,8 +18,8 @@ from scipy.linalg import block_diag
 from lrsa_coupled.data.dataset import Batch
 from lrsa_coupled.schema import Matrix, Schema, Symmetry
 
-LARGEST = 1024
-"""Elements of a group at most: the octahedral group, the largest of points in space, has 48."""
+LARGEST, MOST_BYTES = 1024, 1 << 28
+"""Elements of a group at most, and bytes of their matrices: the octahedral group, the largest in space, has 48."""
 
 
 @final
@@ -68,6 +68,8 @@ class SymmetryGroup:
 
 def _map(symmetry: Symmetry, sizes: Mapping[str, int]) -> npt.NDArray[np.int64]:
     """Return the matrix of points, inputs, scalars and outputs together, block diagonal."""
+    if 8 * sum(sizes.values()) ** 2 > MOST_BYTES:
+        raise ValueError(f"symmetry: expected fewer values at a point, got {sizes}")
     return block_diag(*(_signed_permutation(name, getattr(symmetry, name), size) for name, size in sizes.items()))
 
 
@@ -90,6 +92,6 @@ def _closure(generators: Sequence[npt.NDArray[np.int64]]) -> list[npt.NDArray[np
         products = [generator @ element for generator in generators for element in fresh.values()]
         fresh = {product.tobytes(): product for product in products if product.tobytes() not in found}
         found = found | fresh
-        if len(found) > LARGEST:
-            raise ValueError(f"symmetry: the symmetries generate more than {LARGEST} maps")
+        if len(found) > LARGEST or len(found) * identity.nbytes > MOST_BYTES:
+            raise ValueError(f"symmetry: the symmetries generate more than {LARGEST} maps, or too large ones")
     return list(found.values())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from lrsa_coupled.reading import parse_json
 from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.run import Run
 from lrsa_coupled.training.step import validate
@@ -41,9 +42,12 @@ def what_limits(run: Run, valid_error: float) -> str:
 
 
 def read_losses(out: Path) -> list[float]:
-    """Read the loss of each epoch."""
-    lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+    """Read the loss of each epoch; lines that hold none are left out."""
+    losses = []
+    for line in (out / "metrics.jsonl").read_bytes().splitlines():
+        with suppress(ValueError):
+            losses.append(parse_json(line.decode(), where="metrics.jsonl").get("loss"))
+    return [loss for loss in losses if isinstance(loss, float)]
 
 
 def sentence(valid_error: float, train_error: float, losses: Sequence[float]) -> str:

@@ -21,9 +21,11 @@ from torch.optim import Optimizer
 
 from lrsa_coupled.files import write_atomically, write_text_atomically
 from lrsa_coupled.reading import Damaged, converted, open_regular, read_sealed, sealed
-from lrsa_coupled.training.checkpoint import read_tensors
+from lrsa_coupled.training.checkpoint import LARGEST_HEADER, read_tensors
 
 STATE = "state.json"
+LARGEST = 8
+"""Bytes of a state at most, relative to those of its weights."""
 REMEDY = "train without resuming"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
 """Settings that may change between the parts of a run."""
@@ -117,7 +119,8 @@ def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Opti
     path = folder / _name(state.progress)
     try:
         with open_regular(path) as stream:
-            content = stream.read()
+            most = LARGEST * sum(value.nbytes for value in models.state_dict().values()) + LARGEST_HEADER
+            content = stream.read(most)
     except FileNotFoundError as error:
         raise Damaged(f"{path}: cannot be read ({error.strerror}): {REMEDY}") from error
     if hashlib.sha256(content).hexdigest() != state.sha256 or state.file != path.name:

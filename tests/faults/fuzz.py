@@ -6,6 +6,7 @@ its own, lets everything read the result, and prints a JSON line before and afte
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import hashlib
@@ -24,7 +25,8 @@ import h5py
 import numpy as np
 import torch
 
-from lrsa_coupled import cli, config as configuration
+from lrsa_coupled import config as configuration
+from lrsa_coupled.cli import export, info, verify
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.data.claims import Indices
 from lrsa_coupled.data.dataset import PointDataset
@@ -268,9 +270,9 @@ def data_readers(folders: Folders) -> dict[str, Callable[[], None]]:
     """Return what reads the data set, in order: the last puts it in order and looks at what is left."""
     data = folders.data
     return {
-        "verify": lambda: verb("verify", str(data), allowed=1),
-        "info": lambda: verb("info", str(data), "--statistics"),
-        "export": lambda: verb("export", str(data), "--index", "1", "--out", str(folders.out)),
+        "verify": lambda: verb(verify, data=data),
+        "info": lambda: verb(info, data=data, hash=False, statistics=True),
+        "export": lambda: verb(export, data=data, index=[1], out=folders.out),
         "claims": lambda: claim(data),
         "settings": lambda: configuration.read(data / "config.json") and None,
         "dataset": lambda: use(PointDataset(DataStore(data))),
@@ -294,13 +296,13 @@ def claim(data: Path) -> None:
     indices.close()
 
 
-def verb(*arguments: str, allowed: int = 0) -> None:
-    """Run a verb; what it reports becomes an error, also with an exit code that is allowed."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([*arguments, "--quiet"])
-    if code or err.getvalue():
-        raise ValueError(err.getvalue().strip() if code != allowed else " ".join(out.getvalue().split()))
+def verb(module: Any, **arguments: Any) -> None:
+    """Run a verb as the command line does; an exit code other than 0 becomes an error with what was printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = module.run(argparse.Namespace(**arguments), [])
+    if code:
+        raise ValueError(" ".join(out.getvalue().split()))
 
 
 def put_in_order(folders: Folders) -> None:

@@ -138,9 +138,12 @@ def test_a_damaged_sample_is_made_again(shared_path: Path, size: int) -> None:
         assert_same_arrays(shared_path / "data", shared_path / "whole")
 
 
-def test_a_shard_that_cannot_be_read_stops_all_ranks_and_stays(shared_path: Path) -> None:
+@pytest.mark.parametrize("ranks_per_sample", sorted({1, COMM.size}))
+def test_a_shard_that_cannot_be_read_stops_all_ranks_and_stays(shared_path: Path, ranks_per_sample: int) -> None:
     """A link to itself cannot be opened, by the superuser either."""
-    generate(CavityCase(), CONFIG, shared_path, COMM)
+    groups = dataclasses.replace(CONFIG.generate, samples=2, ranks_per_sample=ranks_per_sample)
+    config = dataclasses.replace(CONFIG, generate=groups)
+    generate(CavityCase(), config, shared_path, COMM)
     path = sorted((shared_path / "shards").glob("*.h5"))[0]
     COMM.Barrier()
     if COMM.rank == 0:
@@ -148,7 +151,7 @@ def test_a_shard_that_cannot_be_read_stops_all_ranks_and_stays(shared_path: Path
         path.symlink_to(path.name)
     COMM.Barrier()
     with pytest.raises(OSError, match=path.name):
-        generate(CavityCase(), CONFIG, shared_path, COMM)
+        generate(CavityCase(), config, shared_path, COMM)
     assert path.is_symlink() and not (shared_path / "damaged").exists()
 
 

@@ -125,6 +125,18 @@ def test_sizes() -> None:
     assert not long, "\n".join(long)
 
 
+def test_hdf5_is_read_in_one_place() -> None:
+    """Files of strangers hold links to other files; writing is in memory."""
+    calls = {
+        str(path): [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        for path, tree in SOURCES.items()
+    }
+    opened = {path: [call for call in found if call.startswith("h5py.File(")] for path, found in calls.items()}
+    assert [path for path, found in opened.items() if any("'w'" not in call for call in found)] == [
+        "lrsa_coupled/data/hdf5.py"
+    ]
+
+
 def test_import_of_the_package_is_cheap() -> None:
     code = "import sys, lrsa_coupled; print({'torch', 'numpy', 'dolfinx', 'mpi4py', 'petsc4py'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

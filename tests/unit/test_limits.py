@@ -2,7 +2,7 @@
 
 import pytest
 
-from lrsa_coupled.training.limits import sentence
+from lrsa_coupled.training.limits import read_losses, sentence
 from lrsa_coupled.training.loop import train
 from tests.unit.test_training import with_training, write
 
@@ -22,6 +22,12 @@ FLAT, FALLING = [1.0] * 50, [0.97**k for k in range(50)]
 )
 def test_the_sentence(valid, train_error, losses, expected):
     assert sentence(valid, train_error, losses).startswith(expected)
+
+
+def test_lines_that_hold_no_loss_are_left_out(tmp_path):
+    lines = ['{"loss": 1.5}', "[]", "{", '{"loss": "x"}', '{"loss": NaN}', '{"epoch": 3}', '{"loss": 0.5}']
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\n" + b"[" * 100_000)
+    assert read_losses(tmp_path) == [1.5, 0.5]
 
 
 def test_a_training_of_few_samples_says_so(tmp_path):
