@@ -73,6 +73,12 @@ def test_the_writer_is_named(
         assert [*tmp_path.rglob("*")] == before
 
 
+def test_a_second_follower_names_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(folder / "data" / "models"):
+        message = f"{{data}}/models is being written by process {os.getpid()} on "
+        refuse(("train", "{data}", "--follow"), message, capsys, data=folder / "data")
+
+
 @pytest.mark.parametrize(("arguments", "message"), KINDS)
 def test_results_of_another_kind_are_left_alone(
     arguments: tuple[str, ...], message: str, folder: Path, capsys: pytest.CaptureFixture[str]
