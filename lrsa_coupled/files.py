@@ -214,10 +214,10 @@ def append_line(path: Path, line: str) -> None:
         size, content = stream.seek(0, os.SEEK_END), f"{line}\n".encode()
         try:
             if stream.write(content) < len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
             stream.truncate(size)
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_kind(folder: Path, own: str) -> None:

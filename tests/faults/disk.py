@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -154,8 +155,8 @@ def loads_of(folder: Path) -> list[float]:
 
 TRAIN = {"operator.width": 64, "operator.num_blocks": 3, "training.epochs": 3, "training.batch_size": 6}
 TRAIN |= {"training.num_points": 40, "training.valid_fraction": 0.2, "training.device": "cpu"}
-GENERATE = ["generate", "cavity", "--samples", "10", "--resolution", "20", "--seed", "5"]
-GENERATE += ["--set", "generate.samples_per_shard=4", "--out", "{out}"]
+GENERATE = ["generate", "cavity", "--samples", "8", "--resolution", "16", "--seed", "5"]
+GENERATE += ["--set", "generate.samples_per_shard=3", "--out", "{out}"]
 BENCH = ["bench", "cavity", "--samples", "1", "--resolution", "6", "--only", "zero"]
 BENCH += ["--json", "{out}/rows.jsonl", "--html", "{out}/page.html", "--pictures", "{out}"]
 
@@ -178,29 +179,24 @@ def jobs(folder: Path) -> dict[str, Job]:
 
 
 def one_size(disk: Disk, job: Job, size: int, expected: Any) -> dict[str, Any]:
-    """Run on a disk of a size, look at what is there, and run again with room."""
-    out = disk.folder / "out"
+    """Run on a disk of a size, look at what is there, and run again with room. What is returned counts on rank 0."""
+    out, row = disk.folder / "out", {"size": size}
     disk.clear()
     disk.resize(size)
     with captured() as texts:
-        code = job.run(out)
+        row["code"] = job.run(out)
     barrier()
-    left = [str(path) for path in disk.folder.rglob(".*")]
-    job.readable(out)
+    if mpi.rank() == 0:
+        row |= {"text": texts[0], "left": [str(path) for path in disk.folder.rglob(".*")]}
+        job.readable(out)
     disk.resize(ROOM)
-    with captured() as again:
-        second = job.run(out)
+    with captured() as texts:
+        row["again"] = job.run(out)
     barrier()
-    return {
-        "size": size,
-        "code": code,
-        "text": texts[0],
-        "left": left,
-        "again": second,
-        "text again": again[0],
-        "same": job.content(out) == expected,
-        "kB": sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) // 1024,
-    }
+    if mpi.rank() == 0:
+        row |= {"text again": texts[0], "same": job.content(out) == expected}
+        row["kB"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) // 1024
+    return row
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -216,7 +212,7 @@ def main(arguments: Sequence[str]) -> None:
         code = job.run(disk.folder / "out")
     assert code == 0, texts
     barrier()
-    expected = job.content(disk.folder / "out")
+    expected = job.content(disk.folder / "out") if mpi.rank() == 0 else None
     for size in sizes:
         row = one_size(disk, job, int(size), expected)
         if mpi.rank() == 0:
@@ -224,4 +220,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except BaseException:
+        traceback.print_exc()
+        if mpi.size() > 1:
+            mpi.world().Abort(1)
+        raise

@@ -35,7 +35,7 @@ WRITERS = {
     "solve": ["solve", "cavity", "--resolution", "4", "--out", "{out}"],
     "bench": ["bench", "cavity", "--samples", "1", "--resolution", "4", "--only", "zero", "--json", "{out}"],
     "experiment": ["experiment", "certificates", "darcy", "--samples", "1", "--resolution", "8", "--json", "{out}"],
-    "run": ["run", "cavity", *TINY, "--set", "generate.samples=8", "--set", "problem.resolution=4", "--out", "{out}"],
+    "run": ["run", "cavity", *TINY, "--set", "generate.samples=8", "--set", "problem.resolution=8", "--out", "{out}"],
 }
 
 
