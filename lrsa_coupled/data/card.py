@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, final
+from typing import Annotated, Any, NamedTuple, TypedDict, final
 
 from msgspec import Meta
 
@@ -128,6 +128,15 @@ def read_card(folder: Path) -> DataCard:
     return DataCard.from_json(content, where=str(path))
 
 
+class _Chains(NamedTuple):
+    """The entry ``chains`` of version 2."""
+
+    length: int
+    reuse: str
+    recycle: int
+    sort: bool
+
+
 def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Return the content of a card of version 2 in the form of version 3."""
     renamed = {"start": "guess", "strategy": "method"}
@@ -136,8 +145,7 @@ def _of_version_2(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if settings.get("guess") == "classical":
         settings["guess"] = "none"
     if "chains" in settings:
-        kind = tuple[int, str, int, bool]
-        length, reuse, recycle, sort = converted(settings["chains"], kind, where=f"{where}: chains")
+        length, reuse, recycle, sort = converted(settings["chains"], _Chains, where=f"{where}: chains")
         settings["chains"] = [length, reuse, recycle or None, sort]
     schema = Schema.from_flat(content, where=where).to_json()
     return {**content, "schema": schema, "settings": settings}
