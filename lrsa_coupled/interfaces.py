@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dolfinx.mesh import Mesh
     from petsc4py import PETSc
 
-    from lrsa_coupled.coupling.quantities import Quantity
+    from lrsa_coupled.coupling.quantities import PointSampling, Quantity
 
 
 @dataclass(frozen=True)
@@ -230,13 +230,10 @@ SolverFactory = Callable[[Any, float], Solver]
 
 @dataclass(frozen=True)
 class Reuse:
-    """What a solver reuses from one problem of a sequence to the next, besides matrices and symbolic factorisations.
+    """What a solver reuses from one problem of a sequence to the next, besides matrices and symbolic factorisations."""
 
-    ``preconditioner``: it or a factorisation while it pays. ``recycle``: a Krylov subspace of that dimension.
-    """
-
-    preconditioner: bool = False
-    recycle: int | None = None
+    preconditioner: bool = False  # or a factorisation, while it pays
+    recycle: int | None = None  # dimension of a Krylov subspace
 
 
 class SequenceSolver(Solver):
@@ -330,6 +327,7 @@ class Case[P: Unknown](Described[P]):
         default_method: The one of ``methods()`` that generates data, and solves where a guess fails.
         is_complex: Whether the unknown is complex: the case needs PETSc with complex scalars, others with real ones.
         quantities: Numbers that are asked of its solutions; set in ``__init__`` where options change them.
+        points: How its operator is evaluated without a mesh, None where it needs one.
         default_options: Variants of the case, a frozen dataclass; ``--set options.key=value`` on the command line.
         options: Those of this instance, ``default_options`` when None is given.
     """
@@ -341,6 +339,7 @@ class Case[P: Unknown](Described[P]):
     default_options: Any = NoOptions()
     is_complex: bool = False
     quantities: tuple[Quantity, ...] = ()
+    points: PointSampling | None = None
 
     def __init__(self, options: Any = None) -> None:
         self.options = self.default_options if options is None else options

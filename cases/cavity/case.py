@@ -18,7 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.cases.cavity.mesh import cavity_mesh
 from lrsa_coupled.coupling.options import QAMD
-from lrsa_coupled.coupling.quantities import Quantity
+from lrsa_coupled.coupling.quantities import PointSampling, Quantity, quasi_random
 from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
@@ -105,6 +105,7 @@ class CavityCase(Case[Problem]):
 
     def __init__(self, options: CavityOptions | None = None) -> None:
         super().__init__(options)
+        self.points = PointSampling(points_of, features_at, lambda p: 1.0 - np.pi * p.semi_axes[0] * p.semi_axes[1])
         if not START <= self.options.least_reynolds <= self.options.largest_reynolds:
             raise ValueError(f"options of cavity: {START:g} <= least_reynolds <= largest_reynolds, got {self.options}")
 
@@ -154,18 +155,8 @@ class CavityCase(Case[Problem]):
         Of each corner of the lid the angle from the lid and the logarithm of the distance plus the corner gap: beyond
         the gap the velocity near a corner depends on the angle alone (Taylor, 1962).
         """
-        p: CavityParameters = problem.parameters
-        x, y = problem.node_space.tabulate_dof_coordinates()[: problem.node_space.dofmap.index_map.size_local, :2].T
-        (a, b), c, s = p.semi_axes, np.cos(p.angle), np.sin(p.angle)
-        dx, dy = x - p.centre[0], y - p.centre[1]
-        level = np.hypot((c * dx + s * dy) / max(a, 1e-3), (c * dy - s * dx) / max(b, 1e-3))
-        distance = (level - 1.0) * np.hypot(dx, dy) / np.maximum(level, 1e-12)
-        corners = [value for along in (x, 1.0 - x) for value in _corner_features(along, 1.0 - y, p.corner_gap)]
-        layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
-        shape, turn = (a - b) / (a + b + 1e-12), 2.0 * p.angle
-        anisotropy = shape * np.cos(turn), shape * np.sin(turn)
-        nodal = np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners])
-        return Features(nodal, np.array([np.log(p.reynolds), *p.centre, np.sqrt(a * b), *anisotropy, *p.lid]))
+        owned = problem.node_space.dofmap.index_map.size_local
+        return features_at(problem.parameters, problem.node_space.tabulate_dof_coordinates()[:owned, :2])
 
     def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> Solver:
         """Newton with MUMPS."""
@@ -215,6 +206,31 @@ def _force(problem: Problem, motion: Callable[[Coordinates, Coordinates], tuple[
     test.x.scatter_forward()
     form = navier_stokes(problem.solution, _viscosity(problem))
     return -ufl.replace(form, {form.arguments()[0]: test})
+
+
+def features_at(p: CavityParameters, points: Coordinates) -> Features:
+    """Return the features at points ``(num_points, 2)``."""
+    (x, y), (a, b), level = points.T, p.semi_axes, _level(p, points.T)
+    distance = (level - 1.0) * np.hypot(x - p.centre[0], y - p.centre[1]) / np.maximum(level, 1e-12)
+    corners = [value for along in (x, 1.0 - x) for value in _corner_features(along, 1.0 - y, p.corner_gap)]
+    layers = [np.exp(-d * np.sqrt(p.reynolds) / 5.0) for d in (1.0 - y, y, x, 1.0 - x, distance)]
+    shape, turn = (a - b) / (a + b + 1e-12), 2.0 * p.angle
+    anisotropy = shape * np.cos(turn), shape * np.sin(turn)
+    nodal = np.column_stack([np.log(np.maximum(level, 0.5)), lid_speed(p, x), *layers, *corners])
+    return Features(nodal, np.array([np.log(p.reynolds), *p.centre, np.sqrt(a * b), *anisotropy, *p.lid]))
+
+
+def points_of(p: CavityParameters, count: int) -> Coordinates:
+    """Return the first points of a quasi-random sequence that are not in the obstacle."""
+    candidates = quasi_random(int(1.1 * count / (1.0 - np.pi * p.semi_axes[0] * p.semi_axes[1])) + 20, 2)
+    return candidates[_level(p, candidates.T) > 1.0][:count]
+
+
+def _level(p: CavityParameters, at: Coordinates) -> Coordinates:
+    """Return the level of the obstacle at points ``(2, num_points)``, 1 on its boundary."""
+    (a, b), c, s = p.semi_axes, np.cos(p.angle), np.sin(p.angle)
+    dx, dy = at[0] - p.centre[0], at[1] - p.centre[1]
+    return np.hypot((c * dx + s * dy) / max(a, 1e-3), (c * dy - s * dx) / max(b, 1e-3))
 
 
 def _corner_features(along: Coordinates, below: Coordinates, gap: float) -> tuple[Coordinates, Coordinates]:

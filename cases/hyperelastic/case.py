@@ -18,7 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.cases.hyperelastic.coarse import RTOL, CoarseModel, CoarseModelGuess
 from lrsa_coupled.coupling.options import MUMPS
-from lrsa_coupled.coupling.quantities import Quantity
+from lrsa_coupled.coupling.quantities import PointSampling, Quantity, quasi_random
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
@@ -121,6 +121,10 @@ class HyperelasticCase(Case[Problem]):
         super().__init__(options)
         self._meshes: dict[int, tuple[MPI.Comm, Mesh]] = {}
         self._coarse: CoarseModel | None = None
+        self.points = PointSampling(
+            lambda _, count: CORNERS[0] + np.ptp(CORNERS, axis=0) * quasi_random(count, 3),
+            self._features_at, lambda _: LENGTH,
+        )  # fmt: skip
         self.quantities = (
             Quantity("elongation", "b", lambda p: _at_end(p)[:1]),
             Quantity("deflection", "b", lambda p: _at_end(p)[1:], np.hypot),
@@ -183,15 +187,21 @@ class HyperelasticCase(Case[Problem]):
     def features(self, problem: Problem) -> Features:
         """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no."""
         parameters: HyperelasticParameters = problem.parameters
-        nodal = np.column_stack([log_stiffness(parameters, _owned_nodes(problem)), self.coarse_displacement(problem)])
+        return self._features_at(parameters, _owned_nodes(problem))
+
+    def _features_at(self, parameters: HyperelasticParameters, points: Array) -> Features:
+        nodal = np.column_stack([log_stiffness(parameters, points), self._coarse_at(parameters, points)])
         return Features(nodal, np.array([*parameters.traction, parameters.torsion]))
 
     def coarse_displacement(self, problem: Problem) -> Array:
         """Return the displacement of the coarse model at the owned nodes ``(N, 3)``. Collective: no."""
+        return self._coarse_at(problem.parameters, _owned_nodes(problem))
+
+    def _coarse_at(self, parameters: HyperelasticParameters, points: Array) -> Array:
         if self._coarse is None:
             make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
             self._coarse = CoarseModel(CORNERS, make, lambda p: _stepped(LOOSE, p, RTOL * reference_norm(p)))
-        return self._coarse.displacement(problem.parameters, _owned_nodes(problem))
+        return self._coarse.displacement(parameters, points)
 
     def _stored(self, problem: Problem, gradient: ufl.core.expr.Expr | None = None) -> ufl.core.expr.Expr:
         """Return the energy density of the solution, given its deformation gradient as a variable on request."""

@@ -119,6 +119,15 @@ class Predictor:
             values = np.where(nodes.constrained, exact, values)
         return Prediction(values, inference, "")
 
+    def evaluate_batch(self, points: Sequence[Points], features: Sequence[Features]) -> npt.NDArray[np.float64]:
+        """Evaluate at as many points of each of several problems, ``(B, N, K)``, on this rank alone. Collective: no."""
+        arrays = [np.stack(points), np.stack([each.nodal for each in features])]
+        scalars = np.stack([each.scalars for each in features])
+        tensors = [torch.from_numpy(each.astype(np.float32)).to(self.device) for each in (*arrays, scalars)]
+        mass = torch.ones(arrays[0].shape[:2], device=self.device) if self.model.config.needs_mass else None
+        with torch.inference_mode(), autocast(self.settings.precision, self.device):
+            return self.model(*tensors, mass).double().cpu().numpy()
+
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
         """Evaluate at the points that the ranks of ``comm`` share; the tokens are for further points. Collective.
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, final
 
 import numpy as np
+import numpy.typing as npt
 import ufl
 from mpi4py import MPI
 from dolfinx import fem
 
-from lrsa_coupled.interfaces import Unknown
+from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.settings import nearest
 
@@ -36,6 +38,22 @@ class Quantity[P: Unknown]:
     unit: str
     functionals: Callable[[P], Sequence[ufl.Form]]
     of: Callable[..., float] | None = None
+
+
+@dataclass(frozen=True)
+class PointSampling:
+    """Points at which an operator sees a problem that has no mesh.
+
+    Args:
+        points: ``(parameters, count)`` to as many points ``(count, dim)``, evenly spread in the domain, the same ones
+            for the same parameters.
+        features: ``(parameters, points)`` to inputs and scalars there.
+        volume: Parameters to the volume of the domain.
+    """
+
+    points: Callable[[Any, int], npt.NDArray[np.float64]]
+    features: Callable[[Any, npt.NDArray[np.float64]], Features]
+    volume: Callable[[Any], float]
 
 
 @final
@@ -75,6 +93,20 @@ def choose(quantities: Sequence[Quantity], names: Sequence[str], *, of: str) -> 
         if name not in known:
             raise ValueError(f"'{of}' has no quantity '{name}'{nearest(name, [*known])}")
     return tuple(known[name] for name in dict.fromkeys(names)) or tuple(quantities)
+
+
+@lru_cache(maxsize=8)
+def quasi_random(count: int, dim: int) -> npt.NDArray[np.float64]:
+    """Return the first points of an additive sequence in the unit cube ``(count, dim)``, read-only.
+
+    Source: Roberts (2018), The unreasonable effectiveness of quasirandom sequences; the ratio r has r^(dim+1) = r + 1.
+    """
+    ratio = 2.0
+    for _ in range(60):
+        ratio = (1.0 + ratio) ** (1.0 / (dim + 1))
+    points = np.mod(0.5 + np.outer(np.arange(1, count + 1), ratio ** -np.arange(1.0, dim + 1)), 1.0)
+    points.flags.writeable = False
+    return points
 
 
 def _compiled(quantity: Quantity, problem: Unknown) -> list[fem.Form]:

@@ -77,8 +77,9 @@ def multifidelity(answers: Array, costs: Sequence[float], target: float) -> Allo
             (1.0 / less - 1.0 / more) * square
             for (less, more), square in zip(itertools.pairwise(ratios), squares[1:], strict=False)
         )
-        first = max(math.ceil(variance * left / target), 2)
-        counts = tuple(max(math.ceil(first * ratio), first) for ratio in ratios)
+        exact = variance * left / target
+        first = max(math.ceil(exact), 2)
+        counts = tuple(max(math.ceil(exact * ratio), first) for ratio in ratios)
         cost = sum(n * each for n, each in zip(counts, w, strict=True))
         if cost < best.cost:
             best = Allocation(order, counts, cost)

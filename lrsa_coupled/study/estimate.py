@@ -1,0 +1,349 @@
+"""Statistics of the quantities of a case over its random parameters, to a given error or within a given time.
+
+A pilot is solved on the mesh that counts and on coarser ones. From its costs and correlations follows what each method
+will cost; one is chosen, and solves are added until the interval of the first quantity's mean is short enough.
+
+Files: ``estimate.json`` (what was asked; another request is refused in the same folder), ``solves/`` (see
+``solves.py``), ``plan.json`` (the method chosen), ``result.json``. A run that was killed goes on, and its numbers are
+those of a run that was not: they follow from the solves and their recorded costs. Where these matter and it was killed
+within the pilot, the rest of the pilot has costs of its own; with a time to stay within all depends on the machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.quantities import choose
+from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import share
+from lrsa_coupled.reading import read_json
+from lrsa_coupled.settings import nearest
+from lrsa_coupled.study.methods import AFTER, METHODS, Method, OperatorMethod, Study
+from lrsa_coupled.study.operator_model import trained
+from lrsa_coupled.study.sensitivity import sensitivities
+from lrsa_coupled.study.solves import Solves
+from lrsa_coupled.study.statistics import (
+    LEVEL,
+    Estimate,
+    Sampled,
+    deviation,
+    mean,
+    probability,
+    quantile,
+)
+
+logger = logging.getLogger(__name__)
+
+HALVINGS = 3
+"""Coarser meshes in the pilot at most, each half as fine as the one before."""
+
+ROUNDS = 12
+"""Times that solves are added at most."""
+
+NORMAL = 1.959964
+"""Half-width of a 95 % interval in standard errors, of many samples."""
+
+
+TAKE_MODEL = ("auto", "operator")
+"""Methods that take a model."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked.
+
+    Args:
+        quantities: Names, all of the case where there are none; ``error`` is that of the first.
+        error: Half-width of the interval of its mean, None with a ``budget``.
+        budget: Wall time of the whole run, what earlier parts of it have taken included [s].
+        method: A method, or ``auto`` for the one that the pilot finds cheapest.
+        above: Thresholds of the first quantity whose probability is asked.
+        quantiles: Shares whose quantiles are asked.
+        pilot: Samples of the pilot.
+        model: Folder of an operator; ``auto`` takes it into account.
+        train: Solves on which method ``operator`` trains one instead.
+        sobol: Samples of Sobol indices, each of which takes a solve for every field of the parameters and two more.
+    """
+
+    quantities: tuple[str, ...] = ()
+    error: float | None = None
+    budget: float | None = None
+    method: str = "auto"
+    above: tuple[float, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    pilot: int = 32
+    model: str | None = None
+    train: int | None = None
+    sobol: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.error is None) == (self.budget is None):
+            raise ValueError(f"an estimate needs an error or a budget, one of them, got {self.error} and {self.budget}")
+        goal = self.budget if self.error is None else self.error
+        if goal is None or not (goal > 0.0 and math.isfinite(goal)):
+            raise ValueError(f"the error or budget of an estimate must be positive, got {goal}")
+        if self.pilot < 10:
+            raise ValueError(f"the pilot of an estimate needs at least 10 samples, got {self.pilot}")
+        if self.method != "auto" and self.method not in METHODS:
+            raise ValueError(f"unknown method '{self.method}'{nearest(self.method, ['auto', *METHODS])}")
+        if self.method == "operator" and (self.model is None) == (self.train is None):
+            raise ValueError(
+                f"method operator needs a model or solves to train one, one of them, got {self.model} and {self.train}"
+            )
+        if (self.train is not None and self.method != "operator") or (self.model and self.method not in TAKE_MODEL):
+            raise ValueError(f"method {self.method} takes no operator, got {self.model or self.train}: leave it out")
+        if self.sobol is not None and self.sobol < 10:
+            raise ValueError(f"Sobol indices need at least 10 samples, got {self.sobol}")
+        if any(not 0.0 < share < 1.0 for share in self.quantiles):
+            raise ValueError(f"quantiles are of shares between 0 and 1, got {self.quantiles}")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of one quantity; ``above`` by threshold and ``quantiles`` by share, of the first quantity the former."""
+
+    unit: str
+    mean: Estimate
+    deviation: Estimate
+    above: dict[str, Estimate]
+    quantiles: dict[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an estimate has found.
+
+    Args:
+        method: The method.
+        expected: Cost by method as the pilot has it, wall time x ranks [s].
+        quantities: Statistics by quantity.
+        solves: Number of solves by resolution.
+        failed: Number of those that failed by reason; they are left out of the statistics.
+        seconds: Wall time x ranks by part [s]: solves by resolution, surrogates.
+        reached: Whether the error asked for is reached.
+        sobol: First-order and total index by quantity and field of the parameters.
+    """
+
+    method: str
+    expected: dict[str, float]
+    quantities: dict[str, Statistics]
+    solves: dict[str, int]
+    failed: dict[str, int]
+    seconds: dict[str, float]
+    reached: bool
+    sobol: dict[str, dict[str, tuple[Estimate, Estimate]]] = field(default_factory=dict)
+
+
+def estimate(case: Case, config: Config, request: Request, folder: Path, comm: MPI.Intracomm) -> Result:
+    """Estimate statistics of the quantities of a case.
+
+    Collective. The samples have the seed and the resolution of ``config.problem``; groups of
+    ``config.generate.ranks_per_sample`` ranks solve.
+
+    Raises:
+        ValueError: For an unknown quantity or method, or a folder with another request; on all ranks.
+        StoppedError: After SIGTERM or SIGUSR1; the same call goes on.
+    """
+    quantities = choose(case.quantities, request.quantities, of=case.name)
+    resolutions = share(comm, lambda: _resolutions(case, config))
+    share(comm, lambda: _create(case, config, request, folder))
+    if request.method == "operator" and case.points is None:
+        raise ValueError(f"the operator of '{case.name}' needs a mesh for each evaluation: Case.points is None")
+    seed = config.problem.test_seed
+    draw = _Draw(case, seed)
+    solves = Solves(case, config, folder, comm=comm, quantities=quantities, draw=draw)
+    names = tuple(quantity.name for quantity in quantities)
+    model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
+    if request.train is not None:
+        model, seconds = trained(case, config, folder, comm=comm, samples=request.train)
+    coarser = request.method in ("auto", "mlmc", "mfmc")
+    study = Study(
+        case, comm, solves, names, resolutions if coarser else resolutions[:1], request.pilot, seed,
+        model=model, settings=config.guess, seconds=seconds,
+    )  # fmt: skip
+    solved = len(study.pilots)
+    if solved < 10:
+        raise ValueError(f"only {solved} of {request.pilot} samples of the pilot are solved on all meshes")
+    method, expected, target = _choose(study, request, folder)
+    sampled = _reach(method, request, target)
+    indices = {} if request.sobol is None else sensitivities(method, request.sobol)
+    result = _result(study, request, method.name, expected=expected, sampled=sampled)
+    result = dataclasses.replace(result, sobol=indices)
+    if comm.rank == 0:
+        write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    solves.free()
+    return result
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Parameters of a sample; of a trajectory those of its last step.
+
+    Member 0 is those that ``generate`` draws, member 1 independent others, 2 + j member 0 with the j-th field of 1.
+    """
+
+    case: Case
+    seed: int
+
+    def __call__(self, index: int, member: int) -> Any:
+        entropy = [self.seed, index] if member != 1 else [self.seed, AFTER, index]
+        parameters = self.case.sample(np.random.default_rng(entropy))
+        if member > 1:
+            name = dataclasses.fields(parameters)[member - 2].name
+            parameters = dataclasses.replace(parameters, **{name: getattr(self(index, 1), name)})
+        steps = self.case.trajectory
+        return parameters if steps is None else steps.at_step(parameters, steps.num_steps - 1)
+
+
+def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
+    """Return the resolution that counts and coarser ones that the case has meshes of."""
+    finest = config.problem.resolution or case.resolution
+    found, parameters = [finest], _Draw(case, 0)(0, 0)
+    for halving in range(1, HALVINGS + 1):
+        coarse = finest // 2**halving
+        try:
+            case.mesh(MPI.COMM_SELF, parameters, coarse)
+        except ValueError as error:
+            logger.info("no mesh of resolution %d: %s", coarse, error)
+            break
+        found.append(coarse)
+    return tuple(found)
+
+
+def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
+    """Note what is asked, or compare it with what the folder is of."""
+    problem = {"case": case.name, "options": dataclasses.asdict(case.options), "rtol": case.rtol}
+    place = {"seed": config.problem.test_seed, "resolution": config.problem.resolution or case.resolution}
+    asked = json.loads(json.dumps(problem | place | dataclasses.asdict(request)))
+    path = folder / "estimate.json"
+    if path.is_file():
+        known = read_json(path)
+        for key, value in asked.items():
+            if known.get(key) != value:
+                raise ValueError(
+                    f"{folder} holds an estimate with {key} = {known.get(key)}, not {value}: take another folder"
+                )
+        return
+    configuration.save(config, folder)
+    write_text_atomically(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[str, float], float]:
+    """Return the method, what each will cost, and the target; those of an earlier part of the run. Collective."""
+    path = folder / "plan.json"
+    known = share(study.comm, lambda: read_json(path, infinite=True) if path.is_file() else {})
+    if known:
+        return METHODS[known["method"]](study), known["expected"], known["target"]
+    names = [request.method]
+    if request.method == "auto":
+        has_operator = study.model is not None and study.case.points is not None
+        names = [name for name in METHODS if name != OperatorMethod.name or has_operator]
+    methods = {name: METHODS[name](study) for name in names}
+    targets = {name: _target(study, method, request) for name, method in methods.items()}
+    expected = {name: method.expected(targets[name]) for name, method in methods.items()}
+    for name, method in methods.items():
+        width = NORMAL * math.sqrt(targets[name])
+        text = method.describe(targets[name])
+        logger.info("%s: +- %.3g for about %.3g s x ranks (%s)", name, width, expected[name], text)
+    least = (lambda name: expected[name]) if request.budget is None else (lambda name: targets[name])
+    name = min(names, key=least)
+    plan = {"method": name, "expected": expected, "target": targets[name]}
+    if study.comm.rank == 0:
+        write_text_atomically(path, json.dumps(plan, indent=1) + "\n")
+    return methods[name], expected, targets[name]
+
+
+def _target(study: Study, method: Method, request: Request) -> float:
+    """Return the variance to reach: for the error, or what the budget allows."""
+    if request.error is not None:
+        return (request.error / NORMAL) ** 2
+    assert request.budget is not None
+    room = request.budget * study.comm.size
+    spread = float(np.var(study.pilots[:, 0, 0], ddof=1)) or 1e-300
+    low, high = 1e-12 * spread, spread / study.pilot
+    for _ in range(60):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if method.expected(middle) > room else (low, middle)
+    return high
+
+
+def _reach(method: Method, request: Request, target: float) -> dict[str, Sampled]:
+    """Add solves until the error is reached. Collective."""
+    name = method.study.names[0]
+    for _ in range(ROUNDS):
+        sampled = method.sampled(target)
+        found = mean(sampled[name])
+        unit, count = "" if request.error is None else f", {request.error:.3g} asked", len(method.study.solves.answers)
+        logger.info("%s: %.6g +- %.3g after %d solves%s", name, found.value, found.half_width, count, unit)
+        if request.error is None or found.half_width <= request.error:
+            break
+        target *= min(max((request.error / found.half_width) ** 2, 0.25), 0.95)
+    return sampled
+
+
+def _result(study: Study, request: Request, method: str, *, expected: Mapping[str, float],
+            sampled: Mapping[str, Sampled]) -> Result:  # fmt: skip
+    answers = study.solves.answers.values()
+    solves: dict[str, int] = {}
+    failed: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    for answer in sorted(answers, key=lambda each: each.ask, reverse=True):
+        resolution = str(answer.ask.resolution)
+        solves[resolution] = solves.get(resolution, 0) + 1
+        part = f"solves at resolution {resolution}"
+        seconds[part] = seconds.get(part, 0.0) + answer.seconds
+        if answer.values is None:
+            failed[answer.reason] = failed.get(answer.reason, 0) + 1
+    units = {quantity.name: quantity.unit for quantity in study.solves.quantities}
+    found = {}
+    for place, (name, each) in enumerate(sampled.items()):
+        thresholds = request.above if place == 0 else ()
+        found[name] = Statistics(
+            units[name], mean(each), deviation(each),
+            {f"{threshold:g}": probability(each, threshold) for threshold in thresholds},
+            {f"{part:g}": quantile(each, part) for part in request.quantiles},
+        )  # fmt: skip
+    reached = request.error is None or found[study.names[0]].mean.half_width <= request.error
+    return Result(method, dict(expected), found, solves, failed, seconds | study.seconds, reached)
+
+
+def table(result: Result) -> str:
+    """Return a result as text."""
+    lines = [f"method {result.method}, intervals of {LEVEL:.0%}"]
+    for name, found in result.quantities.items():
+        rows = [("mean", found.mean), ("standard deviation", found.deviation)]
+        rows += [(f"quantile {part}", each) for part, each in found.quantiles.items()]
+        for label, each in rows:
+            lines.append(f"  {name}, {label}: {_number(each)} {found.unit}, worth {each.worth:.0f} plain solves")
+        for threshold, each in found.above.items():
+            lines.append(f"  {name}, probability above {threshold}: {_number(each)}, worth {each.worth:.0f}")
+        for part, (first, total) in result.sobol.get(name, {}).items():
+            lines.append(f"  {name}, Sobol indices of {part}: first {_number(first)}, total {_number(total)}")
+    counts = ", ".join(f"{count} at resolution {resolution}" for resolution, count in result.solves.items())
+    lines.append(f"solves: {counts}")
+    lines += [f"  {count} failed, left out: {reason}" for reason, count in sorted(result.failed.items())]
+    lines += [f"  {part}: {seconds:.1f} s x ranks" for part, seconds in result.seconds.items()]
+    total = sum(result.seconds.values())
+    costs = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(result.expected.items(), key=_second))
+    return "\n".join([*lines, f"in all {total:.1f} s x ranks; expected after the pilot: {costs}"])
+
+
+def _second(pair: tuple[str, float]) -> float:
+    return pair[1]
+
+
+def _number(found: Estimate) -> str:
+    return f"{found.value:.5g} [{found.low:.5g}, {found.high:.5g}]"

@@ -1,0 +1,364 @@
+"""Methods of an estimate: what solves and predictions it takes, what that costs, and the samples it is made of."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.predictor import Predictor
+from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.study import allocation
+from lrsa_coupled.study.allocation import Allocation
+from lrsa_coupled.study.solves import Answer, Ask, Solves
+from lrsa_coupled.study.statistics import Controlled, Multifidelity, Multilevel, Plain, Sampled
+from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate
+
+Array = npt.NDArray[np.float64]
+
+FOLDS = 5
+"""Of a surrogate that is fitted to the solves that it corrects."""
+
+APART = 10**8
+"""Between the indices of the samples of one difference of multilevel Monte Carlo and those of the next."""
+
+MOST = 2**17
+"""Cheap evaluations of an estimate at most."""
+
+AFTER = 10**9
+"""Above all indices of samples: what else is drawn begins here. Zeros at the end of a seed count for nothing."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked, and how it is answered.
+
+    Args:
+        names: Quantities; the target is that of the first one.
+        resolutions: Of the meshes, the one that counts first.
+        pilot: Samples that are solved on all of them.
+        model: Folder of the operator, None where there is none.
+        settings: Of its evaluation.
+        seconds: Time of the work besides solves by part, wall time x ranks [s]; it grows.
+    """
+
+    case: Case
+    comm: MPI.Intracomm
+    solves: Solves
+    names: tuple[str, ...]
+    resolutions: tuple[int, ...]
+    pilot: int
+    seed: int
+    model: Path | None = None
+    settings: GuessConfig = GuessConfig()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def values(self, resolutions: Sequence[int], indices: Sequence[int]) -> Array:
+        """Return quantities ``(N, len(resolutions), Q)`` of the samples that all meshes have solved. Collective."""
+        asks = [[Ask(resolution, index) for resolution in resolutions] for index in indices]
+        self.solves.ask([each for row in asks for each in row])
+        rows = ([self.solves.answers[each].values for each in row] for row in asks)
+        solved = [[[v[name] for name in self.names] for v in row] for row in map(_whole, rows) if row]
+        return np.array(solved, dtype=np.float64).reshape(-1, len(resolutions), len(self.names))
+
+    def draw(self, index: int, member: int = 0) -> Any:
+        """Return the parameters of a sample; members are A, B, then A with one of its fields from B."""
+        return self.solves.draw(index, member)
+
+    @cached_property
+    def pilots(self) -> Array:
+        """Quantities of the pilot ``(N, L, Q)``. Collective at first."""
+        return self.values(self.resolutions, range(self.pilot))
+
+    @cached_property
+    def costs(self) -> tuple[float, ...]:
+        """Median cost of a solve on each mesh, of the pilot, to two digits, wall time x ranks [s]."""
+        found = []
+        for resolution in self.resolutions:
+            asks = (Ask(resolution, index) for index in range(self.pilot))
+            found.append(float(f"{np.median([self.solves.answers[each].seconds for each in asks]):.2g}"))
+        return tuple(found)
+
+    def spent(self, what: str, started: float) -> None:
+        """Add the time since then to a part, as if on all ranks. Collective."""
+        seconds = self.comm.allreduce(time.perf_counter() - started, op=MPI.MAX) * self.comm.size
+        self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+
+class Method(ABC):
+    """A method, for a study whose pilot is solved. ``target`` is the variance of the first quantity's estimate."""
+
+    name: str
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+
+    @abstractmethod
+    def expected(self, target: float) -> float:
+        """Return what the estimate will have cost, the pilot included, wall time x ranks [s]; infinite if it cannot."""
+
+    @abstractmethod
+    def sampled(self, target: float) -> dict[str, Sampled]:
+        """Solve what this target takes and return the samples of each quantity. Collective."""
+
+    def describe(self, target: float) -> str:
+        """Return in words what it will do."""
+        return ""
+
+    @property
+    def _spread(self) -> float:
+        """Variance of the first quantity, from all answers of the mesh that counts."""
+        answers = self.study.solves.answers.values()
+        asked = [each for each in answers if each.ask.resolution == self.study.resolutions[0] and not each.ask.member]
+        values = [each.values[self.study.names[0]] for each in asked if each.values is not None]
+        return float(np.var(values, ddof=1)) if len(values) > 1 else math.nan
+
+    @property
+    def _pilot_cost(self) -> float:
+        return self.study.pilot * sum(self.study.costs)
+
+
+@final
+class MonteCarlo(Method):
+    """The mean of solves."""
+
+    name = "mc"
+
+    def expected(self, target: float) -> float:
+        return self._plan(target).cost
+
+    def sampled(self, target: float) -> dict[str, Sampled]:
+        study = self.study
+        table = study.values(study.resolutions[:1], range(max(self._plan(target).counts[0], study.pilot)))[:, 0]
+        return {name: Plain(column) for name, column in zip(study.names, table.T, strict=True)}
+
+    def describe(self, target: float) -> str:
+        return f"{self._plan(target).counts[0]} solves"
+
+    def _plan(self, target: float) -> Allocation:
+        return allocation.monte_carlo(self._spread, self.study.costs[0], target)
+
+
+class _Meshes(Method):
+    """Methods with several meshes."""
+
+    def expected(self, target: float) -> float:
+        return self._pilot_cost + self._plan(target).cost
+
+    def describe(self, target: float) -> str:
+        plan = self._plan(target)
+        names = [str(self.study.resolutions[i]) for i in plan.models]
+        return ", ".join(f"{n} at resolution {name}" for n, name in zip(plan.counts, names, strict=True))
+
+    @abstractmethod
+    def _plan(self, target: float) -> Allocation:
+        """Return meshes and counts."""
+
+
+@final
+class MultilevelMonteCarlo(_Meshes):
+    """Independent differences between meshes."""
+
+    name = "mlmc"
+
+    def sampled(self, target: float) -> dict[str, Sampled]:
+        study, plan = self.study, self._plan(target)
+        tables = []
+        for place, (model, count) in enumerate(zip(plan.models, plan.counts, strict=True)):
+            pair = [study.resolutions[i] for i in (model, *plan.models[place + 1 : place + 2])]
+            least = study.pilot if place == 0 else 0
+            tables.append(study.values(pair, range(place * APART, place * APART + max(count, least))))
+        tables.reverse()
+        return {name: Multilevel([each[:, :, q] for each in tables]) for q, name in enumerate(study.names)}
+
+    def _plan(self, target: float) -> Allocation:
+        return allocation.multilevel(self.study.pilots[:, :, 0], self.study.costs, target)
+
+
+@final
+class MultifidelityMonteCarlo(_Meshes):
+    """Coarser meshes as control variates of the finest one."""
+
+    name = "mfmc"
+
+    def sampled(self, target: float) -> dict[str, Sampled]:
+        study, plan = self.study, self._plan(target)
+        counts = [max(count, study.pilot) for count in plan.counts]
+        meshes = [study.resolutions[i] for i in plan.models]
+        asks = [Ask(mesh, index) for mesh, count in zip(meshes, counts, strict=True) for index in range(count)]
+        failed = {answer.ask.index for answer in study.solves.ask(asks) if answer.values is None}
+        tables = []
+        for mesh, count in zip(meshes, counts, strict=True):
+            answers = [study.solves.answers[Ask(mesh, index)] for index in range(count) if index not in failed]
+            tables.append(np.array([[_of(answer)[name] for name in study.names] for answer in answers]))
+        return {name: Multifidelity([each[:, q] for each in tables]) for q, name in enumerate(study.names)}
+
+    def _plan(self, target: float) -> Allocation:
+        return allocation.multifidelity(self.study.pilots[:, :, 0], self.study.costs, target)
+
+
+class SurrogateMethod(Method):
+    """A surrogate, fitted to all folds of the solves but one, as control variate of that one.
+
+    Attributes:
+        rest: Share of the variance that cheap evaluations may leave: more where they cost more.
+    """
+
+    rest: float
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study)
+        self._prediction = math.inf
+
+    @abstractmethod
+    def make(self) -> Surrogate:
+        """Make a surrogate."""
+
+    def expected(self, target: float) -> float:
+        solves, further, study = self._solves(target), self._further(target), self.study
+        cheap = self._pilots[2] * further * solves / study.pilot
+        return self._pilot_cost + max(solves - study.pilot, 0) * study.costs[0] + cheap
+
+    def sampled(self, target: float) -> dict[str, Sampled]:
+        return self._fitted(max(self._solves(target), self.study.pilot), self._further(target))
+
+    def solved(self, count: int | None = None) -> tuple[list[int], Array]:
+        """Return indices and quantities ``(N, Q)`` of the solves, of the first ``count`` samples."""
+        study, finest = self.study, self.study.resolutions[0]
+        found = {}
+        for ask, answer in study.solves.answers.items():
+            if ask.resolution == finest and not ask.member and (count is None or ask.index < count):
+                found[ask.index] = answer.values
+        solved = [(index, values) for index, values in sorted(found.items(), key=_first) if values is not None]
+        return [index for index, _ in solved], np.array([[each[name] for name in study.names] for _, each in solved])
+
+    def _further(self, target: float) -> int:
+        return min(math.ceil(self._spread / target / self.rest), MOST)
+
+    def describe(self, target: float) -> str:
+        return f"about {self._solves(target)} solves"
+
+    def _solves(self, target: float) -> int:
+        """Return solves such that what a surrogate fitted to them leaves of the variance meets the target."""
+        left, rate, _ = self._pilots
+        count, pilot = left * self._spread / ((1.0 - self.rest) * target), self.study.pilot
+        return math.ceil(max((count * pilot**rate) ** (1.0 / (1.0 + rate)) if count > pilot else count, 2.0))
+
+    @cached_property
+    def _pilots(self) -> tuple[float, float, float]:
+        """Share of the variance left by a fit to the pilot, power of samples with which it falls, time of a prediction.
+
+        The power is that from half of the pilot, at most 1; the time is in seconds. Collective at first.
+        """
+        study, shares = self.study, []
+        for count in (study.pilot // 2, study.pilot):
+            found = self._fitted(count, 400)[study.names[0]]
+            left = found.parts(lambda values: values)[0]
+            shares.append(min(left.variance * len(left.values) / np.var(found.truth, ddof=1), 1.0))
+        return shares[1], min(max(math.log2(shares[0] / shares[1]), 0.0), 1.0), self._prediction
+
+    def _fitted(self, count: int, further: int) -> dict[str, Sampled]:
+        study = self.study
+        study.values(study.resolutions[:1], range(count))
+        indices, truth = self.solved(count)
+        points, folds = [study.draw(index) for index in indices], np.array(indices) % FOLDS
+        started = time.perf_counter()
+
+        def predicted(fold: int) -> tuple[Array, Array, float]:
+            mine = folds == fold
+            surrogate = self.make()
+            surrogate.fit([point for point, own in zip(points, mine, strict=True) if not own], truth[~mine])
+            own = surrogate.predict([point for point, own in zip(points, mine, strict=True) if own])
+            fitted = time.perf_counter()
+            others = surrogate.predict(further_points(study, fold, math.ceil(further / FOLDS)))
+            return own, others, (time.perf_counter() - fitted) / len(others)
+
+        found = shared(study.comm, predicted, FOLDS)
+        cheap, rest, self._prediction = np.empty_like(truth), [each[1] for each in found], found[0][2]
+        for fold, (own, *_) in enumerate(found):
+            cheap[folds == fold] = own
+        study.spent(self.name, started)
+        return {
+            name: Controlled(truth[:, q], cheap[:, q : q + 1], [each[:, q : q + 1] for each in rest], folds)
+            for q, name in enumerate(study.names)
+        }
+
+
+@final
+class GaussianProcessMethod(SurrogateMethod):
+    """A Gaussian process on the quantity."""
+
+    name, rest = "gp", 0.05
+
+    def make(self) -> Surrogate:
+        return GaussianProcess()
+
+
+@final
+class OperatorMethod(SurrogateMethod):
+    """A linear function of what an operator predicts."""
+
+    name, rest = "operator", 0.35
+
+    def __init__(self, study: Study) -> None:
+        super().__init__(study)
+        self._known: dict[Any, Array] = {}
+
+    @cached_property
+    def _predictor(self) -> Predictor:
+        assert self.study.model is not None
+        found = Predictor.load(self.study.model, self.study.settings)
+        found.check(self.study.case)
+        seen = found.card.data
+        if self.study.seed in {seen.seed, *seen.seeds}:
+            text = f"the seed {self.study.seed} is that of the data behind the model {self.study.model}"
+            raise ValueError(f"the samples of an estimate must be unseen: {text}; choose another with --seed")
+        return found
+
+    def make(self) -> Surrogate:
+        return OperatorReadout(self.study.case, self._predictor, self._known)
+
+
+def further_points(study: Study, fold: int, count: int) -> list[Any]:
+    """Draw the parameters of cheap evaluations of a fold, each time the same."""
+    rng = np.random.default_rng([study.seed, AFTER + 1, fold])
+    steps = study.case.trajectory
+    points = [study.case.sample(rng) for _ in range(count)]
+    return points if steps is None else [steps.at_step(point, steps.num_steps - 1) for point in points]
+
+
+def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list[T]:
+    """Do pieces of work, each on one rank, and return all results on all of them. Collective."""
+    with collective_errors(comm):
+        mine = {number: work(number) for number in range(comm.rank, count, comm.size)}
+    found = {number: result for part in comm.allgather(mine) for number, result in part.items()}
+    return [found[number] for number in range(count)]
+
+
+def _first(pair: tuple[int, Any]) -> int:
+    return pair[0]
+
+
+def _whole(row: Sequence[Mapping[str, float] | None]) -> list[Mapping[str, float]]:
+    """Return a row without gaps, or nothing."""
+    return [each for each in row if each is not None] if None not in row else []
+
+
+def _of(answer: Answer) -> dict[str, float]:
+    assert answer.values is not None
+    return answer.values
+
+
+_KINDS = (MonteCarlo, MultilevelMonteCarlo, MultifidelityMonteCarlo, GaussianProcessMethod, OperatorMethod)
+METHODS: dict[str, type[Method]] = {kind.name: kind for kind in _KINDS}

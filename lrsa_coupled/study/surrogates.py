@@ -1,0 +1,142 @@
+"""Cheap predictions of quantities from parameters, fitted to solves."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from lrsa_coupled.coupling.predictor import Predictor
+    from lrsa_coupled.interfaces import Case
+
+Array = npt.NDArray[np.float64]
+
+LARGEST = 800
+"""Solves that a Gaussian process is fitted to at most: its cost grows with their third power."""
+
+POINTS, BATCH = 512, 8
+"""Points at which an operator is evaluated, and problems at a time."""
+
+SEPARATE = 20
+"""Numbers of the parameters up to which each has a length of its own."""
+
+
+class Surrogate(ABC):
+    """Predicts quantities; deterministic."""
+
+    @abstractmethod
+    def fit(self, parameters: Sequence[Any], values_NQ: Array) -> None:
+        """Fit to quantities of solves."""
+
+    @abstractmethod
+    def predict(self, parameters: Sequence[Any]) -> Array:
+        """Predict the quantities ``(N, Q)``."""
+
+
+@final
+class GaussianProcess(Surrogate):
+    """A Gaussian process on each quantity, Matern 5/2, with noise; lengths by the marginal likelihood."""
+
+    def __init__(self) -> None:
+        self._processes: list[Any] = []
+
+    def fit(self, parameters: Sequence[Any], values_NQ: Array) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        points = numbers(parameters[:LARGEST])
+        self._centre, spread = points.mean(axis=0), points.std(axis=0)
+        self._used = spread > 0.0
+        self._spread = spread[self._used]
+        scaled = self._scaled(points)
+        size = scaled.shape[1]
+        lengths = np.full(size, np.sqrt(size)) if size <= SEPARATE else np.sqrt(float(size))
+        kernel = ConstantKernel(1.0, (1e-3, 1e4)) * Matern(lengths, (0.1, 1e3), nu=2.5)
+        self._processes = []
+        for column in values_NQ[:LARGEST].T:
+            process = GaussianProcessRegressor(kernel + WhiteKernel(1e-3, (1e-9, 1.0)), normalize_y=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self._processes.append(process.fit(scaled, column))
+
+    def predict(self, parameters: Sequence[Any]) -> Array:
+        scaled = self._scaled(numbers(parameters))
+        return np.stack([process.predict(scaled) for process in self._processes], axis=1)
+
+    def _scaled(self, points: Array) -> Array:
+        return (points[:, self._used] - self._centre[self._used]) / self._spread
+
+
+@final
+class OperatorReadout(Surrogate):
+    """A linear function of moments of the fields that an operator predicts at points, for which no mesh is made.
+
+    The moments are means over the points of the fields, their sizes and their products, times 1 and each coordinate,
+    times the volume of the domain. Its coefficients, ridge regression, are fitted to solves that the operator has not
+    been trained on.
+
+    Args:
+        case: A case whose operator is evaluated without a mesh.
+        predictor: The operator.
+        known: Moments by parameters; those of solves are added.
+    """
+
+    def __init__(self, case: Case, predictor: Predictor, known: dict[Any, Array]) -> None:
+        self.case, self.predictor, self._known = case, predictor, known
+
+    def fit(self, parameters: Sequence[Any], values_NQ: Array) -> None:
+        from sklearn.linear_model import RidgeCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        self._lines = []
+        for column in values_NQ.T:
+            line = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-8.0, 3.0, 23)))
+            self._lines.append(line.fit(self._moments(parameters, keep=True), column))
+
+    def predict(self, parameters: Sequence[Any]) -> Array:
+        moments = self._moments(parameters, keep=len(parameters) <= LARGEST)
+        return np.stack([line.predict(moments) for line in self._lines], axis=1)
+
+    def _moments(self, parameters: Sequence[Any], *, keep: bool) -> Array:
+        """Return the moments; those of solves are kept, as they are asked for by several folds."""
+        missing = [each for each in parameters if each not in self._known]
+        found = dict(zip(missing, self._evaluated(missing), strict=True)) if missing else {}
+        if keep:
+            self._known |= found
+        return np.array([self._known[each] if each in self._known else found[each] for each in parameters])
+
+    def _evaluated(self, parameters: Sequence[Any]) -> list[Array]:
+        sampling, rows = self.case.points, []
+        assert sampling is not None
+        for first in range(0, len(parameters), BATCH):
+            batch = parameters[first : first + BATCH]
+            points = [sampling.points(each, POINTS) for each in batch]
+            features = [sampling.features(each, own) for each, own in zip(batch, points, strict=True)]
+            fields = self.predictor.evaluate_batch(points, features)
+            volumes = [sampling.volume(each) for each in batch]
+            rows += [_moments_of(*each) for each in zip(points, fields, volumes, strict=True)]
+        return rows
+
+
+def _moments_of(points_Nd: Array, fields_NK: Array, volume: float) -> Array:
+    pairs = np.triu_indices(fields_NK.shape[1])
+    products = fields_NK[:, pairs[0]] * fields_NK[:, pairs[1]]
+    functions = np.column_stack([fields_NK, np.abs(fields_NK), products])
+    weights = np.column_stack([np.ones(len(points_Nd)), points_Nd])
+    return volume * (weights.T @ functions).ravel() / len(points_Nd)
+
+
+def numbers(parameters: Sequence[Any]) -> Array:
+    """Return the real numbers of parameters ``(N, d)``; integers, seeds and counts, are none of them."""
+    names = [f.name for f in dataclasses.fields(parameters[0])]
+    real = [n for n in names if np.issubdtype(np.asarray(getattr(parameters[0], n)).dtype, np.floating)]
+    rows = [np.concatenate([np.ravel(getattr(each, name)) for name in real]) for each in parameters]
+    return np.array(rows, dtype=np.float64).reshape(len(parameters), -1)
