@@ -12,9 +12,9 @@ from typing import Any, final
 
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.card import NAME
-from lrsa_coupled.data.models import model_path, newest_model
+from lrsa_coupled.data.models import MODELS, model_path, newest_model
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.files import abandoned, temporary_path
+from lrsa_coupled.files import abandoned, locked, temporary_path
 from lrsa_coupled.training.loop import train
 
 LOGGER = logging.getLogger(__name__)
@@ -44,21 +44,22 @@ def follow(
 
     Raises:
         ValueError: As ``train``.
+        BlockingIOError: If another process does this for the data set.
     """
-    _remove_abandoned(folder)
-    samples = _Samples(folder)
-    newest = newest_model(folder)
-    needed = first if newest is None else 2 * int(newest.name)
-    while not stop():
-        if samples.count() < needed:
-            time.sleep(POLL)
-            continue
-        store, newest = DataStore(folder), newest_model(folder)
-        needed = 2 * len(store.solved)
-        path = model_path(folder, len(store.solved))
-        summary = _train(folder, path, configure(store, newest), stop=stop)
-        if summary is not None:
-            yield path, summary
+    with locked(folder / MODELS):
+        _remove_abandoned(folder)
+        samples, newest = _Samples(folder), newest_model(folder)
+        needed = first if newest is None else 2 * int(newest.name)
+        while not stop():
+            if samples.count() < needed:
+                time.sleep(POLL)
+                continue
+            store, newest = DataStore(folder), newest_model(folder)
+            needed = 2 * len(store.solved)
+            path = model_path(folder, len(store.solved))
+            summary = _train(folder, path, configure(store, newest), stop=stop)
+            if summary is not None:
+                yield path, summary
 
 
 def _train(folder: Path, path: Path, config: Config, *, stop: Callable[[], str]) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
 """What the schedule, the validations and the end of a training follow: steps, the clock, and signals."""
 
 import dataclasses
-import json
 import os
 import signal
 from types import SimpleNamespace
@@ -70,13 +69,11 @@ def test_training_by_the_clock_learns_and_a_finished_run_returns_at_once(data, t
     assert train(data, tmp_path, config) == summary
 
 
-def test_what_an_earlier_part_of_the_run_took_counts(data, tmp_path):
+def test_what_an_earlier_part_of_the_run_took_counts(data, tmp_path, monkeypatch):
     config = with_training(minutes=30.0)
     assert train(data, tmp_path, config, stop=lambda: "SIGTERM")["stopped"] == "SIGTERM"
-    path = tmp_path / "last" / "state.json"
-    state = json.loads(path.read_text())
-    state["progress"]["seconds"] = 1800.0
-    path.write_text(json.dumps(state))
+    read = loop.read_progress
+    monkeypatch.setattr(loop, "read_progress", lambda *given: dataclasses.replace(read(*given), seconds=1800.0))
     summary = train(data, tmp_path, config)
     assert summary["epochs"] == 1 and "stopped" not in summary  # one more step, and the validation
 
