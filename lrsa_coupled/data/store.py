@@ -47,7 +47,7 @@ class Damage:
 
 @final
 class DataStore:
-    """A data set opened for reading, while others write into it too. Collective: no. Memory: some 100 bytes a sample.
+    """A data set opened for reading, while others write into it too. Collective: no. Memory: some 200 bytes a sample.
 
     Attributes:
         headers: Headers of the shards by path.

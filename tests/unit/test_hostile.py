@@ -348,11 +348,20 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_a_configuration_cannot_ask_for_more_samples_than_there_is_memory(data: Path, capsys) -> None:
-    for samples, missing in ((9_000_000, "missing: sample 2 to 8999999"), (10**12, None), (float("inf"), None)):
+    for samples, expected, message in (
+        (9_000_000, 1, "missing: sample 2 to 8999999"),
+        (10**12, 0, "0 samples to make"),
+        (float("inf"), 1, "expected finite numbers"),
+    ):
         (data / "config.json").write_text(json.dumps({"generate": {"samples": samples}}))
         code, text = verified(data, capsys)
-        assert (code, missing or "0 samples to make") == (1 if missing else 0, missing or "0 samples to make")
-        assert (missing or "0 samples to make") in text
+        assert code == expected and message in text
+
+
+def test_a_damaged_configuration_is_named(data: Path, capsys) -> None:
+    (data / "config.json").write_text("{")
+    code, text = verified(data, capsys)
+    assert code == 1 and "config.json is not a valid JSON file" in text and "missing is not known" in text
 
 
 def test_a_shard_that_was_refitted_is_whole(data: Path) -> None:
