@@ -51,7 +51,7 @@ def sole_writer(out: Path, group: ProcessGroup, device: torch.device) -> Iterato
                 held.enter_context(locked(out))
             except OSError as caught:
                 error = caught
-        if group.sum(torch.tensor(float(error is not None), device=device)) > 0.0:
+        if group.sum(torch.tensor([float(error is not None)], device=device)).item():
             raise error or BlockingIOError(f"{out} cannot be written, as the first rank says")
         yield
 

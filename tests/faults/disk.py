@@ -155,7 +155,7 @@ def loads_of(folder: Path) -> list[float]:
 
 TRAIN = {"operator.width": 64, "operator.num_blocks": 3, "training.epochs": 3, "training.batch_size": 6}
 TRAIN |= {"training.num_points": 40, "training.valid_fraction": 0.2, "training.device": "cpu"}
-GENERATE = ["generate", "cavity", "--samples", "8", "--resolution", "16", "--seed", "5"]
+GENERATE = ["generate", "darcy", "--samples", "8", "--resolution", "32", "--seed", "5"]
 GENERATE += ["--set", "generate.samples_per_shard=3", "--out", "{out}"]
 BENCH = ["bench", "cavity", "--samples", "1", "--resolution", "6", "--only", "zero"]
 BENCH += ["--json", "{out}/rows.jsonl", "--html", "{out}/page.html", "--pictures", "{out}"]

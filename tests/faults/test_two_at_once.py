@@ -35,7 +35,7 @@ WRITERS = {
     "solve": ["solve", "cavity", "--resolution", "4", "--out", "{out}"],
     "bench": ["bench", "cavity", "--samples", "1", "--resolution", "4", "--only", "zero", "--json", "{out}"],
     "experiment": ["experiment", "certificates", "darcy", "--samples", "1", "--resolution", "8", "--json", "{out}"],
-    "run": ["run", "cavity", *TINY, "--set", "generate.samples=8", "--set", "problem.resolution=8", "--out", "{out}"],
+    "run": ["run", "darcy", *TINY, "--set", "generate.samples=8", "--set", "problem.resolution=8", "--out", "{out}"],
 }
 
 
@@ -109,7 +109,7 @@ def test_a_killed_holder_blocks_nobody(given: Path, tmp_path: Path) -> None:
 
 
 def test_two_generates_share_the_work_and_both_say_so(tmp_path: Path) -> None:
-    arguments = ["generate", "cavity", "--samples", "8", "--resolution", "6", "--set", "generate.samples_per_shard=3"]
+    arguments = ["generate", "darcy", "--samples", "8", "--resolution", "6", "--set", "generate.samples_per_shard=3"]
     whole, shared = tmp_path / "whole", tmp_path / "shared"
     assert start(VERB, [*arguments, "--out", str(whole)]).wait(200) == 0
     first = start(VERB, [*arguments, "--out", str(shared)], AFTER_SAMPLE)
