@@ -19,6 +19,7 @@ _MODULES = {
     "Guess": "interfaces",
     "InitialGuess": "interfaces",
     "LearnedGuess": "guess.learned",
+    "Learning": "study.study",
     "NumericalError": "interfaces",
     "Problem": "interfaces",
     "Schema": "schema",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     )
     from lrsa_coupled.petsc.describe import describe as describe
     from lrsa_coupled.schema import Field as Field, Schema as Schema, Symmetry as Symmetry
+    from lrsa_coupled.study.study import Learning as Learning
 else:
 
     def __getattr__(name: str) -> object:

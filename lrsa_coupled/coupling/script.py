@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ from lrsa_coupled.interfaces import Described, Features, Unknown
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.settings import nearest
-from lrsa_coupled.training.checkpoint import ModelCard
+
+if TYPE_CHECKING:
+    from lrsa_coupled.training.checkpoint import ModelCard
 
 type Scalar = complex | Constant | Callable[[], complex]
 

@@ -31,16 +31,16 @@ class ShardWriter:
         self._records: list[SampleRecord] = []
         self._paths: list[Path] = []
 
-    def add(self, record: SampleRecord) -> None:
-        """Write a sample; it is on disk when this returns. Collective: no."""
-        self._paths.append(write_shard(self.folder, [record]))
-        self._records.append(record)
-        if len(self._records) == self.samples_per_shard:
+    def add(self, *records: SampleRecord) -> None:
+        """Write samples; they are on disk when this returns. Collective: no."""
+        self._paths.append(write_shard(self.folder, records))
+        self._records += records
+        if len(self._records) >= self.samples_per_shard:
             self.close()
 
     def close(self) -> None:
         """Merge what has been written since the last full shard. Collective: no."""
-        if len(self._records) > 1:
+        if len(self._paths) > 1:
             merged = write_shard(self.folder, self._records)
             for path in self._paths:
                 if path != merged:

@@ -21,6 +21,7 @@ from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import ShardWriter, tidy
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.interfaces import Unknown
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
 
@@ -57,15 +58,12 @@ class Collector:
                  outputs: Mapping[str, Sequence[int]] | None = None, u: Function | Sequence[Function] | None = None,
                  bcs: Sequence[DirichletBC] | None = None) -> None:  # fmt: skip
         solution, bcs = unknown_of(problem, u, bcs)
-        fields = _fields(solution, outputs)
+        fields = fields_of(solution, outputs)
         self.folder = Path(folder)
         self.what = unknown(solution, bcs, fields)
         self.comm: MPI.Comm = self.what.mesh.comm
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
-        named = {
-            Field(key, input_columns(key, source, self.what.mesh)): source for key, source in (inputs or {}).items()
-        }
-        self.script = Script(name, named, scalars or {}, outputs=fields, node_space=self.what.node_space)
+        self.script = script_of(name, self.what, inputs or {}, scalars=scalars or {}, outputs=fields)
         self._gatherer = SampleGatherer(self.script, self.what)
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
         with collective_errors(self.comm):
@@ -104,7 +102,15 @@ class Collector:
             self.close()
 
 
-def _fields(solution: Solution, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
+def script_of(name: str, what: Unknown, inputs: Mapping[str, Input], *, scalars: Mapping[str, Scalar],
+              outputs: Sequence[Field]) -> Script:  # fmt: skip
+    """Return a script as an operator that is yet to be trained will see it; errors as ``Script``. Collective."""
+    named = {Field(key, input_columns(key, source, what.mesh)): source for key, source in inputs.items()}
+    return Script(name, named, scalars, outputs=outputs, node_space=what.node_space)
+
+
+def fields_of(solution: Solution, outputs: Mapping[str, Sequence[int]] | None) -> tuple[Field, ...]:
+    """Return the outputs of an operator for a solution; see ``Collector`` for ``outputs``. Collective: no."""
     fields, outputs = [], _names(solution) if outputs is None else outputs
     for name, path in outputs.items():
         fields.append(Field(name, num_columns(solution, name, path), subspace=tuple(path)))

@@ -254,7 +254,7 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
 
 def _create(case: Case, config: Config, folder: Path) -> None:
     defaults = {"method": case.default_method, "options": dataclasses.asdict(case.default_options)}
-    create(folder, _card(case, config), defaults=defaults)
+    create(folder, card_of(case, config), defaults=defaults)
     configuration.save(config, folder)
 
 
@@ -274,7 +274,8 @@ def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, i
     return len(data.entries), len(data.solved), data.failures()
 
 
-def _card(case: Case, config: Config) -> DataCard:
+def card_of(case: Case, config: Config) -> DataCard:
+    """Return the card of the data set that a case and its settings make. Collective: no."""
     parameters = sample_parameters(case, config.problem.training_seed, 0)
     return DataCard(
         schema=case.schema,

@@ -13,6 +13,14 @@ from lrsa_coupled.data.format import GEOMETRY, SampleArrays
 from lrsa_coupled.interfaces import Described, Unknown
 
 
+def mesh_of(points: Values) -> object:
+    """Return what is the same for samples with these points, and different for others."""
+    return len(points), float(points.sum()), float(np.sum(points**2))
+
+
+type Values = npt.NDArray[np.floating]
+
+
 @final
 class SampleGatherer:
     """Gathers solved problems on one mesh to rank 0; what depends on the mesh alone is gathered once, and read-only.
@@ -27,6 +35,7 @@ class SampleGatherer:
         self.comm = problem.mesh.comm
         self._order: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
         self._geometry: dict[str, npt.NDArray[Any]] = {}
+        self._counts: list[int] = []
         nodes = self.nodes
         corners = nodes.cells[: nodes.num_cells, : nodes.num_vertices]
         if nodes.space.mesh.topology.dim < nodes.space.mesh.geometry.dim:  # in space they would be taken for simplices
@@ -35,6 +44,7 @@ class SampleGatherer:
         places = np.column_stack([nodes.points, nodes.midpoints])
         parts = self.comm.gather((places, nodes.mass, nodes.boundary, nodes.constrained.astype(np.uint8), cells))
         if parts is not None:
+            self._counts = [len(part[0]) for part in parts]
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def __call__(self, problem: Unknown) -> SampleArrays | None:
@@ -45,6 +55,29 @@ class SampleGatherer:
             return None
         inputs, outputs = (np.concatenate(part)[self._order] for part in zip(*parts, strict=True))
         return SampleArrays(**self._geometry, inputs=inputs, outputs=outputs, scalars=features.scalars)
+
+    def spread(self, arrays: SampleArrays | None) -> tuple[Values, Values, Values] | None:
+        """Return inputs and outputs at the owned nodes, and scalars; None if the sample is not of this mesh.
+
+        ``arrays`` count on rank 0.
+        """
+        parts = None
+        if arrays is not None and self._is_here(arrays):
+            place = np.empty_like(self._order)
+            place[self._order] = np.arange(len(place))
+            ends = np.cumsum(self._counts)[:-1]
+            columns = (np.split(values[place], ends) for values in (arrays.inputs, arrays.outputs))
+            parts = [(*each, arrays.scalars) for each in zip(*columns, strict=True)]
+        return self.comm.scatter(parts) if self.comm.bcast(parts is not None) else None
+
+    @property
+    def mesh(self) -> object:
+        """What is the same for samples on one mesh, and different on others, on rank 0; None above."""
+        return mesh_of(self._geometry["points"]) if self._geometry else None
+
+    def _is_here(self, arrays: SampleArrays) -> bool:
+        points = self._geometry["points"]
+        return arrays.points.shape == points.shape and bool(np.allclose(arrays.points, points, rtol=0.0, atol=1e-12))
 
     def _arrange(self, places: npt.NDArray[np.float64], *rest: npt.NDArray[np.float64]) -> None:
         """Put nodes and cells in their order; on rank 0."""

@@ -1,10 +1,12 @@
-"""The learned guess in a user's own script: load, attach.
+"""Initial guesses in a user's own script: an operator that is loaded, or what a study learns as it goes.
 
 Works with ``dolfinx.fem.petsc.LinearProblem`` and ``NonlinearProblem``, in whose ``solve`` the call of the PETSc solver
 goes through a guarded solver, and with a bare KSP or SNES by ``attached.solve(b, x)`` instead of ``ksp.solve(b, x)``.
 The default solve is the script's own: it begins with whatever is in the vector of the solution (zeros for a KSP, unless
 its initial guess is nonzero). Tolerances mean what they mean without the guess: a relative one of a SNES refers to the
 residual of the script's own guess.
+
+Importing this loads no torch: a study needs none before it has a model.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import dataclasses
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, final
 
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
@@ -23,21 +26,30 @@ from petsc4py import PETSc
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.inputs import Input
-from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.coupling.script import Scalar, script_for, unknown, unknown_of
+from lrsa_coupled.coupling.script import Scalar, Script, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.pass_by import objection, stopped_by_count
 from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget, result_of
-from lrsa_coupled.guess.policy import DEFAULT, SETTINGS, Decision, Policy, policy_for
+from lrsa_coupled.guess.policy import DEFAULT, SETTINGS, Adaptive, Decision, Policy, policy_for
 from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
+from lrsa_coupled.study.learn import Learner
+from lrsa_coupled.study.scripts import learning_of, studied
+from lrsa_coupled.study.study import NAMES, Learning, study_for
+
+if TYPE_CHECKING:
+    from lrsa_coupled.guess.learned import LearnedGuess
 
 logger = logging.getLogger(__name__)
 
 type Solver = PETSc.SNES | PETSc.KSP
+
+
+class _Described(TypedDict):
+    inputs: Mapping[str, Input]
+    scalars: Mapping[str, Scalar]
 
 
 def attach(
@@ -49,12 +61,13 @@ def attach(
     u: Function | Sequence[Function] | None = None,
     bcs: Sequence[DirichletBC] | None = None,
     policy: Policy | None = None,
+    learn: Learning | Path | str | None = None,
 ) -> AttachedGuess | None:
-    """Let the solves of a problem begin with an operator's prediction where that is expected to pay. Collective.
+    """Let the solves of a problem begin with a prediction where that is expected to pay. Collective.
 
     Args:
         problem: What solves; its options are not touched.
-        guess: The operator; None reads the option ``-<prefix>lrsa_checkpoint FOLDER`` and does nothing without it.
+        guess: The operator; None reads the option ``-<prefix>lrsa_checkpoint FOLDER``.
         inputs: The operator's nodal inputs by name.
         scalars: Its scalars by name.
         u: The unknown of a bare SNES or KSP, a function or a list of them; a problem knows its own.
@@ -62,27 +75,47 @@ def attach(
         policy: Shared with other solves; None takes that of all solvers with this prefix and operator, adaptive unless
             the settings choose another. The options ``-<prefix>lrsa_guess_<setting>``, see ``GuessConfig``, go before
             the settings of a guess or policy that is given.
+        learn: Folder in which the solves are collected and operators trained as long as that pays, or a ``Learning``;
+            None reads the option ``-<prefix>lrsa_learn FOLDER``. Without an operator and this, nothing is done.
 
     Returns:
-        What is attached, None without a guess.
+        What is attached, None without an operator and a folder to learn in.
 
     Raises:
         ValueError: If an input or scalar is missing, unknown or of the wrong size, an output is of an element that is
-            not supported, or a bare solver comes without ``u``; on all ranks.
+            not supported, a bare solver comes without ``u``, or the folder holds other data; on all ranks.
     """
     u, bcs = unknown_of(problem, u, bcs)
     solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
     options = PETSc.Options(solver.getOptionsPrefix() or "")
-    if guess is None:
-        folder = options.getString("lrsa_checkpoint", "")
-        if not folder:
-            return None
-        guess = LearnedGuess.load(folder)
-    given, predictor = _given(options), guess.predictor
+    folder = "" if guess is not None else options.getString("lrsa_checkpoint", "")
+    if folder:
+        from lrsa_coupled.guess.learned import LearnedGuess as Learned
+
+        guess = Learned.load(folder)
+    learning = learning_of(learn, options)
+    described: _Described = {"inputs": inputs or {}, "scalars": scalars or {}}
+    if learning is not None:
+        what, script = studied(solver, u, bcs, learning=learning, **described)
+        attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy)
+    elif guess is not None:
+        card = guess.predictor.card
+        what = unknown(u, bcs, card.schema.outputs)
+        script = script_for(card, card.schema.inputs, **described, node_space=what.node_space)
+        attached = _loaded(solver, what, guess, script=script, policy=policy)
+    else:
+        return None
+    if not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
+        attached.take_over(problem)
+    return attached
+
+
+def _loaded(solver: Solver, what: Unknown, guess: LearnedGuess, *, script: Script,
+            policy: Policy | None) -> AttachedGuess:  # fmt: skip
+    """Return an operator at work in a solver."""
+    given, predictor = _given(solver), guess.predictor
     settings = update(predictor.settings, given, where="PETSc options", prefix="lrsa_guess_")
-    guess, card = LearnedGuess(Predictor(predictor.model, predictor.card, settings)), predictor.card
-    what = unknown(u, bcs, card.schema.outputs)
-    script = script_for(card, card.schema.inputs, inputs or {}, scalars=scalars or {}, node_space=what.node_space)
+    guess, card = guess.with_settings(settings), predictor.card
     if policy is None:
         prefix = solver.getOptionsPrefix() or ""
         policy = policy_for(what.mesh.comm, prefix, settings, names=[guess.name], operator=repr(card))
@@ -90,10 +123,27 @@ def attach(
         policy.configure({name: value for name, value in given.items() if name in SETTINGS})
     nodes = NodeSet(what, script.schema.outputs)
     guess = guess.bind(script, nodes=nodes, max_distance=policy.max_distance)
-    attached = AttachedGuess(solver, what, [guess], policy)
-    if not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
-        attached.take_over(problem)
-    return attached
+    return AttachedGuess(solver, what, [guess], policy)
+
+
+def _learning(solver: Solver, what: Unknown, guess: LearnedGuess | None, *, script: Script, learning: Learning,
+              policy: Policy | None) -> AttachedGuess:  # fmt: skip
+    """Return a study at work in a solver; it begins with an operator where one is given."""
+    given, comm = _given(solver), what.mesh.comm
+    known = GuessConfig() if guess is None else guess.predictor.settings
+    settings = update(known, given, where="PETSc options", prefix="lrsa_guess_")
+    study = study_for(learning, script.schema, comm)
+    if policy is None:
+        prefix, folder = solver.getOptionsPrefix() or "", Path(learning.folder).resolve()
+        policy = policy_for(comm, prefix, settings, names=NAMES, operator=f"learn {folder}")
+    else:
+        policy.configure({name: value for name, value in given.items() if name in SETTINGS})
+    if not isinstance(policy, Adaptive):
+        raise ValueError(f"learn needs the adaptive policy, got {type(policy).__name__}")
+    learner = Learner(study, what, script, policy=policy, settings=settings)
+    if guess is not None:
+        learner.adopt(guess.with_settings(settings))
+    return AttachedGuess(solver, what, [], policy, learner)
 
 
 @final
@@ -102,11 +152,13 @@ class AttachedGuess:
 
     Attributes:
         policy: Its decisions and their record; ``policy.summary()`` for people.
+        learner: What learns from the solves, None where nothing does.
         passed_by: Why the solver is left alone, None while it is not.
     """
 
-    def __init__(self, solver: Solver, what: Unknown, guesses: Sequence[InitialGuess], policy: Policy) -> None:
-        self.solver, self.what, self.guesses, self.policy = solver, what, guesses, policy
+    def __init__(self, solver: Solver, what: Unknown, guesses: Sequence[InitialGuess], policy: Policy,
+                 learner: Learner | None = None) -> None:  # fmt: skip
+        self.solver, self.what, self.guesses, self.policy, self.learner = solver, what, guesses, policy, learner
         self.passed_by: str | None = None
         self._counts = False
         self._release: Callable[[], None] = lambda: None
@@ -124,6 +176,11 @@ class AttachedGuess:
         x.ghostUpdate(PETSc.InsertMode.INSERT, PETSc.ScatterMode.FORWARD)
         assign(x, self.what.solution)
 
+    def summary(self) -> str:
+        """Return lines about the guesses and, of a study, about what it has collected, learned and gained."""
+        lines = [self.policy.summary()]
+        return "\n".join(lines if self.learner is None else [*lines, self.learner.study.summary()])
+
     def detach(self) -> None:
         """Give a problem its own solver back. Collective: no."""
         self._release()
@@ -134,6 +191,10 @@ class AttachedGuess:
         if self.passed_by is not None or x is None:
             self._solve_as_ever(b, x)
             return
+        if self.learner is not None:
+            linear = isinstance(self.solver, PETSc.KSP)
+            self.learner.before(from_zero=linear and not self.solver.getInitialGuessNonzero())
+            self.guesses = self.learner.guesses
         make = SNESTarget if isinstance(self.solver, PETSc.SNES) else KSPTarget
         guarded = GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy)
         try:
@@ -141,6 +202,8 @@ class AttachedGuess:
         finally:
             guarded.destroy()
         self._counts = stopped_by_count(self.solver)
+        if self.learner is not None and not self._counts:
+            self.learner.after(result_of(self.solver, 0.0), x=x)
 
     def _solve_as_ever(self, b: PETSc.Vec | None, x: PETSc.Vec | None) -> None:
         started, decisions = time.perf_counter(), self.policy.decisions
@@ -158,7 +221,8 @@ class AttachedGuess:
             logger.warning("no initial guesses for '%s': %s", self.solver.getOptionsPrefix() or "", self.passed_by)
 
 
-def _given(options: PETSc.Options) -> dict[str, Any]:
+def _given(solver: Solver) -> dict[str, Any]:
     """Return the settings of the guess that are in PETSc's options."""
+    options = PETSc.Options(solver.getOptionsPrefix() or "")
     names = [f.name for f in dataclasses.fields(GuessConfig) if options.hasName(f"lrsa_guess_{f.name}")]
     return {name: parse(options.getString(f"lrsa_guess_{name}")) for name in names}

@@ -38,6 +38,10 @@ class LearnedGuess(InitialGuess):
         """Load a model, see ``Predictor.load``. Collective: no."""
         return cls(Predictor.load(folder, settings))
 
+    def with_settings(self, settings: GuessConfig) -> LearnedGuess:
+        """Return the guess of the same operator, evaluated in another way. Collective: no."""
+        return LearnedGuess(Predictor(self.predictor.model, self.predictor.card, settings))
+
     def bind(
         self, described: Described, *, nodes: NodeSet | None = None, max_distance: float = math.inf
     ) -> LearnedGuess:

@@ -33,7 +33,7 @@ import numpy as np
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.files import write_text_atomically
-from lrsa_coupled.guess.record import DEFAULT, Record
+from lrsa_coupled.guess.record import DEFAULT, TOLERANCES, Record
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import update
 
@@ -47,6 +47,10 @@ READ = ("max_iterations", "budget", "max_distance", "patience", "rest", "record"
 
 SETTINGS = ("policy", *READ)
 """Settings that policies read; the others are those of the evaluation of the operator."""
+
+TRIALS, PROMISING, MUCH_BETTER = 0.02, 0.7, 0.35
+"""With prospects: share of time for trials, and errors relative to the least of a measured choice: of a guess that is
+tried, and of one that is tried at once."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,11 @@ class Adaptive(Policy):
         guess_first: Whether a guess that is not measured goes before the default solve, with ``max_iterations`` as its
             limit: where a program makes one solve, measuring the default would be all that it does.
 
+    Attributes:
+        prospects: Expected relative errors of the choices in the next solve, ``DEFAULT`` for the user's own guess; None
+            where nobody knows.
+        without: Guesses of which, with prospects, nobody knows the error: they are measured at once.
+
     Raises:
         ValueError: If a name is doubled or ``DEFAULT``, or the file of the record holds something else.
     """
@@ -188,6 +197,8 @@ class Adaptive(Policy):
             raise ValueError(f"guesses need names of their own, none of them '{DEFAULT}', got {', '.join(names)}")
         self.settings, self.names, self.guess_first = settings, tuple(names), guess_first
         self.max_distance = settings.max_distance
+        self.prospects: dict[str, float] | None = None
+        self.without: frozenset[str] = frozenset()
         self._records = _read(Path(settings.record)) if settings.record else {}
 
     def choose(self, kind: str, names: Sequence[str]) -> Choice:
@@ -212,9 +223,22 @@ class Adaptive(Policy):
         logs = self._record(kind).solved(DEFAULT)
         return math.exp(logs.mean()) if len(logs) else None
 
+    def costs(self, kind: str) -> dict[str, tuple[float, int]]:
+        """Return the mean time of a solved problem [s] and the number of solves, by choice. Collective: no."""
+        record = self._record(kind)
+        return {name: (math.exp(record.cost(name)), len(record.logs[name])) for name in record.logs}
+
+    def forget(self, name: str) -> None:
+        """Begin again with a guess that has changed. Collective: no."""
+        for record in self._records.values():
+            record.forget(name)
+
     def note(self, kind: str, decision: Decision) -> None:
         super().note(kind, decision)
         record, name = self._record(kind), decision.choice
+        if self.prospects is not None and not record.number:
+            record.number = 1
+            return
         solved = decision.good or (decision.solved and name != DEFAULT)
         record.count(name, decision.seconds, solved)
         record.add(name, decision.seconds, solved)
@@ -255,20 +279,37 @@ class Adaptive(Policy):
         awake = [name for name in names if record.rests.get(name, 0) <= record.number]
         covered = [name for name in awake if record.covers(name, self.settings.budget)]
         choices = [*covered, DEFAULT] if self.guess_first else [DEFAULT, *covered]
+        if self.prospects is not None and DEFAULT in record.logs:
+            choices = self._promising(record, choices, self.prospects)
         for name in choices:
             if name not in record.logs:
                 return name, "not yet measured"
+        trials = TOLERANCES.trials if self.prospects is None else TRIALS
         best = min(choices, key=record.cost)
         for name in choices:
-            if name in record.rests and record.affordable(name, best):
+            if name in record.rests and record.affordable(name, best, trials):
                 return name, "its rest is over"
             unlucky = 0 < record.streaks[name] <= len(record.logs[name]) < self.settings.patience
-            if name != best and (unlucky or record.lowest(name) < record.cost(best)) and record.affordable(name, best):
+            cheaper = unlucky or record.lowest(name) < record.cost(best)
+            if name != best and cheaper and record.affordable(name, best, trials):
                 return name, f"may be faster than {best}: {record.describe(name, best)}"
         rests = {name: record.rests[name] - record.number for name in names if name not in awake}
         asleep = [f"{name} rests for {count} solves" for name, count in rests.items()]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
         return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *asleep, *dear])
+
+    def _promising(self, record: Record, choices: Sequence[str], errors: Mapping[str, float]) -> list[str]:
+        """Return the choices that are measured, first of all the most promising of the others if it is worth a try."""
+        measured = [name for name in choices if name in record.logs or name in self.without]
+        others = [name for name in choices if name not in record.logs and name in errors]
+        if not others:
+            return measured
+        first = min(others, key=errors.__getitem__)
+        default = math.exp(record.cost(DEFAULT))
+        ratio = errors[first] / max(min((errors[name] for name in measured if name in errors), default=1.0), 1e-300)
+        affordable = record.may_lose(self.settings.budget * default, TRIALS)
+        tried = default == math.inf or ratio < MUCH_BETTER or (ratio < PROMISING and affordable)
+        return [first, *measured] if tried else measured
 
 
 def make_policy(settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False) -> Policy:

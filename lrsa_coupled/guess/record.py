@@ -102,13 +102,22 @@ class Record:
         share = (len(self.solved(choice)) + 1) / (len(self.logs[choice]) + 1)
         return self._mean(choice) - error - math.log(share)
 
-    def affordable(self, choice: str, best: str) -> bool:
+    def affordable(self, choice: str, best: str, trials: float = TOLERANCES.trials) -> bool:
         """Return whether one more trial of a choice leaves the time lost on trials within its share."""
         if self.cost(best) == math.inf:
             return True  # where nothing solves, nothing is lost
         time, value = math.exp(self._mean(choice)), math.exp(self.cost(best))
         share = len(self.solved(choice)) / len(self.logs[choice])
-        return self._lost + time + (1.0 - 2.0 * share) * value <= TOLERANCES.trials * (self._total + time)
+        return self._lost + time + (1.0 - 2.0 * share) * value <= trials * (self._total + time)
+
+    def may_lose(self, seconds: float, trials: float) -> bool:
+        """Return whether a loss of some time would leave all that was lost within a share of all time."""
+        return self._lost + seconds <= trials * (self._total + seconds)
+
+    def forget(self, choice: str) -> None:
+        """Forget what a choice has cost, as it has changed."""
+        for known in (self.logs, self.streaks, self.rests, self.risks):
+            known.pop(choice, None)
 
     def covers(self, choice: str, budget: float) -> bool:
         """Return whether what guesses may still lose is enough for this one; a default that fails sets no limit."""

@@ -25,7 +25,7 @@ ARROWS = {
     "data": BASE | {"data"},
     "training": BASE | {"training", "data", "operators"},
     "coupling": COUPLING,
-    "guess": COUPLING | {"guess"},
+    "guess": COUPLING | {"guess", "study"},
     "generation": COUPLING | {"guess", "generation"},
     "study": COUPLING | {"guess", "generation", "study"},
     "certify": COUPLING | {"guess", "certify"},

@@ -273,3 +273,39 @@ def test_settings_given_from_outside_reach_a_policy_made_by_hand(tmp_path: Path)
     assert always.choose(KIND, ["learned"]).max_iterations == 5
     with pytest.raises(ValueError, match="no effect on a policy given by hand, Always"):
         always.configure({"budget": 0.3})
+
+
+def prospective(times: dict[str, float], errors: dict[str, float], count: int) -> tuple[Adaptive, float]:
+    """Solve with known errors of the guesses, fixed times; return the policy, and the time over that of the default."""
+    policy, total = Adaptive(GuessConfig(), [name for name in times if name != DEFAULT]), 0.0
+    policy.prospects = {}
+    for number in range(count):
+        choice, why = _choose(policy)
+        seconds = times[choice] * (2.0 if number == 0 else 1.0)  # the first sets up
+        policy.note(KIND, Decision(number + 1, choice, why, "converged", 0.0, seconds, 0.05))
+        policy.prospects = errors
+        total += seconds
+    return policy, total / (times[DEFAULT] * (count + 1))
+
+
+def test_with_prospects_only_promising_guesses_are_measured_and_the_first_solve_does_not_count() -> None:
+    times = {"previous": 1.5, "nearest": 1.2, "regression": 0.7, DEFAULT: 1.0}
+    errors = {"previous": 0.9, "nearest": 0.6, "regression": 0.1, DEFAULT: 1.0}
+    policy, ratio = prospective(times, errors, 60)
+    assert [each.choice for each in policy.decisions[:3]] == [DEFAULT, DEFAULT, "regression"]
+    assert chosen(policy, "previous") == chosen(policy, "nearest") == 0 and ratio < 0.75
+    assert policy.costs(KIND)[DEFAULT] == (pytest.approx(1.0), 1)
+
+
+@pytest.mark.parametrize("error", [0.3, 0.65, 0.9])
+def test_with_prospects_guesses_that_do_not_pay_cost_little_at_any_length(error: float) -> None:
+    for count in range(3, 100):
+        _, ratio = prospective({"nearest": 1.1, DEFAULT: 1.0}, {"nearest": error, DEFAULT: 1.0}, count)
+        assert ratio <= 1.03
+
+
+def test_a_guess_that_has_changed_is_measured_again() -> None:
+    policy, _ = prospective({"learned": 1.3, DEFAULT: 1.0}, {"learned": 0.2, DEFAULT: 1.0}, 30)
+    assert 0 < chosen(policy, "learned") < 5 and _choose(policy)[0] == DEFAULT
+    policy.forget("learned")
+    assert _choose(policy) == ("learned", "not yet measured")

@@ -1,0 +1,90 @@
+"""``python -m lrsa_coupled.cases.scripts.studies [NAME ...]``: studies with and without ``learn=``, compared.
+
+Each run is a process of its own, so that all it takes is counted: imports, collecting, training. Plain runs and runs
+that learn take turns, with the same parameters.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lrsa_coupled.bench.report import align
+from lrsa_coupled.cases.scripts.insertion import edited
+
+FOLDER = Path(__file__).parent
+STUDIES = {
+    "heat": 'inputs={"k0": k0}, scalars={"beta": beta}',
+    "p_laplacian": 'inputs={"source": f}, scalars={"p": p}',
+    "tractions": 'scalars={"traction": traction}',
+}
+"""What a study is told of each script."""
+
+HEADING = ("script", "solves", "plain [s]", "learning [s]", "times faster", "pairs")
+LOG = "import logging; logging.basicConfig(level=logging.INFO, format='%(relativeCreated)d ms %(message)s')\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run and print the table."""
+    parser = ArgumentParser(prog="lrsa_coupled.cases.scripts.studies", description="Studies with and without learning.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(STUDIES)}; none: all")
+    parser.add_argument("--solves", nargs="+", type=int, default=[60], metavar="N", help="lengths of the studies")
+    parser.add_argument(
+        "--pairs", type=int, default=1, metavar="N", help="runs of each kind, with parameters of their own"
+    )
+    parser.add_argument("--ranks", type=int, default=1, metavar="P", help="ranks of a run")
+    parser.add_argument("--told", action="store_true", help="say how many solves will come")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep data, models and logs here")
+    args = parser.parse_args(arguments)
+    lines = [list(HEADING)]
+    for name in args.names or STUDIES:
+        for solves in args.solves:
+            times = []
+            for pair in range(args.pairs):
+                with tempfile.TemporaryDirectory() as temporary:
+                    place = (args.keep or Path(temporary)) / f"{name}-{solves}-{pair}"
+                    shutil.rmtree(place, ignore_errors=True)
+                    place.mkdir(parents=True)
+                    known = solves if args.told else None
+                    values = {"num_solves": str(solves), "seed": str(pair + 1)}
+                    times.append(_pair(name, place, values, known=known, ranks=args.ranks))
+            plain, learning = np.mean(times, axis=0)
+            cells = [f"{plain:.1f}", f"{learning:.1f}", f"{plain / learning:.2f}", str(args.pairs)]
+            lines.append([name, str(solves), *cells])
+            print(align(lines), flush=True)
+    return 0
+
+
+def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | None, ranks: int) -> list[float]:
+    """Run a script without and with learning and return the times [s]."""
+    source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+    learn = f"Learning({str(place / 'data')!r}, solves={known})"
+    lines = f"{LOG}from lrsa_coupled import Learning, attach\n"
+    lines += f"attached = attach(problem, {STUDIES[name]}, learn={learn})"
+    texts = {"plain": edited(source, after={}, values=values)}
+    texts["learning"] = edited(source, after={"problem = NonlinearProblem": lines}, values=values)
+    return [_run(text, place / f"{kind}.log", ranks) for kind, text in texts.items()]
+
+
+def _run(source: str, log: Path, ranks: int) -> float:
+    """Run a script in a process of its own and return its wall time [s]; what it prints goes to a file."""
+    script = log.with_suffix(".py")
+    script.write_text(source, encoding="utf-8")
+    near = Path(sys.executable).parent / "mpiexec"
+    launcher = [str(near) if near.is_file() else "mpiexec", "-n", str(ranks)] if ranks > 1 else []
+    started = time.perf_counter()
+    with open(log, "wb") as stream:
+        subprocess.run([*launcher, sys.executable, str(script)], stdout=stream, stderr=stream, check=True)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

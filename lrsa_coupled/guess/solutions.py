@@ -1,0 +1,148 @@
+"""Guesses made of the solutions that a study has found so far on one mesh: the previous, the nearest, combinations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+
+from lrsa_coupled.coupling.residual import set_dirichlet
+from lrsa_coupled.guess.regression import Combinations
+from lrsa_coupled.interfaces import Guess, InitialGuess, Unknown
+from lrsa_coupled.mpi import agree, allreduce, share
+
+Array = npt.NDArray[np.float64]
+
+MEMORY = 2**28
+"""Memory of a rank for solutions [bytes]."""
+
+MOST = 512
+"""Most solutions kept."""
+
+
+@final
+class Solutions:
+    """Solutions on one mesh, each with the description of its problem.
+
+    Each rank keeps its owned degrees of freedom, in single precision and relative to the first solution; descriptions
+    and inner products are the same on all ranks.
+
+    Args:
+        problem: The unknown of all of them.
+        groups: See ``Combinations``; so ``num_scalars``.
+
+    Attributes:
+        weights: Weights of the solutions for the problem at hand, by rule.
+
+    Collective: all methods.
+    """
+
+    def __init__(self, problem: Unknown, groups: Sequence[slice], *, num_scalars: int) -> None:
+        self.problem, self.comm = problem, problem.mesh.comm
+        maps = [function.function_space.dofmap for function in problem.functions]
+        self._sizes = [dofmap.index_map.size_local * dofmap.index_map_bs for dofmap in maps]
+        width = sum(self._sizes) * np.dtype(problem.functions[0].x.array.dtype).itemsize // 8
+        most = allreduce(self.comm, max(4, min(MOST, MEMORY // (4 * max(width, 1)))), min)
+        self.combinations = Combinations(groups, num_scalars=num_scalars, most=most)
+        self.weights: dict[str, Array] = {}
+        self._first: npt.NDArray[Any] | None = None
+        self._rows = np.zeros((4, width), dtype=np.float32)
+        self._description: Array | None = None
+
+    def expect(self, description: Array) -> None:
+        """Take the description of the problem that is solved next."""
+        self._description = description
+        self.weights = share(self.comm, lambda: self.combinations.weights(description))
+
+    def owned(self) -> npt.NDArray[Any]:
+        """Return the owned values of the unknown. Collective: no. Memory: copy."""
+        functions = zip(self.problem.functions, self._sizes, strict=True)
+        return np.concatenate([function.x.array[:size] for function, size in functions])
+
+    def add(self, own: npt.NDArray[Any]) -> dict[str, float]:
+        """Add the solution that is in the unknown; ``own`` are owned values of the user's own guess for it.
+
+        Returns:
+            Relative errors in hindsight of each rule, and of the user's own guess under the name "".
+        """
+        assert self._description is not None, "expect comes first"
+        values = self.owned()
+        if self._first is None:
+            self._first = values
+        row = _real(values - self._first).astype(np.float32)
+        count = len(self.combinations)
+        sums = np.zeros(count + 3)
+        sums[:count] = self._rows[:count] @ row
+        sums[count:] = [np.vdot(each, each) for each in (row.astype(np.float64), _real(values), _real(values - own))]
+        sums = allreduce(self.comm, sums, np.add)
+        square, norm = sums[count], np.sqrt(max(sums[count + 1], 1e-300))
+        errors = self.combinations.errors(self.weights, sums[:count], square)
+        self._keep(row)
+        self.combinations.add(self._description, sums[:count], square)
+        return {name: error / norm for name, error in (errors | {"": np.sqrt(sums[count + 2])}).items()}
+
+    def combined(self, rule: str) -> npt.NDArray[Any]:
+        """Return the owned values of the guess of a rule for the problem at hand. Collective: no."""
+        weights, first = self.weights[rule], self._first
+        assert first is not None
+        (used,) = np.nonzero(weights)
+        change = weights[used].astype(np.float32) @ self._rows[used]
+        return first + change.astype(np.float64).view(first.dtype)
+
+    def put(self, values: npt.NDArray[Any]) -> None:
+        """Write owned values into the unknown, and the Dirichlet values of the problem."""
+        parts = np.split(values, np.cumsum(self._sizes)[:-1])
+        for function, part in zip(self.problem.functions, parts, strict=True):
+            function.x.array[: len(part)] = part
+        agree(self.comm)
+        for function in self.problem.functions:
+            function.x.scatter_forward()
+        set_dirichlet(self.problem)
+
+    def _keep(self, row: npt.NDArray[np.float32]) -> None:
+        place = self.combinations.place
+        if place == len(self._rows):
+            self._rows = np.pad(self._rows, ((0, min(place, self.combinations.most - place)), (0, 0)))
+        self._rows[place] = row
+
+
+@final
+class CombinedGuess(InitialGuess):
+    """The combination of solutions by one rule."""
+
+    def __init__(self, name: str, solutions: Solutions) -> None:
+        self.name, self.solutions = name, solutions
+
+    def put(self, problem: Unknown) -> Guess:
+        if self.name not in self.solutions.weights:
+            return Guess(False, "too few solutions so far")
+        self.solutions.put(self.solutions.combined(self.name))
+        return Guess()
+
+
+def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
+    """Return smooth functions ``(num_owned, M)`` whose products with an input describe it, on any mesh. Collective.
+
+    They are the lowest cosines of the bounding box of the nodes, times the share of the mass of each node.
+    """
+    low, high = np.full(points.shape[1], np.inf), np.full(points.shape[1], -np.inf)
+    low = allreduce(comm, points.min(axis=0, initial=np.inf) if len(points) else low, np.minimum)
+    high = allreduce(comm, points.max(axis=0, initial=-np.inf) if len(points) else high, np.maximum)
+    total = allreduce(comm, float(mass.sum()), lambda one, two: one + two)
+    found = (mass / total)[:, None]
+    for column, start, end in zip(points.T, low, high, strict=True):
+        angle = np.pi * (column - start) / max(end - start, 1e-300)
+        waves = np.cos(np.outer(angle, np.arange(NUM_WAVES[points.shape[1]])))
+        found = (found[:, :, None] * waves[:, None, :]).reshape(len(found), -1)
+    return found
+
+
+NUM_WAVES = {1: 32, 2: 6, 3: 4}
+"""Cosines along an axis, by the dimension of space."""
+
+
+def _real(values: npt.NDArray[Any]) -> Array:
+    return np.ascontiguousarray(values).view(np.float64)

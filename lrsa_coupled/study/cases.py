@@ -1,0 +1,133 @@
+"""A study of a case: its samples solved one after the other, each from what the study knows so far.
+
+It makes the data set that ``generate`` makes, to the tolerance of the solves, and stands beside it in one thing: each
+sample is solved by all ranks, from the guess that has been fastest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import final
+
+from mpi4py import MPI
+
+from lrsa_coupled import config as configuration
+from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.failures import is_numerical
+from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.generation.generate import card_of
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
+from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.policy import Adaptive
+from lrsa_coupled.guess.target import CaseTarget
+from lrsa_coupled.interfaces import Case, InitialGuess, Problem, SolveResult
+from lrsa_coupled.logs import progress
+from lrsa_coupled.mpi import StopSignals, share
+from lrsa_coupled.study.learn import Learner
+from lrsa_coupled.study.study import NAMES, Learning, Study
+
+
+@final
+class CaseStudy:
+    """Solves the samples of a case that a folder lacks. Collective: all methods.
+
+    Args:
+        case: A case whose samples do not depend on each other.
+        config: Settings of the problems, of guesses, and the coarser meshes of nested iteration.
+        learning: The folder, and how it learns; ``solves`` is the number of samples.
+        comm: Ranks, which share every sample.
+
+    Attributes:
+        study: Data, models and account.
+        policy: Decisions and costs.
+        failed: Samples of this run that were not solved.
+
+    Raises:
+        ValueError: If the case has trajectories or problems that no solver of its own solves from a guess, or the
+            folder holds another data set.
+    """
+
+    def __init__(self, case: Case, config: Config, learning: Learning, comm: MPI.Intracomm) -> None:
+        if case.trajectory is not None:
+            raise ValueError(f"study is of samples that do not depend on each other, those of '{case.name}' are steps")
+        self.case, self.config, self.comm = case, config, comm
+        self.study = Study(learning, card_of(case, config), comm)
+        share(comm, lambda: configuration.save(config, self.study.folder))
+        coarse = _coarse(case, config)
+        self.coarse: list[InitialGuess] = [] if coarse is None else [coarse]
+        self.policy = Adaptive(config.guess, [*(guess.name for guess in self.coarse), *NAMES])
+        self.policy.without = frozenset(guess.name for guess in self.coarse)
+        self.failed = 0
+        self._learner: Learner | None = None
+
+    def run(self) -> str:
+        """Solve what is missing, until a signal comes; return its name, empty without one."""
+        log, total = self.study.log, self.study.learning.solves or 0
+        missing = share(self.comm, lambda: sorted(set(range(total)) - (log.present if log else set())))
+        with StopSignals() as stop:
+            for index in progress(missing, description=f"study of {self.case.name}"):
+                if self.comm.allreduce(stop.name, op=max):
+                    break
+                self._solve(index)
+        stopped = self.comm.allreduce(stop.name, op=max)
+        self.study.close()
+        return stopped
+
+    def _solve(self, index: int) -> None:
+        case, config = self.case, self.config
+        parameters = sample_parameters(case, config.problem.training_seed, index)
+        text = json.dumps(dataclasses.asdict(parameters))
+        started = time.perf_counter()
+        try:
+            problem = self._problem(parameters)
+            atol = case.rtol * reference_norm(problem)
+            learner = self._learner_of(problem)
+            learner.before()
+            target = CaseTarget(case, problem, atol)
+            solver = GuardedSolver([*self.coarse, *learner.guesses], target, self.policy)
+            result = solver.solve()
+            solver.destroy()
+        except Exception as error:
+            if not is_numerical(error):
+                raise
+            result = SolveResult(False, f"{type(error).__name__}: {error}".splitlines()[0], "", 0, float("nan"))
+            self._fail(index, text, result, time.perf_counter() - started)
+            return
+        learner.after(result, index=index, parameters=text)
+        if not result.converged:
+            self._fail(index, text, result, time.perf_counter() - started)
+
+    def _fail(self, index: int, parameters: str, result: SolveResult, seconds: float) -> None:
+        self.failed += 1
+        rest = result.reason, parameters, result.iterations, result.residual, seconds, None
+        if self.comm.rank == 0:
+            self.study.keep(SampleRecord(index, "failed", *rest))
+
+    def _problem(self, parameters: object) -> Problem:
+        fixed, known = self.case.fixed_mesh, None if self._learner is None else self._learner.what
+        if fixed is not None and isinstance(known, Problem):
+            return fixed.update(known, parameters)
+        resolution = self.config.problem.resolution or self.case.resolution
+        return self.case.problem(self.case.mesh(self.comm, parameters, resolution), parameters)
+
+    def _learner_of(self, problem: Problem) -> Learner:
+        """Return what learns from a problem: of a case on one mesh the same for all."""
+        if self._learner is None or self.case.fixed_mesh is None:
+            settings = self.config.guess
+            self._learner = Learner(self.study, problem, self.case, policy=self.policy, settings=settings)
+        self._learner.what = problem
+        return self._learner
+
+
+def _coarse(case: Case, config: Config) -> CoarseMeshGuess | None:
+    """Return nested iteration where the case has it and the settings ask for it."""
+    count = config.bench.coarse_meshes
+    if case.interpolation is None or count is None:
+        return None
+    resolution = config.problem.resolution or case.resolution
+    coarser = [resolution // 2**k for k in range(count, 0, -1) if resolution // 2**k >= 4]
+    return CoarseMeshGuess(case, coarser, max_iterations=2 * config.guess.max_iterations) if coarser else None

@@ -1,0 +1,130 @@
+"""Whether, and for how long, a study should train: by what that costs and what it may still save."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lrsa_coupled.guess.record import DEFAULT
+
+FIRST = 32
+"""Samples of the first training; the next is at twice as many as the last."""
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What is taken for granted until it is measured.
+
+    Args:
+        first: Error of a first model relative to that of the best guess without learning.
+        doubled: Error of a model of twice as many samples relative to that of the last.
+        inference: Time of a prediction, relative to a default solve.
+        loading: Time until a model is in the solver's process, torch included [s].
+        contention: Share of its time by which a training on a free core slows the solver.
+        share: Of the time of the remaining solves that a training takes.
+        shortest: Least time of a training [s].
+        longest: Greatest time of a training [s].
+    """
+
+    first: float = 0.4
+    doubled: float = 0.65
+    inference: float = 0.05
+    loading: float = 5.0
+    contention: float = 0.05
+    share: float = 0.25
+    shortest: float = 20.0
+    longest: float = 1200.0
+
+
+ASSUMPTIONS = Assumptions()
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known of a study.
+
+    Args:
+        samples: On disk.
+        remaining: Solves to come, as far as one knows.
+        costs: Mean time of a solve by choice [s], measured.
+        errors: Expected relative error by choice.
+        model: Whether there is a model already.
+        free_cores: Cores of the machine that no rank uses.
+    """
+
+    samples: int
+    remaining: float
+    costs: Mapping[str, float]
+    errors: Mapping[str, float]
+    model: bool
+    free_cores: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Seconds to train for, None for not at all, the seconds expected to be saved in all, and why, for people."""
+
+    seconds: float | None
+    saved: float
+    why: str
+
+
+def decide(situation: Situation, learned: str) -> Verdict:
+    """Decide whether to train a model now; ``learned`` is the name of its guess among the choices."""
+    found = ASSUMPTIONS
+    costs = {name: cost for name, cost in situation.costs.items() if math.isfinite(cost)}
+    if not costs:
+        return Verdict(None, 0.0, "no solve has been measured yet")
+    best = min(costs, key=costs.__getitem__)
+    time = costs[best]
+    begin = f"{situation.samples} samples, about {situation.remaining:.0f} solves to come at {time:.3g} s ({best})"
+    if situation.free_cores < 1:
+        return Verdict(None, 0.0, f"{begin}: no core is free for a training; run 'lrsa-coupled train' afterwards")
+    expected = _expected(situation, costs, learned)
+    seconds = min(found.share * situation.remaining * time, found.longest)
+    if seconds < found.shortest:
+        return Verdict(None, 0.0, f"{begin}: too short for a training, {best} is enough")
+    lost = found.contention * seconds + (0.0 if situation.model else found.loading)
+    saved = (situation.remaining - seconds / time) * (time - expected) - lost
+    if saved <= 0.0:
+        return Verdict(None, saved, f"{begin}: a model is not expected to pay ({expected:.3g} s a solve)")
+    return Verdict(seconds, saved, f"{begin}: {seconds:.0f} s of training may save {saved:.0f} s ({expected:.3g} s)")
+
+
+def worth_loading(situation: Situation) -> bool:
+    """Return whether a model that is there should be loaded: what it may save is more than loading takes."""
+    times = [cost for cost in situation.costs.values() if math.isfinite(cost)]
+    return bool(times) and 0.1 * min(times) * situation.remaining > ASSUMPTIONS.loading
+
+
+def _expected(situation: Situation, costs: Mapping[str, float], learned: str) -> float:
+    """Return the time of a solve with the next model.
+
+    Time falls with the logarithm of the error, at the rate measured between the user's own guess and the best one.
+    """
+    found, errors = ASSUMPTIONS, situation.errors
+    known = {name: cost for name, cost in costs.items() if errors.get(name, 0.0) > 0.0}
+    default = known.get(DEFAULT, max(costs.values()))
+    if situation.model and learned in known:
+        gained, base = math.log(1.0 / found.doubled), known[learned]
+    else:
+        cheap = {name: cost for name, cost in known.items() if name != learned} or {DEFAULT: default}
+        base = min(cheap.values())
+        nearest = min((errors[name] for name in errors if name != learned), default=1.0)
+        used = errors.get(min(cheap, key=cheap.__getitem__), 1.0)
+        gained, base = math.log(used / (found.first * nearest)), base + found.inference * default
+    return max(base - _rate(known, errors) * gained, 0.1 * default)
+
+
+def _rate(known: Mapping[str, float], errors: Mapping[str, float]) -> float:
+    """Return the time saved by an error smaller by the factor e."""
+    own = errors.get(DEFAULT, 1.0)
+    rates = [
+        (known[DEFAULT] - cost) / math.log(own / errors[name])
+        for name, cost in known.items()
+        if DEFAULT in known and name != DEFAULT and errors[name] < 0.9 * own
+    ]
+    if rates:
+        return max(rates)
+    return 0.1 * known.get(DEFAULT, 0.0)  # a tenth of a solve, such as half an iteration of five

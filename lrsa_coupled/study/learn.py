@@ -1,0 +1,343 @@
+"""Learning from the solves of a problem: each is described and collected, and the next begins from what is known.
+
+``attach(problem, learn="folder", inputs=..., scalars=...)`` makes a ``Learner``. Nothing that goes wrong in it reaches
+the solves: it ends the learning, with a warning.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+import numpy.typing as npt
+from mpi4py import MPI
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.guess.guarded import kind_of
+from lrsa_coupled.guess.interpolated import INTERPOLATED, InterpolatedGuess
+from lrsa_coupled.guess.policy import Adaptive
+from lrsa_coupled.guess.record import DEFAULT
+from lrsa_coupled.guess.regression import RULES
+from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, moments
+from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
+from lrsa_coupled.mpi import agree, allreduce, collective_errors, share
+from lrsa_coupled.schema import Schema
+from lrsa_coupled.study.library import Library
+from lrsa_coupled.study.study import LEARNED, Study
+
+if TYPE_CHECKING:
+    from lrsa_coupled.config import GuessConfig
+    from lrsa_coupled.guess.learned import LearnedGuess
+
+logger = logging.getLogger(__name__)
+
+EARLIER = 128
+"""Samples of earlier runs that are read at the beginning, the last ones."""
+ENOUGH = 8
+"""Solutions on a mesh with which those on others are of no further use."""
+
+
+@final
+class Learner:
+    """A problem of a study: what its solves add to it, and the guesses that it has for them.
+
+    What its mesh needs is set up before the first solve that is collected. Collective: all methods.
+
+    Args:
+        study: The study.
+        what: The unknown.
+        described: Inputs, scalars and outputs.
+        policy: Chooses among the guesses.
+        settings: Of the evaluation of a model.
+
+    Attributes:
+        broken: The error that has ended the learning, None while there was none.
+    """
+
+    def __init__(self, study: Study, what: Unknown, described: Described, *, policy: Adaptive,
+                 settings: GuessConfig) -> None:  # fmt: skip
+        self.study, self.what, self.policy, self.settings = study, what, policy, settings
+        self.seen = _Seen(described)
+        self.comm: MPI.Comm = what.mesh.comm
+        self.broken: str | None = None
+        self._mesh: _OnMesh | None = None
+        self._model: LearnedGuess | None = None
+        self._learned: LearnedGuess | None = None
+        self._own: npt.NDArray[Any] | None = None
+        if policy.prospects is None:
+            policy.prospects = {}
+
+    @property
+    def solutions(self) -> Solutions | None:
+        """What is known on this mesh, None before a solve."""
+        return None if self._mesh is None else self._mesh.solutions
+
+    @property
+    def guesses(self) -> list[InitialGuess]:
+        """The guesses for the solve at hand; none where nothing is known of it."""
+        if self._own is None or self._mesh is None:
+            return []
+        return [*self._mesh.guesses, *([] if self._learned is None else [self._learned])]
+
+    def adopt(self, guess: LearnedGuess) -> None:
+        """Take an operator as the learned guess, until a newer one is there. ValueError if it does not fit."""
+        errors = list(guess.predictor.card.errors.values())
+        guess.predictor.check(self.seen)
+        self.study.model, self.study.model_error = guess, float(np.mean(errors)) if errors else math.nan
+        self.policy.forget(LEARNED)
+
+    def before(self, *, from_zero: bool = False) -> None:
+        """Describe the problem that is solved next; its unknown holds what a default solve begins with, or zeros do."""
+        self._own = None
+        if self.broken is None:
+            self._safely(lambda: self._before(from_zero))
+
+    def after(
+        self, result: SolveResult, x: PETSc.Vec | None = None, *, index: int = -1, parameters: str = "{}"
+    ) -> None:
+        """Take the solution, in the unknown or in ``x``; the unknown is left as it is.
+
+        The sample has an index and parameters where it is one of a case.
+        """
+        seconds = self.policy.decisions[-1].seconds
+        self.study.count(seconds)
+        rest = result.reason, parameters, result.iterations, result.residual, seconds
+        record = SampleRecord(index, "ok" if result.converged else "failed", *rest, arrays=None)
+        if self._own is not None and self.broken is None and result.converged:
+            self._safely(lambda: self._after(record, x))
+
+    def _before(self, from_zero: bool) -> None:
+        study, costs = self.study, self._costs()
+        collect, model = share(self.comm, lambda: study.news(costs))
+        if model is not None:
+            self._load(model)
+        if not collect:
+            return
+        if self._mesh is None:
+            self._mesh = self._set_up()
+        if self._model is not study.model and study.model is not None:
+            nodes, self._model = self._mesh.gatherer.nodes, study.model
+            self._learned = study.model.bind(self.seen, nodes=nodes, max_distance=self.policy.max_distance)
+        features = self.seen.look(self.what)
+        self._mesh.expect(features)
+        own = self._mesh.solutions.owned()
+        if from_zero:
+            own[:] = 0.0
+        self._own = own
+
+    def _after(self, record: SampleRecord, x: PETSc.Vec | None) -> None:
+        mesh, own, study = self._mesh, self._own, self.study
+        assert mesh is not None and own is not None
+        with self._solution(x):
+            self._note(mesh.add(own))
+            arrays = mesh.gatherer(self.what)
+        if arrays is not None:
+            assert study.library is not None
+            study.library.add(mesh.description, arrays)
+            study.keep(dataclasses.replace(record, arrays=arrays))
+        study.saved = _saved(self.policy)
+        if self.comm.rank == 0:
+            study.consider(self._costs(), self.policy.prospects or {})
+
+    @contextmanager
+    def _solution(self, x: PETSc.Vec | None) -> Iterator[None]:
+        """Have the solution in the unknown for a while."""
+        kept = [function.x.array.copy() for function in self.what.functions]
+        try:
+            if x is not None:
+                agree(self.comm)
+                assign(x, self.what.solution)
+                for function in self.what.functions:
+                    function.x.scatter_forward()
+            yield
+        finally:
+            for function, values in zip(self.what.functions, kept, strict=True):
+                function.x.array[:] = values
+
+    def _set_up(self) -> _OnMesh:
+        """Set up for the mesh; of the first one of a study the time is not that of collecting."""
+        started = time.perf_counter()
+        mesh = _OnMesh(self.study, self.what, self.seen)
+        with self._solution(None):
+            for errors in mesh.recall():
+                self._note(errors)
+        if not self.study.solves:
+            seconds = time.perf_counter() - started
+            self.study.setup += seconds
+            self.study.spent -= seconds
+        return mesh
+
+    def _safely(self, step: Callable[[], None]) -> None:
+        """Take a step of the study; an error on any rank ends the learning of this problem on all."""
+        started = time.perf_counter()
+        try:
+            with collective_errors(self.comm):
+                step()
+        except Exception as error:  # noqa: BLE001 - nothing of the study may reach the user's program
+            self.broken, self._own = f"{type(error).__name__}: {error}", None
+            if self.comm.rank == 0:
+                logger.warning("this study learns no more: %s", self.broken)
+        self.study.spent += time.perf_counter() - started
+
+    def _note(self, errors: Mapping[str, float]) -> None:
+        """Give the errors in hindsight to the policy."""
+        self.study.note(errors)
+        prospects = self.study.prospects()
+        if self._learned is not None and math.isfinite(self.study.model_error):
+            prospects[LEARNED] = self.study.model_error
+        self.policy.prospects = prospects
+
+    def _load(self, folder: Path) -> None:
+        """Load a model; one that cannot be loaded is left where it is."""
+        from lrsa_coupled.guess.learned import LearnedGuess  # torch comes with it
+
+        started = time.perf_counter()
+        try:
+            with collective_errors(self.comm):
+                self.adopt(LearnedGuess.load(folder, self.settings))
+        except (ValueError, OSError, RuntimeError, ImportError) as error:
+            if self.comm.rank == 0:
+                logger.warning("the model in %s is not used: %s", folder, error)
+            return
+        seconds = time.perf_counter() - started
+        self.study.setup += seconds
+        self.study.spent -= seconds
+        if self.comm.rank == 0:
+            text = "learning: the model in %s, validation error %.3g, is a guess from here on (loaded in %.2g s)"
+            logger.info(text, folder, self.study.model_error, seconds)
+
+    def _costs(self) -> dict[str, float]:
+        return {name: cost for name, (cost, _) in self.policy.costs(kind_of(self.what)).items()}
+
+
+@final
+class _OnMesh:
+    """What is known on one mesh. Collective: all methods."""
+
+    def __init__(self, study: Study, what: Unknown, seen: _Seen) -> None:
+        self.study, self.what, self.comm = study, what, what.mesh.comm
+        self.gatherer = SampleGatherer(seen, what)
+        nodes = self.gatherer.nodes
+        self._moments = moments(nodes.points, nodes.mass, self.comm)
+        groups, num_scalars = _groups(seen.schema, self._moments.shape[1]), len(seen.schema.scalars)
+        self.solutions = Solutions(what, groups, num_scalars=num_scalars)
+        if study.library is None:
+            study.library = Library(groups, num_scalars=num_scalars)
+        self.description: npt.NDArray[np.float64] = np.zeros(0)
+        self._combined: list[InitialGuess] = [CombinedGuess(rule, self.solutions) for rule in RULES]
+        self._elsewhere = InterpolatedGuess(nodes)
+        self._is_elsewhere = False
+
+    @property
+    def guesses(self) -> list[InitialGuess]:
+        """Those for the problem at hand."""
+        return [*self._combined, *([self._elsewhere] if self._is_elsewhere else [])]
+
+    def expect(self, features: Features) -> None:
+        """Take the description of the problem that is solved next."""
+        sums = allreduce(self.comm, self._moments.T @ features.nodal, np.add)
+        self.description = np.concatenate([features.scalars, sums.T.ravel()])
+        self.solutions.expect(self.description)
+        self._is_elsewhere = False
+        if len(self.solutions.combinations) < ENOUGH:
+            found = share(self.comm, self._nearest_elsewhere)
+            if found is not None:
+                self._elsewhere.take(*found)
+                self._is_elsewhere = True
+
+    def add(self, own: npt.NDArray[Any]) -> dict[str, float]:
+        """Add the solution in the unknown; return the relative errors in hindsight by choice."""
+        errors = self.solutions.add(own)
+        errors[DEFAULT] = errors.pop("")
+        if self._is_elsewhere:
+            squares = allreduce(self.comm, np.array(self._elsewhere.errors(self.what)), np.add)
+            errors[INTERPOLATED] = math.sqrt(squares[0] / max(squares[1], 1e-300))
+        return errors
+
+    def recall(self) -> Iterator[dict[str, float]]:
+        """Take the solutions of earlier runs, which the unknown holds meanwhile; yield the errors in hindsight."""
+        log = self.study.log
+        indices = share(self.comm, lambda: [] if log is None else log.earlier[-EARLIER:])
+        store = DataStore(self.study.folder, tolerant=True) if indices and self.comm.rank == 0 else None
+        agree(self.comm)
+        for index in indices:
+            arrays = None if store is None else _read(store, index)
+            found = self.gatherer.spread(arrays)
+            if found is None:
+                self._remember(arrays)
+                continue
+            inputs, outputs, scalars = found
+            for function in self.what.functions:
+                function.x.array[:] = 0.0
+            self.gatherer.nodes.scatter(outputs, self.what.solution)
+            self.expect(Features(inputs, scalars))
+            errors = self.solutions.add(self.solutions.owned())
+            self._remember(arrays)
+            yield {name: error for name, error in errors.items() if name}
+
+    def _remember(self, arrays: SampleArrays | None) -> None:
+        """Put a sample of an earlier run into the library."""
+        if arrays is not None:
+            assert self.study.library is not None
+            functions = moments(arrays.points, arrays.mass, MPI.COMM_SELF)
+            description = np.concatenate([arrays.scalars, (functions.T @ arrays.inputs).T.ravel()])
+            self.study.library.add(description, arrays)
+
+    def _nearest_elsewhere(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
+        """Return points and values of the nearest solution on another mesh, None when there is none; on rank 0."""
+        assert self.study.library is not None
+        found = self.study.library.nearest(self.description, self.gatherer.mesh)
+        return None if found is None else (found.points, found.outputs)
+
+
+@final
+class _Seen(Described[Unknown]):
+    """What describes problems, evaluated once a solve, before it: inputs may be functions that the solve changes."""
+
+    def __init__(self, described: Described) -> None:
+        self.described, self.schema = described, described.schema
+        self._features: Features | None = None
+
+    def look(self, problem: Unknown) -> Features:
+        """Evaluate the inputs as they are now. Collective."""
+        self._features = self.described.features(problem)
+        return self._features
+
+    def features(self, problem: Unknown) -> Features:
+        return self._features or self.look(problem)
+
+
+def _saved(policy: Adaptive) -> float:
+    """Return what the solves from guesses have saved against the mean of the solves from the user's own [s]."""
+    own = [each.seconds for each in policy.decisions if each.choice == DEFAULT and each.number > 1]
+    if not own:
+        return 0.0
+    mean = float(np.mean(own))
+    return sum(mean - each.seconds for each in policy.decisions if each.choice != DEFAULT)
+
+
+def _groups(schema: Schema, num_moments: int) -> list[slice]:
+    """Return the columns of a description that belong together, see ``Combinations``."""
+    widths = [1] * len(schema.scalars) + [field.components * num_moments for field in schema.inputs]
+    ends = np.cumsum([0, *widths]).tolist()
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
+def _read(store: DataStore, index: int) -> SampleArrays | None:
+    """Return the arrays of a sample, None where it is damaged."""
+    try:
+        return store.arrays(index)
+    except ValueError:
+        return None

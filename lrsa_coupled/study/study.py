@@ -1,0 +1,250 @@
+"""A study: the data, the trainer and the account of all problems of one folder in a process.
+
+A script that makes a new problem for each solve goes on with it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, final
+
+from msgspec import Meta
+from mpi4py import MPI
+
+from lrsa_coupled.data.card import DataCard
+from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.guess.interpolated import INTERPOLATED
+from lrsa_coupled.guess.regression import RULES
+from lrsa_coupled.mpi import allreduce, collective_errors
+from lrsa_coupled.schema import Schema
+from lrsa_coupled.settings import Section, setting
+from lrsa_coupled.study import economy
+from lrsa_coupled.study.library import Library
+from lrsa_coupled.study.samples import SampleLog
+from lrsa_coupled.study.trainer import Trainer
+
+if TYPE_CHECKING:
+    from lrsa_coupled.guess.learned import LearnedGuess
+
+logger = logging.getLogger(__name__)
+
+LEARNED = "learned"
+NAMES = (*RULES, INTERPOLATED, LEARNED)
+RECENT = 8
+"""Solves whose errors in hindsight are averaged."""
+
+
+@dataclass(frozen=True)
+class Learning(Section):
+    """How a study learns: the argument ``learn`` of ``attach``; a folder alone takes the defaults.
+
+    Args:
+        folder: The data set, with the models in its folder ``models``. A second run goes on with both.
+        name: Name of the family of problems; the options prefix of the solver by default.
+        outputs: Fields of the unknown that a model predicts, see ``Collector``; all of it by default.
+        solves: How many solves the script will make; by default as many are expected to come as there have been.
+        when: Whether models are trained beside the solves, when they have ended, or not at all.
+        overhead: Share of the time of the solves that collecting may take; solves that are shorter are not all kept.
+    """
+
+    folder: str = setting("", "data set and models")
+    name: str | None = setting(None, "name of the family of problems")
+    outputs: dict[str, tuple[int, ...]] | None = setting(None, "fields of the unknown to predict")
+    solves: Annotated[int, Meta(ge=1)] | None = setting(None, "solves that the script will make")
+    when: Literal["beside", "at_end", "never"] = setting("beside", "when models are trained")
+    overhead: Annotated[float, Meta(gt=0)] = setting(0.02, "share of the time of the solves for collecting")
+
+
+@final
+class Study:
+    """The data, the trainer and the account of all problems of a folder in this process.
+
+    Args:
+        learning: Its folder and how it learns.
+        card: Of the data set.
+        comm: Ranks of the problems.
+
+    Attributes:
+        solving: Time of the solves so far [s].
+        spent: Time spent on describing and collecting solves [s].
+        setup: Time spent on setting up for each problem, and on loading models [s].
+        saved: Time saved against the user's own guess, as measured by the mean of its solves [s].
+        model: The learned guess, None before there is one.
+        model_error: Its relative error on validation samples.
+        log: What writes samples; None above rank 0, and after a write that has failed.
+        library: Solutions on all meshes, None before the first solve.
+
+    Raises:
+        ValueError: If the folder holds another data set; on all ranks.
+    """
+
+    def __init__(self, learning: Learning, card: DataCard, comm: MPI.Comm) -> None:
+        self.learning, self.comm = learning, comm
+        self.folder = Path(learning.folder)
+        self.solving = self.spent = self.setup = self.saved = 0.0
+        self.solves = 0
+        self.model: LearnedGuess | None = None
+        self.model_error = math.nan
+        self.log: SampleLog | None = None
+        self.library: Library | None = None
+        self._errors: dict[str, list[float]] = {}
+        self.trainer = Trainer(self.folder)
+        self.schema = card.schema
+        self.closed = False
+        self._next = economy.FIRST
+        self._trained: list[str] = []
+        self._waiting_model: Path | None = None
+        with collective_errors(comm):
+            if comm.rank == 0:
+                self.log = SampleLog(self.folder, card, learning.overhead / 2)
+                self._waiting_model = newest = self.trainer.newest()
+                self._next = max(economy.FIRST, 2 * int(newest.name) if newest is not None else 0)
+        self._cores = _free_cores(comm)
+        if comm.rank == 0:
+            atexit.register(self.close)
+
+    @property
+    def affordable(self) -> bool:
+        """Whether the time for collecting is within its share."""
+        return self.spent <= self.learning.overhead * self.solving + 0.5 * max(self.saved, 0.0)
+
+    def news(self, costs: Mapping[str, float]) -> tuple[bool, Path | None]:
+        """Return whether to collect the next solve, and the folder of a new model; for rank 0."""
+        found = self.trainer.poll()
+        if found is not None:
+            self._waiting_model = found
+        model = None
+        if self._waiting_model is not None and economy.worth_loading(self._situation(costs, {})):
+            model, self._waiting_model = self._waiting_model, None
+        return self.solves == 0 or self.affordable, model
+
+    def count(self, seconds: float) -> None:
+        """Count a solve. Collective: no."""
+        self.solves += 1
+        self.solving += seconds
+
+    def note(self, errors: Mapping[str, float]) -> None:
+        """Note the relative errors that the choices would have had in a solve. Collective: no."""
+        for name, error in errors.items():
+            self._errors.setdefault(name, []).append(math.log(max(error, 1e-12)))
+
+    def prospects(self) -> dict[str, float]:
+        """Return the relative errors that are to be expected of the choices. Collective: no."""
+        means = {name: sum(logs[-RECENT:]) / len(logs[-RECENT:]) for name, logs in self._errors.items()}
+        return {name: math.exp(mean) for name, mean in means.items()}
+
+    def keep(self, record: SampleRecord) -> None:
+        """Write a sample, with the next index where it has none (-1); after a failure no more. For rank 0."""
+        if self.log is None or self.closed:
+            return
+        try:
+            index = self.log.take_index() if record.index < 0 else record.index
+            self.log.add(dataclasses.replace(record, index=index))
+        except OSError as error:
+            logger.warning("the solves of this study are no longer collected: %s", error)
+            self.log = None
+
+    def consider(self, costs: Mapping[str, float], errors: Mapping[str, float]) -> None:
+        """Start a training if that will pay; for rank 0."""
+        busy = self.closed or self.trainer.running or self.trainer.given_up
+        if busy or self.learning.when != "beside" or self.log is None:
+            return
+        if len(self.log) < self._next:
+            return
+        verdict = economy.decide(self._situation(costs, errors), LEARNED)
+        logger.info("learning: %s", verdict.why)
+        self._next = math.ceil(1.25 * len(self.log))
+        if verdict.seconds is not None:
+            self._train(verdict.seconds)
+
+    def summary(self) -> str:
+        """Return lines about data, models, costs and gain; what is on disk is known on rank 0 only."""
+        lines = [f"study: {self.solves} solves in {self.solving:.4g} s"]
+        if self.comm.rank == 0:
+            kept = "no longer collected" if self.log is None else f"{len(self.log)} in {self.folder}"
+            lines += [f"samples: {kept}", f"models: {'; '.join(self._trained) or 'none trained'}"]
+        took = self.spent + self.setup
+        gain = self.saved - took
+        text = f"saved {self.saved:.3g} s against the own guess, learning took {took:.3g} s"
+        return "\n".join([*lines, f"{text}: {'gained' if gain >= 0 else 'lost'} {abs(gain):.3g} s"])
+
+    def close(self) -> None:
+        """End collecting and the trainer, and log the summary: on rank 0, also at the end of the program."""
+        if self.closed:
+            return
+        self.closed = True
+        if self.comm.rank != 0:
+            return
+        self.trainer.stop()
+        if self.log is not None:
+            try:
+                self.log.close()
+            except (OSError, ValueError) as error:
+                logger.warning("the data set of the study is not in order: %s", error)
+        if self.learning.when == "at_end" and self.log is not None and len(self.log) >= economy.FIRST:
+            seconds = min(max(0.25 * self.solving, economy.ASSUMPTIONS.shortest), economy.ASSUMPTIONS.longest)
+            self._train(seconds)
+            while self.trainer.running:
+                self.trainer.poll()
+                time.sleep(0.2)
+        if self.solves:
+            logger.info("%s", self.summary())
+
+    def _train(self, seconds: float) -> None:
+        assert self.log is not None
+        try:
+            if not self.closed:
+                self.log.flush()
+            self.trainer.start(len(self.log), seconds / 60.0)
+        except OSError as error:
+            logger.warning("no model is trained: %s", error)
+            self.trainer.given_up = True
+            return
+        self._trained.append(f"{seconds:.0f} s on {len(self.log)} samples")
+        self._next = 2 * len(self.log)
+
+    def _situation(self, costs: Mapping[str, float], errors: Mapping[str, float]) -> economy.Situation:
+        samples = 0 if self.log is None else len(self.log)
+        total = self.learning.solves
+        remaining = max(samples, self.solves) if total is None else max(total - self.solves, 0)
+        return economy.Situation(samples, remaining, costs, errors, self.model is not None, self._cores)
+
+
+_studies: dict[tuple[object, ...], Study] = {}
+
+
+def study_for(learning: Learning, schema: Schema, comm: MPI.Comm) -> Study:
+    """Return the study of a folder in this process, made at the first call; errors as ``Study``. Collective."""
+    key = str(Path(learning.folder).resolve()), comm.size, comm.rank
+    study = _studies.get(key)
+    if study is None or allreduce(comm, study.closed, lambda one, two: one or two):
+        study = _studies[key] = Study(learning, DataCard(schema, seed=0, resolution=0), comm)
+    elif (difference := study.schema.difference(schema)) is not None:
+        raise ValueError(f"{learning.folder} is the folder of a study with other problems, these have {difference}")
+    study.learning = learning
+    return study
+
+
+def end_studies() -> None:
+    """End all studies of this process, as at its end. Collective: no."""
+    for study in _studies.values():
+        study.close()
+    _studies.clear()
+
+
+def _free_cores(comm: MPI.Comm) -> int:
+    """Return how many cores of this machine are left by its ranks. Collective."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    cores = set().union(*node.allgather(os.sched_getaffinity(0)))
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    free = len(cores) - node.size * max(1, int(threads) if threads.isdigit() else 1)
+    node.Free()
+    return free

@@ -1,0 +1,103 @@
+"""A study of a case: the samples of ``generate``, each from the best guess so far; it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ufl
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the study needs DOLFINx")
+
+from dolfinx import fem
+from dolfinx.mesh import create_unit_square
+
+from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, ProblemConfig
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import generate
+from lrsa_coupled.interfaces import Case, Features, Problem
+from lrsa_coupled.mpi import share
+from lrsa_coupled.schema import Field, Schema
+from lrsa_coupled.solvers.newton import NewtonSolver
+from lrsa_coupled.study.cases import CaseStudy
+from lrsa_coupled.study.study import Learning
+
+COMM = MPI.COMM_WORLD
+
+
+@dataclass(frozen=True)
+class Parameters:
+    strength: float = field(metadata={"unit": "1"})
+
+
+class Heat(Case):
+    """Conductivity 1 + u^2 on a square; a new mesh for each sample."""
+
+    schema = Schema("heat", 2, (Field("source"),), ("strength",), (Field("temperature"),))
+    resolution, rtol, default_method = 8, 1e-9, "zero"
+    fields = schema.outputs
+
+    def sample(self, rng: np.random.Generator) -> Parameters:
+        return Parameters(float(rng.uniform(5.0, 50.0)))
+
+    def mesh(self, comm: MPI.Comm, parameters: Any, resolution: int) -> Any:
+        return create_unit_square(comm, resolution, resolution)
+
+    def problem(self, mesh: Any, parameters: Parameters) -> Problem:
+        space = fem.functionspace(mesh, ("P", 1))
+        u, v, f = fem.Function(space), ufl.TestFunction(space), fem.Function(space)
+        f.interpolate(lambda x: parameters.strength * x[1])
+        residual = ((1 + u**2) * ufl.inner(ufl.grad(u), ufl.grad(v)) - f * v) * ufl.dx
+        bcs = [fem.dirichletbc(0.0, fem.locate_dofs_geometrical(space, lambda x: np.isclose(x[0], 0.0)), space)]
+        return Problem(mesh=mesh, parameters=parameters, solution=u, bcs=bcs, node_space=space,
+                       residual=fem.form(residual), jacobian=fem.form(ufl.derivative(residual, u)))  # fmt: skip
+
+    def features(self, problem: Problem) -> Features:
+        owned = problem.node_space.dofmap.index_map.size_local
+        x = problem.node_space.tabulate_dof_coordinates()[:owned]
+        return Features(problem.parameters.strength * x[:, 1:2], np.array([problem.parameters.strength]))
+
+    def solver(self, problem: Problem, atol: float, *, max_iterations: int | None = None) -> NewtonSolver:
+        return NewtonSolver(problem, atol, max_iterations=max_iterations)
+
+    def methods(self) -> Mapping[str, Any]:
+        return {"zero": self.solver}
+
+
+def solved(case: Heat, folder: Path, samples: int) -> CaseStudy:
+    config = Config(case="heat", problem=ProblemConfig(resolution=8), bench=BenchConfig(coarse_meshes=1))
+    study = CaseStudy(case, config, Learning(str(folder), solves=samples, overhead=1e9), COMM)
+    assert study.run() == "" and study.failed == 0
+    return study
+
+
+def test_a_study_makes_the_samples_of_generate_and_goes_on(shared_path: Path) -> None:
+    case = Heat()
+    config = Config(case="heat", generate=GenerateConfig(samples=5, ranks_per_sample=COMM.size))
+    generate(case, config, shared_path / "farm", COMM)
+    first = solved(case, shared_path / "study", 3)
+    assert [decision.number for decision in first.policy.decisions] == [1, 2, 3]
+    second = solved(case, shared_path / "study", 5)
+    assert len(second.policy.decisions) == 2 and second.study.solves == 2
+    farm, study = (share(COMM, lambda name=name: DataStore(shared_path / name)) for name in ("farm", "study"))
+    assert farm.solved == study.solved == list(range(5))
+    assert study.card.schema == case.schema and not share(COMM, study.verify)
+    if COMM.rank == 0:
+        for index in range(5):
+            one, two = farm.read(index), study.read(index)
+            assert one.parameters == two.parameters
+            assert np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
+
+
+def test_a_trajectory_is_refused(shared_path: Path) -> None:
+    class Steps(Heat):
+        trajectory = "not None"
+
+    with pytest.raises(ValueError, match="samples that do not depend on each other"):
+        CaseStudy(Steps(), dataclasses.replace(Config(), case="heat"), Learning(str(shared_path / "study")), COMM)
