@@ -6,6 +6,7 @@ that learn take turns, with the same parameters.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,9 @@ STUDIES = {
 }
 """What a study is told of each script."""
 
-HEADING = ("script", "solves", "plain [s]", "learning [s]", "times faster", "pairs")
+type Times = tuple[float, float]
+
+HEADING = ("script", "solves", "plain [s]", "learning [s]", "times faster", "by CPU", "pairs")
 LOG = "import logging; logging.basicConfig(level=logging.INFO, format='%(relativeCreated)d ms %(message)s')\n"
 
 
@@ -56,14 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     known = solves if args.told else None
                     values = {"num_solves": str(solves), "seed": str(pair + 1)}
                     times.append(_pair(name, place, values, known=known, ranks=args.ranks))
-            plain, learning = np.mean(times, axis=0)
-            cells = [f"{plain:.1f}", f"{learning:.1f}", f"{plain / learning:.2f}", str(args.pairs)]
+            (plain, cpu), (learning, own) = np.mean(times, axis=0)
+            cells = [f"{plain:.1f}", f"{learning:.1f}", f"{plain / learning:.2f}", f"{cpu / own:.2f}", str(args.pairs)]
             lines.append([name, str(solves), *cells])
             print(align(lines), flush=True)
     return 0
 
 
-def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | None, ranks: int) -> list[float]:
+def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | None, ranks: int) -> list[Times]:
     """Run a script without and with learning and return the times [s]."""
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     learn = f"Learning({str(place / 'data')!r}, solves={known})"
@@ -74,16 +77,23 @@ def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | Non
     return [_run(text, place / f"{kind}.log", ranks) for kind, text in texts.items()]
 
 
-def _run(source: str, log: Path, ranks: int) -> float:
-    """Run a script in a process of its own and return its wall time [s]; what it prints goes to a file."""
+def _run(source: str, log: Path, ranks: int) -> Times:
+    """Run a script in a process of its own and return its wall and CPU time [s]; what it prints goes to a file.
+
+    The CPU time, which other work on the machine changes less, has that of trainings in it.
+    """
     script = log.with_suffix(".py")
     script.write_text(source, encoding="utf-8")
     near = Path(sys.executable).parent / "mpiexec"
     launcher = [str(near) if near.is_file() else "mpiexec", "-n", str(ranks)] if ranks > 1 else []
     started = time.perf_counter()
     with open(log, "wb") as stream:
-        subprocess.run([*launcher, sys.executable, str(script)], stdout=stream, stderr=stream, check=True)
-    return time.perf_counter() - started
+        process = subprocess.Popen([*launcher, sys.executable, str(script)], stdout=stream, stderr=stream)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"{script} ended with exit code {process.returncode}: see {log}")
+    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
 
 
 if __name__ == "__main__":
