@@ -27,9 +27,9 @@ BAD = [
     (("generate", "cavity"), "--out"),
     (("generate", "cavty", *OUT), "unknown case 'cavty' (did you mean 'cavity'?)"),
     (("generate", "{tmp}", *OUT), "has no case.py"),
-    (("generate", "cavity", "--samples", "0", *OUT), "'generate.samples': expected int >= 1, got 0"),
-    (("generate", "cavity", "--samples", "-3", *OUT), "'generate.samples': expected int >= 1, got -3"),
-    (("generate", "cavity", "--samples", "few", *OUT), "'generate.samples': expected int >= 1, got 'few'"),
+    (("generate", "cavity", "--samples", "0", *OUT), "'generate.samples': expected int >= 1 and <= 10000000, got 0"),
+    (("generate", "cavity", "--samples", "-3", *OUT), "'generate.samples': expected int >= 1 and <= 10000000, got -3"),
+    (("generate", "cavity", "--samples", "few", *OUT), "'generate.samples': expected int >= 1 and <= 10000000, got 'few'"),
     (("generate", "cavity", "--seed", "-1", *OUT), "'problem.seed': expected int >= 0"),
     (("generate", "cavity", "--set", "generate.sample=3", *OUT), "did you mean 'generate.samples'?"),
     (("generate", "cavity", "--set", "training.epochs=x", *OUT), "expected int >= 1, got 'x'"),
@@ -127,7 +127,7 @@ def test_settings_prints_what_the_case_sets(capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["settings", "darcy", "--preset", "smoke", "--set", "operator.tied=true"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line in (
-        "problem.resolution = 40  (int >= 1 or none)",
+        "problem.resolution = 40  (int >= 1 and <= 1000000 or none)",
         "training.num_points = none  (int >= 1 or none)",
         "operator.tied = true  (bool)",
         "options.model_cells = 20  (int)",
