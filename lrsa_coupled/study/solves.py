@@ -79,7 +79,7 @@ class Solves:
         self.quantities, self.draw = tuple(quantities), draw
         self.answers: dict[Ask, Answer] = share(comm, lambda: _read(self.folder))
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)
-        self._solvers: dict[int, _Solver] = {}
+        self._solvers: dict[int, Solver] = {}
         self._file = self.folder / f"{process_name()}~{secrets.token_hex(4)}.jsonl"
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -112,7 +112,7 @@ class Solves:
 
     def _solve(self, ask: Ask) -> Answer:
         if ask.resolution not in self._solvers:
-            self._solvers[ask.resolution] = _Solver(self.case, self.config, self._group, ask.resolution)
+            self._solvers[ask.resolution] = Solver(self.case, self.config, self._group, ask.resolution)
         started = time.perf_counter()
         values, reason = self._solvers[ask.resolution].solve(self.draw(ask.index, ask.member), self.quantities)
         seconds = self._group.allreduce(time.perf_counter() - started, op=MPI.MAX) * self._group.size
@@ -122,7 +122,7 @@ class Solves:
         return answer
 
 
-class _Solver:
+class Solver:
     """Solves on meshes of one resolution; of a case on one mesh that, and the compiled forms, are made once."""
 
     def __init__(self, case: Case, config: Config, comm: MPI.Comm, resolution: int) -> None:
