@@ -303,7 +303,7 @@ def over(config: Config, base: Config) -> Config:
     return dataclasses.replace(config, operator=operator, training=training)
 
 
-def _changed(section: Section) -> dict[str, Any]:
+def _changed(section: Any) -> dict[str, Any]:
     default = type(section)()
     return {name: value for name, value in dataclasses.asdict(section).items() if value != getattr(default, name)}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lrsa_coupled import mpi
 from lrsa_coupled.cli._arguments import add_data, add_preset, add_settings
-from lrsa_coupled.cli._startup import data_config, no_petsc, one_process, print_summary, writing
+from lrsa_coupled.cli._startup import data_config, no_petsc, one_process, print_summary
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -99,7 +99,7 @@ def _follow(args: Namespace) -> int:
         minutes = max(LEAST_MINUTES, store.seconds() / 120.0)  # half of what the samples took
         return train_config(args, store, initial=newest, minutes=minutes)
 
-    with writing(None, folders=[args.data / MODELS]), mpi.StopSignals() as signals:
+    with mpi.StopSignals() as signals:
         stop = _ended(signals)
         mpi.print_once(f"following {args.data}: a model at each doubling of its samples, into {args.data / MODELS}")
         for path, summary in follow(args.data, configure, stop=stop):

@@ -125,7 +125,7 @@ class ClockPace(Pace):
 
     def validated(self, seconds: float) -> None:
         self._cost = 2.2 * seconds  # training samples, too, at the end
-        self._due = self._now + seconds + max(self._interval, 10.0 * seconds)
+        self._due = self._now + seconds + max(self._interval, 20.0 * seconds)
 
     def step(self, done: int, device: torch.device) -> None:
         if self._group.reducer is None or done % AGREE_EVERY == 0:

@@ -105,6 +105,13 @@ def test_what_a_killed_training_has_left_is_removed(tmp_path):
     assert newest_model(data) is None
 
 
+def test_the_verb_follows_until_a_signal(tmp_path, monkeypatch, capsys):
+    grow(tmp_path / "data", range(4))
+    monkeypatch.setattr(following.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["train", str(tmp_path / "data"), "--follow", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_verb_ends_with_the_process_that_started_it(tmp_path):
     grow(tmp_path / "data", range(4))
     verb = "import sys; from lrsa_coupled.cli import main; sys.exit(main())"
