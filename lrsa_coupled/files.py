@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Buffer, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -195,7 +195,7 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_atomically({path: text.encode()})
 
 
-def write_atomically(contents: Mapping[Path, Buffer]) -> None:
+def write_atomically(contents: Mapping[Path, bytes]) -> None:
     """Write files that belong together, making their folders: all are on disk before the first is renamed."""
     with ExitStack() as stack:
         written = []

@@ -87,7 +87,7 @@ def save_figure(figure: Figure, path: Path) -> Path:
     """Write a PNG file by atomic rename and return its path. Call on one rank."""
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_figure(content, dpi=130, format="png")
-    write_atomically({path: content.getbuffer()})
+    write_atomically({path: content.getvalue()})
     return path
 
 

@@ -47,7 +47,7 @@ def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
             for item in fields:
                 root[f"PointData/{item.name}"] = _padded(values[vertices, column : column + item.components])
                 column += item.components
-    write_atomically({path: content.getbuffer()})
+    write_atomically({path: content.getvalue()})
 
 
 def _padded(values: np.ndarray) -> np.ndarray:

@@ -83,11 +83,12 @@ def write_shard(folder: Path, records: Sequence[SampleRecord]) -> Path:
     with h5py.File(content, "w", userblock_size=size) as file:
         for record in records:
             _write(file, record)
-    body = digest([content.getbuffer()[size:]])
+    content.seek(size)
+    body = digest(iter(lambda: content.read(1 << 22), b""))
     content.seek(0)
     content.write(_header_bytes(body, entries, size))
     path = folder / "shards" / f"{stem}-{body[:8]}.h5"
-    write_atomically({path: content.getbuffer()})
+    write_atomically({path: content.getvalue()})
     return path
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from mpi4py import MPI
 
 from lrsa_coupled.coupling.reducer import MPIReducer
+from lrsa_coupled.files import locked
 from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.loop import train
 from tests.unit.test_training import metrics, with_training, write
@@ -34,6 +37,16 @@ def test_ranks_have_the_loss_curve_of_one(shared_path, changes):
             curves = [[line[name] for line in lines if name in line] for lines in (one, many)]
             assert np.allclose(*curves, rtol=ROUNDING, atol=0.0) and len(curves[0]) > 1
     COMM.barrier()
+
+
+def test_a_second_training_in_a_folder_is_an_error_on_all_ranks(shared_path):
+    if COMM.rank == 0:
+        write(shared_path / "data")
+    COMM.barrier()
+    with locked(shared_path / "out") if COMM.rank == 0 else nullcontext():
+        COMM.barrier()
+        with pytest.raises(BlockingIOError, match=f"{shared_path / 'out'} (is being|cannot be) written"):
+            train(shared_path / "data", shared_path / "out", with_training(), group=GROUP)
 
 
 @pytest.mark.skipif(COMM.size == 1, reason="needs two ranks")
