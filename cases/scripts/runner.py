@@ -34,6 +34,10 @@ LAUNCHERS = ("PMI", "OMPI_", "MPI_", "HYDRA", "HYDI", "MV2_", "SLURM")
 SETTINGS = """training.epochs=150 training.batch_size=4 training.learning_rate=3e-3 training.optimizer=muon
     training.gradient_weight=1 training.num_points=none training.device=cpu
     operator.width=32 operator.num_blocks=2 operator.num_heads=2 operator.num_latents=16"""
+TRAINING = """import os, sys, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()  # ends with the process that waits
+from lrsa_coupled.cli import main
+sys.exit(main())"""
 UNTRAINED = "training.epochs=1 training.learning_rate=1e-12 operator.weight_std=1"
 
 
@@ -205,6 +209,10 @@ def _train(data: Path, model: Path, settings: str) -> None:
         return
     flags = [word for each in (*SETTINGS.split(), *settings.split()) for word in ("--set", each)]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
-    command = [sys.executable, "-c", "import sys; from lrsa_coupled.cli import main; sys.exit(main())", "train"]
-    command += [str(data), "--out", str(model), *flags, "--quiet"]
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", TRAINING, "train", str(data), "--out", str(model), *flags, "--quiet"]
+    reading, writing = os.pipe()  # closed when this process ends, however it does
+    try:
+        subprocess.run(command, env=environment, check=True, stdin=reading, stdout=subprocess.DEVNULL)
+    finally:
+        os.close(reading)
+        os.close(writing)

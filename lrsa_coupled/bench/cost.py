@@ -8,12 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from fractions import Fraction
+from multiprocessing.connection import Connection
+from threading import Thread
 from typing import Any
 
 import torch
@@ -69,16 +70,26 @@ class Cost:
 
 
 def measure(work: Work) -> Cost:
-    """Measure in a new process, so that nothing is left from others; ``error`` says why that failed."""
-    context, threads = multiprocessing.get_context("spawn"), torch.get_num_threads()
-    with ProcessPoolExecutor(1, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        try:
-            return pool.submit(_measured, work).result()
-        except BrokenProcessPool:
+    """Measure in a new process, so that nothing is left from others; ``error`` says why that failed.
+
+    The process ends with this call, and with this process however that one ends.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_cost, args=(sender, work, torch.get_num_threads()), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv()
+    except EOFError as error:
+        process.join()
+        if process.exitcode is not None and process.exitcode < 0:
             return Cost(error="out of memory (killed)")
-        except (RuntimeError, MemoryError, ValueError) as error:
-            text = str(error) or "out of memory"
-            return Cost(error="out of memory" if "memory" in text.lower() else text.splitlines()[0])
+        raise RuntimeError(f"the measurement ended with exit code {process.exitcode}; its error is above") from error
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
 
 
 def flop_counter() -> FlopCounterMode:
@@ -93,6 +104,25 @@ def flop_counter() -> FlopCounterMode:
         display=False,
         custom_mapping={torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention},  # noqa: SLF001
     )
+
+
+def _send_cost(sender: Connection, work: Work, threads: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the answer ends this one
+    Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        cost = _measured(work)
+    except (RuntimeError, MemoryError, ValueError) as error:
+        text = str(error) or "out of memory"
+        cost = Cost(error="out of memory" if "memory" in text.lower() else text.splitlines()[0])
+    sender.send(cost)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _measured(work: Work) -> Cost:
