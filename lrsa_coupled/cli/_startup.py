@@ -37,6 +37,9 @@ def load(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intra
     """Resolve the configuration, then load MPI, PETSc and the case."""
     config = case_config(args)
     comm = start_petsc(petsc)
+    from lrsa_coupled.coupling.jit import compile_abandoned_forms
+
+    compile_abandoned_forms()
     with mpi.collective_errors(comm):
         case = catalog.load_case(args.case, config.options, rtol=config.problem.rtol)
     return case, dataclasses.replace(config, case=case.name, options=dataclasses.asdict(case.options)), comm
