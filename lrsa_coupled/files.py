@@ -119,6 +119,12 @@ def abandoned(folder: Path) -> list[Path]:
     return [path for path in found if _is_abandoned(path, now)]
 
 
+def remove_abandoned(*folders: Path) -> None:
+    """Remove temporary files, not folders, that killed processes have left. Collective: no."""
+    for path in (path for folder in folders for path in abandoned(folder) if not path.is_dir()):
+        path.unlink(missing_ok=True)
+
+
 def _is_abandoned(path: Path, now: float) -> bool:
     if not may_be_running("~".join(path.name.removesuffix(".tmp").rsplit("~", 2)[1:])):
         return True
@@ -231,7 +237,8 @@ def check_kind(folder: Path, own: str) -> None:
 def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
     """Be the only process that writes an output: a folder, made when it is missing, or a file.
 
-    The lock goes with the process, however it ends. Collective: no; call on one rank.
+    The lock goes with the process, however it ends. Temporary files that killed processes have left in the folder are
+    removed. Collective: no; call on one rank.
 
     Raises:
         BlockingIOError: If another process writes the output; names it.
@@ -242,6 +249,7 @@ def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
     while (held := _take(path, output)) is None:
         pass
     try:
+        remove_abandoned(path.parent)
         yield
     finally:
         for name in (_claim(path), path):  # while it is held: who opens it now finds another file of this name, or none

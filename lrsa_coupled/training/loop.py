@@ -23,7 +23,7 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.data.batches import drawn_ahead, epoch_generator, split_samples, training_batches
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.files import check_kind
+from lrsa_coupled.files import check_kind, remove_abandoned
 from lrsa_coupled.logs import progress as progress_bar
 from lrsa_coupled.operators.precision import choose_device
 from lrsa_coupled.reading import Damaged
@@ -137,6 +137,7 @@ class _Loop:
         """Train until the end, and return whether that is one before its time."""
         run, progress, pace, metrics = self.run, self.progress, self.pace, None
         if self.writes:
+            remove_abandoned(run.out / "last")
             configuration.save(run.config, run.out)
             metrics = Metrics(run.out, epoch=progress.epoch, tensorboard=self.training.tensorboard)
         total = None if self.training.minutes else pace.num_ticks

@@ -16,7 +16,8 @@ import pytest
 from lrsa_coupled import files
 from lrsa_coupled.data import claims
 from lrsa_coupled.data.claims import SMALLEST, Indices, Shares
-from lrsa_coupled.files import abandoned, create_text, may_be_running, process_name, temporary_path
+from lrsa_coupled.files import abandoned, create_text, locked, may_be_running, process_name, temporary_path
+from tests.helpers import killed_process
 
 
 def without_links(source: Path, target: Path) -> None:
@@ -120,18 +121,18 @@ def test_a_text_is_created_once_and_whole(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_temporary_files_of_ended_processes_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
     with temporary_path(tmp_path / "a~b.h5") as mine:
         mine.touch()
-        gone = mine.with_name(mine.name.replace(f"~{os.getpid()}.", f"~{ended.pid}."))
-        other = mine.with_name(mine.name.replace(process_name(), f"node-7.cluster~{ended.pid}"))
+        gone = mine.with_name(mine.name.replace(process_name(), killed_process()))
+        other = mine.with_name(mine.name.replace(process_name(), "node-7.cluster~1"))
         for path in (gone, other):
             path.touch()
         assert abandoned(tmp_path) == [gone]
         os.utime(other, (0.0, other.stat().st_mtime - 86401.0))
         assert set(abandoned(tmp_path)) == {gone, other}
     assert not mine.exists()
+    with locked(tmp_path):
+        assert not gone.exists() and not other.exists()
     assert may_be_running("somewhere~1") and may_be_running("nonsense") and may_be_running(process_name())
     monkeypatch.setattr(files.os, "kill", lambda *_: (_ for _ in ()).throw(PermissionError))
     assert may_be_running(process_name())  # of another user
