@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -20,13 +21,13 @@ from lrsa_coupled.data import hdf5
 from lrsa_coupled.data.card import read_card
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.format import digest
-from lrsa_coupled.data.shard import read_header
+from lrsa_coupled.data.shard import read_header, write_shard
 from lrsa_coupled.data.store import INDEX, Damage, DataStore
 from lrsa_coupled.data.writer import DAMAGED, repair, tidy
 from lrsa_coupled.files import set_aside
 from lrsa_coupled.reading import Damaged, read_json, sealed
 from tests.hostile import change, with_header
-from tests.unit.test_store import assert_holds, make
+from tests.unit.test_store import assert_holds, make, record
 
 SAMPLE = "samples/00000001"
 READERS = (["verify"], ["info", "--hash"], ["info", "--statistics"], ["export", "--index", "1"])
@@ -150,6 +151,29 @@ def test_contents_that_do_not_fit_are_named_and_made_again(data: Path, capsys, n
     tidy(data, 2)
     left = DataStore(data)
     assert left.verify() == [] and (0 in left.entries or name in ("external link to all", "no samples", "no geometry"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cells": np.array([[0, 1, 9]], np.int32)},
+        {"cells": np.array([[0, -1, 2]], np.int32)},
+        {"cells": np.zeros((1, 1 << 10), np.int32)},
+        {"mass": np.zeros(9)},
+        {"points": np.zeros((9, 3))},
+        {"boundary": np.zeros(4, np.uint8)},
+        {"scalars": np.array([np.inf])},
+    ],
+)
+def test_arrays_that_make_no_sense_are_named_though_all_digests_fit(tmp_path: Path, capsys, changes: dict) -> None:
+    whole = record(1)
+    make(tmp_path, [0])
+    path = write_shard(tmp_path, [dataclasses.replace(whole, arrays=dataclasses.replace(whole.arrays, **changes))])
+    code, text = verified(tmp_path, capsys)
+    assert code == 1 and f"{path} is damaged: sample 1 lost" in text
+    for read in (DataStore.read, DataStore.arrays):
+        with pytest.raises(Damaged, match=f"{path.name}, sample 1: '?(it has no points|{next(iter(changes))})"):
+            read(DataStore(tmp_path), 1)
 
 
 HEADERS = {
