@@ -75,6 +75,7 @@ class Request:
         pilot: Samples of the pilot.
         model: Folder of an operator; ``auto`` takes it into account.
         train: Solves on which method ``operator`` trains one instead.
+        coarser: Whether the pilot is solved on coarser meshes though the method needs none.
         sobol: Samples of Sobol indices, each of which takes a solve for every field of the parameters and two more.
     """
 
@@ -88,6 +89,7 @@ class Request:
     model: str | None = None
     train: int | None = None
     sobol: int | None = None
+    coarser: bool = False
 
     def __post_init__(self) -> None:
         if (self.error is None) == (self.budget is None):
@@ -157,6 +159,20 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
         ValueError: For an unknown quantity or method, or a folder with another request; on all ranks.
         StoppedError: After SIGTERM or SIGUSR1; the same call goes on.
     """
+    study = make_study(case, config, request, folder, comm)
+    method, expected, target = _choose(study, request, folder)
+    sampled = reach(method, request.error, target)
+    indices = {} if request.sobol is None else sensitivities(method, request.sobol)
+    result = _result(study, request, method.name, expected=expected, sampled=sampled)
+    result = dataclasses.replace(result, sobol=indices)
+    if comm.rank == 0:
+        write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    study.solves.free()
+    return result
+
+
+def make_study(case: Case, config: Config, request: Request, folder: Path, comm: MPI.Intracomm) -> Study:
+    """Solve the pilot of a request, and train an operator where it asks for one. Collective; errors as ``estimate``."""
     quantities = choose(case.quantities, request.quantities, of=case.name)
     resolutions = share(comm, lambda: _resolutions(case, config))
     share(comm, lambda: _create(case, config, request, folder))
@@ -169,7 +185,7 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
     if request.train is not None:
         model, seconds = trained(case, config, folder, comm=comm, samples=request.train)
-    coarser = request.method in ("auto", "mlmc", "mfmc")
+    coarser = request.method in ("auto", "mlmc", "mfmc") or request.coarser
     study = Study(
         case, comm, solves, names, resolutions if coarser else resolutions[:1], request.pilot, seed,
         model=model, settings=config.guess, seconds=seconds,
@@ -177,15 +193,7 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     solved = len(study.pilots)
     if solved < 10:
         raise ValueError(f"only {solved} of {request.pilot} samples of the pilot are solved on all meshes")
-    method, expected, target = _choose(study, request, folder)
-    sampled = _reach(method, request, target)
-    indices = {} if request.sobol is None else sensitivities(method, request.sobol)
-    result = _result(study, request, method.name, expected=expected, sampled=sampled)
-    result = dataclasses.replace(result, sobol=indices)
-    if comm.rank == 0:
-        write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
-    solves.free()
-    return result
+    return study
 
 
 @dataclass(frozen=True)
@@ -280,23 +288,23 @@ def _target(study: Study, method: Method, request: Request) -> float:
     return high
 
 
-def _reach(method: Method, request: Request, target: float) -> dict[str, Sampled]:
-    """Add solves until the error is reached. Collective."""
+def reach(method: Method, error: float | None, target: float) -> dict[str, Sampled]:
+    """Add solves, first what the target variance takes, until an error, if any, is reached. Collective."""
     name = method.study.names[0]
     for _ in range(ROUNDS):
         sampled = method.sampled(target)
         found = mean(sampled[name])
-        unit, count = "" if request.error is None else f", {request.error:.3g} asked", len(method.study.solves.answers)
+        unit, count = "" if error is None else f", {error:.3g} asked", len(method.study.solves.asked)
         logger.info("%s: %.6g +- %.3g after %d solves%s", name, found.value, found.half_width, count, unit)
-        if request.error is None or found.half_width <= request.error:
+        if error is None or found.half_width <= error:
             break
-        target *= min(max((request.error / found.half_width) ** 2, 0.25), 0.95)
+        target *= min(max((error / found.half_width) ** 2, 0.25), 0.95)
     return sampled
 
 
 def _result(study: Study, request: Request, method: str, *, expected: Mapping[str, float],
             sampled: Mapping[str, Sampled]) -> Result:  # fmt: skip
-    answers = study.solves.answers.values()
+    answers = [study.solves.answers[ask] for ask in study.solves.asked]
     solves: dict[str, int] = {}
     failed: dict[str, int] = {}
     seconds: dict[str, float] = {}

@@ -68,6 +68,7 @@ class Solves:
 
     Attributes:
         answers: Those known, on every rank.
+        asked: What has been asked for.
     """
 
     def __init__(self, case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm,
@@ -78,12 +79,14 @@ class Solves:
         self.case, self.config, self.folder, self.comm = case, config, folder / FOLDER, comm
         self.quantities, self.draw = tuple(quantities), draw
         self.answers: dict[Ask, Answer] = share(comm, lambda: _read(self.folder))
+        self.asked: set[Ask] = set()
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)
         self._solvers: dict[int, Solver] = {}
         self._file = self.folder / f"{process_name()}~{secrets.token_hex(4)}.jsonl"
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """Return the answers; StoppedError after a signal, once the solves that had begun are on disk."""
+        self.asked |= {*asks}
         missing = sorted({each for each in asks if each not in self.answers}, key=_expensive_first)
         if missing:
             counter, made, signal = SharedCounter(self.comm), [], ""

@@ -12,6 +12,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="estimates need DOLFINx")
 
 from lrsa_coupled import cli
+from lrsa_coupled.bench.rows import read_rows
 from lrsa_coupled.config import Config, load
 from lrsa_coupled.interfaces import NumericalError
 from lrsa_coupled.study import solves
@@ -146,6 +147,17 @@ def test_what_makes_no_sense_is_refused(shared_path: Path, capsys: pytest.Captur
     with pytest.raises(ValueError, match="'rods' has no quantity 'intgral'"):
         run(shared_path / "none", error=1.0, quantities=("intgral",))
     assert not (shared_path / "none").exists()
+
+
+def test_experiment(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--quantity", "integral", "--error", "0.02", "0.01", "--pilot", "12", "--pictures", str(shared_path)]
+    assert cli.main(["experiment", "estimates", ROD, *asked, "--json", str(shared_path / "rows.jsonl")]) == 0
+    results = read_rows(shared_path / "rows.jsonl")
+    assert [*results.methods] == ["mc", "mlmc", "mfmc", "gp"]
+    assert all(row.solved for row in results.rows) and len(results.methods["gp"]) == 2
+    assert results.methods["gp"][1].number("half_width") <= 0.01 and (shared_path / "estimates.png").is_file()
+    if COMM.rank == 0:
+        assert "mc (expected)" in capsys.readouterr().out
 
 
 def test_command(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
