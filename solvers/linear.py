@@ -11,6 +11,7 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
+from lrsa_coupled.coupling.failures import reason_of
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
@@ -112,7 +113,7 @@ class LinearSolver(SequenceSolver):
             with default_options(PREFIX, self._defaults):  # the factorisation reads its own at the first use
                 self.ksp.solve(self.residual, self.correction)
         except PETSc.Error as error:
-            return f"PETSc error {error.ierr}", False
+            return reason_of(error), False
         number = self.ksp.getConvergedReason()
         return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
 

@@ -16,6 +16,7 @@ from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
 from petsc4py import PETSc
 
+from lrsa_coupled.coupling.failures import reason_of
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
@@ -104,7 +105,7 @@ class NewtonSolver(SequenceSolver):
             reason = reason_name(PETSc.SNES.ConvergedReason, self.snes.getConvergedReason())
             converged = self.snes.getConvergedReason() > 0
         except PETSc.Error as error:
-            reason, converged = f"PETSc error {error.ierr}", False
+            reason, converged = reason_of(error), False
         return SolveResult(
             converged, reason, "" if converged else advice(reason), self.snes.getIterationNumber(),
             self.snes.getFunctionNorm(), {"solve": time.perf_counter() - started},

@@ -22,6 +22,7 @@ from lrsa_coupled.bench.payback import cost_of
 from lrsa_coupled.bench.rows import Cost, Row, Seconds
 from lrsa_coupled.bench.samples import Samples, refuse_seen
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.failures import reason_of
 from lrsa_coupled.coupling.norms import jacobian, set_solution
 from lrsa_coupled.coupling.options import GAMG, default_options
 from lrsa_coupled.coupling.residual import residual_norm, residual_vector
@@ -184,9 +185,7 @@ class KrylovMethod(Method):
             set_up = time.perf_counter()
             ksp.solve(system.right, found)
         except PETSc.Error as error:
-            if error.__cause__ is not None:
-                raise error.__cause__ from None
-            logger.warning("%s: %s", self.name, str(error).splitlines()[0])
+            logger.warning("%s: %s", self.name, reason_of(error))
             return time.perf_counter()
         return set_up
 

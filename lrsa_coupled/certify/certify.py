@@ -36,6 +36,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.certify.estimate import Correction, Linearisation
+from lrsa_coupled.coupling.failures import reason_of
 from lrsa_coupled.coupling.norms import NoEstimate, Norm, set_solution, solution_vector
 from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
@@ -156,7 +157,7 @@ class _Run:
         except NoEstimate as why:
             return Certified(certified=False, accept=self.accept, reason=str(why))
         except PETSc.Error as error:
-            return Certified(certified=False, accept=self.accept, reason=f"PETSc error {error.ierr}")
+            return Certified(certified=False, accept=self.accept, reason=reason_of(error))
 
     def approach(self, max_iterations: int) -> bool:
         """Go from the prediction to where it can be estimated, by the case's own solver; False when that fails."""

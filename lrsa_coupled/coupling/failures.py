@@ -15,6 +15,8 @@ NUMERICAL = frozenset({71, 72, 81, 82, 91})
 FROM_LIBRARY, FROM_PYTHON = 76, 101
 """Numbers of an error in a library that PETSc calls, and of an exception in a Python callback, which is its cause."""
 
+FROM_LAPACK = re.compile("lapack (sub)?routine", re.IGNORECASE)
+FROM_MUMPS = re.compile(r"MUMPS error in .*INFOG\(1\)=(-\d+)")
 MUMPS_NUMERICAL = frozenset({-6, -9, -10, -40})
 """Of MUMPS: singular pattern, more fill-in by pivoting than room, zero pivot, not positive definite."""
 
@@ -25,21 +27,25 @@ def is_numerical(error: BaseException) -> bool:
     It has by an error of PETSc that says so, and by a ``NumericalError``. No other exception of Python is one, an
     ``ArithmeticError`` included, nor out of memory, an unknown type of solver, an interrupt, a missing compiler.
     """
-    if isinstance(error, PETSc.Error) and error.ierr == FROM_PYTHON:
-        return error.__cause__ is not None and is_numerical(error.__cause__)
-    if isinstance(error, PETSc.Error) and error.ierr == FROM_LIBRARY:
-        found = re.search(r"MUMPS error in .*INFOG\(1\)=(-\d+)", str(error))
-        return found is not None and int(found[1]) in MUMPS_NUMERICAL
-    return isinstance(error, NumericalError) or (isinstance(error, PETSc.Error) and error.ierr in NUMERICAL)
+    error = cause(error)
+    if not isinstance(error, PETSc.Error):
+        return isinstance(error, NumericalError)
+    if error.ierr == FROM_LIBRARY:
+        found = FROM_MUMPS.search(str(error))
+        return int(found[1]) in MUMPS_NUMERICAL if found else FROM_LAPACK.search(str(error)) is not None
+    return error.ierr in NUMERICAL
 
 
-def reason(error: PETSc.Error) -> str:
-    """Return the reason of a solve that an error has ended; raise what is no numerical one.
-
-    That is an exception in a callback itself, not the error by which PETSc reports it.
-    """
-    if is_numerical(error):
-        return f"PETSc error {error.ierr}"
+def cause(error: BaseException) -> BaseException:
+    """Return the exception in a callback of PETSc which an error of PETSc stands for, else the error itself."""
     while isinstance(error, PETSc.Error) and error.ierr == FROM_PYTHON and error.__cause__ is not None:
         error = error.__cause__
-    raise error from error.__cause__  # without that of PETSc
+    return error
+
+
+def reason_of(error: PETSc.Error) -> str:
+    """Return the reason of a solve that an error has ended; raise what is not numerical, as it was in a callback."""
+    found = cause(error)
+    if not is_numerical(found):
+        raise found from found.__cause__  # without that of PETSc
+    return f"PETSc error {found.ierr}" if isinstance(found, PETSc.Error) else str(found)
