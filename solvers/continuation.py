@@ -48,6 +48,10 @@ class ContinuationSolver(Solver):
             raise ValueError("continuation needs a problem with a continuation path, got one without")
         if control.first_step <= (1.0 if path.logarithmic else 0.0) or control.growth < 1.0:
             raise ValueError(f"the first step must move forward and growth be at least 1, got {control}")
+        least = 0.0 if path.logarithmic else -math.inf
+        if not all(least < value < math.inf for value in (path.start, path.target)):
+            wanted = "positive numbers" if path.logarithmic else "numbers"
+            raise ValueError(f"the path must have {wanted} at both ends, got {path.start} and {path.target}")
         self.newton = newton
         self.control = control
         self.path: Continuation = path
@@ -81,7 +85,11 @@ class ContinuationSolver(Solver):
                 step *= control.growth if result.iterations <= control.few else 1.0
             else:
                 step /= 2.0
-        return dataclasses.replace(result, iterations=iterations)
+        result = dataclasses.replace(result, iterations=iterations)
+        if result.converged and t < 1.0:  # at the beginning of the path: the first step is below the smallest
+            text = "the path is too long for the smallest step"
+            return dataclasses.replace(result, converged=False, reason=text, advice="allow smaller steps, or longer")
+        return result
 
     def destroy(self) -> None:
         self.newton.destroy()
