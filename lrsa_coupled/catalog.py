@@ -15,6 +15,7 @@ from typing import Any
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.reading import read_toml
 from lrsa_coupled.settings import nearest, update
+from lrsa_coupled.traces import OWN_CASE
 
 WRAPPERS = {
     "modes": ("lrsa_coupled.generation.modes", "ModesCase", "basis"),
@@ -31,6 +32,12 @@ def case_names() -> list[str]:
 def is_shipped(name: str) -> bool:
     """Return whether it names a case of this package, wrapped or not."""
     return _split(name)[0] in case_names()
+
+
+def own_source(name_or_path: str | Path) -> str:
+    """Return the text of the Python files in the folder of a user's own case, empty for a case of this package."""
+    files = [] if is_shipped(str(name_or_path)) else sorted(case_folder(name_or_path).glob("*.py"))
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in files)
 
 
 def case_folder(name_or_path: str | Path) -> Path:
@@ -74,6 +81,8 @@ def load_case(
     if rtol is not None:
         case.rtol = rtol
     method, methods = getattr(case, "default_method", None), case.methods()
+    if not isinstance(methods, Mapping):
+        raise TypeError(f"methods() of '{case.name}' must return solvers by name, got {type(methods).__name__}")
     if method not in methods:
         raise ValueError(f"default_method of '{case.name}' must be one of {', '.join(methods)}, got {method!r}")
     return case
@@ -149,7 +158,7 @@ def _roots() -> list[Path]:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = f"lrsa_coupled_own_case_{abs(hash(path.resolve()))}"
+    name = f"{OWN_CASE}{abs(hash(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{path} is not a Python file")

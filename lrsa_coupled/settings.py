@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import math
 import tomllib
 import types
 import typing
@@ -66,9 +67,21 @@ def checked(value: Any, hint: Any, what: str) -> Any:
     """Return a value as the type ``hint``; ``none`` is None where allowed. ValueError says what was expected."""
     optional = types.NoneType in typing.get_args(hint)
     try:
-        return msgspec.convert(None if optional and value == "none" else value, hint)
+        found = msgspec.convert(None if optional and value == "none" else value, hint)
     except msgspec.ValidationError as error:
         raise ValueError(f"{what}: expected {type_text(hint)}, got {value!r}") from error
+    if not is_finite(found):
+        raise ValueError(f"{what}: expected {type_text(hint)}, finite, got {value!r}")
+    return found
+
+
+def is_finite(value: Any) -> bool:
+    """Return whether no number in a value, nested or not, is infinite or not a number."""
+    if isinstance(value, Mapping):
+        return all(map(is_finite, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def type_text(hint: Any) -> str:
@@ -86,6 +99,9 @@ def type_text(hint: Any) -> str:
         return f"{type_text(kind)} {' and '.join(bounds)}"
     if typing.get_origin(hint) is dict:
         return "a table of keys"
+    if typing.get_origin(hint) is tuple:
+        parts = [type_text(part) for part in typing.get_args(hint) if part is not ...]
+        return f"a list of {parts[0]}" if ... in typing.get_args(hint) else f"a list of {', '.join(parts)}"
     return hint.__name__ if isinstance(hint, type) else str(hint)
 
 

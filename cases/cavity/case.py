@@ -17,6 +17,7 @@ from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
 from petsc4py import PETSc
 
 from lrsa_coupled.cases.cavity.mesh import cavity_mesh
+from lrsa_coupled.config import NonNegativeFloat, PositiveFloat
 from lrsa_coupled.coupling.options import QAMD
 from lrsa_coupled.coupling.quantities import PointSampling, Quantity, quasi_random
 from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
@@ -54,12 +55,12 @@ class CavityParameters:
     1) pi x)``: the flow through both gaps is the same. ``semi_axes`` of zero stand for a cavity without obstacle.
     """
 
-    reynolds: float = field(metadata={"unit": "1"})
+    reynolds: PositiveFloat = field(metadata={"unit": "1"})
     centre: tuple[float, float] = field(default=(0.5, 0.5), metadata={"unit": "L"})
-    semi_axes: tuple[float, float] = field(default=(0.0, 0.0), metadata={"unit": "L"})
+    semi_axes: tuple[NonNegativeFloat, NonNegativeFloat] = field(default=(0.0, 0.0), metadata={"unit": "L"})
     angle: float = field(default=0.0, metadata={"unit": "rad"})
     lid: tuple[float, ...] = field(default=(0.0, 0.0, 0.0), metadata={"unit": "U"})
-    corner_gap: float = field(default=0.0125, metadata={"unit": "L"})
+    corner_gap: PositiveFloat = field(default=0.0125, metadata={"unit": "L"})
 
 
 def wall_speed(parameters: CavityParameters, x: Coordinates, y: Coordinates) -> Coordinates:

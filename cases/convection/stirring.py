@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from lrsa_coupled.config import Natural, PositiveFloat
+
 Array = npt.NDArray[np.float64]
 
 MODES = 3
@@ -27,14 +29,14 @@ class ConvectionParameters:
     the period ``2 pi / turning[i]``.
     """
 
-    time_step: float = field(metadata={"unit": "L / U"})
+    time_step: PositiveFloat = field(metadata={"unit": "L / U"})
     amplitudes: tuple[float, ...] = field(metadata={"unit": "L U"})
     frequencies: tuple[float, ...] = field(metadata={"unit": "rad U / L"})
     phases: tuple[float, ...] = field(metadata={"unit": "rad"})
     centres: tuple[tuple[float, float], ...] = field(metadata={"unit": "L"})
     powers: tuple[float, ...] = field(metadata={"unit": "T U / L"})
     turning: tuple[float, ...] = field(metadata={"unit": "rad U / L"})
-    step: int = field(default=0, metadata={"unit": "1"})
+    step: Natural = field(default=0, metadata={"unit": "1"})
 
 
 def draw_trajectory(

@@ -16,6 +16,7 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
 from petsc4py import PETSc
 
+from lrsa_coupled.config import Natural, PositiveFloat
 from lrsa_coupled.coupling.options import GAMG, MUMPS
 from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
@@ -73,9 +74,9 @@ class DarcyParameters:
     """
 
     modes: tuple[float, ...] = field(metadata={"unit": "1"})
-    roughness_seed: int = field(metadata={"unit": "1"})
-    low: float = field(default=3.0, metadata={"unit": "1"})
-    high: float = field(default=12.0, metadata={"unit": "1"})
+    roughness_seed: Natural = field(metadata={"unit": "1"})
+    low: PositiveFloat = field(default=3.0, metadata={"unit": "1"})
+    high: PositiveFloat = field(default=12.0, metadata={"unit": "1"})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

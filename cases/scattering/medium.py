@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
+
+from lrsa_coupled.config import PositiveFloat
 
 Array = npt.NDArray[np.float64]
 
@@ -25,10 +29,10 @@ class ScatteringParameters:
     empty or zero.
     """
 
-    wave_number: float = field(metadata={"unit": "1/L"})
+    wave_number: PositiveFloat = field(metadata={"unit": "1/L"})
     direction: float = field(metadata={"unit": "rad"})
     modes: tuple[float, ...] = field(default=(), metadata={"unit": "1"})
-    contrast: float = field(default=0.0, metadata={"unit": "1"})
+    contrast: Annotated[float, Meta(gt=-1)] = field(default=0.0, metadata={"unit": "1"})
 
 
 def draw_modes(rng: np.random.Generator, strength: float) -> tuple[float, ...]:

@@ -37,6 +37,7 @@ def load(args: Namespace, petsc: Sequence[str]) -> tuple[Case, Config, MPI.Intra
     """Resolve the configuration, then load MPI, PETSc and the case."""
     config = case_config(args)
     comm = start_petsc(petsc)
+    petsc_options.check_names(petsc, own=catalog.own_source(args.case))
     from lrsa_coupled.coupling.jit import compile_abandoned_forms
 
     compile_abandoned_forms()

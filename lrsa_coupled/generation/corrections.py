@@ -13,6 +13,8 @@ from dolfinx.fem import Function
 from dolfinx.mesh import Mesh
 from petsc4py import PETSc
 
+from lrsa_coupled.config import Natural
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import residual_vector
 from lrsa_coupled.coupling.scalars import PARTS, to_columns
@@ -29,8 +31,8 @@ RTOL = 1e-5  # reduction of the residual that ends a run earlier: below, the err
 class CorrectionParameters:
     """``seed`` draws the problem of the case, ``iterations`` is the length of the Krylov run."""
 
-    seed: int = field(metadata={"unit": "1"})
-    iterations: int = field(metadata={"unit": "1"})
+    seed: Natural = field(metadata={"unit": "1"})
+    iterations: Natural = field(metadata={"unit": "1"})
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +82,7 @@ class CorrectionCase(Case[CorrectionProblem]):
 
     def features(self, problem: CorrectionProblem) -> Features:
         """Those of the case's problem and, after a solve, the residual."""
-        of_case = self.case.features(problem.problem)
+        of_case = features_of(self.case, problem.problem)
         density = to_columns(problem.density.x.array[: len(of_case.nodal), None])
         return Features(np.column_stack([of_case.nodal, density]), of_case.scalars)
 

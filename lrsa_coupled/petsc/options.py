@@ -1,4 +1,7 @@
-"""PETSc options of the command line: given to PETSc when it is imported, checked for use afterwards.
+"""PETSc options of the command line: given to PETSc when it is imported, their names checked, and their use afterwards.
+
+A solver reads its options when it is made and later, so that no solve can say before its end that none has read one.
+The libraries hold all names that they read: what ends in none of them is refused at once.
 
 Options of the environment (``PETSC_OPTIONS``, ``.petscrc``) are not checked.
 """
@@ -6,8 +9,12 @@ Options of the environment (``PETSC_OPTIONS``, ``.petscrc``) are not checked.
 from __future__ import annotations
 
 import difflib
+import mmap
+import re
 import sys
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +24,10 @@ if TYPE_CHECKING:
 _READ_LATE = frozenset(
     {"options_left", "options_view", "objects_dump", "memory_view", "malloc_view", "log_trace", "saws_options"}
 )
+
+_LIBRARY = re.compile(r"(lib)?(petsc|slepc)[^/]*\.(so|dylib)[^/]*", re.IGNORECASE)
+_NAME = re.compile(rb"-([A-Za-z]\w*(?:%[a-z]+\w*)*)\0")
+_OURS = re.compile("pc_lrsa_|lrsa_|ksp_gcrodr_")
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str | None]:
@@ -50,6 +61,44 @@ def initialise(arguments: Sequence[str]) -> MPI.Intracomm:
     for name, value in options.items():
         PETSc.Options().setValue(name, "" if value is None else value)
     return MPI.COMM_WORLD
+
+
+def check_names(arguments: Sequence[str], *, own: str = "") -> None:
+    """Raise ValueError for an option that nothing reads, whatever its prefix; after ``initialise``. Collective: no.
+
+    What reads options is PETSc, what is loaded with it, this package, and the source ``own`` of a case, as strings.
+    A name of one word has no prefix. Nothing is refused where the libraries are not found.
+    """
+    from petsc4py import PETSc
+
+    known = _known_names()
+    patterns = [re.compile(re.sub("%[a-z]+", r"\\w+", name)) for name in known if "%" in name]
+    for name in parse(arguments) if known else ():
+        tails = [name, *(name[found.end() :] for found in re.finditer("_", name) if "_" in name[found.end() :])]
+        if any(tail in known or _OURS.match(tail) or f'"{tail}"' in own or f"'{tail}'" in own for tail in tails):
+            continue
+        if any(pattern.fullmatch(tail) for pattern in patterns for tail in tails):
+            continue
+        near = [(tail, close) for tail in tails for close in difflib.get_close_matches(tail, known, n=1, cutoff=0.8)]
+        hint = f" (did you mean -{name.removesuffix(near[0][0])}{near[0][1]}?)" if near else ""
+        PETSc.Options().delValue(name)
+        raise ValueError(f"unknown PETSc option: -{name}: neither PETSc nor the case reads one of this name{hint}")
+
+
+@cache
+def _known_names() -> frozenset[str]:
+    """Return the names of options, without prefixes, that the loaded libraries hold; %d and %s stand for more."""
+    try:
+        loaded = {line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()}
+    except OSError:
+        return frozenset()
+    paths = {Path(name) for name in loaded if _LIBRARY.fullmatch(Path(name).name)}
+    beside = {path for library in paths for path in library.parent.glob("libslepc*") if path.is_file()}
+    names: set[str] = set()
+    for path in sorted(paths | beside):
+        with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            names.update(found[1].decode() for found in _NAME.finditer(content))
+    return frozenset(names) if "ksp_type" in names else frozenset()
 
 
 def check_used(comm: MPI.Comm, arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ SOURCES = {
 }
 MAX_FILE, MAX_FUNCTION, MAX_LINE = 400, 40, 120
 
-BASE = frozenset({"", "schema", "interfaces", "config", "settings", "files", "reading", "mpi", "logs"})
+BASE = frozenset({"", "schema", "interfaces", "config", "settings", "files", "reading", "mpi", "logs", "traces"})
 COUPLING = BASE | {"operators", "data", "training", "coupling"}
 ARROWS = {
     "operators": BASE | {"operators"},

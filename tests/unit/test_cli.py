@@ -13,6 +13,7 @@ import pytest
 
 from lrsa_coupled import catalog, cli
 from lrsa_coupled.cli.solve import read_parameters
+from lrsa_coupled.config import PositiveFloat
 from lrsa_coupled.petsc import options as petsc_options
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
 
@@ -109,7 +110,27 @@ def test_generate_with_failed_samples(tmp_path: Path, capsys: pytest.CaptureFixt
     for petsc in (["--", "-newton_snes_max_it", "1"], []):
         assert cli.main([*verb, *petsc]) == 1
         text = capsys.readouterr().out
-        assert "2 samples, 0 solved" in text and "  2 failed: DIVERGED_MAX_IT\n" in text
+        assert "2 samples, 0 solved" in text and "  2 failed: DIVERGED_MAX_IT\n" in text and "--retry-failed" in text
+
+
+@needs_dolfinx
+@pytest.mark.parametrize("option", ["-linear_ksp_typ", "-newton_snes_max_its", "-modes_st_kps_type", "-nonsense"])
+def test_unknown_petsc_options_are_refused_before_the_solve(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lrsa_coupled.cli.solve.solve", lambda *_: pytest.fail("a solve has begun"))
+    message = f"unknown PETSc option: {option}: neither PETSc nor the case reads one of this name"
+    if option != "-nonsense":
+        message += f" (did you mean {option[: option.index('_') + 1]}"
+    refuse(("solve", "cavity", *OUT, "--", option, "1"), message, tmp_path, capsys)
+
+
+@needs_dolfinx
+def test_petsc_options_of_any_prefix_are_known() -> None:
+    petsc_options.initialise([])
+    names = "a_b_ksp_type ksp_monitor mat_mumps_icntl_14 x_pc_fieldsplit_3_fields log_view st_type x_pc_lrsa_rank"
+    for name in f"{names} lrsa_guess_budget ksp_gcrodr_recycle pc_python_type my_wave_shift".split():
+        petsc_options.check_names([f"-{name}"], own="options.getReal('wave_shift', 1.0)")
 
 
 @needs_dolfinx
@@ -161,7 +182,7 @@ def test_petsc_options_are_names_and_values() -> None:
 class Parameters:
     """Stands for the parameters of a case."""
 
-    speed: float = 1.0
+    speed: PositiveFloat = 1.0
     sizes: tuple[float, ...] = (1.0, 2.0)
 
 
@@ -174,7 +195,11 @@ def test_parameters_from_a_file(tmp_path: Path) -> None:
         ("[]", "JSON object"),
         ('{"sped": 1}', "did you mean 'speed'"),
         ('{"sizes": [1]}', "of shape (2,), got (1,)"),
-        ('{"speed": "x"}', "expected float"),
+        ('{"speed": "x"}', "expected float > 0, got 'x'"),
+        ('{"speed": 1e400}', "'speed': expected float > 0, finite, got inf"),
+        ('{"speed": NaN}', "'speed': expected float > 0"),
+        ('{"speed": -5}', "'speed': expected float > 0, got -5"),
+        ('{"sizes": [1, Infinity]}', "'sizes': expected a list of float, finite, got [1, inf]"),
     ]:
         path.write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)):

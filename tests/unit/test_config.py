@@ -39,6 +39,7 @@ def test_file_then_assignments(tmp_path: Path) -> None:
         ("training.patience=0", "expected int >= 1 or none, got 0"),
         ("training.ema=1", "expected float > 0 and < 1 or none, got 1"),
         ("training.learning_rate=nan", "expected float > 0, got nan"),
+        ("training.learning_rate=1e400", "expected float > 0, finite, got inf"),
         ("training.precision=fp16", "expected one of fp32, bf16, got 'fp16'"),
         ("training=3", "'training' is a table of keys"),
         ("training.epochs", "--set expects key=value"),
