@@ -9,6 +9,7 @@ from mpi4py import MPI
 from dolfinx.io import gmsh as gmsh_io
 from dolfinx.mesh import Mesh
 
+from lrsa_coupled.interfaces import NumericalError
 from lrsa_coupled.mpi import collective_errors
 
 
@@ -24,22 +25,30 @@ def gmsh_mesh(comm: MPI.Comm, draw: Callable[[ModuleType], None], dim: int) -> M
 
     Raises:
         ImportError: If gmsh or a system library it needs is missing, on all ranks; or whatever ``draw`` raises.
+        NumericalError: If gmsh cannot mesh what is drawn, on all ranks.
     """
-    model = None
-    with collective_errors(comm):
-        if comm.rank == 0:
-            gmsh = _import_gmsh()
-            gmsh.initialize(interruptible=False)
-            gmsh.option.setNumber("General.Terminal", 0)
-            gmsh.option.setNumber("General.NumThreads", 1)
-            draw(gmsh)
-            gmsh.model.addPhysicalGroup(dim, [tag for _, tag in gmsh.model.getEntities(dim)], 1)
-            gmsh.model.mesh.generate(dim)
-            model = gmsh.model
-    mesh = gmsh_io.model_to_mesh(model, comm, 0, gdim=dim).mesh
-    if comm.rank == 0:
-        _import_gmsh().finalize()
-    return mesh
+    gmsh = None
+    try:
+        with collective_errors(comm):
+            if comm.rank == 0:
+                gmsh = _import_gmsh()
+                _generate(gmsh, draw, dim)
+        return gmsh_io.model_to_mesh(gmsh and gmsh.model, comm, 0, gdim=dim).mesh
+    finally:  # the next mesh begins with an empty model
+        if gmsh is not None:
+            gmsh.finalize()
+
+
+def _generate(gmsh: ModuleType, draw: Callable[[ModuleType], None], dim: int) -> None:
+    gmsh.initialize(interruptible=False)
+    gmsh.option.setNumber("General.Terminal", 0)
+    gmsh.option.setNumber("General.NumThreads", 1)
+    draw(gmsh)
+    gmsh.model.addPhysicalGroup(dim, [tag for _, tag in gmsh.model.getEntities(dim)], 1)
+    try:
+        gmsh.model.mesh.generate(dim)
+    except Exception as error:  # gmsh knows no other type
+        raise NumericalError(f"gmsh gave up: {error}") from error
 
 
 def _import_gmsh() -> ModuleType:

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
+from lrsa_coupled.traces import notes, own_trace
+
 if TYPE_CHECKING:
     from mpi4py import MPI
 
@@ -56,6 +58,7 @@ class _Left:
     rank: int
     kind: str
     text: str
+    notes: tuple[str, ...]
 
 
 _copies: list[MPI.Comm] = []
@@ -110,7 +113,8 @@ class collective_errors:  # noqa: N801 - used as a function, in with statements
 
     Raises:
         Exception: That of the lowest rank that has one: on the others of the same built-in type and text, RuntimeError
-            where the type is not built in. An error that all ranks have had passes further blocks as it is.
+            where the type is not built in; its notes, and its traceback in a user's case, are notes there. An error
+            that all ranks have had passes further blocks as it is.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -125,7 +129,7 @@ class collective_errors:  # noqa: N801 - used as a function, in with statements
         if error is None:
             agree(comm)
         elif isinstance(error, Exception) and comm.size > 1 and not _is_on_all_ranks(error):
-            left = _Left(comm.rank, *_describe(error))
+            left = _Left(comm.rank, *_describe(error), (*notes(error), own_trace(error)))
             first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
             if first.rank != comm.rank:
                 raise _noted(_rebuilt(first)) from error
@@ -165,10 +169,15 @@ def _first_left(one: object, two: object) -> _Left | None:
 
 
 def _rebuilt(left: _Left) -> Exception:
-    kind = vars(builtins).get(left.kind)
-    known = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError)
+    from lrsa_coupled.interfaces import NumericalError
+
+    kind = (vars(builtins) | {"NumericalError": NumericalError}).get(left.kind)
+    known = (NumericalError, ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError)
     error = kind(left.text) if isinstance(kind, type) and issubclass(kind, known) else None
-    return error or RuntimeError(f"{left.kind}: {left.text}")
+    error = error or RuntimeError(f"{left.kind}: {left.text}")
+    for note in filter(None, left.notes):
+        error.add_note(note)
+    return error
 
 
 def _noted(error: Exception) -> Exception:

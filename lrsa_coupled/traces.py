@@ -27,7 +27,7 @@ def own_trace(error: BaseException) -> str:
 
 def notes(error: BaseException) -> list[str]:
     """Return the notes of an error and of what caused it."""
-    return list(dict.fromkeys(note for each in _chain(error) for note in vars(each).get("__notes__", ())))
+    return list(dict.fromkeys(note for each in _chain(error) for note in getattr(each, "__notes__", ())))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -29,9 +29,15 @@ def header_of(study: str, case: str, settings: Mapping[str, object], *, ranks: i
 
 
 def memory(entry: str) -> int:
-    """Return the memory of this process [bytes]: resident now (VmRSS), at its peak (VmHWM), or allocated (VmData)."""
+    """Return the memory of this process [bytes]: resident now (VmRSS), at its peak (VmHWM), or allocated (VmData).
+
+    OSError where the system does not know it.
+    """
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+    found = [int(line.split()[1]) for line in lines if line.startswith(f"{entry}:")]
+    if not found:
+        raise OSError(f"the memory of a process cannot be measured here: /proc/self/status has no {entry}")
+    return 1024 * found[0]
 
 
 @final

@@ -17,6 +17,7 @@ from mpi4py import MPI
 from lrsa_coupled.bench.machine import header_of
 from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.contract import problem_of
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.learned import LearnedGuess
@@ -55,7 +56,7 @@ class Samples:
         """Set up a sample. Collective."""
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
         parameters = sample_parameters(self.case, self.seed, index)
-        return self.case.problem(self.case.mesh(self.comm, parameters, self.resolution), parameters)
+        return problem_of(self.case, self.comm, parameters, self.resolution)
 
     def atol(self, problem: Problem) -> float:
         """Return the residual norm to reach. Collective."""

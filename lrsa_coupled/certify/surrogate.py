@@ -29,6 +29,8 @@ class Surrogate:
 
     def __init__(self, case: Case, guess: LearnedGuess, problem: Problem, *, accept: float) -> None:
         check_accept(accept)
+        if not isinstance(guess, LearnedGuess):
+            raise TypeError(f"a surrogate takes a LearnedGuess, got {guess!r}; LearnedGuess.load(folder) reads one")
         self.case, self.guess, self.problem, self.accept = case, guess, problem, accept
 
     def solve(self) -> Certified:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from lrsa_coupled import logs, mpi
 from lrsa_coupled.cli._arguments import Parser, common_arguments
+from lrsa_coupled.traces import notes, own_trace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -98,20 +99,36 @@ def _agree(comm: MPI.Comm, error: Exception | None, verbose: bool) -> bool:
 
 
 def _report(error: Exception, verbose: bool) -> None:
-    line = _line(error)
-    if verbose or line is None:
+    """Print an error in one line, after the traceback in a user's own case, or the whole one where it is ours."""
+    line, trace = _line(error), own_trace(error)
+    if verbose or not (line or trace):
         traceback.print_exception(error, file=sys.stderr)
-        line = line or f"unexpected {type(error).__name__}: {_flat(str(error))}"
-    print(f"lrsa-coupled: error: {line}", file=sys.stderr, flush=True)
+    elif trace:
+        print(trace, end="", file=sys.stderr)
+    if trace and not _remedy(error):
+        line = f"the case failed, {_flat(trace.splitlines()[-1])}"
+    line = line or f"unexpected {type(error).__name__}: {_flat(str(error))}"
+    where = "".join(f" ({note})" for note in notes(error) if "\n" not in note)
+    print(f"lrsa-coupled: error: {line}{where}", file=sys.stderr, flush=True)
 
 
-def _line(error: Exception) -> str | None:
-    """Describe an error that a user can do something about; None for any other."""
+def _remedy(error: Exception) -> str | None:
+    """Describe what the environment lacks and how to get it; None for any other error."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _FEM_MODULES:
         remedy = "install the extra with pip install 'lrsa-coupled[fem]', or fenics-dolfinx from conda-forge"
         return f"{error.name} is not installed; {remedy}"
     if isinstance(error, ImportError) and error.name == "dolfinx":  # another version of it
         return error.msg
+    if type(error).__name__ == "VerificationError" or "JIT compilation" in str(error):  # of cffi; of DOLFINx on ranks
+        text = "DOLFINx compiles forms by a C compiler, which failed"
+        return f"{text}: {_flat(str(error))}; install one, or name it in the environment variable CC"
+    return None
+
+
+def _line(error: Exception) -> str | None:
+    """Describe an error that a user can do something about; None for any other."""
+    if remedy := _remedy(error):
+        return remedy
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError)):

@@ -48,29 +48,30 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
+    """Compare; the exit code is 1 when no method has solved a sample."""
     case, config, comm = start(args, petsc)
     model = args.model or catalog.shipped_model(args.case)
     request = Request(model, args.data, tuple(args.only), args.json, args.html, args.pictures)
     with writing(comm, folders=[args.pictures], files=[args.json, args.html]):
-        compare_and_report(case, config, comm, request)
+        solved = compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
     if model is None:
         data = args.data or "DATA"
         made = "" if args.data else f"'lrsa-coupled generate {args.case} --out {data}', "
         mpi.print_once(f"for a learned guess: {made}'lrsa-coupled train {data} --out MODEL', then --model MODEL")
-    return 0
+    return 0 if solved else 1
 
 
-def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> None:
-    """Compare, print the tables and write what is asked for. Collective."""
-    from lrsa_coupled.bench import html, measure, pictures, report, rows
+def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> bool:
+    """Compare, print the tables, write what is asked for; return whether each sample was solved. Collective."""
+    from lrsa_coupled.bench import html, measure, pictures, report, rows as stored
 
     found = measure.compare_methods(case, config, comm, model=request.model, data=request.data, only=request.only)
 
     def write() -> None:
         print(report.table(found.results))
         if request.json is not None:
-            rows.write_rows(found.results, request.json)
+            stored.write_rows(found.results, request.json)
             print(f"\nrows: {request.json}")
         if request.html is not None:
             html.write_html([found.results], request.html)
@@ -80,3 +81,8 @@ def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request:
             print("pictures: " + ", ".join(map(str, paths)))
 
     mpi.share(comm, write)
+    rows = [row for each in found.results.methods.values() for row in each]
+    unsolved = {row.sample for row in rows} - {row.sample for row in rows if row.solved}
+    if unsolved:
+        mpi.print_once(f"no method has solved sample {', '.join(map(str, sorted(unsolved)))}")
+    return not unsolved

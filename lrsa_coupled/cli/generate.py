@@ -26,21 +26,29 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
     add_settings(parser, "generate.samples", "generate.ranks_per_sample", "problem.seed", "problem.resolution")
     add_out(parser, "folder of the data set; one that exists is continued")
+    text = "solve failed samples of the folder again"
+    parser.add_argument("--retry-failed", action="store_true", help=text)
+    text = "go on in a folder that was made before the source of the case changed; its samples stay"
+    parser.add_argument("--accept-changed-case", action="store_true", help=text)
     add_preset(parser)
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Make the samples; the exit code is 1 when the data set holds failed ones, 3 when a signal ended the run early."""
+    """Make the samples; the exit code is 1 when some of them are not solved, 3 when a signal ended the run early."""
     case, config, comm = start(args, petsc)
     prepare(comm, args.out)
-    return generate_and_report(case, config, args.out, comm=comm, petsc=petsc)
+    return generate_and_report(case, config, args.out, comm=comm, petsc=petsc, retry_failed=args.retry_failed,
+                               accept_changed_case=args.accept_changed_case)  # fmt: skip
 
 
-def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, petsc: Sequence[str]) -> int:
+def generate_and_report(
+    case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, petsc: Sequence[str],
+    retry_failed: bool = False, accept_changed_case: bool = False,
+) -> int:  # fmt: skip
     """Make the samples, print what came of them and return the exit code. Collective."""
     from lrsa_coupled.generation.generate import generate
 
-    summary = generate(case, config, folder, comm)
+    summary = generate(case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case)
     mpi.print_once(
         f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s"
         f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
@@ -50,6 +58,8 @@ def generate_and_report(case: Case, config: Config, folder: Path, *, comm: MPI.I
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if not summary.stopped:
-        return FAILED if summary.failed else 0
+        if summary.failed:
+            mpi.print_once("the same command with --retry-failed solves them again")
+        return FAILED if summary.failed or summary.solved < config.generate.samples else 0
     mpi.print_once(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
     return STOPPED

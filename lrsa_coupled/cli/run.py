@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Write ``data``, ``model`` and ``bench`` into the output folder; the exit code is that of ``generate``."""
+    """Write ``data``, ``model`` and ``bench`` into a folder; the exit code is that of generate, else of bench."""
     case, config, comm = start(args, petsc)
     if config.problem.seed is not None:
         text = "run trains and measures on samples of two seeds: leave problem.seed unset"
@@ -41,9 +41,9 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             return code
         print_summary(_train(data, model, _trained_with(args, data, config), comm=comm))
         written = {"json": results / "rows.jsonl", "html": results / "report.html", "pictures": results}
-        bench.compare_and_report(case, config, comm, bench.Request(model, data, **written))
+        solved = bench.compare_and_report(case, config, comm, bench.Request(model, data, **written))
         check_petsc(comm, petsc)
-    return code
+    return code or int(not solved)
 
 
 def _trained_with(args: Namespace, data: Path, config: Config) -> Config:

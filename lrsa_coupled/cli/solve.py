@@ -101,6 +101,7 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     """
     from lrsa_coupled.certify.surrogate import Surrogate
     from lrsa_coupled.cli._fields import write_fields
+    from lrsa_coupled.coupling.contract import problem_of
     from lrsa_coupled.guess.learned import LearnedGuess
 
     case, settings = request.case, request.config
@@ -111,8 +112,7 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         guess = None if request.model is None else LearnedGuess.load(request.model, settings.guess)
         if comm.rank == 0:
             configuration.save(settings, request.folder)
-    mesh = case.mesh(comm, request.parameters, settings.problem.resolution or case.resolution)
-    problem = case.problem(mesh, request.parameters)
+    problem = problem_of(case, comm, request.parameters, settings.problem.resolution or case.resolution)
     result: SolveResult | Certified
     if guess is not None and request.accept is not None:
         result = Surrogate(case, guess, problem, accept=request.accept).solve()

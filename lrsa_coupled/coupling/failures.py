@@ -47,5 +47,8 @@ def reason_of(error: PETSc.Error) -> str:
     """Return the reason of a solve that an error has ended; raise what is not numerical, as it was in a callback."""
     found = cause(error)
     if not is_numerical(found):
-        raise found from found.__cause__  # without that of PETSc
+        try:
+            raise found from found.__cause__  # without that of PETSc
+        finally:
+            del found, error  # or the exception would refer to itself
     return f"PETSc error {found.ierr}" if isinstance(found, PETSc.Error) else str(found)

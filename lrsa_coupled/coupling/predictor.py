@@ -15,6 +15,7 @@ import torch
 from mpi4py import MPI
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.prolong import VertexProlongation
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -89,7 +90,7 @@ class Predictor:
         """
         self.check(described)
         comm, model = problem.mesh.comm, self.model
-        features = features or described.features(problem)
+        features = features or features_of(described, problem)
         at_vertices = self.settings.evaluate_at == "vertices" and model.config.takes_parts and nodes.can_prolong
         prolongation = VertexProlongation(nodes) if at_vertices else None
         rows = np.arange(nodes.num_owned) if prolongation is None else prolongation.vertices

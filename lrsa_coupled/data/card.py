@@ -17,6 +17,7 @@ from lrsa_coupled.schema import Schema
 
 NAME = "dataset.json"
 VERSION = 3
+SOURCE = "samples of the case as it was before its source changed"
 
 
 Count = Annotated[int, Meta(ge=0)]
@@ -43,6 +44,7 @@ class DataCard:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     merged: list[Part] = field(default_factory=list)
+    source: str | None = None
 
     @property
     def seeds(self) -> set[int]:
@@ -52,7 +54,7 @@ class DataCard:
     def to_json(self) -> dict[str, Any]:
         """Return the card as a JSON object."""
         content = {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}
-        return {name: value for name, value in content.items() if name != "merged" or value}
+        return {name: value for name, value in content.items() if name not in ("merged", "source") or value}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, where: str) -> DataCard:
@@ -78,7 +80,7 @@ class DataCard:
         for key in [*mine, *others]:
             if mine.get(key) != others.get(key):
                 return f"{key} {mine.get(key)} instead of {others.get(key)}"
-        return None
+        return SOURCE if None not in (self.source, other.source) and self.source != other.source else None
 
     def _compared(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries other than schema and versions, settings beside the others."""
@@ -88,11 +90,14 @@ class DataCard:
         return json.loads(json.dumps(entries))  # lists for tuples, as a file has them
 
 
-def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None = None) -> None:
+def create(
+    folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None = None, accept_changed_case: bool = False
+) -> None:
     """Create a data set or check that an existing one was made with the same ``card``. Call on one rank of each job.
 
     What only training reads, symmetries and loss weights, is brought up to date. ``defaults`` are settings, options of
-    the case among them, that a card does not hold when it is older than they are.
+    the case among them, that a card does not hold when it is older than they are. ``accept_changed_case`` takes the
+    source of the case as it is now, and leaves the samples that are there.
 
     Raises:
         ValueError: If the folder holds a data set made otherwise, the first mismatch is named, or a model or solution.
@@ -105,10 +110,13 @@ def create(folder: Path, card: DataCard, *, defaults: Mapping[str, Any] | None =
             return
         read_created(folder / NAME)  # another job makes it at this moment
     present = read_card(folder)
-    if (difference := present.difference(card, defaults or {})) is not None:
-        raise ValueError(f"{folder} holds a data set with {difference}; choose another --out")
-    symmetries = card.schema.symmetries or present.schema.symmetries
-    card = dataclasses.replace(present, schema=dataclasses.replace(card.schema, symmetries=symmetries))
+    known = dataclasses.replace(present, source=None) if accept_changed_case else present
+    if (difference := known.difference(card, defaults or {})) is not None:
+        remedy = ", or keep them and go on with --accept-changed-case" if difference == SOURCE else ""
+        raise ValueError(f"{folder} holds a data set with {difference}; choose another --out{remedy}")
+    symmetries, source = card.schema.symmetries or present.schema.symmetries, card.source or present.source
+    schema = dataclasses.replace(card.schema, symmetries=symmetries)
+    card = dataclasses.replace(present, schema=schema, source=source)
     if card != present:
         write_text_atomically(folder / NAME, sealed(card.to_json()))
 

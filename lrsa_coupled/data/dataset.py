@@ -117,6 +117,8 @@ class PointDataset:
     """
 
     def __init__(self, store: DataStore, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
+        if not isinstance(store, DataStore):
+            raise TypeError(f"a PointDataset is made of a DataStore, got {store!r}; DataStore(folder) opens a data set")
         self.indices = list(store.solved if indices is None else indices)
         self.card, self.schema = store.card, store.card.schema
         if not self.indices:

@@ -72,7 +72,7 @@ def merged_card(cards: Sequence[DataCard], counts: Sequence[int]) -> DataCard:
     ]
     settings = {k: v for k, v in first.settings.items() if all(other.settings.get(k) == v for other in cards)}
     parameters = {name: unit for one in reversed(cards) for name, unit in one.parameters.items()}
-    return dataclasses.replace(card, settings=settings, parameters=parameters, merged=parts)
+    return dataclasses.replace(card, settings=settings, parameters=parameters, merged=parts, source=None)
 
 
 class _Plan:

@@ -65,6 +65,17 @@ def repair(folder: Path, damages: Iterable[Damage]) -> None:
             damage.path.unlink(missing_ok=True)
 
 
+def drop_failed(folder: Path) -> None:
+    """Remove the failed samples, so that they count as missing. Call on one rank; a kill leaves some of them."""
+    data = DataStore(folder, tolerant=True)
+    for path, header in data.headers.items():
+        kept = [entry.index for entry in header.entries if entry.solved]
+        if len(kept) < len(header.entries):
+            if kept:
+                write_shard(folder, [data.read(index) for index in kept])
+            path.unlink(missing_ok=True)
+
+
 def tidy(folder: Path, samples_per_shard: int, *, leave: Sequence[range] = ()) -> None:
     """Drop shards without a sample of their own, merge small ones, write the index.
 

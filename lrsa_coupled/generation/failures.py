@@ -1,7 +1,47 @@
-"""What a sample may fail of, see ``coupling/failures.py``."""
+"""What a sample may fail of, see ``coupling/failures.py``, and what is a mistake of its case."""
 
 from __future__ import annotations
 
-from lrsa_coupled.coupling.failures import is_numerical
+import dataclasses
+import json
+from typing import Any
 
-__all__ = ["is_numerical"]
+from mpi4py import MPI
+
+from lrsa_coupled.coupling.failures import is_numerical
+from lrsa_coupled.data.format import digest
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import allreduce, collective_errors
+
+REMEDY = "draw from the generator given to sample() alone"
+
+__all__ = ["check_draw", "is_numerical", "parameters_text", "same_on_all_ranks"]
+
+
+def check_draw(case: Case, seed: int, comm: MPI.Comm) -> None:
+    """ValueError on all ranks unless a case draws the same first sample each time and on all of them. Collective."""
+    with collective_errors(comm):
+        texts = [parameters_text(sample_parameters(case, seed, 0)) for _ in range(2)]
+        if texts[0] != texts[1]:
+            found = f"got {texts[0]} and {texts[1]}"
+            raise ValueError(f"sample 0 of '{case.name}' must be the same each time it is drawn, {found}: {REMEDY}")
+        same_on_all_ranks(comm, texts[0], what=f"sample 0 of '{case.name}'")
+
+
+def parameters_text(parameters: Any) -> str:
+    """Return the parameters of a sample as JSON; TypeError when they cannot be written."""
+    try:
+        return json.dumps(dataclasses.asdict(parameters))
+    except TypeError as error:
+        raise TypeError(
+            f"parameters must be numbers of Python and tuples of them, got {parameters}: {error}"
+        ) from error
+
+
+def same_on_all_ranks(comm: MPI.Comm, text: str, *, what: str) -> None:
+    """ValueError on all ranks unless all of them have the same text. Collective, as ``mpi.allreduce``."""
+    mark = digest([text.encode()])
+    ends = allreduce(comm, (mark, mark), lambda one, two: (min(one[0], two[0]), max(one[1], two[1])))
+    if ends[0] != ends[1]:
+        raise ValueError(f"{what} must be the same on all ranks, it differs: {REMEDY}")

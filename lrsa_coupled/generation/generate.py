@@ -20,9 +20,11 @@ from lrsa_coupled.data import store
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Shares
 from lrsa_coupled.data.format import digest
-from lrsa_coupled.data.writer import DAMAGED, ShardWriter, repair, tidy
+from lrsa_coupled.data.writer import DAMAGED, ShardWriter, drop_failed, repair, tidy
+from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver
+from lrsa_coupled.generation.source import source_digest
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.interfaces import Case, InitialGuess
@@ -59,7 +61,8 @@ class GenerateSummary:
     stopped: str | None
 
 
-def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> GenerateSummary:
+def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, retry_failed: bool = False,
+             accept_changed_case: bool = False) -> GenerateSummary:  # fmt: skip
     """Make the samples that ``folder`` lacks, after putting it in order.
 
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
@@ -72,19 +75,25 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> G
     sample follows from the one before (``reuse``, ``guess = "previous"``) groups take chains; one that was not finished
     is solved again from its beginning, and what is missing of it is written.
 
+    A sample fails for a numerical reason only, see ``coupling/failures.py``, and is not tried again but with
+    ``retry_failed``. Any other exception, of the case too, ends the run; what is finished is on disk. A data set knows
+    the source of its case; when that has changed, ``accept_changed_case`` makes the missing samples by the new one.
+
     Raises:
-        ValueError: For settings that do not go with each other or with the case, or a folder that holds another data
-            set; on all ranks.
+        ValueError: For settings that do not go with each other or with the case, a folder that holds another data
+            set, or a case that draws different samples on different ranks; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
     started = time.perf_counter()
     _check(case, config, comm.size)
-    share(comm, lambda: _create(case, config, folder))
+    check_draw(case, config.problem.training_seed, comm)
+    share(comm, lambda: _create(case, config, folder, accept_changed_case))
     with collective_errors(comm):
         damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
     damages = [damage for part in comm.allgather(damages) for damage in part]
     settings, seed = config.generate, config.problem.training_seed
-    generations = share(comm, lambda: plan(case, settings, _put_in_order(folder, damages, settings), seed=seed))
+    missing = share(comm, lambda: _put_in_order(folder, damages, settings, retry_failed))
+    generations = share(comm, lambda: plan(case, settings, missing, seed=seed))
     worker = _Worker(case, config, folder, comm)
     longest, stopped = 0.0, ""
     with StopSignals() as stop:
@@ -252,17 +261,19 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
         raise ValueError(f"{text} and does not go with reuse={reuse}")
 
 
-def _create(case: Case, config: Config, folder: Path) -> None:
+def _create(case: Case, config: Config, folder: Path, accept_changed_case: bool) -> None:
     defaults = {"method": case.default_method, "options": dataclasses.asdict(case.default_options)}
-    create(folder, card_of(case, config), defaults=defaults)
+    create(folder, card_of(case, config), defaults=defaults, accept_changed_case=accept_changed_case)
     configuration.save(config, folder)
 
 
-def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateConfig) -> list[int]:
-    """Repair and tidy the data set; return the missing samples."""
+def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateConfig, retry_failed: bool) -> list[int]:
+    """Repair and tidy the data set; return the missing samples, with the failed ones if these are to be retried."""
     for damage in damages:
         logger.warning("%s; what is lost is made again, the file is kept in %s", damage, folder / DAMAGED)
     repair(folder, damages)
+    if retry_failed:
+        drop_failed(folder)
     tidy(folder, settings.samples_per_shard)
     return sorted(set(range(settings.samples)) - set(store.DataStore(folder).entries))
 
@@ -283,6 +294,7 @@ def card_of(case: Case, config: Config) -> DataCard:
         resolution=config.problem.resolution or case.resolution,
         parameters={f.name: f.metadata.get("unit", "1") for f in dataclasses.fields(parameters)},
         settings=_settings(case, config),
+        source=source_digest(case),
         versions={name: _version(name) for name in ("lrsa-coupled", "fenics-basix", "gmsh")},
     )
 

@@ -12,6 +12,7 @@ from mpi4py import MPI
 from dolfinx import fem
 from dolfinx.mesh import Mesh
 
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.interfaces import (
     Case,
     Features,
@@ -88,7 +89,7 @@ class ModesCase(Case[ModesProblem]):
 
     def features(self, problem: ModesProblem) -> Features:
         """Those inputs of the case that determine the pencil. Collective."""
-        features = self.case.features(problem.problem)
+        features = features_of(self.case, problem.problem)
         seen = [[field in self.schema.inputs] * field.components for field in self.case.schema.inputs]
         return Features(features.nodal[:, np.concatenate(seen).astype(bool)], features.scalars)
 

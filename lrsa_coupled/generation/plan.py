@@ -46,8 +46,16 @@ def sample_parameters(case: Case, seed: int, index: int) -> Any:
     """Draw the parameters of a sample: independent of all others, but the steps of a trajectory share its draw."""
     if case.trajectory is not None:
         trajectory, step = divmod(index, case.trajectory.num_steps)
-        return case.trajectory.at_step(case.sample(np.random.default_rng([seed, trajectory])), step)
-    return case.sample(np.random.default_rng([seed, index]))
+        return case.trajectory.at_step(_draw(case, [seed, trajectory]), step)
+    return _draw(case, [seed, index])
+
+
+def _draw(case: Case, seed: list[int]) -> Any:
+    parameters = case.sample(np.random.default_rng(seed))
+    if not dataclasses.is_dataclass(parameters) or isinstance(parameters, type):
+        found = f"got {type(parameters).__name__}"
+        raise TypeError(f"sample() of '{case.name}' must return an instance of a frozen dataclass, {found}")
+    return parameters
 
 
 def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: int) -> list[Generation]:

@@ -7,10 +7,12 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.cells import simplices
 from lrsa_coupled.data.format import GEOMETRY, SampleArrays
 from lrsa_coupled.interfaces import Described, Unknown
+from lrsa_coupled.mpi import collective_errors
 
 
 def mesh_of(points: Values) -> object:
@@ -48,9 +50,19 @@ class SampleGatherer:
             self._arrange(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     def __call__(self, problem: Unknown) -> SampleArrays | None:
-        """Return the arrays of a problem on the mesh, None above rank 0."""
-        features = self.case.features(problem)
-        parts = self.comm.gather((features.nodal.astype(np.float32), self.nodes.gather(problem.solution)))
+        """Return the arrays of a problem on the mesh, None above rank 0.
+
+        TypeError or ValueError for features that do not fit the schema, or values that are not finite; on all ranks.
+        """
+        with collective_errors(self.comm):
+            features = features_of(self.case, problem)
+            with np.errstate(over="ignore"):
+                inputs = features.nodal.astype(np.float32)
+            outputs = self.nodes.gather(problem.solution)
+            for what, values in {"inputs": inputs, "scalars": features.scalars, "outputs": outputs}.items():
+                if not np.isfinite(values).all():
+                    raise ValueError(f"{what} of '{self.case.schema.name}' must be finite, got values that are not")
+        parts = self.comm.gather((inputs, outputs))
         if parts is None:
             return None
         inputs, outputs = (np.concatenate(part)[self._order] for part in zip(*parts, strict=True))

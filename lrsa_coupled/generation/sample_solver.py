@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import final
 
 from mpi4py import MPI
 
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.contract import problem_of, solver_of
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.data.format import SampleRecord
+from lrsa_coupled.generation.failures import is_numerical, parameters_text, same_on_all_ranks
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import GuardedSolver
@@ -49,21 +49,24 @@ class SampleSolver:
         self._previous.forget()
 
     def solve(self, index: int, guesses: Sequence[InitialGuess]) -> SampleRecord | None:
-        """Sample, mesh and solve; a failure becomes a record with its reason. Returns None above rank 0.
+        """Sample, mesh and solve; a numerical failure becomes a record with its reason. Returns None above rank 0.
 
-        ``guesses`` are those of a sample for which nothing is reused.
+        ``guesses`` are those of a sample for which nothing is reused. Any other exception goes on, see ``failures.py``;
+        ValueError, on all ranks, when they draw different samples.
         """
         started, arrays = time.perf_counter(), None
         parameters = sample_parameters(self.case, self._seed, index)
-        text = json.dumps(asdict(parameters))
+        text = parameters_text(parameters)
+        same_on_all_ranks(self.comm, text, what=f"sample {index} of '{self.case.name}'")
         try:
             problem = self._set_up(parameters)
             result = self._solve(problem, guesses)
             seconds = time.perf_counter() - started
             arrays = self._gatherer_of(problem)(problem) if result.converged else None
-        except (ImportError, OSError, TypeError, ValueError):
-            raise
-        except Exception as error:  # noqa: BLE001 - recorded with the sample
+        except Exception as error:
+            if not is_numerical(error):
+                error.add_note(f"in sample {index} of '{self.case.name}'")
+                raise
             result = SolveResult(False, f"{type(error).__name__}: {error}".splitlines()[0], "", 0, float("nan"))
             seconds = time.perf_counter() - started
         status = "ok" if result.converged else "failed"
@@ -74,7 +77,7 @@ class SampleSolver:
         fixed = self.case.fixed_mesh
         if fixed is not None and self._problem is not None:
             return fixed.update(self._problem, parameters)
-        problem = self.case.problem(self.case.mesh(self.comm, parameters, self._resolution), parameters)
+        problem = problem_of(self.case, self.comm, parameters, self._resolution)
         self._problem = None if fixed is None else problem
         return problem
 
@@ -84,7 +87,7 @@ class SampleSolver:
         if case.fixed_mesh is not None and settings.reuse != "nothing":
             solver = self._next(case.fixed_mesh, problem, atol)
         elif settings.guess == "previous":
-            solver = self._guarded(self._previous, case.methods()[self._method](problem, atol), problem, atol)
+            solver = self._guarded(self._previous, solver_of(case, self._method, problem, atol), problem, atol)
         else:
             target = CaseTarget(case, problem, atol, method=None if guesses else self._method)
             solver = GuardedSolver(guesses, target, self.policy)

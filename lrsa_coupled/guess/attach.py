@@ -82,6 +82,7 @@ def attach(
         What is attached, None without an operator and a folder to learn in.
 
     Raises:
+        TypeError: If ``guess`` is something else; on all ranks.
         ValueError: If an input or scalar is missing, unknown or of the wrong size, an output is of an element that is
             not supported, a bare solver comes without ``u``, or the folder holds other data; on all ranks.
     """
@@ -93,6 +94,8 @@ def attach(
         from lrsa_coupled.guess.learned import LearnedGuess as Learned
 
         guess = Learned.load(folder)
+    if guess is not None and not isinstance(guess, InitialGuess):
+        raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; LearnedGuess.load(folder) reads a trained model")
     learning = learning_of(learn, options)
     described: _Described = {"inputs": inputs or {}, "scalars": scalars or {}}
     if learning is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from lrsa_coupled.config import GuessConfig
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -31,6 +32,9 @@ class LearnedGuess(InitialGuess):
 
     def __init__(self, predictor: Predictor, described: Described | None = None, *, nodes: NodeSet | None = None,
                  max_distance: float = math.inf) -> None:  # fmt: skip
+        if not isinstance(predictor, Predictor):
+            text = f"a learned guess is made of a Predictor, got {predictor!r}"
+            raise TypeError(f"{text}; LearnedGuess.load(folder) reads a trained model")
         self.predictor, self.described, self.nodes, self.max_distance = predictor, described, nodes, max_distance
 
     @classmethod
@@ -53,7 +57,7 @@ class LearnedGuess(InitialGuess):
         if self.described is None:
             raise ValueError("a learned guess needs the case or script of its problems: call bind(...) before put(...)")
         started, inference = time.perf_counter(), 0.0
-        features = self.described.features(problem)
+        features = features_of(self.described, problem)
         reason = self._too_far(features, problem)
         if not reason:
             nodes = self.nodes or NodeSet(problem, self.described.schema.outputs)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
 from scipy.spatial import Delaunay, cKDTree
 
+from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
@@ -74,7 +75,7 @@ class NearestGuess(InitialGuess):
 
     def put(self, problem: Problem) -> Guess:
         nodes = NodeSet(problem, self.case.schema.outputs)
-        index = self.samples.find(self.case.features(problem).scalars, dataclasses.asdict(problem.parameters))
+        index = self.samples.find(features_of(self.case, problem).scalars, dataclasses.asdict(problem.parameters))
         nodes.scatter(self.samples.values(index, nodes.points), problem.solution)
         set_dirichlet(problem)
         return Guess()

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import final
 
+from lrsa_coupled.coupling.contract import expect, solved, solver_of
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.guess.acceptance import Acceptance, accept
 from lrsa_coupled.interfaces import Case, Problem, SequenceSolver, Solver, SolveResult, Unknown
@@ -87,10 +88,11 @@ class CaseTarget(_CaseTarget):
         self.case, self.method = case, method
 
     def from_guess(self, check: Check | None, max_iterations: int | None) -> SolveResult:
-        solver = self.case.solver(self.problem, self.atol, max_iterations=max_iterations)
+        made = self.case.solver(self.problem, self.atol, max_iterations=max_iterations)
+        solver = expect(made, Solver, f"solver() of '{self.case.name}'")
         if check is not None:
             solver.monitor(check)
-        return solver.solve_once()
+        return solved(solver)
 
     def by_default(self) -> SolveResult:
         return solve_from_zero(self.case, self.problem, self.atol, method=self.method)
@@ -141,4 +143,4 @@ class SolverTarget(_CaseTarget):
 def solve_from_zero(case: Case, problem: Problem, atol: float, *, method: str | None = None) -> SolveResult:
     """Solve by a method of the case, None for its default. Collective."""
     problem.solution.x.array[:] = 0.0
-    return case.methods()[method or case.default_method](problem, atol).solve_once()
+    return solved(solver_of(case, method or case.default_method, problem, atol))

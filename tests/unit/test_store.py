@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from lrsa_coupled.data import store as store_module
-from lrsa_coupled.data.card import DataCard, create
+from lrsa_coupled.data.card import DataCard, create, read_card
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.merge import merged_card
 from lrsa_coupled.data.shard import read_header, write_shard
 from lrsa_coupled.data.store import INDEX, DataStore
-from lrsa_coupled.data.writer import ShardWriter, repair, tidy
+from lrsa_coupled.data.writer import ShardWriter, drop_failed, repair, tidy
 from lrsa_coupled.schema import Field, Schema, Symmetry
 
 CARD = DataCard(Schema("synthetic", 2, (Field("k", 2, "W"),), ("s",), (Field("u", unit="K"),)), 0, 4, {"a": "m"})
@@ -69,6 +70,35 @@ def test_round_trip_and_shards(tmp_path: Path) -> None:
     assert store.failures() == {"DIVERGED_MAX_IT": 1}
     assert sorted(len(header.entries) for header in store.headers.values()) == [2, 4]
     assert store.verify() == []
+
+
+def test_failed_samples_are_dropped_when_asked(tmp_path: Path) -> None:
+    make(tmp_path, [0, 1, 2, 4], 4)
+    make(tmp_path, [3, 4, 5], 4)
+    write_shard(tmp_path, [record(4)])
+    drop_failed(tmp_path)
+    assert_holds(tmp_path, [0, 1, 2, 3, 5])
+    assert DataStore(tmp_path).verify() == []
+    before = sorted((tmp_path / "shards").iterdir())
+    drop_failed(tmp_path)
+    assert sorted((tmp_path / "shards").iterdir()) == before
+
+
+def test_a_card_knows_the_source_of_its_case(tmp_path: Path) -> None:
+    known, other = (dataclasses.replace(CARD, source=source) for source in ("a", "b"))
+    for card in (CARD, known, CARD, known):  # of an older version, or of a case without a file
+        create(tmp_path, card)
+    assert read_card(tmp_path) == known
+    with pytest.raises(ValueError, match="before its source changed; choose another --out, or .*--accept-changed-case"):
+        create(tmp_path, other)
+    create(tmp_path, other, accept_changed_case=True)
+    create(tmp_path, other)
+    assert read_card(tmp_path) == other
+    with pytest.raises(ValueError, match="seed 0 instead of 1; choose another --out$"):
+        create(tmp_path, dataclasses.replace(known, seed=1), accept_changed_case=True)
+    merged = merged_card([known, other], [3, 4])
+    assert merged.source is None and len(merged.merged) == 2
+    assert merged_card([known, known], [3, 4]) == known
 
 
 def test_of_many_samples_the_times_of_some_stand_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
