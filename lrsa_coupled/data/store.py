@@ -176,7 +176,9 @@ class DataStore:
             found = {Entry.of(record) for record in shard.whole_samples(path, self.card.schema)}
             whole = header is not None and shard.is_whole(path, header) and found == set(header.entries)
             return None if whole else self._damage(path)
-        except FileNotFoundError:
+        except OSError:
+            if os.path.lexists(path):
+                raise
             return None
 
     def _find(self) -> None:

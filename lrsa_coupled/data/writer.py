@@ -7,6 +7,7 @@ What is removed has been read in full and stands elsewhere; what is damaged is k
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import final
@@ -58,8 +59,10 @@ def repair(folder: Path, damages: Iterable[Damage]) -> None:
         try:
             kept = list(whole_samples(damage.path, schema))
             set_aside(damage.path, folder / DAMAGED)
-        except FileNotFoundError:  # another job has merged or repaired it
-            continue
+        except OSError:
+            if os.path.lexists(damage.path):
+                raise
+            continue  # another job has merged or repaired it
         repaired = write_shard(folder, kept) if kept else None
         if repaired != damage.path:  # equal when all samples are readable: the same contents have the same name
             damage.path.unlink(missing_ok=True)
@@ -97,7 +100,9 @@ def _merge(store: DataStore, paths: Sequence[Path]) -> None:
     schema = store.card.schema
     try:
         records = {record.index: record for path in paths for record in whole_samples(path, schema)}
-    except FileNotFoundError:
+    except OSError:
+        if all(map(os.path.lexists, paths)):
+            raise
         return
     if any(entry.index not in records for path in paths for entry in store.headers[path].entries):
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lrsa_coupled.data import writer as writer_module
+from lrsa_coupled.data import store as store_module, writer as writer_module
 from lrsa_coupled.data.card import create, read_card
 from lrsa_coupled.data.claims import Indices
 from lrsa_coupled.data.format import SampleRecord
@@ -118,6 +119,20 @@ def test_shards_that_another_job_has_merged_are_not_damaged(tmp_path: Path) -> N
     assert damages == []
     repair(tmp_path, [Damage(path, None, ()) for path in store.headers])  # even so it removes nothing else
     assert_holds(tmp_path, [0, 1, 2])
+
+
+def test_a_shard_that_goes_while_it_is_read_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the network its handle is then stale."""
+    make(tmp_path, [])
+    path = write_shard(tmp_path, [record(0)])
+    store = DataStore(tmp_path)
+
+    def other_job(path: Path, schema: Schema) -> Iterator[SampleRecord]:
+        path.unlink()
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    monkeypatch.setattr(store_module.shard, "whole_samples", other_job)
+    assert store.verify() == [] and not path.exists()
 
 
 def test_a_shard_that_goes_during_a_merge_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
