@@ -15,7 +15,7 @@ RTOL = 1e-9
 """Difference of scalars between ranks that may be rounding, relative to the largest of them."""
 
 
-def expect[T](value: object, kind: type[T], what: str) -> T:
+def expect[T](value: T, kind: type, what: str) -> T:
     """Return what ``what`` has returned; TypeError when it is not of a type. Collective: no."""
     if not isinstance(value, kind):
         raise TypeError(f"{what} must return a {kind.__name__}, got {type(value).__name__}")
@@ -25,9 +25,7 @@ def expect[T](value: object, kind: type[T], what: str) -> T:
 def problem_of[P: Unknown](case: Case[P], comm: MPI.Comm, parameters: Any, resolution: int) -> P:
     """Mesh and set up a problem of a case; TypeError when it returns something else. Collective."""
     mesh = expect(case.mesh(comm, parameters, resolution), Mesh, f"mesh() of '{case.name}'")
-    problem = case.problem(mesh, parameters)
-    expect(problem, Unknown, f"problem() of '{case.name}'")
-    return problem
+    return expect(case.problem(mesh, parameters), Unknown, f"problem() of '{case.name}'")
 
 
 def solver_of(case: Case, method: str, problem: Any, atol: float) -> Solver:
@@ -62,10 +60,10 @@ def features_of(described: Described, problem: Unknown) -> Features:
     return features
 
 
-def _checked(features: object, described: Described, problem: Unknown) -> Features:
+def _checked(features: Features, described: Described, problem: Unknown) -> Features:
     schema = described.schema
-    given = expect(features, Features, _name(described))
-    nodal, scalars = (np.asarray(values, dtype=np.float64) for values in (given.nodal, given.scalars))
+    expect(features, Features, _name(described))
+    nodal, scalars = (np.asarray(values, dtype=np.float64) for values in (features.nodal, features.scalars))
     num_owned = problem.node_space.dofmap.index_map.size_local
     for name, values, shape in (
         ("nodal", nodal, (num_owned, schema.num_inputs)), ("scalars", scalars, (len(schema.scalars),))
