@@ -34,7 +34,7 @@ from lrsa_coupled.settings import nearest
 from lrsa_coupled.study.methods import AFTER, METHODS, Method, OperatorMethod, Study
 from lrsa_coupled.study.operator_model import trained
 from lrsa_coupled.study.sensitivity import sensitivities
-from lrsa_coupled.study.solves import Solves
+from lrsa_coupled.study.solves import Ask, Solves
 from lrsa_coupled.study.statistics import (
     LEVEL,
     Estimate,
@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 
 HALVINGS = 3
 """Coarser meshes in the pilot at most, each half as fine as the one before."""
+
+LEAST_PILOT = 10
+"""Samples of a pilot at least."""
 
 ROUNDS = 12
 """Times that solves are added at most."""
@@ -97,8 +100,8 @@ class Request:
         goal = self.budget if self.error is None else self.error
         if goal is None or not (goal > 0.0 and math.isfinite(goal)):
             raise ValueError(f"the error or budget of an estimate must be positive, got {goal}")
-        if self.pilot < 10:
-            raise ValueError(f"the pilot of an estimate needs at least 10 samples, got {self.pilot}")
+        if self.pilot < LEAST_PILOT:
+            raise ValueError(f"the pilot of an estimate needs at least {LEAST_PILOT} samples, got {self.pilot}")
         if self.method != "auto" and self.method not in METHODS:
             raise ValueError(f"unknown method '{self.method}'{nearest(self.method, ['auto', *METHODS])}")
         if self.method == "operator" and (self.model is None) == (self.train is None):
@@ -165,8 +168,8 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     indices = {} if request.sobol is None else sensitivities(method, request.sobol)
     result = _result(study, request, method.name, expected=expected, sampled=sampled)
     result = dataclasses.replace(result, sobol=indices)
-    if comm.rank == 0:
-        write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    text = json.dumps(dataclasses.asdict(result), indent=1) + "\n"
+    share(comm, lambda: write_text_atomically(folder / "result.json", text))
     study.solves.free()
     return result
 
@@ -190,9 +193,21 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
         case, comm, solves, names, resolutions if coarser else resolutions[:1], request.pilot, seed,
         model=model, settings=config.guess, seconds=seconds,
     )  # fmt: skip
+    return _without_failing_meshes(study)
+
+
+def _without_failing_meshes(study: Study) -> Study:
+    """Leave out coarser meshes on which samples of the pilot fail: the rest would be a choice. Collective."""
+    finest, *coarser = study.resolutions
+    study.solves.ask([Ask(resolution, index) for index in range(study.pilot) for resolution in study.resolutions])
+    failed = {answer.ask for answer in study.solves.answers.values() if answer.values is None}
+    bad = [n for n in coarser if any(Ask(n, i) in failed and Ask(finest, i) not in failed for i in range(study.pilot))]
+    if bad:
+        logger.info("left out, as solves of the pilot fail there: resolution %s", ", ".join(map(str, bad)))
+    study = dataclasses.replace(study, resolutions=tuple(n for n in study.resolutions if n not in bad))
     solved = len(study.pilots)
-    if solved < 10:
-        raise ValueError(f"only {solved} of {request.pilot} samples of the pilot are solved on all meshes")
+    if solved < LEAST_PILOT:
+        raise ValueError(f"only {solved} of {study.pilot} samples of the pilot are solved, {LEAST_PILOT} at least")
     return study
 
 
@@ -269,8 +284,7 @@ def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[
     least = (lambda name: expected[name]) if request.budget is None else (lambda name: targets[name])
     name = min(names, key=least)
     plan = {"method": name, "expected": expected, "target": targets[name]}
-    if study.comm.rank == 0:
-        write_text_atomically(path, json.dumps(plan, indent=1) + "\n")
+    share(study.comm, lambda: write_text_atomically(path, json.dumps(plan, indent=1) + "\n"))
     return methods[name], expected, targets[name]
 
 
@@ -313,7 +327,7 @@ def _result(study: Study, request: Request, method: str, *, expected: Mapping[st
         solves[resolution] = solves.get(resolution, 0) + 1
         part = f"solves at resolution {resolution}"
         seconds[part] = seconds.get(part, 0.0) + answer.seconds
-        if answer.values is None:
+        if answer.values is None and answer.ask.resolution in study.resolutions:
             failed[answer.reason] = failed.get(answer.reason, 0) + 1
     units = {quantity.name: quantity.unit for quantity in study.solves.quantities}
     found = {}

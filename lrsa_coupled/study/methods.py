@@ -21,6 +21,7 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.study import allocation
 from lrsa_coupled.study.allocation import Allocation
+from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask, Solves
 from lrsa_coupled.study.statistics import Controlled, Multifidelity, Multilevel, Plain, Sampled
 from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate
@@ -33,8 +34,8 @@ FOLDS = 5
 APART = 10**8
 """Between the indices of the samples of one difference of multilevel Monte Carlo and those of the next."""
 
-MOST = 2**17
-"""Cheap evaluations of an estimate at most."""
+FURTHER, MOST, BLOCKS = 256, 2**17, 4
+"""Cheap evaluations of a fold at first, of all folds at most; blocks of those of a fold that are independent."""
 
 AFTER = 10**9
 """Above all indices of samples: what else is drawn begins here. Zeros at the end of a seed count for nothing."""
@@ -208,6 +209,23 @@ class MultifidelityMonteCarlo(_Meshes):
         return allocation.multifidelity(self.study.pilots[:, :, 0], self.study.costs, target)
 
 
+@dataclass(frozen=True)
+class _Pilot:
+    """What a surrogate is good for.
+
+    Args:
+        left: Share of the variance that a fit to the pilot leaves.
+        rate: Power of the samples with which that falls, at most 1.
+        gain: Variance of the mean over quasi-random points relative to that over random ones.
+        prediction: Time of a prediction [s].
+    """
+
+    left: float
+    rate: float
+    gain: float
+    prediction: float
+
+
 class SurrogateMethod(Method):
     """A surrogate, fitted to all folds of the solves but one, as control variate of that one.
 
@@ -219,19 +237,26 @@ class SurrogateMethod(Method):
 
     def __init__(self, study: Study) -> None:
         super().__init__(study)
-        self._prediction = math.inf
+        self._prediction = 0.0
 
     @abstractmethod
-    def make(self) -> Surrogate:
-        """Make a surrogate."""
+    def make(self) -> Sequence[Surrogate]:
+        """Make surrogates, each a control variate of its own."""
 
     def expected(self, target: float) -> float:
-        solves, further, study = self._solves(target), self._further(target), self.study
-        cheap = self._pilots[2] * further * solves / study.pilot
-        return self._pilot_cost + max(solves - study.pilot, 0) * study.costs[0] + cheap
+        solves, study, pilot = self._solves(target), self.study, self._pilots
+        further = pilot.gain * self._spread / (self.rest * target)
+        return self._pilot_cost + max(solves - study.pilot, 0) * study.costs[0] + pilot.prediction * further
 
     def sampled(self, target: float) -> dict[str, Sampled]:
-        return self._fitted(max(self._solves(target), self.study.pilot), self._further(target))
+        """Solve, fit, and double the further points until they leave their share of the variance at most."""
+        name, further = self.study.names[0], FURTHER
+        while True:
+            found = self._fitted(max(self._solves(target), self.study.pilot), further)
+            rest = sum(part.variance for part in found[name].parts(lambda values: values)[1:])
+            if rest <= self.rest * target or 2 * further * FOLDS > MOST:
+                return found
+            further *= 2
 
     def solved(self, count: int | None = None) -> tuple[list[int], Array]:
         """Return indices and quantities ``(N, Q)`` of the solves, of the first ``count`` samples."""
@@ -243,32 +268,29 @@ class SurrogateMethod(Method):
         solved = [(index, values) for index, values in sorted(found.items(), key=_first) if values is not None]
         return [index for index, _ in solved], np.array([[each[name] for name in study.names] for _, each in solved])
 
-    def _further(self, target: float) -> int:
-        return min(math.ceil(self._spread / target / self.rest), MOST)
-
     def describe(self, target: float) -> str:
         return f"about {self._solves(target)} solves"
 
     def _solves(self, target: float) -> int:
         """Return solves such that what a surrogate fitted to them leaves of the variance meets the target."""
-        left, rate, _ = self._pilots
-        count, pilot = left * self._spread / ((1.0 - self.rest) * target), self.study.pilot
+        left, rate, pilot = self._pilots.left, self._pilots.rate, self.study.pilot
+        count = left * self._spread / ((1.0 - self.rest) * target)
         return math.ceil(max((count * pilot**rate) ** (1.0 / (1.0 + rate)) if count > pilot else count, 2.0))
 
     @cached_property
-    def _pilots(self) -> tuple[float, float, float]:
-        """Share of the variance left by a fit to the pilot, power of samples with which it falls, time of a prediction.
-
-        The power is that from half of the pilot, at most 1; the time is in seconds. Collective at first.
-        """
-        study, shares = self.study, []
+    def _pilots(self) -> _Pilot:
+        """What fits to the pilot and to half of it show. Collective at first."""
+        study, shares, rest = self.study, [], 0.0
         for count in (study.pilot // 2, study.pilot):
-            found = self._fitted(count, 400)[study.names[0]]
-            left = found.parts(lambda values: values)[0]
+            found = self._fitted(count, FURTHER)[study.names[0]]
+            left, *others = found.parts(lambda values: values)
             shares.append(min(left.variance * len(left.values) / np.var(found.truth, ddof=1), 1.0))
-        return shares[1], min(max(math.log2(shares[0] / shares[1]), 0.0), 1.0), self._prediction
+            rest = sum(part.variance for part in others)
+        rate = min(max(math.log2(shares[0] / shares[1]), 0.0), 1.0)
+        return _Pilot(shares[1], rate, min(rest * FURTHER * FOLDS / self._spread, 1.0), self._prediction)
 
     def _fitted(self, count: int, further: int) -> dict[str, Sampled]:
+        """Fit to the first samples; each fold has as many further points, in independent blocks. Collective."""
         study = self.study
         study.values(study.resolutions[:1], range(count))
         indices, truth = self.solved(count)
@@ -277,22 +299,31 @@ class SurrogateMethod(Method):
 
         def predicted(fold: int) -> tuple[Array, Array, float]:
             mine = folds == fold
-            surrogate = self.make()
-            surrogate.fit([point for point, own in zip(points, mine, strict=True) if not own], truth[~mine])
-            own = surrogate.predict([point for point, own in zip(points, mine, strict=True) if own])
-            fitted = time.perf_counter()
-            others = surrogate.predict(further_points(study, fold, math.ceil(further / FOLDS)))
-            return own, others, (time.perf_counter() - fitted) / len(others)
+            predict = self.fitted([point for point, own in zip(points, mine, strict=True) if not own], truth[~mine])
+            own = predict([point for point, own in zip(points, mine, strict=True) if own])
+            others = further_points(study, fold, further)
+            begun = time.perf_counter()
+            return own, predict(others), (time.perf_counter() - begun) / further
 
         found = shared(study.comm, predicted, FOLDS)
-        cheap, rest, self._prediction = np.empty_like(truth), [each[1] for each in found], found[0][2]
+        cheap, rest = np.empty((len(truth), *found[0][0].shape[1:])), [each[1] for each in found]
+        self._prediction = max(self._prediction, found[0][2])
         for fold, (own, *_) in enumerate(found):
             cheap[folds == fold] = own
         study.spent(self.name, started)
-        return {
-            name: Controlled(truth[:, q], cheap[:, q : q + 1], [each[:, q : q + 1] for each in rest], folds)
-            for q, name in enumerate(study.names)
-        }
+        result: dict[str, Sampled] = {}
+        for q, name in enumerate(study.names):
+            result[name] = Controlled(
+                truth[:, q], cheap[..., q], [each[..., q] for each in rest], folds, replicates=BLOCKS
+            )
+        return result
+
+    def fitted(self, points: Sequence[Any], values_NQ: Array) -> Callable[[Sequence[Any]], Array]:
+        """Fit surrogates; return what predicts ``(M, L, Q)`` by each of them."""
+        surrogates = self.make()
+        for surrogate in surrogates:
+            surrogate.fit(points, values_NQ)
+        return lambda asked: np.stack([surrogate.predict(asked) for surrogate in surrogates], axis=1)
 
 
 @final
@@ -301,13 +332,13 @@ class GaussianProcessMethod(SurrogateMethod):
 
     name, rest = "gp", 0.05
 
-    def make(self) -> Surrogate:
-        return GaussianProcess()
+    def make(self) -> Sequence[Surrogate]:
+        return [GaussianProcess()]
 
 
 @final
 class OperatorMethod(SurrogateMethod):
-    """A linear function of what an operator predicts."""
+    """A linear function of what an operator predicts, and the Gaussian process beside it, which costs little."""
 
     name, rest = "operator", 0.35
 
@@ -326,15 +357,16 @@ class OperatorMethod(SurrogateMethod):
             raise ValueError(f"the samples of an estimate must be unseen: {text}; choose another with --seed")
         return found
 
-    def make(self) -> Surrogate:
-        return OperatorReadout(self.study.case, self._predictor, self._known)
+    def make(self) -> Sequence[Surrogate]:
+        return [OperatorReadout(self.study.case, self._predictor, self._known), GaussianProcess()]
 
 
 def further_points(study: Study, fold: int, count: int) -> list[Any]:
-    """Draw the parameters of cheap evaluations of a fold, each time the same."""
-    rng = np.random.default_rng([study.seed, AFTER + 1, fold])
+    """Draw the parameters of cheap evaluations of a fold, in independent blocks; more begin with the same in each."""
+    points: list[Any] = []
+    for block in range(BLOCKS):
+        points += quasi_samples(study.case.sample, count // BLOCKS, entropy=[study.seed, AFTER + 1, fold, block + 1])
     steps = study.case.trajectory
-    points = [study.case.sample(rng) for _ in range(count)]
     return points if steps is None else [steps.at_step(point, steps.num_steps - 1) for point in points]
 
 

@@ -55,24 +55,24 @@ def _controlled(
 
     def predicted(fold: int) -> tuple[Array, Array]:
         known = np.array([index % FOLDS != fold for index in solved])
-        surrogate = method.make()
-        surrogate.fit([study.draw(index) for index, use in zip(solved, known, strict=True) if use], values[known])
+        points = [study.draw(index) for index, use in zip(solved, known, strict=True) if use]
+        predict = method.fitted(points, values[known])
 
         def answers(samples: Sequence[int]) -> Array:
-            points = [study.draw(index, member) for index in samples for member in members]
-            found = surrogate.predict(points) if points else np.zeros((0, len(study.names)))
-            return found.reshape(-1, len(members), len(study.names))
+            if not samples:
+                return np.zeros((0, 1, len(members), len(study.names)))
+            found = predict([study.draw(index, member) for index in samples for member in members])
+            return np.moveaxis(found.reshape(len(samples), len(members), -1, len(study.names)), 2, 1)
 
         further = range(AFTER + 10 + fold * FURTHER, AFTER + 10 + fold * FURTHER + FURTHER // FOLDS)
         return answers([index for index in indices if index % FOLDS == fold]), answers(further)
 
     found = shared(study.comm, predicted, FOLDS)
-    cheap = np.empty_like(truth)
+    cheap = np.empty((len(truth), *found[0][1].shape[1:]))
     for fold, (own, _) in enumerate(found):
         cheap[folds == fold] = own
     study.spent("Sobol indices", started)
     result: dict[str, Sampled] = {}
     for q, name in enumerate(study.names):
-        further = [rest[:, None, :, q] for _, rest in found]
-        result[name] = Controlled(truth[..., q], cheap[:, None, :, q], further, folds)
+        result[name] = Controlled(truth[..., q], cheap[..., q], [rest[..., q] for _, rest in found], folds)
     return result

@@ -161,13 +161,16 @@ class Controlled(Sampled):
         cheap: Predictions of them ``(N, L, ...)``, of each fold by models that have not seen its answers.
         further: For each fold its models' predictions ``(M_k, L, ...)`` at further random points.
         folds: Number of the fold of each answer ``(N,)``.
+        replicates: Blocks of each fold's further points that are independent, where the points themselves are not:
+            randomised quasi-Monte Carlo. None where all are.
     """
 
-    def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp]) -> None:
+    def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp], *,
+                 replicates: int | None = None) -> None:  # fmt: skip
         finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
         for each in further:
             finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
-        self.truth, self.folds = truth, folds
+        self.truth, self.folds, self.replicates = truth, folds, replicates
         self.cheap, self.further = cheap[:, finite], [each[:, finite] for each in further]
 
     def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
@@ -183,7 +186,8 @@ class Controlled(Sampled):
                 coefficients = _coefficients(of(self.cheap[~mine]), of(self.truth[~mine]))
             mean = others.mean(axis=0)
             left[mine] -= (own - mean) @ coefficients
-            rest.append(Part(mine.mean() * ((others - mean) @ coefficients)))
+            values = mine.mean() * ((others - mean) @ coefficients)
+            rest.append(Part(values if self.replicates is None else values.reshape(self.replicates, -1).mean(axis=1)))
             chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
         return [Part(left, lost=self.cheap.shape[1], floor=float(np.mean(chances))), *rest]
 
@@ -232,6 +236,9 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
     value = min(max(found.value, 0.0), 1.0)
     worth = value * (1.0 - value) / found.error**2 if found.error > 0.0 else float(len(sampled.truth))
     low, high = max(found.low, 0.0), min(found.high, 1.0)
+    if isinstance(sampled, Controlled) and sampled.cheap.shape[1]:
+        unseen = 3.0 / sum(map(len, sampled.further))  # the rule of three
+        low, high = min(low, 1.0 - unseen), max(high, unseen)
     if isinstance(sampled, Plain):
         hits, count, tail = round(value * len(sampled.truth)), len(sampled.truth), 0.5 * (1.0 - LEVEL)
         low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0

@@ -85,7 +85,7 @@ class OperatorReadout(Surrogate):
     Args:
         case: A case whose operator is evaluated without a mesh.
         predictor: The operator.
-        known: Moments by parameters; those of solves are added.
+        known: Moments by parameters, which all fits share; they grow.
     """
 
     def __init__(self, case: Case, predictor: Predictor, known: dict[Any, Array]) -> None:
@@ -99,19 +99,16 @@ class OperatorReadout(Surrogate):
         self._lines = []
         for column in values_NQ.T:
             line = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-8.0, 3.0, 23)))
-            self._lines.append(line.fit(self._moments(parameters, keep=True), column))
+            self._lines.append(line.fit(self._moments(parameters), column))
 
     def predict(self, parameters: Sequence[Any]) -> Array:
-        moments = self._moments(parameters, keep=len(parameters) <= LARGEST)
+        moments = self._moments(parameters)
         return np.stack([line.predict(moments) for line in self._lines], axis=1)
 
-    def _moments(self, parameters: Sequence[Any], *, keep: bool) -> Array:
-        """Return the moments; those of solves are kept, as they are asked for by several folds."""
-        missing = [each for each in parameters if each not in self._known]
-        found = dict(zip(missing, self._evaluated(missing), strict=True)) if missing else {}
-        if keep:
-            self._known |= found
-        return np.array([self._known[each] if each in self._known else found[each] for each in parameters])
+    def _moments(self, parameters: Sequence[Any]) -> Array:
+        missing = [each for each in dict.fromkeys(parameters) if each not in self._known]
+        self._known |= zip(missing, self._evaluated(missing), strict=True)
+        return np.array([self._known[each] for each in parameters])
 
     def _evaluated(self, parameters: Sequence[Any]) -> list[Array]:
         sampling, rows = self.case.points, []

@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 from lrsa_coupled.study import allocation
+from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.statistics import (
     Controlled,
     Estimate,
@@ -95,6 +96,42 @@ def test_mean_with_a_control_variate(kinds: tuple[str, ...]) -> None:
     assert worth > 10.0 if "good" in kinds else 1.0 / 1.1 < worth < 1.1
 
 
+def test_quasi_random_samples() -> None:
+    """As distributed as random ones, more of them begin with the same; the mean of a smooth function is far better."""
+
+    def draw(rng: np.random.Generator) -> tuple[float, ...]:
+        pair, number = rng.normal([1.0, 2.0], 0.5), rng.integers(3)
+        return (*pair.tolist(), float(rng.uniform(2.0, 4.0)), float(rng.standard_normal()), int(number))
+
+    few, many = (quasi_samples(draw, count, entropy=[1, 2]) for count in (256, 1024))
+    assert few == many[:256] and few != quasi_samples(draw, 256, entropy=[1, 3])
+    table = np.array(many)
+    assert table[:, :4].mean(axis=0) == pytest.approx([1.0, 2.0, 3.0, 0.0], abs=5e-3)
+    assert table[:, :4].std(axis=0) == pytest.approx([0.5, 0.5, 1.0 / math.sqrt(3.0), 1.0], rel=2e-2)
+    assert set(table[:, 4]) == {0.0, 1.0, 2.0}
+    long = quasi_samples(lambda rng: rng.random(100), 64, entropy=[0])
+    assert np.shape(long) == (64, 100) and 0.4 < np.mean([each[80:] for each in long]) < 0.6
+
+
+def test_mean_with_quasi_random_points() -> None:
+    def answer(rng: np.random.Generator) -> float:
+        x, y = rng.standard_normal(2)
+        return x + 0.5 * y**2 + 0.5
+
+    numbers = itertools.count()
+
+    def make(rng: np.random.Generator) -> Sampled:
+        y = answers(rng, SOLVES)
+        blocks = [[quasi_samples(answer, 64, entropy=[next(numbers), 7]) for _ in range(4)] for _ in range(FOLDS)]
+        further = [0.9 * np.ravel(each)[:, None] for each in blocks]
+        cheap = 0.9 * y + 0.05 * rng.standard_normal(SOLVES)
+        return Controlled(y, cheap[:, None], further, np.arange(SOLVES) % FOLDS, replicates=4)
+
+    found = repeated(make, mean, repeats=40)
+    assert 0.85 <= np.mean([each.low <= 1.0 <= each.high for each in found]) <= 1.0
+    assert np.mean([each.worth for each in found]) > 2.0 * 64 * 4 * FOLDS  # as many random points
+
+
 def test_a_biased_prediction_counts_as_much_as_a_good_one() -> None:
     (found,) = repeated(lambda rng: controlled(rng, "biased"), mean, repeats=1)
     assert found.worth > 5.0 * SOLVES
@@ -131,6 +168,13 @@ def test_probability(chance: float, kind: str | None) -> None:
     assert values.mean() == pytest.approx(chance, abs=3.5 * values.std() / math.sqrt(repeats))
     if kind == "good":
         assert np.mean([each.worth for each in found]) > (5.0 if chance == 0.1 else 2.0) * 400
+
+
+def test_what_no_prediction_shows_is_not_impossible() -> None:
+    y, rest = np.linspace(0.0, 1.0, 50), np.tile(np.linspace(0.0, 1.0, 200), (FOLDS, 1))
+    sampled = Controlled(y, y[:, None], list(rest[:, :, None]), np.arange(50) % FOLDS)
+    above, below = (probability(sampled, threshold) for threshold in (100.0, -100.0))
+    assert (above.value, above.high) == (0.0, 3.0 / (200 * FOLDS)) and (below.value, below.low) == (1.0, 0.997)
 
 
 def test_quantile() -> None:
