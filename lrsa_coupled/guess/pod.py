@@ -9,13 +9,14 @@ regression, CMAME 341.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, eigh
+from scipy.optimize import minimize
 from scipy.spatial import cKDTree
 from mpi4py import MPI
 
@@ -37,9 +38,11 @@ class Limits:
     """Sizes: of what is read, of the bases, and of what the hyperparameters are fitted to."""
 
     samples: int = 1000
-    fitted_samples: int = 256
     input_modes: int = 12
     output_modes: int = 64
+    fitted_samples: int = 128
+    fitted_modes: int = 8
+    iterations: int = 30
     lost: float = 1e-8  # share of the square that a basis may leave out
 
 
@@ -176,10 +179,7 @@ def _units(rows: Array, num_scores: int) -> Array:
 
 
 def _fitted(rows: Array, targets_SR: Array) -> GaussianProcessRegressor:
-    """Fit lengths and noise to some of the samples, shared by all coefficients, then the weights to all.
-
-    The first coefficient has the size of one: what is common to all is fitted to the largest.
-    """
+    """Fit lengths and noise to some samples and the first coefficients, the largest, and the weights to all."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
     from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -189,8 +189,16 @@ def _fitted(rows: Array, targets_SR: Array) -> GaussianProcessRegressor:
     some = np.linspace(0, len(rows) - 1, min(len(rows), LIMITS.fitted_samples)).astype(int)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound: that regressor has no effect
-        fitted = GaussianProcessRegressor(kernel).fit(rows[some], targets_SR[some])
+        fitted = GaussianProcessRegressor(kernel, optimizer=_maximum)
+        fitted.fit(rows[some], targets_SR[some, : LIMITS.fitted_modes])
         return GaussianProcessRegressor(fitted.kernel_, optimizer=None).fit(rows, targets_SR)
+
+
+def _maximum(objective: Callable[[Array], tuple[float, Array]], begin: Array, bounds: Array) -> tuple[Array, float]:
+    """Minimise the negative logarithm of the likelihood, not to the last digit."""
+    options = {"maxiter": LIMITS.iterations}
+    found = minimize(objective, begin, jac=True, bounds=bounds, method="L-BFGS-B", options=options)
+    return found.x, float(found.fun)
 
 
 def _left_out(process: GaussianProcessRegressor) -> float:

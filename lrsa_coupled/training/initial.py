@@ -80,7 +80,7 @@ def _set_lift(model: Operator, earlier: Operator, inputs: Pairs, scalars: Pairs)
         for k, j in pairs:
             column_C = source.weight[:, begin + k] / old_std[k]
             first.weight[:, to + j] = column_C * new_std[j]
-            first.bias += column_C * (new_mean[j] - old_mean[k])
+            first.bias.add_(column_C * (new_mean[j] - old_mean[k]))
 
 
 def _columns(fields: Sequence[Field]) -> Iterator[tuple[Field, range]]:

@@ -56,7 +56,7 @@ def test_the_operator_is_that_of_the_model_to_begin_with(data, tmp_path):
 def test_the_recipe_knows_machine_cells_and_symmetries(monkeypatch, bf16):
     monkeypatch.setattr(recipes, "cpu_has_bf16", lambda: bf16)
     monkeypatch.setattr(recipes, "choose_device", lambda name: __import__("torch").device("cpu"))
-    facts = DataFacts(SCHEMA, 100, 500, has_simplices=True)
+    facts = DataFacts(SCHEMA, 100, has_simplices=True)
     training = recipe(facts, minutes=1.0).training
     assert (training.precision, training.optimizer) == (("bf16", "muon") if bf16 else ("fp32", "adamw"))
     assert training.gradient_weight > 0.0 and not training.augment
@@ -69,7 +69,7 @@ def test_the_recipe_knows_machine_cells_and_symmetries(monkeypatch, bf16):
 
 @pytest.mark.parametrize("samples", [2, 5, 20, 300, 10_000])
 def test_any_number_of_samples_can_be_split(samples):
-    training = recipe(DataFacts(SCHEMA, samples, 500, has_simplices=True), minutes=None).training
+    training = recipe(DataFacts(SCHEMA, samples, has_simplices=True), minutes=None).training
     valid = max(1, round(training.valid_fraction * samples))
     assert 0 < valid < samples and training.epochs >= 20
 
