@@ -157,6 +157,7 @@ TRAIN = {"operator.width": 64, "operator.num_blocks": 3, "training.epochs": 3, "
 TRAIN |= {"training.num_points": 40, "training.valid_fraction": 0.2, "training.device": "cpu"}
 GENERATE = ["generate", "darcy", "--samples", "8", "--resolution", "32", "--seed", "5"]
 GENERATE += ["--set", "generate.samples_per_shard=3", "--out", "{out}"]
+SOLVE = ["solve", "cavity", "--method", "zero", "--resolution", "48", "--out", "{out}"]
 BENCH = ["bench", "cavity", "--samples", "1", "--resolution", "6", "--only", "zero"]
 BENCH += ["--json", "{out}/rows.jsonl", "--html", "{out}/page.html", "--pictures", "{out}"]
 
@@ -168,11 +169,7 @@ def jobs(folder: Path) -> dict[str, Job]:
         "generate": Job(verb(*GENERATE), generated, read_data),
         "generate-2": Job(verb(*GENERATE, "--ranks-per-sample", "2"), lambda _: None, read_data),
         "train": Job(verb("train", f"{folder}/data", *settings, "--out", "{out}"), model_of, read_model),
-        "solve": Job(
-            verb("solve", "cavity", "--method", "zero", "--resolution", "48", "--out", "{out}"),
-            solution_of,
-            read_solution,
-        ),
+        "solve": Job(verb(*SOLVE), solution_of, read_solution),
         "bench": Job(verb(*BENCH), names_of, read_bench),
         "collect": Job(collect, loads_of, read_data),
     }

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.disk import GENERATE, SOLVE
 from tests.helpers import ROOT, mpiexec, needs_dolfinx, plain_environment
 
 pytestmark = needs_dolfinx
 SIZES = [4096 * min(pages, 1024) for place in range(10) for pages in (1 << place, 3 << place)]
+LINE = r"lrsa-coupled: error: (No space left on device|File too large): {folder}/disk/\S+\n"
 FEW = SIZES[2::4]
 """Sizes on several ranks, which take turns on few cores."""
 
@@ -57,7 +59,7 @@ def test_a_full_disk_is_one_line(job: str, ranks: int, folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    line = re.compile(rf"lrsa-coupled: error: (No space left on device|File too large): {folder}/disk/\S+\n")
+    line = re.compile(LINE.format(folder=folder))
     wrong = []
     for row in rows:
         good = line.fullmatch(row["text"]) if row["code"] == 2 else row["code"] == 0 and row["text"] == ""
@@ -69,3 +71,24 @@ def test_a_full_disk_is_one_line(job: str, ranks: int, folder: Path) -> None:
             wrong.append(row)
     assert wrong == [] and len(rows) == len(sizes)
     assert sum(row["code"] == 2 for row in rows) >= 3
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("arguments", [GENERATE, SOLVE])
+def test_nothing_follows_the_line(arguments: list[str], ranks: int, folder: Path) -> None:
+    """What the libraries of a process print at its end counts, too."""
+    out = folder / "disk" / "out"
+    if not out.parent.is_mount() or mpiexec() is None:
+        pytest.skip("needs mounts and mpiexec")
+    subprocess.run(["mount", "-o", "remount,size=64k", str(out.parent)], check=True)
+    verb = [str(mpiexec()), "-n", str(ranks), sys.executable, "-c", "from lrsa_coupled.cli import main; exit(main())"]
+    done = subprocess.run(
+        [*verb, *(each.format(out=out) for each in arguments), "--quiet"],
+        cwd=ROOT,
+        env=plain_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2 and re.fullmatch(LINE.format(folder=folder), done.stderr), done.stderr
