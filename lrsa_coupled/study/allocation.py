@@ -61,7 +61,7 @@ def multifidelity(answers: Array, costs: Sequence[float], target: float) -> Allo
     Source: Peherstorfer, Willcox & Gunzburger (2016), SIAM J. Sci. Comput. 38, theorem 3.4 and algorithm 1.
     """
     variance = float(np.var(answers[:, 0], ddof=1))
-    rho = np.nan_to_num(np.corrcoef(answers, rowvar=False)[0]) if answers.shape[1] > 1 else np.ones(1)
+    rho = np.nan_to_num(np.atleast_2d(np.corrcoef(answers, rowvar=False))[0])
     best = monte_carlo(variance, costs[0], target)
     for models in _subsets(len(costs)):
         order = (0, *sorted(models[1:], key=lambda i: -abs(rho[i])))
