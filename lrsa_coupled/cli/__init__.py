@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code, error = 0, None
     try:
         code = _run(given)
+        sys.stdout.flush()  # a full disk is an error of this call, not of the end of the process
     except SystemExit as stop:  # --help
         code = int(stop.code or 0)
     except KeyboardInterrupt:
@@ -100,6 +101,7 @@ def _agree(comm: MPI.Comm, error: Exception | None, verbose: bool) -> bool:
 
 def _report(error: Exception, verbose: bool) -> None:
     """Print an error in one line, after the traceback in a user's own case, or the whole one where it is ours."""
+    _drop_output()
     line, trace = _line(error), own_trace(error)
     if verbose or not (line or trace):
         traceback.print_exception(error, file=sys.stderr)
@@ -136,6 +138,14 @@ def _line(error: Exception) -> str | None:
     if type(error).__module__.startswith("petsc4py"):
         return f"PETSc: {_flat(str(error.__cause__ or error))}"  # the cause is the message of a preconditioner of ours
     return None
+
+
+def _drop_output() -> None:
+    """Drop what was printed and cannot be written, which would be an error again at the end of the process."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _flat(text: str) -> str:

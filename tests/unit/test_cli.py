@@ -168,6 +168,17 @@ def test_unexpected_error_shows_its_place(monkeypatch: pytest.MonkeyPatch, capsy
     assert "Traceback" in text and "lrsa-coupled: error: unexpected KeyError" in text
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    code = "import sys; from lrsa_coupled.cli import main; sys.exit(main(['list']))"
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(
+            command, env=plain_environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (2, "lrsa-coupled: error: No space left on device\n")
+
+
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
