@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import Counter
 from typing import final
 
 from mpi4py import MPI
@@ -21,7 +22,7 @@ from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.generation.generate import card_of
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
-from lrsa_coupled.guess.guarded import GuardedSolver
+from lrsa_coupled.guess.guarded import GuardedSolver, kind_of
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, Problem, SolveResult
@@ -63,6 +64,7 @@ class CaseStudy:
         self.policy.without = frozenset(guess.name for guess in self.coarse)
         self.failed = 0
         self._learner: Learner | None = None
+        self._kinds: Counter[str] = Counter()
 
     def run(self) -> str:
         """Solve what is missing, until a signal comes; return its name, empty without one."""
@@ -77,6 +79,12 @@ class CaseStudy:
         self.study.close()
         return stopped
 
+    def measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the mean time of a solve [s] and the expected error, by choice, for problems of the usual size."""
+        kind = max(self._kinds, key=self._kinds.__getitem__, default="")
+        costs = {name: cost for name, (cost, _) in self.policy.costs(kind).items()}
+        return costs, dict(self.policy.prospects or {})
+
     def _solve(self, index: int) -> None:
         case, config = self.case, self.config
         parameters = sample_parameters(case, config.problem.training_seed, index)
@@ -87,6 +95,7 @@ class CaseStudy:
             atol = case.rtol * reference_norm(problem)
             learner = self._learner_of(problem)
             learner.before()
+            self._kinds[kind_of(problem)] += 1
             target = CaseTarget(case, problem, atol)
             solver = GuardedSolver([*self.coarse, *learner.guesses], target, self.policy)
             result = solver.solve()

@@ -81,7 +81,7 @@ def decide(situation: Situation, learned: str) -> Verdict:
     begin = f"{situation.samples} samples, about {situation.remaining:.0f} solves to come at {time:.3g} s ({best})"
     if situation.free_cores < 1:
         return Verdict(None, 0.0, f"{begin}: no core is free for a training; run 'lrsa-coupled train' afterwards")
-    expected = _expected(situation, costs, learned)
+    expected = expected_time(situation, costs, learned)
     seconds = min(found.share * situation.remaining * time, found.longest)
     if seconds < found.shortest:
         return Verdict(None, 0.0, f"{begin}: too short for a training, {best} is enough")
@@ -98,8 +98,8 @@ def worth_loading(situation: Situation) -> bool:
     return bool(times) and 0.1 * min(times) * situation.remaining > ASSUMPTIONS.loading
 
 
-def _expected(situation: Situation, costs: Mapping[str, float], learned: str) -> float:
-    """Return the time of a solve with the next model.
+def expected_time(situation: Situation, costs: Mapping[str, float], learned: str) -> float:
+    """Return the expected time of a solve with the next model [s].
 
     Time falls with the logarithm of the error, at the rate measured between the user's own guess and the best one.
     """

@@ -81,6 +81,7 @@ class Study:
         model_error: Its relative error on validation samples.
         log: What writes samples; None above rank 0, and after a write that has failed.
         library: Solutions on all meshes, None before the first solve.
+        cores: Cores of the machine of rank 0 that no rank uses.
 
     Raises:
         ValueError: If the folder holds another data set; on all ranks.
@@ -107,7 +108,7 @@ class Study:
                 self.log = SampleLog(self.folder, card, learning.overhead / 2)
                 self._waiting_model = newest = self.trainer.newest()
                 self._next = max(economy.FIRST, 2 * int(newest.name) if newest is not None else 0)
-        self._cores = _free_cores(comm)
+        self.cores = _free_cores(comm)
         if comm.rank == 0:
             atexit.register(self.close)
 
@@ -215,7 +216,7 @@ class Study:
         samples = 0 if self.log is None else len(self.log)
         total = self.learning.solves
         remaining = max(samples, self.solves) if total is None else max(total - self.solves, 0)
-        return economy.Situation(samples, remaining, costs, errors, self.model is not None, self._cores)
+        return economy.Situation(samples, remaining, costs, errors, self.model is not None, self.cores)
 
 
 _studies: dict[tuple[object, ...], Study] = {}

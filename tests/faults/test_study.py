@@ -29,7 +29,7 @@ code = "import sys, time; from lrsa_coupled.study.trainer import obey; obey(int(
 trainer.command = lambda *_: [sys.executable, "-c", code, str(__import__("os").getpid())]
 script = Script()
 attached = learn(script, {folder!r}, solves=10**6)
-attached.learner.study._cores = 1
+attached.learner.study.cores = 1
 for number in range({first}, {first} + {count}):
     script.solve(number)
     process = attached.learner.study.trainer._process

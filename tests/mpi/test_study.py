@@ -160,7 +160,7 @@ def test_a_model_is_swapped_in_between_two_solves(
 
     monkeypatch.setattr(trainer, "command", words)
     monkeypatch.setattr(economy, "FIRST", 4)
-    attached.learner.study._next, attached.learner.study._cores = 4, 1
+    attached.learner.study._next, attached.learner.study.cores = 4, 1
     monkeypatch.setattr(economy, "worth_loading", lambda situation: True)
     monkeypatch.setattr(economy, "decide", lambda *_: economy.Verdict(5.0, 1.0, "as told"))
     with caplog.at_level(logging.INFO):

@@ -1,0 +1,94 @@
+"""What a study of a case would cost and save, from a few of its solves."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from dataclasses import dataclass
+from typing import final
+
+from mpi4py import MPI
+
+from lrsa_coupled.config import Config
+from lrsa_coupled.guess.record import DEFAULT
+from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import share
+from lrsa_coupled.study import economy
+from lrsa_coupled.study.cases import CaseStudy
+from lrsa_coupled.study.study import LEARNED, Learning
+
+
+@final
+@dataclass(frozen=True)
+class Forecast:
+    """Expectations for a study.
+
+    Args:
+        solves: Its length.
+        default: Time of a default solve [s].
+        best: The fastest choice that needs no training.
+        cheap: Its time of a solve [s].
+        learned: Expected time of a solve with a model [s], None where none would be trained.
+        training: Time of the trainings on another core [s].
+        price: What they cost the study [s].
+        saved: What is expected to be saved against the default method in all [s].
+    """
+
+    solves: int
+    default: float
+    best: str
+    cheap: float
+    learned: float | None
+    training: float
+    price: float
+    saved: float
+
+    def __str__(self) -> str:
+        total = self.default * self.solves
+        lines = [f"{self.solves} solves by the default method: {total:.4g} s, {self.default:.3g} s each"]
+        if self.best != DEFAULT:
+            lines += [f"without training: {self.cheap:.3g} s each ({self.best})"]
+        if self.learned is None:
+            lines += [f"training will not pay: {'the default method' if self.best == DEFAULT else self.best} is enough"]
+        else:
+            gain = self.cheap - self.learned
+            even = economy.FIRST + math.ceil(self.price / max(gain, 1e-12))
+            price = f"{self.training:.0f} s of training on a free core cost about {self.price:.3g} s"
+            lines += [f"with a model: about {self.learned:.3g} s each; {price}, paid back after {even} solves"]
+        faster = total / max(total - self.saved, 1e-12)
+        return "\n".join([*lines, f"expected gain: {self.saved:.3g} s, {faster:.2f} times faster"])
+
+
+def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, trial: int = 6) -> Forecast:
+    """Solve some samples of a case and return what a study would cost and save. Collective."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = comm.bcast(temporary)
+        learning = Learning(folder, solves=trial, when="never", overhead=1.0)
+        study = CaseStudy(case, config, learning, comm)
+        study.run()
+        costs, errors = study.measured()
+        cores = study.study.cores
+        comm.Barrier()
+    return share(comm, lambda: expected(costs, errors, solves, cores=cores))
+
+
+def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, cores: int) -> Forecast:
+    """Return the forecast from times [s] and errors by choice. Collective: no.
+
+    ValueError when no solve was measured.
+    """
+    known = {name: cost for name, cost in costs.items() if math.isfinite(cost)}
+    if not known:
+        raise ValueError("no sample was solved often enough to say what a study would cost")
+    default = known.get(DEFAULT, max(known.values()))
+    best = min(known, key=known.__getitem__)
+    cheap = known[best]
+    situation = economy.Situation(economy.FIRST, max(solves - economy.FIRST, 0), known, errors, False, cores)
+    verdict = economy.decide(situation, LEARNED)
+    saved, training = (default - cheap) * solves, verdict.seconds or 0.0
+    if verdict.seconds is None:
+        return Forecast(solves, default, best, cheap, None, 0.0, 0.0, saved)
+    assumed = economy.ASSUMPTIONS
+    price = assumed.contention * training + assumed.loading
+    learned = economy.expected_time(situation, known, LEARNED)
+    return Forecast(solves, default, best, cheap, learned, training, price, saved + verdict.saved)
