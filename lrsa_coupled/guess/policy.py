@@ -48,9 +48,9 @@ READ = ("max_iterations", "budget", "max_distance", "patience", "rest", "record"
 SETTINGS = ("policy", *READ)
 """Settings that policies read; the others are those of the evaluation of the operator."""
 
-TRIALS, PROMISING, MUCH_BETTER = 0.02, 0.7, 0.35
-"""With prospects: share of time for trials, and errors relative to the least of a measured choice: of a guess that is
-tried, and of one that is tried at once."""
+TRIALS, PROMISING, MUCH_BETTER, OUTDATED = 0.02, 0.5, 0.25, 0.5
+"""With prospects: share of time for trials; errors relative to the least of a measured choice, of a guess that is tried
+and of one that is tried at once; error relative to that of the first measurement of a guess that is measured again."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +247,8 @@ class Adaptive(Policy):
             record.iterations.extend([decision.iterations] * (solved and decision.iterations > 0))
             return
         record.risks[name] = max(decision.risk, decision.wasted)
+        if self.prospects is not None and name in self.prospects:
+            record.errors.setdefault(name, self.prospects[name])
         if decision.good:
             record.streaks[name] = 0
             return
@@ -280,6 +282,7 @@ class Adaptive(Policy):
         covered = [name for name in awake if record.covers(name, self.settings.budget)]
         choices = [*covered, DEFAULT] if self.guess_first else [DEFAULT, *covered]
         if self.prospects is not None and DEFAULT in record.logs:
+            record.forget_outdated(self.prospects, OUTDATED)
             choices = self._promising(record, choices, self.prospects)
         for name in choices:
             if name not in record.logs:
@@ -290,13 +293,18 @@ class Adaptive(Policy):
             if name in record.rests and record.affordable(name, best, trials):
                 return name, "its rest is over"
             unlucky = 0 < record.streaks[name] <= len(record.logs[name]) < self.settings.patience
-            cheaper = unlucky or record.lowest(name) < record.cost(best)
+            cheaper = (unlucky or record.lowest(name) < record.cost(best)) and self._may_be_better(name, best)
             if name != best and cheaper and record.affordable(name, best, trials):
                 return name, f"may be faster than {best}: {record.describe(name, best)}"
         rests = {name: record.rests[name] - record.number for name in names if name not in awake}
         asleep = [f"{name} rests for {count} solves" for name, count in rests.items()]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
         return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *asleep, *dear])
+
+    def _may_be_better(self, name: str, best: str) -> bool:
+        """Return whether a measured guess is worth a trial; the default is always: others are measured by it."""
+        errors = self.prospects or {}
+        return name == DEFAULT or name not in errors or errors[name] < errors.get(best, math.inf)
 
     def _promising(self, record: Record, choices: Sequence[str], errors: Mapping[str, float]) -> list[str]:
         """Return the choices that are measured, first of all the most promising of the others if it is worth a try."""

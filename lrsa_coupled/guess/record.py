@@ -53,6 +53,7 @@ class Record:
         streaks: Failures of a guess in a row.
         rests: The number of solves from which a guess is tried again.
         risks: What a guess that goes wrong is expected to lose [s].
+        errors: Expected relative error of a guess when it was first measured, where it was known.
     """
 
     def __init__(self, logs: Mapping[str, Iterable[Entry]] | None = None) -> None:
@@ -62,6 +63,7 @@ class Record:
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}
+        self.errors: dict[str, float] = {}
         self._lost = self._total = 0.0
 
     def add(self, choice: str, seconds: float, solved: bool) -> None:
@@ -116,8 +118,13 @@ class Record:
 
     def forget(self, choice: str) -> None:
         """Forget what a choice has cost, as it has changed."""
-        for known in (self.logs, self.streaks, self.rests, self.risks):
+        for known in (self.logs, self.streaks, self.rests, self.risks, self.errors):
             known.pop(choice, None)
+
+    def forget_outdated(self, errors: Mapping[str, float], share: float) -> None:
+        """Forget what guesses have cost whose error is now below a share of that when they were first measured."""
+        for choice in [name for name, error in self.errors.items() if errors.get(name, math.inf) < share * error]:
+            self.forget(choice)
 
     def covers(self, choice: str, budget: float) -> bool:
         """Return whether what guesses may still lose is enough for this one; a default that fails sets no limit."""

@@ -75,8 +75,8 @@ class Solutions:
         row = _real(values - self._first).astype(np.float32)
         count = len(self.combinations)
         sums = np.zeros(count + 3)
-        sums[:count] = self._rows[:count] @ row
-        sums[count:] = [np.vdot(each, each) for each in (row.astype(np.float64), _real(values), _real(values - own))]
+        sums[:count] = np.einsum("nm,m->n", self._rows[:count], row)  # threads of a BLAS wait for each other here
+        sums[count:] = [_square(each) for each in (row.astype(np.float64), _real(values), _real(values - own))]
         sums = allreduce(self.comm, sums, np.add)
         square, norm = sums[count], np.sqrt(max(sums[count + 1], 1e-300))
         errors = self.combinations.errors(self.weights, sums[:count], square)
@@ -89,7 +89,7 @@ class Solutions:
         weights, first = self.weights[rule], self._first
         assert first is not None
         (used,) = np.nonzero(weights)
-        change = weights[used].astype(np.float32) @ self._rows[used]
+        change = np.einsum("n,nm->m", weights[used].astype(np.float32), self._rows[used])
         return first + change.astype(np.float64).view(first.dtype)
 
     def put(self, values: npt.NDArray[Any]) -> None:
@@ -124,7 +124,7 @@ class CombinedGuess(InitialGuess):
 
 
 def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
-    """Return smooth functions ``(num_owned, M)`` whose products with an input describe it, on any mesh. Collective.
+    """Return smooth functions ``(M, num_owned)`` whose products with an input describe it, on any mesh. Collective.
 
     They are the lowest cosines of the bounding box of the nodes, times the share of the mass of each node.
     """
@@ -137,7 +137,13 @@ def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
         angle = np.pi * (column - start) / max(end - start, 1e-300)
         waves = np.cos(np.outer(angle, np.arange(NUM_WAVES[points.shape[1]])))
         found = (found[:, :, None] * waves[:, None, :]).reshape(len(found), -1)
-    return found
+    return np.ascontiguousarray(found.T)
+
+
+def describe(functions: Array, inputs: npt.NDArray[np.floating]) -> Array:
+    """Return the products of ``moments`` with inputs ``(num_owned, F)``, those of an input after another ``(F M,)``."""
+    columns = np.ascontiguousarray(inputs.T, dtype=np.float64)
+    return np.einsum("mn,fn->fm", functions, columns).ravel()
 
 
 NUM_WAVES = {1: 32, 2: 6, 3: 4}
@@ -146,3 +152,7 @@ NUM_WAVES = {1: 32, 2: 6, 3: 4}
 
 def _real(values: npt.NDArray[Any]) -> Array:
     return np.ascontiguousarray(values).view(np.float64)
+
+
+def _square(values: Array) -> float:
+    return float(np.einsum("n,n->", values, values))

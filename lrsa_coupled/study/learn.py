@@ -30,7 +30,7 @@ from lrsa_coupled.guess.interpolated import INTERPOLATED, InterpolatedGuess
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.regression import RULES
-from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, moments
+from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, describe, moments
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, allreduce, collective_errors, share
 from lrsa_coupled.schema import Schema
@@ -231,7 +231,7 @@ class _OnMesh:
         self.gatherer = SampleGatherer(seen, what)
         nodes = self.gatherer.nodes
         self._moments = moments(nodes.points, nodes.mass, self.comm)
-        groups, num_scalars = _groups(seen.schema, self._moments.shape[1]), len(seen.schema.scalars)
+        groups, num_scalars = _groups(seen.schema, len(self._moments)), len(seen.schema.scalars)
         self.solutions = Solutions(what, groups, num_scalars=num_scalars)
         if study.library is None:
             study.library = Library(groups, num_scalars=num_scalars)
@@ -247,8 +247,8 @@ class _OnMesh:
 
     def expect(self, features: Features) -> None:
         """Take the description of the problem that is solved next."""
-        sums = allreduce(self.comm, self._moments.T @ features.nodal, np.add)
-        self.description = np.concatenate([features.scalars, sums.T.ravel()])
+        sums = allreduce(self.comm, describe(self._moments, features.nodal), np.add)
+        self.description = np.concatenate([features.scalars, sums])
         self.solutions.expect(self.description)
         self._is_elsewhere = False
         if len(self.solutions.combinations) < ENOUGH:
@@ -292,7 +292,7 @@ class _OnMesh:
         if arrays is not None:
             assert self.study.library is not None
             functions = moments(arrays.points, arrays.mass, MPI.COMM_SELF)
-            description = np.concatenate([arrays.scalars, (functions.T @ arrays.inputs).T.ravel()])
+            description = np.concatenate([arrays.scalars, describe(functions, arrays.inputs)])
             self.study.library.add(description, arrays)
 
     def _nearest_elsewhere(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:

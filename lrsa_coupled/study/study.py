@@ -105,7 +105,7 @@ class Study:
         self._waiting_model: Path | None = None
         with collective_errors(comm):
             if comm.rank == 0:
-                self.log = SampleLog(self.folder, card, learning.overhead / 2)
+                self.log = SampleLog(self.folder, card, learning.overhead / 4)
                 self._waiting_model = newest = self.trainer.newest()
                 self._next = max(economy.FIRST, 2 * int(newest.name) if newest is not None else 0)
         self.cores = _free_cores(comm)

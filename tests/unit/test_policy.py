@@ -297,7 +297,7 @@ def test_with_prospects_only_promising_guesses_are_measured_and_the_first_solve_
     assert policy.costs(KIND)[DEFAULT] == (pytest.approx(1.0), 1)
 
 
-@pytest.mark.parametrize("error", [0.3, 0.65, 0.9])
+@pytest.mark.parametrize("error", [0.2, 0.3, 0.45, 0.9])
 def test_with_prospects_guesses_that_do_not_pay_cost_little_at_any_length(error: float) -> None:
     for count in range(3, 100):
         _, ratio = prospective({"nearest": 1.1, DEFAULT: 1.0}, {"nearest": error, DEFAULT: 1.0}, count)
@@ -309,3 +309,11 @@ def test_a_guess_that_has_changed_is_measured_again() -> None:
     assert 0 < chosen(policy, "learned") < 5 and _choose(policy)[0] == DEFAULT
     policy.forget("learned")
     assert _choose(policy) == ("learned", "not yet measured")
+
+
+def test_a_guess_whose_error_has_halved_since_it_was_measured_is_measured_again() -> None:
+    policy, _ = prospective({"regression": 1.2, DEFAULT: 1.0}, {"regression": 0.2, DEFAULT: 1.0}, 40)
+    policy.prospects = {"regression": 0.11, DEFAULT: 1.0}
+    assert _choose(policy)[0] == DEFAULT
+    policy.prospects = {"regression": 0.09, DEFAULT: 1.0}
+    assert _choose(policy) == ("regression", "not yet measured")
