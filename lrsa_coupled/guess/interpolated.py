@@ -51,7 +51,8 @@ class MovingLeastSquares:
         offsets = (self._points[near] - targets[:, None, :]) / reach[:, :, None]
         basis = np.concatenate([np.ones((*near.shape, 1)), offsets], axis=2)
         weighted = basis * weights[:, :, None]
-        matrix = np.einsum("nka,nkb->nab", weighted, basis) + 1e-10 * np.eye(basis.shape[2])
+        least = np.diag([1e-14, *[1e-8] * self._points.shape[1]])  # where points lie on a line the slope across is zero
+        matrix = np.einsum("nka,nkb->nab", weighted, basis) + least
         right = np.einsum("nka,nkv->nav", weighted, self._values[near])
         return np.linalg.solve(matrix, right)[:, 0]
 

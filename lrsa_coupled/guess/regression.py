@@ -11,6 +11,7 @@ n solutions, D numbers of a description.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -111,7 +112,7 @@ class Combinations:
     def errors(self, weights: dict[str, Array], products: Array, square: float) -> dict[str, float]:
         """Return the norm of the error of each combination against a solution of these inner products."""
         return {
-            name: float(np.sqrt(max(square - 2.0 * w @ products + w @ self._products @ w, 0.0)))
+            name: math.sqrt(max(float(square - 2.0 * w @ products + w @ self._products @ w), 0.0))
             for name, w in weights.items()
         }
 

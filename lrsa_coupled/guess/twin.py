@@ -33,6 +33,7 @@ class Twin:
         self._tolerances = snes.getTolerances()
         self._bounds = bounds_of(snes)
         self._check: Check | None = None
+        self._keeps_pc = self._bounds is None
         self.snes = twin = PETSc.SNES().create(self._comm)
         twin.setType(snes.getType())
         twin.setKSP(self._ksp)
@@ -71,10 +72,21 @@ class Twin:
             x.pointwiseMin(x, self._bounds[1])
         self.snes.setTolerances(rtol=0.0, atol=atol, stol=0.0 if atol > 0.0 else stol, max_it=limit)
         self._check = check
+        keeps_pc, self._keeps_pc = self._keeps_pc, False
         self.snes.solve(None, x)
+        self._keeps_pc = keeps_pc and self._ksp.getConvergedReason() > PETSc.KSP.ConvergedReason.DIVERGED_PCSETUP_FAILED
 
     def destroy(self) -> None:
-        """Free the PETSc objects; after an error too."""
+        """Free the PETSc objects; after an error too.
+
+        A SNES resets the preconditioner of its KSP at its end, and with it the symbolic factorisation, which can take
+        as long as several numeric ones. So it is given another one before, unless the attempt may have left its own
+        half set; with bounds, it is of a part of the matrix.
+        """
+        if self._keeps_pc:
+            other = PETSc.PC().create(self._comm)
+            self._ksp.setPC(other)
+            other.destroy()
         for item in (self.snes, self._ksp, self._residual, self._x):
             item.destroy()
 

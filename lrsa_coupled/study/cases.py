@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections import Counter
 from typing import final
@@ -56,7 +57,7 @@ class CaseStudy:
         if case.trajectory is not None:
             raise ValueError(f"study is of samples that do not depend on each other, those of '{case.name}' are steps")
         self.case, self.config, self.comm = case, config, comm
-        self.study = Study(learning, card_of(case, config), comm)
+        self.study = Study(dataclasses.replace(learning, overhead=math.inf), card_of(case, config), comm)
         share(comm, lambda: configuration.save(config, self.study.folder))
         coarse = _coarse(case, config)
         self.coarse: list[InitialGuess] = [] if coarse is None else [coarse]

@@ -63,7 +63,7 @@ def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, tr
     """Solve some samples of a case and return what a study would cost and save. Collective."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = comm.bcast(temporary)
-        learning = Learning(folder, solves=trial, when="never", overhead=1.0)
+        learning = Learning(folder, solves=trial, when="never")
         study = CaseStudy(case, config, learning, comm)
         study.run()
         costs, errors = study.measured()

@@ -89,7 +89,7 @@ class Study:
 
     def __init__(self, learning: Learning, card: DataCard, comm: MPI.Comm) -> None:
         self.learning, self.comm = learning, comm
-        self.folder = Path(learning.folder)
+        self.folder = Path(learning.folder).resolve()  # a script may change its folder
         self.solving = self.spent = self.setup = self.saved = 0.0
         self.solves = 0
         self.model: LearnedGuess | None = None

@@ -29,6 +29,7 @@ from lrsa_coupled.study.cases import CaseStudy
 from lrsa_coupled.study.study import Learning
 
 COMM = MPI.COMM_WORLD
+pytestmark = pytest.mark.two_ranks
 
 
 @dataclass(frozen=True)

@@ -32,4 +32,4 @@ def test_smooth_fields_are_of_second_order() -> None:
 
 
 def test_few_points_are_enough() -> None:
-    assert MovingLeastSquares(np.zeros((1, 2)), np.full((1, 1), 3.0))(np.ones((2, 2))) == pytest.approx(3.0, abs=1e-6)
+    assert MovingLeastSquares(np.zeros((1, 2)), np.full((1, 1), 3.0))(np.ones((2, 2))) == pytest.approx(3.0, abs=1e-4)
