@@ -35,6 +35,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         for what, text in {
             "in": f"{_fields(case.schema.inputs)}; scalars: {', '.join(case.schema.scalars) or 'none'}",
             "out": _fields(case.schema.outputs),
+            "quantities": ", ".join(f"{q.name} [{q.unit}]" for q in case.quantities),
             "methods": ", ".join(methods),
             "options": ", ".join(f"{name} = {value}" for name, value in dataclasses.asdict(case.options).items()),
             "models": ", ".join("shipped" if model == "." else model for model in models),

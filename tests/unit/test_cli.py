@@ -141,6 +141,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     (line,) = (line for line in text.splitlines() if line.startswith("helmholtz:modes "))
     assert "lowest modes" in line and "darcy:correction " in text and "darcy:modes" not in text
     assert "methods: continuation-loose (default), continuation-tight, zero" in text and "models: shipped, high" in text
+    assert "quantities: kinetic_energy [rho U^2 L^2], dissipation" in text
 
 
 @needs_dolfinx
