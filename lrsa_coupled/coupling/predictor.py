@@ -160,7 +160,7 @@ class Predictor:
             except ValueError as caught:
                 error = caught
         raise_on_all_ranks(comm, error)
-        return torch.from_numpy(comm.scatter(parts))
+        return torch.from_numpy(comm.scatter(parts)).to(self.device)
 
     def _batch(self, array: Points) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
