@@ -135,7 +135,8 @@ def load_state(folder: Path, models: nn.ModuleDict, *, optimisers: Sequence[Opti
         for optimiser, entries in zip(optimisers, states, strict=True):
             _check_shapes(optimiser, entries)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise Damaged(f"{path}: of another version of this library ({error}): {REMEDY}") from error
+        text = " ".join(str(error).split())
+        raise Damaged(f"{path}: of another version of this library ({text}): {REMEDY}") from error
     for optimiser, entries in zip(optimisers, states, strict=True):
         optimiser.load_state_dict({"state": entries, "param_groups": optimiser.state_dict()["param_groups"]})
 
