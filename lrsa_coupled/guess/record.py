@@ -122,9 +122,14 @@ class Record:
             known.pop(choice, None)
 
     def forget_outdated(self, errors: Mapping[str, float], share: float) -> None:
-        """Forget what guesses have cost whose error is now below a share of that when they were first measured."""
+        """Forget what guesses have cost whose error is now below a share of that when they were first measured.
+
+        Not of the one that is the fastest even so.
+        """
+        best = min(self.logs, key=self.cost, default="")
         for choice in [name for name, error in self.errors.items() if errors.get(name, math.inf) < share * error]:
-            self.forget(choice)
+            if choice != best:
+                self.forget(choice)
 
     def covers(self, choice: str, budget: float) -> bool:
         """Return whether what guesses may still lose is enough for this one; a default that fails sets no limit."""
