@@ -42,7 +42,7 @@ energy = fem.form(psi * dx)
 rng = np.random.default_rng(seed)
 
 for number in range(num_solves):
-    traction.value = rng.uniform(-1.0, 1.0, 3) * (0.02, 0.006, 0.006)
+    traction.value = rng.uniform(-1.0, 1.0, 3) * (0.01, 0.003, 0.003)
     u.x.array[:] = 0.0
     problem.solve()
     assert problem.solver.getConvergedReason() > 0

@@ -6,8 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from lrsa_coupled.guess.interpolated import INTERPOLATED
 from lrsa_coupled.guess.record import DEFAULT
+from lrsa_coupled.guess.regression import NEAREST
 
+REFERENCES = (NEAREST, INTERPOLATED)
+"""Guesses whose errors say how well a model may do."""
 FIRST = 32
 """Samples of the first training; the next is at twice as many as the last."""
 
@@ -17,7 +21,7 @@ class Assumptions:
     """What is taken for granted until it is measured.
 
     Args:
-        first: Error of a first model relative to that of the best guess without learning.
+        first: Error of a first model relative to that of the nearest solution.
         doubled: Error of a model of twice as many samples relative to that of the last.
         inference: Time of a prediction, relative to a default solve.
         loading: Time until a model is in the solver's process, torch included [s].
@@ -27,7 +31,7 @@ class Assumptions:
         longest: Greatest time of a training [s].
     """
 
-    first: float = 0.4
+    first: float = 0.3
     doubled: float = 0.65
     inference: float = 0.05
     loading: float = 5.0
@@ -110,10 +114,9 @@ def expected_time(situation: Situation, costs: Mapping[str, float], learned: str
         gained, base = math.log(1.0 / found.doubled), known[learned]
     else:
         cheap = {name: cost for name, cost in known.items() if name != learned} or {DEFAULT: default}
-        base = min(cheap.values())
-        nearest = min((errors[name] for name in errors if name != learned), default=1.0)
-        used = errors.get(min(cheap, key=cheap.__getitem__), 1.0)
-        gained, base = math.log(used / (found.first * nearest)), base + found.inference * default
+        best = min(cheap, key=cheap.__getitem__)
+        model = found.first * next((errors[name] for name in REFERENCES if name in errors), 1.0)
+        gained, base = math.log(errors.get(best, 1.0) / model), cheap[best] + found.inference * default
     return max(base - _rate(known, errors) * gained, 0.1 * default)
 
 

@@ -7,6 +7,9 @@ import dataclasses
 import pytest
 
 pytest.importorskip("mpi4py", reason="the coupling needs MPI")
+from mpi4py import MPI
+
+pytest.importorskip("dolfinx", reason="the study needs DOLFINx")
 
 from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.study.economy import ASSUMPTIONS, Situation, decide, worth_loading
@@ -35,6 +38,10 @@ def test_a_long_study_trains_for_a_share_of_what_is_left() -> None:
         ({"costs": {DEFAULT: 1.7, "nearest": 1.69}}, "not expected to pay"),
         ({"costs": {DEFAULT: 1.7, "nearest": 2.5}}, "not expected to pay"),
         ({"costs": {}}, "no solve has been measured"),
+        (
+            {"costs": {**HEAT.costs, "regression": 1.2}, "errors": {**HEAT.errors, "regression": 0.01}},
+            "not expected to pay",
+        ),
     ],
 )
 def test_else_it_does_not_and_says_why(changes: dict[str, object], why: str) -> None:
