@@ -6,11 +6,12 @@ digests that fit say nothing about them. All reading of HDF5 goes through this m
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -21,6 +22,7 @@ from lrsa_coupled.reading import Damaged, open_regular
 MOST_ATTRIBUTE = 1 << 20
 """Bytes of an attribute; a text of any length is a reference of a few."""
 
+HEAP = b"GCOL\1\0\0\0"
 ERRORS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError, MemoryError)
 """What h5py raises for a file that is none of HDF5, or that holds something else; an OSError without number, too."""
 
@@ -42,8 +44,30 @@ def structure(where: str) -> Iterator[None]:
 
 def open_file(path: Path) -> h5py.File:
     """Open a file for reading, without a lock; what it holds is read by the functions below."""
-    with open_regular(path), structure(str(path)):
+    with open_regular(path) as stream, structure(str(path)):
+        _check_heaps(stream)
         return h5py.File(path, "r", locking=False)
+
+
+def _check_heaps(stream: BinaryIO) -> None:
+    """Raise ValueError for a heap of texts in which an object takes no room: HDF5 would read it for ever.
+
+    Source: HDF5 file format specification 3.0, III.E, global heap.
+    """
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        place = raw.find(HEAP)
+        while place >= 0:
+            end, at = place + int.from_bytes(raw[place + 8 : place + 16], "little"), place + 16
+            while at + 16 <= end:
+                index, size = (
+                    int.from_bytes(raw[at : at + 2], "little"),
+                    int.from_bytes(raw[at + 8 : at + 16], "little"),
+                )
+                step = 16 + 8 * -(-size // 8) if index else size
+                if step < 16 or at + step > min(end, len(raw)):
+                    raise ValueError("expected a heap of objects one after the other")
+                at += step
+            place = raw.find(HEAP, place + 8)
 
 
 def child(group: h5py.Group, path: str) -> h5py.Group | h5py.Dataset:
