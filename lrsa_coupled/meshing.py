@@ -10,7 +10,7 @@ from dolfinx.io import gmsh as gmsh_io
 from dolfinx.mesh import Mesh
 
 from lrsa_coupled.interfaces import NumericalError
-from lrsa_coupled.mpi import collective_errors
+from lrsa_coupled.mpi import collective_errors, rearm_signals
 
 
 def gmsh_mesh(comm: MPI.Comm, draw: Callable[[ModuleType], None], dim: int) -> Mesh:
@@ -41,6 +41,7 @@ def gmsh_mesh(comm: MPI.Comm, draw: Callable[[ModuleType], None], dim: int) -> M
 
 def _generate(gmsh: ModuleType, draw: Callable[[ModuleType], None], dim: int) -> None:
     gmsh.initialize(interruptible=False)
+    rearm_signals()
     gmsh.option.setNumber("General.Terminal", 0)
     gmsh.option.setNumber("General.NumThreads", 1)
     draw(gmsh)

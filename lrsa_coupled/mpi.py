@@ -10,9 +10,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from threading import Thread, current_thread, main_thread
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from lrsa_coupled.traces import notes, own_trace
 
@@ -53,12 +55,23 @@ def world() -> MPI.Intracomm:
 
 @dataclass(frozen=True)
 class _Left:
-    """What a rank contributes to a reduction of the others after it has left their block by an error."""
+    """What a rank contributes to a reduction of the others after it has left their block by an error.
 
+    ``is_echo``: of an error that began on another rank.
+    """
+
+    is_echo: bool
     rank: int
     kind: str
-    text: str
+    args: tuple[Any, ...]
     notes: tuple[str, ...]
+
+
+class OutOfReach(BaseException):
+    """Raised from an error on one rank of which the others do not hear: they wait for this rank, perhaps for ever.
+
+    Not an ``Exception``: who handles an error that all ranks have must not go on alone.
+    """
 
 
 _copies: list[MPI.Comm] = []
@@ -89,7 +102,7 @@ def allreduce[T](comm: MPI.Comm, value: T, op: Callable[[T, T], T]) -> T:
         return value
     result = own_copy(comm).allreduce(value, op=lambda one, two: _first_left(one, two) or op(one, two))
     if isinstance(result, _Left):
-        raise _noted(_rebuilt(result))
+        raise _noted(_rebuilt(result), own_copy(comm), is_echo=True)
     return result
 
 
@@ -103,18 +116,20 @@ def agree(comm: MPI.Comm) -> None:
 
 @final
 class collective_errors:  # noqa: N801 - used as a function, in with statements
-    """Run a block such that an exception on one rank is raised on all.
+    """Run a block such that an exception on one rank, an interrupt too, is raised on all.
 
     Collective: at the end, and in calls of ``allreduce`` and ``agree`` inside, by which the other ranks hear of the
-    error: one must stand before any other collective call inside, after what may fail on one rank.
+    error: one should stand before any other collective call inside, after what may fail on one rank. Ranks that are in
+    another collective call, of PETSc say, cannot be reached: ``patience`` bounds the time to wait for them.
 
     Not a generator: an exception thrown into one that raises another would refer to itself by its frames, and with it a
     user's PETSc objects would live on one rank until Python collects its cycles.
 
     Raises:
-        Exception: That of the lowest rank that has one: on the others of the same built-in type and text, RuntimeError
-            where the type is not built in; its notes, and its traceback in a user's case, are notes there. An error
-            that all ranks have had passes further blocks as it is.
+        BaseException: That of the lowest rank that has one: on the others of the same built-in type and text,
+            RuntimeError where the type is not built in; its notes, and its traceback in a user's case, are notes there.
+            An error that all ranks have passes further blocks as it is.
+        OutOfReach: From an error of which the others have not heard in time.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -128,12 +143,29 @@ class collective_errors:  # noqa: N801 - used as a function, in with statements
         comm = self._comm
         if error is None:
             agree(comm)
-        elif isinstance(error, Exception) and comm.size > 1 and not _is_on_all_ranks(error):
-            left = _Left(comm.rank, *_describe(error), (*notes(error), own_trace(error)))
-            first = comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one)
+        elif comm.size > 1 and not _passes(error, comm):
+            first = _announce(comm, error)
+            if first is None:
+                raise OutOfReach("the other ranks are in a collective call and do not hear of an error") from error
             if first.rank != comm.rank:
-                raise _noted(_rebuilt(first)) from error
-            _noted(error)
+                raise _noted(_rebuilt(first), comm, is_echo=True) from error
+            _noted(error, comm, is_echo=is_echo(error))
+
+
+@contextmanager
+def patience(seconds: float) -> Iterator[None]:
+    """Let errors wait so long in ``collective_errors`` for the other ranks, instead of ``PATIENCE`` [s]."""
+    before, _patience[0] = _patience[0], seconds
+    try:
+        yield
+    finally:
+        _patience[0] = before
+
+
+def is_echo(error: BaseException) -> bool:
+    """Whether an error began on another rank, which can report it with its traceback."""
+    known = _find(error)
+    return known is not None and known.is_echo
 
 
 def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
@@ -146,42 +178,92 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
             raise error
 
 
+PATIENCE = 300.0
+"""Time that a rank with an error waits for the others to come, in a user's script [s]: they may be at work."""
+
+_patience = [PATIENCE]
+
+
 _blocks = [0]
 """Number of blocks of ``collective_errors`` begun so far."""
 
-_MARK = "_lrsa_on_all_ranks"
-"""Attribute of an exception that all ranks are raising: the number of the last block begun by then.
+_MARK = "_lrsa_known"
+"""Attribute of an exception that several ranks are raising, a ``_Known``.
 
 It is on the exception, as a list of such exceptions would keep what their frames refer to: a user's problem.
 """
 
 
-def _is_on_all_ranks(error: BaseException | None) -> bool:
-    """Whether all ranks have had an error, or the one that caused it: PETSc raises its own for one in a callback."""
-    while error is not None and getattr(error, _MARK, None) != _blocks[0]:
+@dataclass(frozen=True)
+class _Known:
+    """The ranks that have an error, whether it began on another one, and the last block begun by then."""
+
+    comm: MPI.Comm
+    is_echo: bool
+    block: int
+
+
+def _find(error: BaseException | None) -> _Known | None:
+    """Return what is known of an error, or the one that caused it: PETSc raises its own for one in a callback."""
+    while error is not None:
+        known = getattr(error, _MARK, None)
+        if isinstance(known, _Known):
+            return known
         error = error.__cause__
-    return error is not None
+    return None
+
+
+def _passes(error: BaseException, comm: MPI.Comm) -> bool:
+    """Whether all ranks of ``comm`` have an error already, or cannot be reached."""
+    from mpi4py import MPI
+
+    if isinstance(error, OutOfReach):
+        return True
+    known = _find(error)
+    if known is None or known.block != _blocks[0]:
+        return False
+    having, asked = known.comm.Get_group(), comm.Get_group()
+    return MPI.Group.Intersection(having, asked).size == asked.size
+
+
+def _announce(comm: MPI.Comm, error: BaseException) -> _Left | None:
+    """Return the first of the errors by which ranks have left a block; None where the others do not come in time.
+
+    The rank on which it began goes first.
+    """
+    left = _Left(is_echo(error), comm.rank, *_describe(error), (*notes(error), own_trace(error)))
+    found: list[_Left] = []
+
+    def reduce() -> None:
+        found.append(comm.allreduce(left, op=lambda one, two: _first_left(one, two) or one))
+
+    waiting = Thread(target=reduce, daemon=True)  # the others are in a call that has no version with a limit of time
+    waiting.start()
+    waiting.join(_patience[0] * (1.5 if left.is_echo else 1.0))
+    return found[0] if found else None
 
 
 def _first_left(one: object, two: object) -> _Left | None:
-    """Return the one of the lowest rank."""
-    return min((each for each in (one, two) if isinstance(each, _Left)), key=lambda left: left.rank, default=None)
+    """Return the one of the lowest rank, before all that are echoes."""
+    left = (each for each in (one, two) if isinstance(each, _Left))
+    return min(left, key=lambda each: (each.is_echo, each.rank), default=None)
 
 
-def _rebuilt(left: _Left) -> Exception:
+def _rebuilt(left: _Left) -> BaseException:
     from lrsa_coupled.interfaces import NumericalError
 
-    kind = (vars(builtins) | {"NumericalError": NumericalError}).get(left.kind)
-    known = (NumericalError, ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError)
-    error = kind(left.text) if isinstance(kind, type) and issubclass(kind, known) else None
-    error = error or RuntimeError(f"{left.kind}: {left.text}")
+    kind = NumericalError if left.kind == NumericalError.__name__ else vars(builtins).get(left.kind)
+    known = (ValueError, TypeError, OSError, ArithmeticError, MemoryError, RuntimeError, KeyboardInterrupt, SystemExit)
+    error: BaseException = RuntimeError(f"{left.kind}: {' '.join(map(str, left.args))}")
+    if isinstance(kind, type) and issubclass(kind, (NumericalError, *known)):
+        error = kind(*left.args)
     for note in filter(None, left.notes):
         error.add_note(note)
     return error
 
 
-def _noted(error: Exception) -> Exception:
-    setattr(error, _MARK, _blocks[0])
+def _noted[E: BaseException](error: E, comm: MPI.Comm, *, is_echo: bool) -> E:
+    setattr(error, _MARK, _Known(comm, is_echo, _blocks[0]))
     return error
 
 
@@ -216,62 +298,48 @@ def failed_ranks(comm: MPI.Comm, failed: bool, *, patience: float) -> list[int] 
 
 
 @final
-class SharedCounter:
-    """Counts from 0 for all ranks, each number once, without waiting for other ranks. Making it is collective.
-
-    Its window is locked once: a lock for each number would wait for the next MPI call of rank 0. The atomic
-    fetch-and-add does not, where the network has atomics.
-    """
-
-    def __init__(self, comm: MPI.Intracomm) -> None:
-        from mpi4py import MPI
-
-        self._window = MPI.Win.Allocate(8 if comm.rank == 0 else 0, disp_unit=8, comm=comm)
-        if comm.rank == 0:
-            self._window.tomemory()[:] = bytes(8)
-        comm.Barrier()
-        self._window.Lock_all(MPI.MODE_NOCHECK)
-        comm.Barrier()
-
-    def take(self) -> int:
-        """Return the next number. Collective: no."""
-        import numpy as np
-        from mpi4py import MPI
-
-        one, taken = np.ones(1, dtype=np.int64), np.empty(1, dtype=np.int64)
-        self._window.Fetch_and_op(one, taken, 0, op=MPI.SUM)
-        self._window.Flush(0)
-        return int(taken[0])
-
-    def free(self) -> None:
-        """Free the window. Collective."""
-        self._window.Unlock_all()
-        self._window.Free()
-
-
-@final
 class StopSignals:
     """Notes SIGTERM and SIGUSR1, the warnings of batch systems, instead of ending the process; for the main thread.
 
-    Attributes:
-        name: Name of the signal that has come, empty before.
+    One inside another knows what has come before.
     """
 
+    _came: ClassVar[list[str]] = []
+    _depth: ClassVar[int] = 0
+
     def __init__(self) -> None:
-        self.name = ""
         self._before: dict[signal.Signals, Any] = {}
 
+    @property
+    def name(self) -> str:
+        """Name of the signal that has come, empty before."""
+        rearm_signals()
+        return self._came[0] if self._came else ""
+
     def __enter__(self) -> StopSignals:
+        StopSignals._depth += 1
         for number in (signal.SIGTERM, signal.SIGUSR1):
             self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:
+        StopSignals._depth -= 1
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by a library
+        if not self._depth:
+            self._came.clear()
 
     def _note(self, number: int, frame: object) -> None:
-        self.name = signal.Signals(number).name
+        self._came.append(signal.Signals(number).name)
+
+
+def rearm_signals() -> None:
+    """Install Python's handlers of signals again, which a library such as gmsh replaces when it starts."""
+    if current_thread() is main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            handler = signal.getsignal(number)
+            if handler is not None:
+                signal.signal(number, handler)
 
 
 def _placement() -> tuple[int, int]:
@@ -303,7 +371,9 @@ def _wait(request: MPI.Request, seconds: float = float("inf")) -> bool:
     return True
 
 
-def _describe(error: Exception | None) -> tuple[str, str]:
+def _describe(error: BaseException) -> tuple[str, tuple[Any, ...]]:
+    kind = type(error)
     if isinstance(error, OSError) and error.strerror is not None:
-        return type(error).__name__, f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return type(error).__name__, str(error)
+        return kind.__name__, (f"{error.strerror}: {error.filename}" if error.filename else error.strerror,)
+    simple = kind.__module__ == "builtins" and all(isinstance(each, str | bytes | int | float) for each in error.args)
+    return kind.__name__, error.args if simple else (str(error),)

@@ -11,7 +11,7 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
-from lrsa_coupled.coupling.failures import reason_of
+from lrsa_coupled.coupling.failures import failure_of
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
@@ -109,11 +109,10 @@ class LinearSolver(SequenceSolver):
         """Return the name of the converged reason or the number of PETSc's error, and whether the KSP converged."""
         limit = self._max_iterations if self._reuse is None else min(self._max_iterations, self._reuse.limit)
         self.ksp.setTolerances(max_it=limit)
-        try:
-            with default_options(PREFIX, self._defaults):  # the factorisation reads its own at the first use
-                self.ksp.solve(self.residual, self.correction)
-        except PETSc.Error as error:
-            return reason_of(error), False
+        with default_options(PREFIX, self._defaults):  # the factorisation reads its own at the first use
+            failure = failure_of(self.problem.mesh.comm, lambda: self.ksp.solve(self.residual, self.correction))
+        if failure is not None:
+            return failure, False
         number = self.ksp.getConvergedReason()
         return reason_name(PETSc.KSP.ConvergedReason, number), number > 0
 

@@ -16,7 +16,7 @@ from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.failures import reason_of
+from lrsa_coupled.coupling.failures import failure_of
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.coupling.residual import energy
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
@@ -99,13 +99,10 @@ class NewtonSolver(SequenceSolver):
             modes = self._modes(self.problem.solution)
             self._nonlinear.A.setNearNullSpace(modes)
             modes.destroy()
-        try:
-            with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
-                self._nonlinear.solve()
-            reason = reason_name(PETSc.SNES.ConvergedReason, self.snes.getConvergedReason())
-            converged = self.snes.getConvergedReason() > 0
-        except PETSc.Error as error:
-            reason, converged = reason_of(error), False
+        with default_options(self._prefix, self._defaults):  # the factorisation reads its own at the first use
+            failure = failure_of(self.problem.mesh.comm, self._nonlinear.solve)
+        reason = failure or reason_name(PETSc.SNES.ConvergedReason, self.snes.getConvergedReason())
+        converged = failure is None and self.snes.getConvergedReason() > 0
         return SolveResult(
             converged, reason, "" if converged else advice(reason), self.snes.getIterationNumber(),
             self.snes.getFunctionNorm(), {"solve": time.perf_counter() - started},

@@ -9,7 +9,7 @@ from mpi4py import MPI
 from dolfinx.mesh import Mesh
 
 from lrsa_coupled.interfaces import Case, Described, Features, Solver, SolveResult, Unknown
-from lrsa_coupled.mpi import allreduce, collective_errors
+from lrsa_coupled.mpi import agree, allreduce, collective_errors, rearm_signals
 
 RTOL = 1e-9
 """Difference of scalars between ranks that may be rounding, relative to the largest of them."""
@@ -25,6 +25,8 @@ def expect[T](value: T, kind: type, what: str) -> T:
 def problem_of[P: Unknown](case: Case[P], comm: MPI.Comm, parameters: Any, resolution: int) -> P:
     """Mesh and set up a problem of a case; TypeError when it returns something else. Collective."""
     mesh = expect(case.mesh(comm, parameters, resolution), Mesh, f"mesh() of '{case.name}'")
+    rearm_signals()  # a mesher may have replaced them
+    agree(comm)
     return expect(case.problem(mesh, parameters), Unknown, f"problem() of '{case.name}'")
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.interfaces import NumericalError
+from lrsa_coupled.mpi import collective_errors
 
 NUMERICAL = frozenset({71, 72, 81, 82, 91})
 """Numbers of PETSc's errors: zero pivot of LU, not a number, zero pivot of Cholesky, a solver that did not converge."""
@@ -52,3 +55,34 @@ def reason_of(error: PETSc.Error) -> str:
         finally:
             del found, error  # or the exception would refer to itself
     return f"PETSc error {found.ierr}" if isinstance(found, PETSc.Error) else str(found)
+
+
+def failure_of(comm: MPI.Comm, solve: Callable[[], object]) -> str | None:
+    """Call a solve of PETSc; return the numerical reason by which it failed on any rank, None without one. Collective.
+
+    Raises:
+        BaseException: What a callback has raised, and any error that is not numerical; see ``collective_errors``.
+    """
+    try:
+        with collective_errors(comm):
+            try:
+                solve()
+            except PETSc.Error as error:
+                raise NumericalError(reason_of(error)) from error
+    except NumericalError as error:
+        return str(error)
+    return None
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Raise what a callback of PETSc has raised that is no ``Exception``, such as Ctrl-C, instead of PETSc's error."""
+    interrupt: BaseException | None = None
+    try:
+        yield
+    except PETSc.Error as error:
+        interrupt = cause(error)
+        if isinstance(interrupt, Exception):
+            raise
+    if interrupt is not None:
+        raise interrupt

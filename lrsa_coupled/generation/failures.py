@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mpi4py import MPI
@@ -11,12 +13,12 @@ from mpi4py import MPI
 from lrsa_coupled.coupling.failures import is_numerical
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.interfaces import Case
+from lrsa_coupled.interfaces import Case, NumericalError
 from lrsa_coupled.mpi import allreduce, collective_errors
 
 REMEDY = "draw from the generator given to sample() alone"
 
-__all__ = ["check_draw", "is_numerical", "parameters_text", "same_on_all_ranks"]
+__all__ = ["check_draw", "is_numerical", "numerical_failures", "parameters_text", "same_on_all_ranks"]
 
 
 def check_draw(case: Case, seed: int, comm: MPI.Comm) -> None:
@@ -45,3 +47,19 @@ def same_on_all_ranks(comm: MPI.Comm, text: str, *, what: str) -> None:
     ends = allreduce(comm, (mark, mark), lambda one, two: (min(one[0], two[0]), max(one[1], two[1])))
     if ends[0] != ends[1]:
         raise ValueError(f"{what} must be the same on all ranks, it differs: {REMEDY}")
+
+
+@contextmanager
+def numerical_failures(comm: MPI.Comm, what: str) -> Iterator[None]:
+    """Raise each failure of a sample on one rank as a NumericalError on all, any other error as ``collective_errors``.
+
+    Collective. A mistake has the note that it is in ``what``.
+    """
+    with collective_errors(comm):
+        try:
+            yield
+        except Exception as error:
+            if is_numerical(error):
+                raise NumericalError(f"{type(error).__name__}: {error}".splitlines()[0]) from error
+            error.add_note(f"in {what}")
+            raise

@@ -21,6 +21,7 @@ from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Shares
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.data.writer import DAMAGED, ShardWriter, drop_failed, repair, tidy
+from lrsa_coupled.generation.counter import SharedCounter
 from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver
@@ -29,7 +30,7 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.interfaces import Case, InitialGuess
 from lrsa_coupled.logs import progress
-from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
+from lrsa_coupled.mpi import StopSignals, allreduce, collective_errors, share
 from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import CARD
 
@@ -66,9 +67,9 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
     """Make the samples that ``folder`` lacks, after putting it in order.
 
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
-    a mesh distributed over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 ends the run
-    after the current ones. Several jobs may run at once, on any number of machines that share the folder: each takes
-    samples that no other has begun with, at the end also those that another has begun with and not finished.
+    a mesh distributed over them. A sample is on disk before the next one is taken; SIGTERM or SIGUSR1 on any rank ends
+    the run after the current ones. Several jobs may run at once, on any number of machines that share the folder: each
+    takes samples that no other has begun with, at the end also those that another has begun with and not finished.
 
     With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and begin with the
     nearest sample of the generations before: that depends on the index alone, not on ranks, order or restarts. Where a
@@ -83,28 +84,30 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
         ValueError: For settings that do not go with each other or with the case, a folder that holds another data
             set, or a case that draws different samples on different ranks; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
+        BaseException: Whatever a function of the case raises, unless it is a numerical failure, which is recorded with
+            the sample; see ``mpi.collective_errors``.
     """
     started = time.perf_counter()
     _check(case, config, comm.size)
-    check_draw(case, config.problem.training_seed, comm)
-    share(comm, lambda: _create(case, config, folder, accept_changed_case))
-    with collective_errors(comm):
-        damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
-    damages = [damage for part in comm.allgather(damages) for damage in part]
-    settings, seed = config.generate, config.problem.training_seed
-    missing = share(comm, lambda: _put_in_order(folder, damages, settings, retry_failed))
-    generations = share(comm, lambda: plan(case, settings, missing, seed=seed))
-    worker = _Worker(case, config, folder, comm)
-    longest, stopped = 0.0, ""
     with StopSignals() as stop:
+        check_draw(case, config.problem.training_seed, comm)
+        share(comm, lambda: _create(case, config, folder, accept_changed_case))
+        with collective_errors(comm):
+            damages = store.DataStore(folder, tolerant=True).verify(comm.rank, comm.size)
+        damages = [damage for part in comm.allgather(damages) for damage in part]
+        settings, seed = config.generate, config.problem.training_seed
+        missing = share(comm, lambda: _put_in_order(folder, damages, settings, retry_failed))
+        generations = share(comm, lambda: plan(case, settings, missing, seed=seed))
+        worker = _Worker(case, config, folder, comm)
+        longest, stopped = 0.0, ""
         for generation in generations:
             longest += worker.run(generation, stop)
             stopped = max(comm.allgather(stop.name))
             if stopped:
                 break
-    made, busy, useful = (comm.allreduce(value) for value in (worker.made, worker.busy, worker.useful))
-    worker.free()
-    samples, solved, failed = share(comm, lambda: _finish(folder, config.generate.samples_per_shard))
+        made, busy, useful = (comm.allreduce(value) for value in (worker.made, worker.busy, worker.useful))
+        worker.free()
+        samples, solved, failed = share(comm, lambda: _finish(folder, config.generate.samples_per_shard))
     return GenerateSummary(
         samples, solved, failed, made, time.perf_counter() - started,
         idle=1.0 - busy / (comm.size * longest) if made else 0.0,
@@ -146,10 +149,9 @@ class _Worker:
 
     def _take_all(self, chains: tuple[Chain, ...], first: int, *, stop: StopSignals, shared: bool) -> int:
         """Take chains, ``shared`` ones only if no other job has begun with them; return how many it has. Collective."""
-        queue = _Queue(self.group, SharedCounter(self.comm), chains, self.shares if shared else None)
-        with collective_errors(self.comm):
+        with SharedCounter(self.comm) as counter:
+            queue = _Queue(self.group, counter, chains, self.shares if shared else None)
             self._take(queue, self._guesses(first), stop)
-        queue.counter.free()
         return self.comm.allreduce(queue.left_out)
 
     def _take(self, queue: _Queue, guesses: list[InitialGuess], stop: StopSignals) -> None:
@@ -162,6 +164,8 @@ class _Worker:
                 for _ in self._solve(chains[place], guesses, stop):
                     bar.update()
                 place = queue.next()
+            if place < len(chains):
+                queue.counter.stop()  # by a signal that the other groups may not have seen
             self.writer.close()
             self.finished = time.perf_counter()
             if not stop.name:
@@ -175,16 +179,17 @@ class _Worker:
             if record is not None:
                 self.useful += record.seconds
             if index in chain.missing:
-                if record is not None:
-                    self.writer.add(record)
-                    self.made += 1
+                with collective_errors(self.group):
+                    if record is not None:
+                        self.writer.add(record)
+                        self.made += 1
                 yield index
             if self._stopped(stop):
                 return
 
     def _stopped(self, stop: StopSignals) -> bool:
         """Return whether a rank of the group has seen a signal, the same on all of them."""
-        return self.group.allreduce(bool(stop.name), op=MPI.LOR)
+        return allreduce(self.group, bool(stop.name), max)
 
     def _guesses(self, first: int) -> list[InitialGuess]:
         """Return the guesses of a generation whose samples may use those below ``first``."""

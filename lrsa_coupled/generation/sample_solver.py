@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -12,15 +13,16 @@ from mpi4py import MPI
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.contract import problem_of, solver_of
 from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.data.format import SampleRecord
-from lrsa_coupled.generation.failures import is_numerical, parameters_text, same_on_all_ranks
+from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.generation.failures import numerical_failures, parameters_text, same_on_all_ranks
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.previous import PreviousGuess, ZeroGuess
 from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
-from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, Problem, Reuse, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, NumericalError, Problem, Reuse, Solver, SolveResult
+from lrsa_coupled.mpi import agree, allreduce, collective_errors
 
 
 @final
@@ -54,24 +56,31 @@ class SampleSolver:
         ``guesses`` are those of a sample for which nothing is reused. Any other exception goes on, see ``failures.py``;
         ValueError, on all ranks, when they draw different samples.
         """
-        started, arrays = time.perf_counter(), None
-        parameters = sample_parameters(self.case, self._seed, index)
-        text = parameters_text(parameters)
-        same_on_all_ranks(self.comm, text, what=f"sample {index} of '{self.case.name}'")
-        try:
-            problem = self._set_up(parameters)
-            result = self._solve(problem, guesses)
-            seconds = time.perf_counter() - started
-            arrays = self._gatherer_of(problem)(problem) if result.converged else None
-        except Exception as error:
-            if not is_numerical(error):
-                error.add_note(f"in sample {index} of '{self.case.name}'")
-                raise
-            result = SolveResult(False, f"{type(error).__name__}: {error}".splitlines()[0], "", 0, float("nan"))
-            seconds = time.perf_counter() - started
+        started, what = time.perf_counter(), f"sample {index} of '{self.case.name}'"
+        with collective_errors(self.comm):
+            parameters = sample_parameters(self.case, self._seed, index)
+            text = parameters_text(parameters)
+            same_on_all_ranks(self.comm, text, what=what)
+        result, arrays, ended = self._outcome(parameters, guesses, what)
+        seconds = ended - started
         status = "ok" if result.converged else "failed"
         record = SampleRecord(index, status, result.reason, text, result.iterations, result.residual, seconds, arrays)
         return record if self.comm.rank == 0 else None
+
+    def _outcome(
+        self, parameters: object, guesses: Sequence[InitialGuess], what: str
+    ) -> tuple[SolveResult, SampleArrays | None, float]:
+        """Return the result of a sample, of a solved one the arrays on rank 0, and the time at which it was solved."""
+        try:
+            with numerical_failures(self.comm, what):
+                problem = self._set_up(parameters)
+                result = self._solve(problem, guesses)
+                ended = time.perf_counter()
+                solved = allreduce(self.comm, result.converged, min)  # as all ranks see it
+                arrays = self._gatherer_of(problem)(problem) if solved else None
+                return dataclasses.replace(result, converged=solved), arrays, ended
+        except NumericalError as error:
+            return SolveResult(False, str(error), "", 0, float("nan")), None, time.perf_counter()
 
     def _set_up(self, parameters: object) -> Problem:
         fixed = self.case.fixed_mesh
@@ -83,6 +92,7 @@ class SampleSolver:
 
     def _solve(self, problem: Problem, guesses: Sequence[InitialGuess]) -> SolveResult:
         case, settings = self.case, self.settings
+        agree(self.comm)
         atol = case.rtol * reference_norm(problem)
         if case.fixed_mesh is not None and settings.reuse != "nothing":
             solver = self._next(case.fixed_mesh, problem, atol)

@@ -14,6 +14,7 @@ from typing import final
 import numpy as np
 from mpi4py import MPI
 
+from lrsa_coupled.coupling.failures import interrupts
 from lrsa_coupled.guess.acceptance import Acceptance
 from lrsa_coupled.guess.monitor import Limits, Monitor
 from lrsa_coupled.guess.policy import Choice, Decision, Policy
@@ -92,11 +93,14 @@ class GuardedSolver(SequenceSolver):
         self.target.destroy()
 
     def _attempt(self, choice: Choice, started: float) -> _Attempt:
-        """Solve from a guess; where the target stands in a user's program, nothing that goes wrong leaves this."""
+        """Solve from a guess; where the target stands in a user's program, nothing that goes wrong leaves this.
+
+        But an interrupt does, and ``mpi.OutOfReach``.
+        """
         attempt, target = _Attempt(), self.target
         quiet = warnings.catch_warnings(action="ignore") if target.in_script else nullcontext()
         try:
-            with quiet, collective_errors(target.problem.mesh.comm):
+            with quiet, collective_errors(target.problem.mesh.comm), interrupts():
                 self._try(attempt, choice, started)
         except Exception as error:
             if not target.in_script:

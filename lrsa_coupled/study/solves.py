@@ -23,13 +23,14 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.quantities import Quantities, Quantity
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.files import append_line, flush, process_name
-from lrsa_coupled.generation.failures import is_numerical
+from lrsa_coupled.generation.counter import SharedCounter
+from lrsa_coupled.generation.failures import numerical_failures
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.target import CaseTarget
-from lrsa_coupled.interfaces import Case
+from lrsa_coupled.interfaces import Case, NumericalError
 from lrsa_coupled.logs import progress
-from lrsa_coupled.mpi import SharedCounter, StopSignals, collective_errors, share
+from lrsa_coupled.mpi import StopSignals, share
 from lrsa_coupled.reading import Damaged, open_regular
 
 FOLDER = "solves"
@@ -89,8 +90,8 @@ class Solves:
         self.asked |= {*asks}
         missing = sorted({each for each in asks if each not in self.answers}, key=_expensive_first)
         if missing:
-            counter, made, signal = SharedCounter(self.comm), [], ""
-            with StopSignals() as stop, collective_errors(self.comm):
+            made, signal = [], ""
+            with StopSignals() as stop, SharedCounter(self.comm) as counter:
                 with progress(description="solves", unit="solve", total=len(missing), delay=1.0) as bar:
                     place = self._next(counter)
                     while place < len(missing) and not self._group.allreduce(bool(stop.name), op=MPI.LOR):
@@ -98,7 +99,6 @@ class Solves:
                         made.append(self._solve(missing[place]))
                         place = self._next(counter)
                 signal = stop.name
-            counter.free()
             for part in self.comm.allgather(made if self._group.rank == 0 else []):
                 self.answers |= {answer.ask: answer for answer in part}
             if name := max(self.comm.allgather(signal)):
@@ -137,13 +137,12 @@ class Solver:
     def solve(self, parameters: Any, quantities: Sequence[Quantity]) -> tuple[dict[str, float] | None, str]:
         """Return the quantities, or None and why the solve has failed. Collective."""
         try:
-            problem = self._set_up(parameters)
-            target = CaseTarget(self.case, problem, self.case.rtol * reference_norm(problem))
-            result = GuardedSolver([], target, self.policy).solve()
-        except Exception as error:
-            if not is_numerical(error):
-                raise
-            return None, f"{type(error).__name__}: {error}".splitlines()[0]
+            with numerical_failures(self.comm, f"a solve of '{self.case.name}'"):
+                problem = self._set_up(parameters)
+                target = CaseTarget(self.case, problem, self.case.rtol * reference_norm(problem))
+                result = GuardedSolver([], target, self.policy).solve()
+        except NumericalError as error:
+            return None, str(error)
         if not result.converged:
             return None, result.reason
         if self.case.fixed_mesh is None or self._quantities is None:

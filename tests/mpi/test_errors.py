@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
 import subprocess
 import sys
 import weakref
@@ -14,6 +16,7 @@ import pytest
 from mpi4py import MPI
 
 from lrsa_coupled import mpi
+from lrsa_coupled.interfaces import NumericalError
 
 
 class OwnError(Exception):
@@ -61,6 +64,57 @@ def test_error_of_an_unknown_type(comm: MPI.Intracomm) -> None:
     with pytest.raises(OwnError if comm.rank == 0 else RuntimeError, match="3: text"), mpi.collective_errors(comm):
         if comm.rank == 0:
             raise OwnError(3, "text")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), NumericalError("not a number")])
+def test_interrupts_and_numerical_errors_are_the_same_on_all_ranks(comm: MPI.Intracomm, error: BaseException) -> None:
+    last = comm.size - 1
+    with pytest.raises(type(error)) as caught, mpi.collective_errors(comm):
+        if comm.rank == last:
+            raise error
+    assert caught.value.args == error.args and mpi.is_echo(caught.value) == (comm.rank != last)
+
+
+def test_the_rank_on_which_it_began_goes_before_echoes(comm: MPI.Intracomm) -> None:
+    """Ranks that share a sample raise the error of one of them, which need not be the first; then all others do."""
+    pair = comm.Split(min(comm.rank, 1), comm.rank)  # rank 0 alone, the others together
+    both = mpi.collective_errors(comm), mpi.collective_errors(pair)
+    with pytest.raises(ValueError, match="began here") as caught, both[0], both[1]:
+        if comm.rank == comm.size - 1:
+            raise ValueError("began here")
+    assert mpi.is_echo(caught.value) == (comm.rank != comm.size - 1)
+    pair.Free()
+
+
+def test_an_error_that_others_do_not_come_to_hear_of_goes_on_alone(comm: MPI.Intracomm) -> None:
+    """The others are in a call that only the rank with the error could end."""
+    if comm.size == 1:
+        pytest.skip("needs other ranks")
+    last = comm.size - 1
+    both = mpi.collective_errors(comm), mpi.collective_errors(comm)
+    with pytest.raises((ValueError, mpi.OutOfReach)) as caught, mpi.patience(0.2), both[0], both[1]:
+        if comm.rank == last:
+            raise ValueError("alone")
+        comm.recv(source=last)
+    assert isinstance(caught.value, mpi.OutOfReach) == (comm.rank == last)
+    assert "alone" in str(caught.value.__cause__ if comm.rank == last else caught.value)
+    for rank in range(last if comm.rank == last else 0):
+        comm.send("go on", dest=rank)
+    comm.Barrier()
+
+
+def test_a_signal_is_noted_whatever_a_library_does_to_its_handler() -> None:
+    with mpi.StopSignals() as outer:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert outer.name == "SIGUSR1"
+        with mpi.StopSignals() as inner:
+            assert inner.name == "SIGUSR1"
+    with mpi.StopSignals() as stop:
+        assert stop.name == ""
+        ctypes.CDLL(None).signal(signal.SIGTERM, 0)
+        mpi.rearm_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.name == "SIGTERM"
 
 
 def test_share(comm: MPI.Intracomm) -> None:

@@ -20,9 +20,9 @@ from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import Config, GenerateConfig, GuessConfig, ProblemConfig
 from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.counter import SharedCounter
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.interfaces import Case, NumericalError
-from lrsa_coupled.mpi import SharedCounter
 
 COMM = MPI.COMM_WORLD
 CONFIG = Config(
@@ -102,6 +102,43 @@ class SignalledCavity(FailingCavity):
 
     def methods(self):
         return self.real.methods()
+
+
+class MistakenCavity(FailingCavity):
+    """The cavity; on the last rank a function of the case fails, and the others go on."""
+
+    default_method = CavityCase.default_method
+    place = "sample"
+
+    def sample(self, rng: np.random.Generator) -> CavityParameters:
+        self.fail("sample")
+        return self.real.sample(rng)
+
+    def mesh(self, comm, parameters, resolution):
+        mesh = self.real.mesh(comm, parameters, resolution)
+        self.fail("mesh")
+        return mesh
+
+    def methods(self):
+        return self.real.methods()
+
+    def fail(self, place: str) -> None:
+        if place == self.place and COMM.rank == COMM.size - 1:
+            raise NameError("name 'comm' is not defined")
+
+
+@pytest.mark.parametrize("place", ["sample", "mesh"])
+@pytest.mark.parametrize("together", [True, False])
+def test_a_mistake_on_one_rank_ends_the_run_on_all(place: str, together: bool, shared_path: Path) -> None:
+    """It is no failed sample; with a sample a rank the others, who have many to make, come to hear of it."""
+    case, settings = MistakenCavity(), dataclasses.replace(CONFIG.generate, ranks_per_sample=COMM.size)
+    case.place = place
+    settings = settings if together else dataclasses.replace(settings, samples=1000, ranks_per_sample=1)
+    with pytest.raises((NameError, RuntimeError), match="name 'comm' is not defined"):
+        generate(case, dataclasses.replace(CONFIG, generate=settings), shared_path / "data", COMM)
+    if place == "mesh":  # the first draw is checked before there is a data set
+        data = DataStore(shared_path / "data")
+        assert data.failures() == {} and len(data.solved) < 1000
 
 
 def test_failures_are_recorded_with_their_reason(shared_path: Path) -> None:
@@ -249,12 +286,14 @@ def test_a_signal_ends_the_run_after_the_current_samples(shared_path: Path) -> N
 
 
 def test_counter_hands_out_each_number_once() -> None:
-    counter = SharedCounter(COMM)
-    started = time.perf_counter()
-    if COMM.rank == 0:
-        time.sleep(2.0)  # in a solve, say: the others are not to wait for it
-    taken = [counter.take() for _ in range(50)]
-    assert COMM.rank == 0 or time.perf_counter() - started < 1.5
-    counter.free()
+    with SharedCounter(COMM) as counter:
+        started = time.perf_counter()
+        if COMM.rank == 0:
+            time.sleep(2.0)  # in a solve, say: the others are not to wait for it
+        taken = [counter.take() for _ in range(50)]
+        assert COMM.rank == 0 or time.perf_counter() - started < 1.5
+        COMM.Barrier()
+        counter.stop()
+        assert counter.take() >= 2**62
     assert sorted(number for part in COMM.allgather(taken) for number in part) == list(range(50 * COMM.size))
     assert taken == sorted(taken)
