@@ -20,7 +20,7 @@ from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.guess.policy import Adaptive, Always, Policy
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, SolverFactory
-from lrsa_coupled.mpi import print_once
+from lrsa_coupled.mpi import collective_errors, print_once
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def _refusal(case: Case, config: Config, resolution: int, comm: MPI.Comm) -> str
     if resolution < 2:
         return f"nested iteration needs resolutions of at least 2, got {resolution}"
     try:
-        case.mesh(comm, sample_parameters(case, config.problem.test_seed, 0), resolution)
+        with collective_errors(comm):
+            case.mesh(comm, sample_parameters(case, config.problem.test_seed, 0), resolution)
     except ValueError as error:
         return str(error)
     return None

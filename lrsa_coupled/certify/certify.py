@@ -228,8 +228,10 @@ class _Run:
         tangent = Linearisation(self.problem, self.case.schema.outputs)
         try:
             yield tangent
-        finally:
+        except NoEstimate:  # on all ranks, unlike other errors; to destroy is collective
             tangent.destroy()
+            raise
+        tangent.destroy()
 
     def _measure(self, tangent: Linearisation) -> Correction:
         """Return the correction of the present solution, to the accuracy of an estimate."""

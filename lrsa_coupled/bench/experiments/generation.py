@@ -127,8 +127,7 @@ def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, n
         values: Values = {"samples_per_hour": 3600.0 * summary.made / summary.seconds, "idle": summary.idle}
         values["overhead"] = summary.overhead
         return share(comm, lambda: _rows(DataStore(folder), name, values))
-    finally:
-        comm.Barrier()
+    finally:  # the others are done, or may not come here: no collective call
         if comm.rank == 0:
             shutil.rmtree(folder, ignore_errors=True)
 
