@@ -2,7 +2,16 @@
 
 It has ``HELP``, ``add_arguments`` and ``run``, turns its arguments into one request and calls a plain function.
 It imports what it needs when it runs: training needs no PETSc, and no MPI on one rank; the other verbs load MPI before
-PETSc. An error is one line on any number of ranks.
+PETSc. An error is one line on any number of ranks, below a traceback where it is unexpected or of a user's own file.
+
+| exit code | meaning |
+|---|---|
+| 0 | all that was asked for is done |
+| 1 | a solve or a sample failed, or data are damaged |
+| 2 | an error |
+| 3 | stopped by a signal, SIGTERM or SIGUSR1; the same command goes on |
+| 130 | interrupted by Ctrl-C |
+| 141 | who reads the output has left |
 """
 
 from __future__ import annotations
@@ -16,48 +25,40 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lrsa_coupled import logs, mpi
-from lrsa_coupled.cli._arguments import Parser, common_arguments
+from lrsa_coupled.cli._arguments import HelpPrinted, Parser, common_arguments
 from lrsa_coupled.traces import notes, own_trace
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
 PATIENCE = 10.0
-"""Time a rank with an error waits for the others to end before it ends them [s]."""
+"""Time a rank with an error waits for the others before it ends them [s]."""
 
 _FEM_MODULES = frozenset({"mpi4py", "petsc4py", "slepc4py", "dolfinx", "ufl", "basix", "ffcx", "gmsh"})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code.
+    """Run the command line and return the exit code, the same on all ranks.
 
-    0: all that was asked for is done; 1: a solve failed or a data set is damaged; 2: an error; 3: stopped by a signal.
-    Collective over the world when an MPI launcher started the process.
+    Collective over the world when an MPI launcher started the process. A rank with an error that the others do not
+    come to hear of, as they are in a collective call, ends the job.
     """
     given = [*(sys.argv[1:] if arguments is None else arguments)]
     # A communicator of its own: an error on one rank must not meet a collective call of another.
     comm = mpi.world().Dup() if mpi.size() > 1 else None
     code, error = 0, None
     try:
-        code = _run(given)
+        with mpi.patience(PATIENCE):
+            code = _run(given)
         sys.stdout.flush()  # a full disk is an error of this call, not of the end of the process
-    except SystemExit as stop:  # --help
-        code = int(stop.code or 0)
-    except KeyboardInterrupt:
-        code = 130
-    except BrokenPipeError:  # who reads the output has left, as head does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    except Exception as caught:  # noqa: BLE001 - reported below, on all ranks
-        error = caught
+    except BaseException as caught:  # noqa: BLE001 - interrupts too: reported below, on all ranks
+        code, error = _code(caught), caught
     verbose = "--verbose-errors" in given
     if comm is not None:
-        failed = _agree(comm, error, verbose)
-        comm.Free()
-        return 2 if failed else code
+        return _agree(comm, code, error, verbose)
     if error is not None:
         _report(error, verbose)
-    return code if error is None else 2
+    return code
 
 
 def verbs() -> dict[str, str]:
@@ -80,29 +81,49 @@ def make_parser() -> Parser:
 
 def _run(given: Sequence[str]) -> int:
     place = given.index("--") if "--" in given else len(given)
-    args = make_parser().parse_args(given[:place])
-    logs.setup(-1 if args.quiet else args.verbose)
-    return importlib.import_module(verbs()[args.verb]).run(args, given[place + 1 :])
+    try:
+        args = make_parser().parse_args(given[:place])
+        logs.setup(-1 if args.quiet else args.verbose)
+        return importlib.import_module(verbs()[args.verb]).run(args, given[place + 1 :])
+    except HelpPrinted:
+        return 0
 
 
-def _agree(comm: MPI.Comm, error: Exception | None, verbose: bool) -> bool:
-    """Return whether a rank failed; the lowest one reports.
+def _code(error: BaseException) -> int:
+    """Return the exit code of an error."""
+    error = _origin(error)
+    return 130 if isinstance(error, KeyboardInterrupt) else 141 if isinstance(error, BrokenPipeError) else 2
+
+
+def _agree(comm: MPI.Comm, code: int, error: BaseException | None, verbose: bool) -> int:
+    """Return the exit code of all ranks; of those that failed one reports, that on which its error began.
 
     A rank that fails alone ends the job rather than let the others wait.
     """
-    failed = mpi.failed_ranks(comm, error is not None, patience=PATIENCE)
-    if error is not None and (failed is None or failed[0] == comm.rank):
+    alone = isinstance(error, mpi.OutOfReach)
+    failed = None if alone else mpi.failed_ranks(comm, error is not None, patience=PATIENCE)
+    if error is not None and failed is None:
         _report(error, verbose)
-    if failed is None:
-        sys.stderr.flush()
-        comm.Abort(2)
-    return bool(failed)
+        comm.Abort(code)
+    codes = comm.allgather((code, error is None or mpi.is_echo(error)))
+    own = [rank for rank, (_, echo) in enumerate(codes) if not echo] or failed
+    if error is not None and own and own[0] == comm.rank:
+        _report(error, verbose)
+    comm.Free()
+    return codes[own[0]][0] if own else max(each for each, _ in codes)
 
 
-def _report(error: Exception, verbose: bool) -> None:
-    """Print an error in one line, after the traceback in a user's own case, or the whole one where it is ours."""
+def _report(error: BaseException, verbose: bool) -> None:
+    """Print an error in one line, after the traceback in a user's own case, or the whole one where it is ours.
+
+    Nothing where nobody reads, as after ``| head``.
+    """
+    error = _origin(error)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return
     _drop_output()
-    line, trace = _line(error), own_trace(error)
+    line, trace = _line(error), "" if isinstance(error, KeyboardInterrupt) else own_trace(error)
     if verbose or not (line or trace):
         traceback.print_exception(error, file=sys.stderr)
     elif trace:
@@ -114,7 +135,12 @@ def _report(error: Exception, verbose: bool) -> None:
     print(f"lrsa-coupled: error: {line}{where}", file=sys.stderr, flush=True)
 
 
-def _remedy(error: Exception) -> str | None:
+def _origin(error: BaseException) -> BaseException:
+    """Return the error of this rank that the others cannot be reached with; else the error."""
+    return error.__cause__ or error if isinstance(error, mpi.OutOfReach) else error
+
+
+def _remedy(error: BaseException) -> str | None:
     """Describe what the environment lacks and how to get it; None for any other error."""
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] in _FEM_MODULES:
         remedy = "install the extra with pip install 'lrsa-coupled[fem]', or fenics-dolfinx from conda-forge"
@@ -127,8 +153,10 @@ def _remedy(error: Exception) -> str | None:
     return None
 
 
-def _line(error: Exception) -> str | None:
+def _line(error: BaseException) -> str | None:
     """Describe an error that a user can do something about; None for any other."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted by Ctrl-C"
     if remedy := _remedy(error):
         return remedy
     if isinstance(error, OSError) and error.strerror:

@@ -14,6 +14,10 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.settings import describe, nearest, parse
 
 
+class HelpPrinted(SystemExit):
+    """Raised after ``--help``; any other ``SystemExit`` is an error, of a user's case say."""
+
+
 @final
 class Parser(argparse.ArgumentParser):
     """Raises usage errors, with the nearest option or choice, instead of leaving; prints help on rank 0 only."""
@@ -33,6 +37,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see '{self.prog} --help')")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise HelpPrinted(status)
 
     def print_help(self, file: Any = None) -> None:
         if mpi.rank() == 0:

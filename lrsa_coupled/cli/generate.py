@@ -35,10 +35,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Make the samples; the exit code is 1 when some of them are not solved, 3 when a signal ended the run early."""
-    case, config, comm = start(args, petsc)
-    prepare(comm, args.out)
-    return generate_and_report(case, config, args.out, comm=comm, petsc=petsc, retry_failed=args.retry_failed,
-                               accept_changed_case=args.accept_changed_case)  # fmt: skip
+    with mpi.StopSignals():  # a signal before the first sample ends the run, too
+        case, config, comm = start(args, petsc)
+        prepare(comm, args.out)
+        return generate_and_report(case, config, args.out, comm=comm, petsc=petsc, retry_failed=args.retry_failed,
+                                   accept_changed_case=args.accept_changed_case)  # fmt: skip
 
 
 def generate_and_report(

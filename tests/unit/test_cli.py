@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -178,6 +179,26 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
             command, env=plain_environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False
         )
     assert (done.returncode, done.stderr) == (2, "lrsa-coupled: error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "report"),
+    [
+        (SystemExit(0), 2, "lrsa-coupled: error: unexpected SystemExit: 0\n"),
+        (KeyboardInterrupt(), 130, "lrsa-coupled: error: interrupted by Ctrl-C\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_interrupts_are_errors(
+    error: BaseException, code: int, report: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def fail(given: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)
+    assert cli.main(["list"]) == code
+    assert capfd.readouterr().err.endswith(report)
 
 
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
