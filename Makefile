@@ -14,13 +14,14 @@ MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
   tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py
 
-.PHONY: help demo lint test test-complex clean
+.PHONY: help demo lint test faults test-complex clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   comparison of initial guesses on 6 unseen cavity flows, 2 ranks (runs/demo/)"
 	@echo "make lint   ruff and mypy"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
+	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (half an hour)"
 	@echo "make test-complex  tests with complex PETSc in an environment of its own, .venv-complex, on 1 and 2 ranks"
 	@echo "make clean  remove runs/, caches and build products (keeps .venv and .venv-complex)"
 
@@ -39,6 +40,9 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases
 	$(MPIEXEC) -n 2 $(MPITEST)
 	$(MPIEXEC) -n 3 $(MPITEST)
+
+faults: $(STAMP)
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/faults
 
 test-complex: $(COMPLEX_STAMP)
 	$(COMPLEX_TEST)
