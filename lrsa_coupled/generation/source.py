@@ -18,8 +18,8 @@ def source_digest(case: Case) -> str | None:
     Comments, docstrings and layout do not count. Collective: no.
     """
     own = case.case if isinstance(case, (ModesCase, CorrectionCase)) else case
-    path = vars(sys.modules[type(own).__module__]).get("__file__")
-    if path is None:  # of an interactive session
+    path = getattr(sys.modules.get(type(own).__module__), "__file__", None)
+    if path is None or not Path(path).is_file():  # of an interactive session
         return None
     return digest(ast.unparse(tree).encode() for _, tree in sorted(_trees(Path(path)).items()))
 
