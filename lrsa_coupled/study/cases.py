@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from collections import Counter
 from typing import final
@@ -31,6 +30,9 @@ from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import StopSignals, share
 from lrsa_coupled.study.learn import Learner
 from lrsa_coupled.study.study import NAMES, Learning, Study
+
+UNLIMITED = 1e9
+"""Share of the time of the solves for collecting: every sample was asked for."""
 
 
 @final
@@ -57,7 +59,7 @@ class CaseStudy:
         if case.trajectory is not None:
             raise ValueError(f"study is of samples that do not depend on each other, those of '{case.name}' are steps")
         self.case, self.config, self.comm = case, config, comm
-        self.study = Study(dataclasses.replace(learning, overhead=math.inf), card_of(case, config), comm)
+        self.study = Study(dataclasses.replace(learning, overhead=UNLIMITED), card_of(case, config), comm)
         share(comm, lambda: configuration.save(config, self.study.folder))
         coarse = _coarse(case, config)
         self.coarse: list[InitialGuess] = [] if coarse is None else [coarse]
