@@ -11,11 +11,13 @@ import pytest
 from lrsa_coupled.data import store as store_module
 from lrsa_coupled.data.card import DataCard, create, read_card
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
+from lrsa_coupled.data.hdf5 import HEAP
 from lrsa_coupled.data.merge import merged_card
 from lrsa_coupled.data.shard import read_header, write_shard
 from lrsa_coupled.data.store import INDEX, DataStore
 from lrsa_coupled.data.writer import ShardWriter, drop_failed, repair, tidy
 from lrsa_coupled.schema import Field, Schema, Symmetry
+from tests.hostile import refit
 
 CARD = DataCard(Schema("synthetic", 2, (Field("k", 2, "W"),), ("s",), (Field("u", unit="K"),)), 0, 4, {"a": "m"})
 
@@ -293,3 +295,16 @@ def test_a_data_set_made_otherwise_is_refused(tmp_path, changes, message):
     create(tmp_path, CARD)
     with pytest.raises(ValueError, match=message):
         create(tmp_path, dataclasses.replace(CARD, **changes))
+
+
+def test_a_text_of_no_room_is_not_read_for_ever(tmp_path: Path) -> None:
+    """HDF5 looks for texts in a list of objects one after the other; here one has no size."""
+    make(tmp_path, [0, 1])
+    (path,) = (tmp_path / "shards").iterdir()
+    raw, header = bytearray(path.read_bytes()), read_header(path)
+    place = raw.index(HEAP) + 16
+    raw[place : place + 16] = bytes(16)
+    path.write_bytes(raw)
+    refit(path, header.size, [[e.index, e.solved, e.num_nodes, e.num_cells] for e in header.entries])
+    (damage,) = DataStore(tmp_path, tolerant=True).verify()
+    assert damage.kept == () and damage.lost == (0, 1)
