@@ -78,9 +78,9 @@ class GaussianProcess(Surrogate):
 class OperatorReadout(Surrogate):
     """A linear function of moments of the fields that an operator predicts at points, for which no mesh is made.
 
-    The moments are means over the points of the fields, their sizes and their products, times 1 and each coordinate,
-    times the volume of the domain. Its coefficients, ridge regression, are fitted to solves that the operator has not
-    been trained on.
+    The moments are means over the points of the fields, their sizes and their products, times polynomials of degree two
+    of the coordinates, times the volume of the domain; few numbers of the parameters stand beside them. The
+    coefficients, ridge regression, are fitted to solves that the operator has not been trained on.
 
     Args:
         case: A case whose operator is evaluated without a mesh.
@@ -108,7 +108,8 @@ class OperatorReadout(Surrogate):
     def _moments(self, parameters: Sequence[Any]) -> Array:
         missing = [each for each in dict.fromkeys(parameters) if each not in self._known]
         self._known |= zip(missing, self._evaluated(missing), strict=True)
-        return np.array([self._known[each] for each in parameters])
+        rows, points = np.array([self._known[each] for each in parameters]), numbers(parameters)
+        return np.hstack([rows, points]) if points.shape[1] <= SEPARATE else rows
 
     def _evaluated(self, parameters: Sequence[Any]) -> list[Array]:
         sampling, rows = self.case.points, []
@@ -127,7 +128,8 @@ def _moments_of(points_Nd: Array, fields_NK: Array, volume: float) -> Array:
     pairs = np.triu_indices(fields_NK.shape[1])
     products = fields_NK[:, pairs[0]] * fields_NK[:, pairs[1]]
     functions = np.column_stack([fields_NK, np.abs(fields_NK), products])
-    weights = np.column_stack([np.ones(len(points_Nd)), points_Nd])
+    first, second = np.triu_indices(points_Nd.shape[1])
+    weights = np.column_stack([np.ones(len(points_Nd)), points_Nd, points_Nd[:, first] * points_Nd[:, second]])
     return volume * (weights.T @ functions).ravel() / len(points_Nd)
 
 
