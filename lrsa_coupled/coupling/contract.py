@@ -32,7 +32,8 @@ def problem_of[P: Unknown](case: Case[P], comm: MPI.Comm, parameters: Any, resol
 
 def solver_of(case: Case, method: str, problem: Any, atol: float) -> Solver:
     """Make the solver of a method of a case; TypeError when it is something else. Collective."""
-    make, what = case.methods()[method], f"methods()['{method}'] of '{case.name}'"
+    make: Any = case.methods()[method]
+    what = f"methods()['{method}'] of '{case.name}'"
     if not callable(make) or (isinstance(make, type) and not issubclass(make, Solver)):
         raise TypeError(f"{what} must be a Solver or a function that returns one, got {make!r}")
     return expect(make(problem, atol), Solver, what)

@@ -21,6 +21,7 @@ def mesh_of(points: Values) -> object:
 
 
 type Values = npt.NDArray[np.floating]
+type Nodal = npt.NDArray[np.float64]
 
 
 @final
@@ -59,7 +60,8 @@ class SampleGatherer:
             with np.errstate(over="ignore"):
                 inputs = features.nodal.astype(np.float32)
             outputs = self.nodes.gather(problem.solution)
-            for what, values in {"inputs": inputs, "scalars": features.scalars, "outputs": outputs}.items():
+            found: dict[str, Values] = {"inputs": inputs, "scalars": features.scalars, "outputs": outputs}
+            for what, values in found.items():
                 if not np.isfinite(values).all():
                     raise ValueError(f"{what} of '{self.case.schema.name}' must be finite, got values that are not")
         parts = self.comm.gather((inputs, outputs))
@@ -68,7 +70,7 @@ class SampleGatherer:
         inputs, outputs = (np.concatenate(part)[self._order] for part in zip(*parts, strict=True))
         return SampleArrays(**self._geometry, inputs=inputs, outputs=outputs, scalars=features.scalars)
 
-    def spread(self, arrays: SampleArrays | None) -> tuple[Values, Values, Values] | None:
+    def spread(self, arrays: SampleArrays | None) -> tuple[Nodal, Nodal, Nodal] | None:
         """Return inputs and outputs at the owned nodes, and scalars; None if the sample is not of this mesh.
 
         ``arrays`` count on rank 0.
@@ -78,7 +80,7 @@ class SampleGatherer:
             place = np.empty_like(self._order)
             place[self._order] = np.arange(len(place))
             ends = np.cumsum(self._counts)[:-1]
-            columns = (np.split(values[place], ends) for values in (arrays.inputs, arrays.outputs))
+            columns = (np.split(values[place].astype(np.float64), ends) for values in (arrays.inputs, arrays.outputs))
             parts = [(*each, arrays.scalars) for each in zip(*columns, strict=True)]
         return self.comm.scatter(parts) if self.comm.bcast(parts is not None) else None
 

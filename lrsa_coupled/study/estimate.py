@@ -358,9 +358,9 @@ def table(result: Result) -> str:
     lines.append(f"solves: {counts}")
     lines += [f"  {count} failed, left out: {reason}" for reason, count in sorted(result.failed.items())]
     lines += [f"  {part}: {seconds:.1f} s x ranks" for part, seconds in result.seconds.items()]
-    total = sum(result.seconds.values())
+    spent = sum(result.seconds.values())
     costs = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(result.expected.items(), key=_second))
-    return "\n".join([*lines, f"in all {total:.1f} s x ranks; expected after the pilot: {costs}"])
+    return "\n".join([*lines, f"in all {spent:.1f} s x ranks; expected after the pilot: {costs}"])
 
 
 def _second(pair: tuple[str, float]) -> float:

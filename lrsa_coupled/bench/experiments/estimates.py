@@ -122,8 +122,9 @@ def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[flo
             found = mean(reach(METHODS[name](study), width, target)[study.names[0]])
             asked = [study.solves.answers[ask] for ask in study.solves.asked]
             seconds = sum(answer.seconds for answer in asked) + sum(study.seconds.values())
-            values = {"error": width, "half_width": found.half_width, "value": found.value, "worth": found.worth}
-            rows.append(_row(name, place, seconds=seconds, values=values | {"solves": len(asked), "measured": True}))
+            values: Values = {"error": width, "half_width": found.half_width, "value": found.value}
+            values |= {"worth": found.worth, "solves": len(asked), "measured": True}
+            rows.append(_row(name, place, seconds=seconds, values=values))
     study.solves.free()
     return rows
 
