@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+pytest.importorskip("mpi4py.MPI", reason="the guess needs MPI")  # before DOLFINx, which needs its library
 pytest.importorskip("dolfinx", reason="the guess needs DOLFINx")
 
 from lrsa_coupled.guess.interpolated import MovingLeastSquares
