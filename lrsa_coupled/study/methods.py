@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, final
 
@@ -27,6 +28,7 @@ from lrsa_coupled.study.statistics import Controlled, Multifidelity, Multilevel,
 from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate
 
 Array = npt.NDArray[np.float64]
+Predict = Callable[[Sequence[Any]], Array]
 
 FOLDS = 5
 """Of a surrogate that is fitted to the solves that it corrects."""
@@ -265,7 +267,7 @@ class SurrogateMethod(Method):
         for ask, answer in study.solves.answers.items():
             if ask.resolution == finest and not ask.member and (count is None or ask.index < count):
                 found[ask.index] = answer.values
-        solved = [(index, values) for index, values in sorted(found.items(), key=_first) if values is not None]
+        solved = [(index, values) for index, values in sorted(found.items(), key=itemgetter(0)) if values is not None]
         return [index for index, _ in solved], np.array([[each[name] for name in study.names] for _, each in solved])
 
     def describe(self, target: float) -> str:
@@ -297,33 +299,35 @@ class SurrogateMethod(Method):
         points, folds = [study.draw(index) for index in indices], np.array(indices) % FOLDS
         started = time.perf_counter()
 
-        def predicted(fold: int) -> tuple[Array, Array, float]:
+        def predicted(fold: int) -> tuple[Array, Array, float, Array]:
             mine = folds == fold
-            predict = self.fitted([point for point, own in zip(points, mine, strict=True) if not own], truth[~mine])
-            own = predict([point for point, own in zip(points, mine, strict=True) if own])
+            predict, spread = self.fitted([p for p, own in zip(points, mine, strict=True) if not own], truth[~mine])
+            own = predict([p for p, own in zip(points, mine, strict=True) if own])
             others = further_points(study, fold, further)
             begun = time.perf_counter()
-            return own, predict(others), (time.perf_counter() - begun) / further
+            rest = predict(others)
+            return own, rest, (time.perf_counter() - begun) / further, spread(others[::BLOCKS])
 
         found = shared(study.comm, predicted, FOLDS)
         cheap, rest = np.empty((len(truth), *found[0][0].shape[1:])), [each[1] for each in found]
-        self._prediction = max(self._prediction, found[0][2])
+        self._prediction, expected = max(self._prediction, found[0][2]), np.mean([each[3] for each in found], axis=0)
         for fold, (own, *_) in enumerate(found):
             cheap[folds == fold] = own
         study.spent(self.name, started)
         result: dict[str, Sampled] = {}
         for q, name in enumerate(study.names):
             result[name] = Controlled(
-                truth[:, q], cheap[..., q], [each[..., q] for each in rest], folds, replicates=BLOCKS
-            )
+                truth[:, q], cheap[..., q], [each[..., q] for each in rest], folds, replicates=BLOCKS,
+                expected=float(expected[q]),
+            )  # fmt: skip
         return result
 
-    def fitted(self, points: Sequence[Any], values_NQ: Array) -> Callable[[Sequence[Any]], Array]:
-        """Fit surrogates; return what predicts ``(M, L, Q)`` by each of them."""
+    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Predict]:
+        """Fit surrogates; return what predicts ``(M, L, Q)`` by each of them, and the ``spread`` of the first."""
         surrogates = self.make()
         for surrogate in surrogates:
             surrogate.fit(points, values_NQ)
-        return lambda asked: np.stack([surrogate.predict(asked) for surrogate in surrogates], axis=1)
+        return lambda asked: np.stack([each.predict(asked) for each in surrogates], axis=1), surrogates[0].spread
 
 
 @final
@@ -376,10 +380,6 @@ def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list
         mine = {number: work(number) for number in range(comm.rank, count, comm.size)}
     found = {number: result for part in comm.allgather(mine) for number, result in part.items()}
     return [found[number] for number in range(count)]
-
-
-def _first(pair: tuple[int, Any]) -> int:
-    return pair[0]
 
 
 def _whole(row: Sequence[Mapping[str, float] | None]) -> list[Mapping[str, float]]:

@@ -56,7 +56,7 @@ def _controlled(
     def predicted(fold: int) -> tuple[Array, Array]:
         known = np.array([index % FOLDS != fold for index in solved])
         points = [study.draw(index) for index, use in zip(solved, known, strict=True) if use]
-        predict = method.fitted(points, values[known])
+        predict, _ = method.fitted(points, values[known])
 
         def answers(samples: Sequence[int]) -> Array:
             if not samples:

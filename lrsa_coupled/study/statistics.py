@@ -163,14 +163,16 @@ class Controlled(Sampled):
         folds: Number of the fold of each answer ``(N,)``.
         replicates: Blocks of each fold's further points that are independent, where the points themselves are not:
             randomised quasi-Monte Carlo. None where all are.
+        expected: Variance that the predictions expect of their errors. Few answers may show less, where errors are
+            rare and large: as much, in shares of the variance, is left at least, of a function of them, too.
     """
 
     def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp], *,
-                 replicates: int | None = None) -> None:  # fmt: skip
+                 replicates: int | None = None, expected: float = 0.0) -> None:  # fmt: skip
         finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
         for each in further:
             finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
-        self.truth, self.folds, self.replicates = truth, folds, replicates
+        self.truth, self.folds, self.replicates, self.expected = truth, folds, replicates, expected
         self.cheap, self.further = cheap[:, finite], [each[:, finite] for each in further]
 
     def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
@@ -189,7 +191,15 @@ class Controlled(Sampled):
             values = mine.mean() * ((others - mean) @ coefficients)
             rest.append(Part(values if self.replicates is None else values.reshape(self.replicates, -1).mean(axis=1)))
             chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
-        return [Part(left, lost=self.cheap.shape[1], floor=float(np.mean(chances))), *rest]
+        floor = max(float(np.mean(chances)), self._share * float(np.var(of(self.truth), ddof=1)))
+        return [Part(left, lost=self.cheap.shape[1], floor=floor), *rest]
+
+    @property
+    def _share(self) -> float:
+        """Share of the variance of the truth that the predictions expect of their errors."""
+        if self.expected == 0.0 or self.truth.ndim > 1:
+            return 0.0
+        return min(self.expected / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0)
 
     def _chance(self, known: npt.NDArray[np.bool_], threshold: float) -> Function:
         """Return what takes predictions to the chance ``(n, 1)`` of an answer above a threshold."""

@@ -132,6 +132,17 @@ def test_mean_with_quasi_random_points() -> None:
     assert np.mean([each.worth for each in found]) > 2.0 * 64 * 4 * FOLDS  # as many random points
 
 
+def test_errors_that_predictions_expect_and_few_answers_do_not_show() -> None:
+    rng = np.random.default_rng(0)
+    y, rest = rng.standard_normal(50), rng.standard_normal((FOLDS, 100))
+    cheap = (y + 1e-2 * rng.standard_normal(50))[:, None]
+    found = [
+        mean(Controlled(y, cheap, list(rest[:, :, None]), np.arange(50) % FOLDS, expected=expected)).error
+        for expected in (0.0, 0.1, 1e9)
+    ]
+    assert found[0] < found[1] < found[2] < 1.5 / math.sqrt(50)
+
+
 def test_a_biased_prediction_counts_as_much_as_a_good_one() -> None:
     (found,) = repeated(lambda rng: controlled(rng, "biased"), mean, repeats=1)
     assert found.worth > 5.0 * SOLVES
