@@ -41,8 +41,9 @@ test: $(STAMP)
 	$(MPIEXEC) -n 2 $(MPITEST)
 	$(MPIEXEC) -n 3 $(MPITEST)
 
+# A table of injections takes more minutes than a test may.
 faults: $(STAMP)
-	$(BIN)/python -m pytest -q -p no:cacheprovider tests/faults
+	$(BIN)/python -m pytest -q -p no:cacheprovider -o faulthandler_timeout=0 tests/faults
 
 test-complex: $(COMPLEX_STAMP)
 	$(COMPLEX_TEST)
