@@ -9,6 +9,7 @@ from dolfinx import io
 from dolfinx.fem import Function
 
 from lrsa_coupled import mpi
+from lrsa_coupled.coupling.compat import cell_nodes
 from lrsa_coupled.files import replace_all, reserve, temporary_folder
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.schema import Field
@@ -52,6 +53,6 @@ def _size(part: Function) -> int:
     space, mesh = part.function_space, part.function_space.mesh
     maps = space.dofmap.index_map, mesh.geometry.index_map(), mesh.topology.index_map(mesh.topology.dim)
     dofs, vertices, cells = (each.size_local + each.num_ghosts for each in maps)
-    width = max(space.dofmap.dof_layout.num_dofs, mesh.geometry.dofmap.shape[1]) + 1
+    width = max(space.dofmap.dof_layout.num_dofs, cell_nodes(mesh).shape[1]) + 1
     values = part.x.array.itemsize * max(3 ** len(part.ufl_shape), space.value_size)
     return max(dofs, vertices) * (33 + values) + 8 * cells * width + DESCRIPTION

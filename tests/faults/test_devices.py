@@ -1,4 +1,4 @@
-"""Training and evaluation on a GPU that is not there; operators are in tests/unit/test_devices.py."""
+"""Training, evaluation and operators in parts on a GPU that is not there; the rest is in tests/unit/test_devices.py."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
+from lrsa_coupled.config import LrsaConfig
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.symmetries import SymmetryGroup
+from lrsa_coupled.operators.precision import autocast
 from lrsa_coupled.schema import Symmetry
 from lrsa_coupled.training import checkpoint, evaluate as evaluation, loop
 from lrsa_coupled.training.evaluate import evaluate
 from lrsa_coupled.training.loop import train
-from tests.devices import NUMBER, pretended_gpu
+from tests.devices import GPU, NUMBER, pretended_gpu
+from tests.operators import VARIANTS
+from tests.unit.test_devices import Alone, on_gpu
 from tests.unit.test_training import SCHEMA, with_training, write
 
 TRAININGS = {
@@ -65,3 +70,16 @@ def test_evaluation(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pretended_gpu("training.evaluate"):
         summary, worst = evaluate(tmp_path, data, config)
     assert summary["samples"] == len(dataset) and {item.field.name for item in worst} == {"u", "p"}
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_operators_in_parts(config: LrsaConfig) -> None:
+    with pretended_gpu():
+        model, given = on_gpu(config)
+        with autocast("bf16", GPU):
+            for size, reducer in ((20, None), (None, Alone()), (20, Alone())):
+                outputs, tokens = model.encode(*given, chunk_size=size, reducer=reducer)
+                decoded = model.decode(*given[:3], tokens)
+                (outputs + decoded).mean().backward()
+                with torch.no_grad():
+                    assert model(*given, chunk_size=size, reducer=reducer).device == GPU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lrsa_coupled.config import LrsaConfig, OperatorConfig
+from lrsa_coupled.config import OperatorConfig
 from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.operators.precision import autocast
 from lrsa_coupled.operators.reducer import Reducer
@@ -55,19 +55,6 @@ def test_operators(name: str, precision: str) -> None:
         assert outputs.device == GPU and outputs.dtype == torch.float32
         assert {weight.grad.device for weight in model.parameters()} == {GPU}
         assert model.normaliser.excess(outputs) == NUMBER
-
-
-@pytest.mark.parametrize("config", VARIANTS)
-def test_operators_in_parts(config: LrsaConfig) -> None:
-    with pretended_gpu():
-        model, given = on_gpu(config)
-        with autocast("bf16", GPU):
-            for size, reducer in ((20, None), (None, Alone()), (20, Alone())):
-                outputs, tokens = model.encode(*given, chunk_size=size, reducer=reducer)
-                decoded = model.decode(*given[:3], tokens)
-                (outputs + decoded).mean().backward()
-                with torch.no_grad():
-                    assert model(*given, chunk_size=size, reducer=reducer).device == GPU
 
 
 def test_grids() -> None:
