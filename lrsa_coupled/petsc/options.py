@@ -54,7 +54,8 @@ def initialise(arguments: Sequence[str]) -> MPI.Intracomm:
         import petsc4py
 
         # The check below names unused options; PETSc's own warning would come on top of every error message.
-        petsc4py.init(["lrsa-coupled", "-options_left", "no", *arguments])
+        # PETSc's handler of signals ends a process that SIGTERM is to end gracefully.
+        petsc4py.init(["lrsa-coupled", "-options_left", "no", "-no_signal_handler", *arguments])
         return MPI.COMM_WORLD
     from petsc4py import PETSc
 

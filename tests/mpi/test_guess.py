@@ -120,7 +120,7 @@ def test_dirichlet_values_are_exact() -> None:
 
 def test_a_poor_guess_still_ends_at_the_tolerance(caplog: pytest.LogCaptureFixture) -> None:
     """Where there is no choice, what is chosen is for ``--verbose`` alone."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="lrsa_coupled")
     solve(make_predictor(), make_problem())
     assert {record.levelname for record in caplog.records if record.message.startswith("solve 1:")} == {"DEBUG"}
 
