@@ -19,6 +19,8 @@ from lrsa_coupled.generation.check import Finding, check_case
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -23,6 +23,8 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.mpi import share
 from lrsa_coupled.training.loop import train
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -21,6 +21,8 @@ from lrsa_coupled.study.methods import Study
 from tests import rods
 from tests.rods import RodCase, exact_indices, exact_mean
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 ROD = str(Path(rods.__file__))
 

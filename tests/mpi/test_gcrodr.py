@@ -17,6 +17,8 @@ from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.solvers.gcrodr import GCRODR, orthogonalise
 from tests.matrices import grid_matrix, right_side
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 RTOL = 1e-8
 PYTHON = {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR"}

@@ -24,6 +24,8 @@ from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Guess, InitialGuess, Problem
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 CASES = {"cavity": (CavityCase(), 10), "hyperelastic": (HyperelasticCase(), 3)}
 CHANGES: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {

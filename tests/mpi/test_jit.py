@@ -15,6 +15,8 @@ from lrsa_coupled.coupling import jit
 from lrsa_coupled.files import process_name
 from tests.helpers import killed_process
 
+pytestmark = pytest.mark.two_ranks
+
 NAME = "libffcx_forms_0123"
 
 

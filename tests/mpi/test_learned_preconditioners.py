@@ -25,6 +25,8 @@ from lrsa_coupled.schema import Field
 from lrsa_coupled.solvers.interpolation import boundary_dofs, constrain, interpolation_matrix
 from tests.learned import COMM, Waves, operator
 
+pytestmark = pytest.mark.two_ranks
+
 RTOL = 1e-8
 PREFIX = "learned_test_"
 GMRES = {"ksp_type": "gmres", "ksp_gmres_restart": "300", "ksp_pc_side": "right"}

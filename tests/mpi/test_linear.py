@@ -20,6 +20,8 @@ from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.linear import LinearSolver
 from lrsa_coupled.solvers.newton import NewtonSolver
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 CG = {"ksp_type": "cg", "pc_type": "jacobi", "ksp_norm_type": "unpreconditioned"}
 

@@ -18,6 +18,8 @@ from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.petsc import rigid_body_modes
 from lrsa_coupled.solvers.relaxed import RelaxedSolver
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

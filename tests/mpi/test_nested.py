@@ -17,6 +17,8 @@ from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, Problem
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 FINE = {"cavity": 12, "hyperelastic": 4}
 COLD = {"cavity": 0, "hyperelastic": 1}

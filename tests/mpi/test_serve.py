@@ -24,6 +24,8 @@ from lrsa_coupled.coupling.quantities import choose
 from lrsa_coupled.study.serve import ModelServer, real_numbers
 from tests.rods import RodCase, RodParameters, exact_mean
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 ROD = {"name": "fe", "input": [[0.1, -0.2]]}
 EXACT = exact_mean(16) * np.exp(0.1 - 0.2 - 0.5 * (0.5**2 + 0.3**2))

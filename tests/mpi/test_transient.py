@@ -23,6 +23,8 @@ from lrsa_coupled.solvers.transient import (
     theta_scheme,
 )
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 END = 1.0
 
