@@ -9,6 +9,7 @@ from typing import Any
 
 from lrsa_coupled import cli, mpi
 from lrsa_coupled.training import loop
+from tests.faults.faulty_case import KINDS  # here: PETSc starts on all ranks at once
 
 validate = loop.validate
 
@@ -17,8 +18,6 @@ def failing(*args: Any, **kwargs: Any) -> Any:
     _, rank, kind = os.environ["FAULT"].split(":")
     if mpi.rank() == int(rank):
         Path(os.environ["FAULT_MARK"]).touch()
-        from tests.faults.faulty_case import KINDS
-
         raise KINDS[kind]()
     return validate(*args, **kwargs)
 
