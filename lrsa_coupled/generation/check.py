@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +15,11 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.coupling.contract import features_of, problem_of, solved, solver_of
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vector, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Features, Problem, SolveResult
 
@@ -49,21 +49,24 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
     """Draw samples and yield findings as they come, the same on all ranks. Collective.
 
     Raises:
-        Exception: Any that the code of the case raises.
+        Exception: Any that the code of the case raises, but for draws and features that break their contract.
     """
     seed, resolution = config.problem.training_seed, config.problem.resolution or case.resolution
-    drawn = [sample_parameters(case, seed, index) for index in range(samples)]
-    yield from _parameters(case, seed, drawn, comm)
-    features = []
-    for index, parameters in enumerate(drawn):
+    features: list[Features] = []
+    try:
+        check_draw(case, seed, comm)
+    except ValueError as error:
+        yield Finding("error", f"{samples} samples", str(error))
+    for index in range(samples):
+        parameters = sample_parameters(case, seed, index)
         started = time.perf_counter()
-        problem = case.problem(case.mesh(comm, parameters, resolution), parameters)
-        making, given = time.perf_counter() - started, case.features(problem)
-        found = [*_features(case, problem, given)]
-        yield from found
-        if any(finding.level == "error" for finding in found):
+        problem: Any = problem_of(case, comm, parameters, resolution)
+        making = time.perf_counter() - started
+        try:
+            features.append(features_of(case, problem))
+        except (TypeError, ValueError) as error:
+            yield Finding("error", "features", str(error))
             return
-        features.append(given)
         nodes = NodeSet(problem, case.schema.outputs)
         yield from _solves(case, problem, index=index, making=making, nodes=nodes)
         if index == 0 and isinstance(problem, Problem):
@@ -71,39 +74,6 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield _jacobian(problem)
             yield from _energy(problem)
     yield from _constant_inputs(case, features, comm)
-
-
-def _parameters(case: Case, seed: int, drawn: Sequence[Any], comm: MPI.Comm) -> Iterator[Finding]:
-    again = [sample_parameters(case, seed, index) for index in range(len(drawn))]
-    texts = [json.dumps([dataclasses.asdict(each) for each in some]) for some in (drawn, again)]
-    subject = f"{len(drawn)} samples"
-    if len(set(comm.allgather(texts[0]))) > 1:
-        yield Finding("error", subject, "sample(rng) differs between ranks: draw from rng alone")
-    elif texts[0] != texts[1]:
-        yield Finding("error", subject, "sample(rng) gives other parameters the second time: draw from rng alone")
-    else:
-        names = ", ".join(field.name for field in dataclasses.fields(drawn[0]))
-        yield Finding("ok", subject, f"the same on all ranks and when drawn again: {names}")
-
-
-def _features(case: Case, problem: Any, features: Features) -> Iterator[Finding]:
-    """Look at the shapes and values of the features on all ranks."""
-    comm, schema = problem.mesh.comm, case.schema
-    nodal, scalars = np.asarray(features.nodal), np.asarray(features.scalars)
-    wanted = (problem.node_space.dofmap.index_map.size_local, schema.num_inputs), (len(schema.scalars),)
-    wrong = [
-        f"{name} of shape {values.shape}, expected {shape} for the {what} of the schema"
-        for name, values, shape, what in
-        (("nodal", nodal, wanted[0], "owned nodes and inputs"), ("scalars", scalars, wanted[1], "scalars"))
-        if values.shape != shape
-    ]  # fmt: skip
-    wrong += [f"{name} values that are not finite" for name, values in (("nodal", nodal), ("scalars", scalars))
-              if not np.isfinite(values).all()]  # fmt: skip
-    found = [text for part in comm.allgather(wrong) for text in part]
-    if not found and len({values.tobytes() for values in comm.allgather(scalars)}) > 1:
-        found = ["scalars that differ between ranks"]
-    if found:
-        yield Finding("error", "features", f"features(problem) gives {found[0]}")
 
 
 def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -> Iterator[Finding]:
@@ -116,7 +86,10 @@ def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -
     same = [name for name, low, high in zip(names, lowest, highest, strict=True) if low == high]
     spread = np.ptp([each.scalars for each in features], axis=0)
     same += [name for name, value in zip(schema.scalars, spread, strict=True) if value == 0.0]
-    if same and len(features) > 1:
+    finite = comm.allreduce(bool(np.isfinite([lowest, highest]).all()), op=MPI.LAND)
+    if not finite:
+        yield Finding("error", "features", "features(problem) gives values that are not finite")
+    elif same and len(features) > 1:
         yield Finding("advice", "features", f"the same in all samples: {', '.join(same)}; an operator learns nothing")
     else:
         yield Finding("ok", "features", f"{schema.num_inputs} values a node, {len(schema.scalars)} scalars, all vary")
@@ -130,7 +103,7 @@ def _solves(case: Case, problem: Any, *, index: int, making: float, nodes: NodeS
     for name in sorted(case.methods(), key=lambda each: each == case.default_method):
         problem.solution.x.array[:] = 0.0
         started = time.perf_counter()
-        result = case.methods()[name](problem, atol).solve_once()
+        result = solved(solver_of(case, name, problem, atol))
         answers[name] = (
             result,
             comm.allreduce(time.perf_counter() - started, op=MPI.MAX),

@@ -72,9 +72,10 @@ def check_names(arguments: Sequence[str], *, own: str = "") -> None:
     """
     from petsc4py import PETSc
 
-    known = _known_names()
+    given = parse(arguments)
+    known = _known_names() if given else frozenset()
     patterns = [re.compile(re.sub("%[a-z]+", r"\\w+", name)) for name in known if "%" in name]
-    for name in parse(arguments) if known else ():
+    for name in given if known else ():
         tails = [name, *(name[found.end() :] for found in re.finditer("_", name) if "_" in name[found.end() :])]
         if any(tail in known or _OURS.match(tail) or f'"{tail}"' in own or f"'{tail}'" in own for tail in tails):
             continue
