@@ -19,6 +19,8 @@ from lrsa_coupled.data.shard import write_shard
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import GenerateSummary, generate
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 CASE = DarcyCase(DarcyOptions(model_cells=10))
 EVERYTHING = {"reuse": "preconditioner", "recycle": 5, "guess": "previous", "sort": True}

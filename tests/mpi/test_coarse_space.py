@@ -18,6 +18,8 @@ from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.petsc.coarse_space import COMBINATIONS, CoarseSpacePC
 from tests.matrices import N, grid_matrix, right_side
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 RTOL = 1e-8
 SHIFT = 240.0  # a dozen modes of the stiffness matrix are lower

@@ -20,6 +20,8 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.corrections import CorrectionParameters
 from lrsa_coupled.generation.generate import generate
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -13,6 +13,8 @@ from petsc4py import PETSc
 from lrsa_coupled.solvers.eigen import KRYLOV_SCHUR, LOBPCG, lowest_modes
 from tests.matrices import N, grid_matrix
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 COUNT = 10
 MASS = 0.5

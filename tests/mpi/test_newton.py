@@ -17,6 +17,8 @@ from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.interfaces import Problem, SolveResult
 from lrsa_coupled.solvers.newton import NewtonSolver
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -32,6 +32,8 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Problem
 from lrsa_coupled.training import checkpoint
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 RESOLUTIONS = {"darcy": 32, "hyperelastic": 3, "cavity": 8, "helmholtz": 6}
 WAVES = {"smooth": 3.0, "rough": 12345.0}

@@ -18,6 +18,8 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import GenerateSummary, generate
 from lrsa_coupled.generation.plan import plan, sample_parameters
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 CASE = ConvectionCase(ConvectionOptions(steps=3, model_cells=3))
 
