@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import fnmatch
 import hashlib
 import itertools
 import os
@@ -99,6 +100,17 @@ def reserve(folder: Path, size: int) -> None:
         raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths in a folder whose names match, sorted, none where it does not exist.
+
+    OSError when it cannot be read, which ``Path.glob`` takes for an empty one.
+    """
+    try:
+        return sorted(folder / name for name in fnmatch.filter(os.listdir(folder), pattern))
+    except FileNotFoundError:
+        return []
+
+
 def replace_all(new: Path, folder: Path) -> None:
     """Move what a temporary folder holds, files and folders, to a folder, in the place of what has the same names."""
     for path in sorted(new.iterdir()):
@@ -110,7 +122,7 @@ def replace_all(new: Path, folder: Path) -> None:
 
 def abandoned(folder: Path) -> list[Path]:
     """Return the temporary files and folders whose process has ended; of other machines files unchanged for a day."""
-    found = [*folder.glob(".*~*~*.tmp")]
+    found = matching(folder, ".*~*~*.tmp")
     if not found:
         return []
     with temporary_path(folder / "now") as probe:  # times of one clock, that of the disk

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from lrsa_coupled.cli._arguments import add_data
 from lrsa_coupled.cli._startup import one_process
@@ -29,7 +30,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         print(store.content_hash())
         return 0
     entries, card = [*store.entries.values()], store.card
-    size = sum(path.stat().st_size for path in store.headers)
+    size = sum(map(_size, store.headers))
     nodes = [entry.num_nodes for entry in entries if entry.solved]
     print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
     for part in card.merged:
@@ -49,3 +50,10 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         for field in field_statistics(store):
             print(f"{field.name}: mean {field.mean:.6g} +- {field.standard_error:.2g}, variance {field.variance:.6g}")
     return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # another job has merged it
+        return 0

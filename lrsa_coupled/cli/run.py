@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lrsa_coupled import mpi
 from lrsa_coupled.cli import bench
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset
 from lrsa_coupled.cli._startup import case_config, check_petsc, print_summary, start, writing
@@ -29,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, petsc: Sequence[str]) -> int:
-    """Write ``data``, ``model`` and ``bench`` into a folder; the exit code is that of generate, else of bench."""
+    """Write ``data``, ``model`` and ``bench`` into a folder; exit code 3 after a signal."""
     case, config, comm = start(args, petsc)
     if config.problem.seed is not None:
         text = "run trains and measures on samples of two seeds: leave problem.seed unset"
@@ -39,7 +40,10 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
         if code == STOPPED:
             return code
-        print_summary(_train(data, model, _trained_with(args, data, config), comm=comm))
+        summary = _train(data, model, _trained_with(args, data, config), comm=comm)
+        print_summary(summary)
+        if "stopped" in summary:
+            return STOPPED
         written = {"json": results / "rows.jsonl", "html": results / "report.html", "pictures": results}
         solved = bench.compare_and_report(case, config, comm, bench.Request(model, data, **written))
         check_petsc(comm, petsc)
@@ -63,6 +67,7 @@ def _train(data: Path, out: Path, config: Config, *, comm: MPI.Comm) -> Mapping[
     trains = comm.rank < config.training.batch_size
     part = comm.Split(0 if trains else 1)
     # An error of one rank alone is left to the command line, which ends the others: they wait in the middle of a step.
-    summary = train(data, out, config, group=mpi_group(part)) if trains else {}
-    part.Free()
-    return comm.bcast(summary)
+    with mpi.StopSignals() as signals:
+        summary = train(data, out, config, group=mpi_group(part), stop=lambda: signals.name) if trains else {}
+        part.Free()
+        return comm.bcast(summary)

@@ -15,7 +15,7 @@ from typing import Annotated, final
 
 import msgspec
 
-from lrsa_coupled.files import create_text, may_be_running, process_name, read_created
+from lrsa_coupled.files import create_text, matching, may_be_running, process_name, read_created
 from lrsa_coupled.reading import converted, read_json
 
 SMALLEST, LARGEST = 16, 1024
@@ -68,7 +68,7 @@ class Indices:
 
     def of_others(self) -> list[range]:
         """Return the blocks of other jobs that may be at work."""
-        blocks = [_read(path) for path in sorted(self._folder.glob("*.json")) if path.stem.isdecimal()]
+        blocks = [_read(path) for path in matching(self._folder, "*.json") if path.stem.isdecimal()]
         ended = {block.job for block in blocks if block.closed} | {self._block.job}
         running = {job: may_be_running(job.partition("~")[2]) for job in {block.job for block in blocks} - ended}
         return [range(block.first, block.first + block.count) for block in blocks if running.get(block.job)]
@@ -78,7 +78,7 @@ class Indices:
 
     def _append(self, count: int, *, closed: bool = False) -> Block:
         """Add a block to those of all jobs."""
-        numbers = (path.stem for path in self._folder.glob("*.json"))
+        numbers = (path.stem for path in matching(self._folder, "*.json"))
         listed = max((int(number) for number in numbers if number.isdecimal()), default=-1)
         self._last = max(self._last, listed)  # a list over the network may be a minute old: a try below is not
         while True:
@@ -124,7 +124,7 @@ class Shares:
 
     def remove(self, indices: Iterable[int]) -> None:
         """Remove the marks of samples. Call on one rank."""
-        marked = {int(path.name) for path in self._folder.glob("*") if path.name.isdecimal()}
+        marked = {int(path.name) for path in matching(self._folder, "*") if path.name.isdecimal()}
         for index in marked.intersection(indices):
             self._path(index).unlink(missing_ok=True)
         with suppress(OSError):  # there is none, or another job has marks in it

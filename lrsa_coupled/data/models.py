@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lrsa_coupled.files import matching
+
 MODELS = "models"
 
 
@@ -15,5 +17,5 @@ def model_path(folder: Path, samples: int) -> Path:
 
 def newest_model(folder: Path) -> Path | None:
     """Return the finished model of most samples of a data set, None when there is none. Collective: no."""
-    found = [path for path in (folder / MODELS).glob("*") if re.fullmatch(r"\d{6,}", path.name)]
+    found = [path for path in matching(folder / MODELS, "*") if re.fullmatch(r"\d{6,}", path.name)]
     return max(found, key=lambda path: int(path.name), default=None)

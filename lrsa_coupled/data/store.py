@@ -17,7 +17,7 @@ from lrsa_coupled.data import shard
 from lrsa_coupled.data.card import read_card
 from lrsa_coupled.data.format import SampleArrays, SampleRecord, digest, record_digest
 from lrsa_coupled.data.shard import Entry, Header, ShardReader
-from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.files import matching, write_text_atomically
 from lrsa_coupled.reading import Damaged, open_regular, read_json
 
 INDEX = "index.json"
@@ -194,7 +194,7 @@ class DataStore:
         while gone:  # a shard that another job has merged meanwhile: look for the larger one
             headers, gone = {}, False
             self.damaged.clear()
-            for path in sorted((self.folder / "shards").glob("*.h5")):
+            for path in matching(self.folder / "shards", "*.h5"):
                 try:
                     headers[path] = known[path.name] = known.get(path.name) or shard.read_header(path)
                 except FileNotFoundError:

@@ -16,7 +16,7 @@ from lrsa_coupled.data.card import read_card
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.data.shard import whole_samples, write_shard
 from lrsa_coupled.data.store import Damage, DataStore
-from lrsa_coupled.files import remove_abandoned, set_aside
+from lrsa_coupled.files import matching, remove_abandoned, set_aside
 
 DAMAGED = "damaged"
 """Folder of the damaged shards as they were."""
@@ -87,7 +87,7 @@ def tidy(folder: Path, samples_per_shard: int, *, leave: Sequence[range] = ()) -
     """
     store = DataStore(folder, tolerant=True)
     superfluous = [path for path in store.superfluous if store.stands_elsewhere(path)]
-    for path in (*superfluous, *(folder / "shards").glob("*.part")):
+    for path in (*superfluous, *matching(folder / "shards", "*.part")):
         path.unlink(missing_ok=True)
     remove_abandoned(folder, folder / "claims", folder / "shards")
     for paths in _small(store, samples_per_shard, leave):

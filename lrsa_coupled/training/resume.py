@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lrsa_coupled.files import write_atomically, write_text_atomically
+from lrsa_coupled.files import matching, write_atomically, write_text_atomically
 from lrsa_coupled.reading import Damaged, converted, open_regular, read_sealed, sealed
 from lrsa_coupled.training.checkpoint import LARGEST_HEADER, read_tensors
 
@@ -76,7 +76,7 @@ def save_state(
     sha256 = hashlib.sha256(content).hexdigest()
     state = {"progress": asdict(progress), "identity": identity, "file": path.name, "sha256": sha256}
     write_text_atomically(folder / STATE, sealed(state))
-    for old in folder.glob("state-*.safetensors"):
+    for old in matching(folder, "state-*.safetensors"):
         if old != path:
             old.unlink()
 
@@ -164,5 +164,5 @@ def _read(folder: Path) -> _State:
 
 def clear(folder: Path) -> None:
     """Remove the state of a run, if there is one."""
-    for path in [folder / STATE, *folder.glob("state-*.safetensors")]:
+    for path in [folder / STATE, *matching(folder, "state-*.safetensors")]:
         path.unlink(missing_ok=True)

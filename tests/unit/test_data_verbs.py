@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import h5py
@@ -13,7 +15,7 @@ from lrsa_coupled import cli
 from lrsa_coupled.data.export import write_vtkhdf
 from lrsa_coupled.data.statistics import field_statistics
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.data.writer import repair
+from lrsa_coupled.data.writer import repair, tidy
 from tests.unit.test_store import CARD, make, record
 
 
@@ -88,3 +90,22 @@ def test_cells_of_another_kind_are_refused(tmp_path: Path) -> None:
     odd = type(arrays)(**{**vars(arrays), "cells": np.zeros((1, 6), np.int32)})
     with pytest.raises(ValueError, match="cells of 6 vertices"):
         write_vtkhdf(tmp_path / "a.vtkhdf", odd, CARD.schema)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_listed_is_not_empty(data: Path, capsys, monkeypatch, number: int) -> None:
+    """Neither for those who read the data set nor for those who put it in order."""
+
+    def fail(folder: object = ".") -> object:
+        if Path(os.fspath(folder)).name == "shards":
+            raise OSError(number, os.strerror(number), str(folder))
+        return listed(folder)
+
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", fail)
+    for act in (lambda: DataStore(data), lambda: DataStore(data, tolerant=True), lambda: tidy(data, 2)):
+        with pytest.raises(OSError, match="shards"):
+            act()
+    assert cli.main(["info", str(data)]) == 2
+    text = capsys.readouterr().err
+    assert "shards" in text and text.count("\n") == 1

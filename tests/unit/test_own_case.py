@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +16,11 @@ from petsc4py import PETSc
 
 from lrsa_coupled import cli
 from lrsa_coupled.catalog import load_case
+from lrsa_coupled.config import Config
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.source import source_digest
 from lrsa_coupled.traces import OWN_CASE
+from lrsa_coupled.training import loop
 from tests.own_case import CASE, write_case
 
 
@@ -169,6 +174,26 @@ def test_a_mistake_is_shown_in_other_verbs(verb: list[str], tmp_path: Path, caps
     assert f'File "{path}"' in text and text.splitlines()[-1].startswith(
         "lrsa-coupled: error: the case failed, NameErr"
     )
+
+
+STOP = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+
+
+def test_a_signal_ends_an_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_case(tmp_path / "case", mesh=STOP)
+    assert cli.main(["experiment", "generation", str(path), "--samples", "2", "--quiet"]) == 2
+    assert capsys.readouterr().err == "lrsa-coupled: error: SIGTERM: ended before all was measured\n"
+
+
+def test_a_signal_ends_the_training_of_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(data: Path, out: Path, config: Config, *, stop: Callable[[], str], **_: object) -> dict[str, str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"stopped": stop()}
+
+    monkeypatch.setattr(loop, "train", train)
+    path, out = write_case(tmp_path / "case"), tmp_path / "out"
+    assert cli.main(["run", str(path), "--set", "generate.samples=2", "--out", str(out), "--quiet"]) == 3
+    assert not (out / "bench").exists()
 
 
 def test_without_a_c_compiler_no_sample_fails(

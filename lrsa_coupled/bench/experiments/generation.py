@@ -124,6 +124,8 @@ def _generate(samples: Samples, settings: GenerateConfig, comm: MPI.Intracomm, n
     folder = share(comm, lambda: Path(tempfile.mkdtemp(prefix="lrsa-coupled-")))
     try:
         summary = generate(samples.case, dataclasses.replace(samples.config, generate=settings), folder, comm)
+        if summary.stopped:
+            raise InterruptedError(f"{summary.stopped}: ended before all was measured")
         values: Values = {"samples_per_hour": 3600.0 * summary.made / summary.seconds, "idle": summary.idle}
         values["overhead"] = summary.overhead
         return share(comm, lambda: _rows(DataStore(folder), name, values))
