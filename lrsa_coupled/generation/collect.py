@@ -59,7 +59,7 @@ class Collector:
                  bcs: Sequence[DirichletBC] | None = None) -> None:  # fmt: skip
         solution, bcs = unknown_of(problem, u, bcs)
         fields = fields_of(solution, outputs)
-        self.folder = Path(folder)
+        self.folder = Path(folder).resolve()  # a script may change its folder
         self.what = unknown(solution, bcs, fields)
         self.comm: MPI.Comm = self.what.mesh.comm
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver

@@ -171,10 +171,14 @@ def describe(error: Exception) -> str:
 
 def kind_of(problem: Unknown) -> str:
     """Name the problems whose costs are comparable: as many ranks and, within a fifth or so, unknowns."""
-    maps = [function.function_space.dofmap for function in problem.functions]
-    unknowns = sum(dofmap.index_map.size_global * dofmap.index_map_bs for dofmap in maps)
-    size = 2.0 ** (np.round(2.0 * np.log2(unknowns)) / 2.0)
+    size = 2.0 ** (np.round(2.0 * np.log2(unknowns_of(problem))) / 2.0)
     return f"{problem.mesh.comm.size} ranks, about {size:.2g} unknowns"
+
+
+def unknowns_of(problem: Unknown) -> int:
+    """Return the number of unknowns on all ranks. Collective: no."""
+    maps = [function.function_space.dofmap for function in problem.functions]
+    return sum(dofmap.index_map.size_global * dofmap.index_map_bs for dofmap in maps)
 
 
 def slowest(comm: MPI.Comm, seconds: float) -> float:

@@ -6,7 +6,6 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -33,6 +32,8 @@ class MovingLeastSquares:
     """
 
     def __init__(self, points: Array, values: Array) -> None:
+        from scipy.spatial import cKDTree  # at its first use: it takes a quarter of a second
+
         self._points, self._values, self._tree = points, values, cKDTree(points)
         self._count = min(2 * points.shape[1] + 4, len(points))
 

@@ -48,9 +48,10 @@ READ = ("max_iterations", "budget", "max_distance", "patience", "rest", "record"
 SETTINGS = ("policy", *READ)
 """Settings that policies read; the others are those of the evaluation of the operator."""
 
-TRIALS, PROMISING, MUCH_BETTER, OUTDATED = 0.02, 0.5, 0.25, 0.5
-"""With prospects: share of time for trials; errors relative to the least of a measured choice, of a guess that is tried
-and of one that is tried at once; error relative to that of the first measurement of a guess that is measured again."""
+TRIALS, PROMISING, MUCH_BETTER, OUTDATED = 0.01, 0.5, 0.25, 0.5
+"""With prospects: share of time, beside what guesses have saved, for trials; errors relative to the least of a measured
+choice, of a guess that is tried and, while nothing was lost or if it is new, of one that is tried at once; error
+relative to that of the first measurement of a guess that is measured again."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ class Adaptive(Policy):
             record.number = 1
             return
         solved = decision.good or (decision.solved and name != DEFAULT)
-        record.count(name, decision.seconds, solved)
+        record.count(name, decision.seconds, solved, decision.wasted)
         record.add(name, decision.seconds, solved)
         record.rests.pop(name, None)
         if name == DEFAULT:
@@ -313,11 +314,11 @@ class Adaptive(Policy):
         if not others:
             return measured
         first = min(others, key=errors.__getitem__)
-        default = math.exp(record.cost(DEFAULT))
         ratio = errors[first] / max(min((errors[name] for name in measured if name in errors), default=1.0), 1e-300)
-        affordable = record.may_lose(self.settings.budget * default, TRIALS)
-        tried = default == math.inf or ratio < MUCH_BETTER or (ratio < PROMISING and affordable)
-        return [first, *measured] if tried else measured
+        if record.cost(DEFAULT) == math.inf or (ratio < MUCH_BETTER and (not record.lost or first in record.changed)):
+            return [first, *measured]
+        affordable = record.may_lose(record.first_failure(self.settings.budget), TRIALS)
+        return [first, *measured] if ratio < PROMISING and affordable else measured
 
 
 def make_policy(settings: GuessConfig, names: Sequence[str], *, guess_first: bool = False) -> Policy:

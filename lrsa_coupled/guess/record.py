@@ -54,6 +54,8 @@ class Record:
         rests: The number of solves from which a guess is tried again.
         risks: What a guess that goes wrong is expected to lose [s].
         errors: Expected relative error of a guess when it was first measured, where it was known.
+        lost: Time lost against the best choice [s].
+        changed: Guesses that have changed since they were measured.
     """
 
     def __init__(self, logs: Mapping[str, Iterable[Entry]] | None = None) -> None:
@@ -64,14 +66,16 @@ class Record:
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}
         self.errors: dict[str, float] = {}
-        self._lost = self._total = 0.0
+        self.changed: set[str] = set()
+        self.lost = self._total = 0.0
 
     def add(self, choice: str, seconds: float, solved: bool) -> None:
         """Add a solve."""
         self.logs.setdefault(choice, deque(maxlen=TOLERANCES.window)).append((math.log(max(seconds, 1e-9)), solved))
+        self.changed.discard(choice)
 
-    def count(self, choice: str, seconds: float, solved: bool) -> None:
-        """Count a solve, before it is added: what it has lost against the best choice.
+    def count(self, choice: str, seconds: float, solved: bool, wasted: float = 0.0) -> None:
+        """Count a solve, before it is added: what it has wasted, or lost against the best choice.
 
         One without solution has lost its time and what the best choice takes for a solution.
         """
@@ -80,7 +84,7 @@ class Record:
         best = min(self.logs, key=self.cost, default=choice)
         if choice != best and self.cost(best) < math.inf:
             value = math.exp(self.cost(best))
-            self._lost += max(0.0, seconds - value) if solved else seconds + value
+            self.lost += (wasted or max(0.0, seconds - value)) if solved else seconds + value
 
     def cost(self, choice: str) -> float:
         """Return the cost of a solved problem."""
@@ -110,16 +114,26 @@ class Record:
             return True  # where nothing solves, nothing is lost
         time, value = math.exp(self._mean(choice)), math.exp(self.cost(best))
         share = len(self.solved(choice)) / len(self.logs[choice])
-        return self._lost + time + (1.0 - 2.0 * share) * value <= trials * (self._total + time)
+        return self.lost + time + (1.0 - 2.0 * share) * value <= trials * (self._total + time)
 
     def may_lose(self, seconds: float, trials: float) -> bool:
-        """Return whether a loss of some time would leave all that was lost within a share of all time."""
-        return self._lost + seconds <= trials * (self._total + seconds)
+        """Return whether a loss of some time would leave all that was lost within a share of all time.
+
+        Half of what guesses have saved may be lost besides.
+        """
+        return self.lost + seconds <= trials * (self._total + seconds) + 0.5 * max(self._saved(0.0), 0.0)
+
+    def first_failure(self, budget: float) -> float:
+        """Return what a guess that was never tried may lose: an iteration and what comes before it, or the budget."""
+        default = float(np.exp(self.solved(DEFAULT)).mean())
+        iterations = float(np.mean(self.iterations)) if self.iterations else math.inf
+        return default * max(budget, 1.2 / iterations)
 
     def forget(self, choice: str) -> None:
         """Forget what a choice has cost, as it has changed."""
         for known in (self.logs, self.streaks, self.rests, self.risks, self.errors):
             known.pop(choice, None)
+        self.changed.add(choice)
 
     def forget_outdated(self, errors: Mapping[str, float], share: float) -> None:
         """Forget what guesses have cost whose error is now below a share of that when they were first measured.
@@ -136,9 +150,7 @@ class Record:
         default = np.exp(self.solved(DEFAULT))
         if choice not in self.risks or not len(default):
             return True
-        times = [np.exp([log for log, _ in logs]) for name, logs in self.logs.items() if name != DEFAULT]
-        saved = sum(float(np.sum(default.mean() * (1.0 + budget) - own)) for own in times)
-        return self.risks[choice] <= budget * float(default.sum()) + saved
+        return self.risks[choice] <= budget * float(default.sum()) + self._saved(budget)
 
     def describe(self, *names: str) -> str:
         """Return the costs, for people."""
@@ -153,6 +165,12 @@ class Record:
         """Read what ``to_json`` has made; version 0.1 names the default solve 'classical'."""
         read = {name: [_entry(value) for value in values] for name, values in content.items()}
         return cls({DEFAULT if name == "classical" else name: entries for name, entries in read.items()})
+
+    def _saved(self, budget: float) -> float:
+        """Return what guesses have saved, less what they have lost, against the default and a share of it [s]."""
+        default = np.exp(self.solved(DEFAULT))
+        times = [np.exp([log for log, _ in logs]) for name, logs in self.logs.items() if name != DEFAULT]
+        return sum(float(np.sum(default.mean() * (1.0 + budget) - own)) for own in times) if len(default) else 0.0
 
     def _mean(self, choice: str) -> float:
         return float(np.mean([log for log, _ in self.logs[choice]]))

@@ -18,7 +18,6 @@ from typing import final
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_factor, cho_solve
 
 PREVIOUS, NEAREST, EXTRAPOLATED, REGRESSION = "previous", "nearest", "extrapolated", "regression"
 RULES = (PREVIOUS, NEAREST, EXTRAPOLATED, REGRESSION)
@@ -119,10 +118,10 @@ class Combinations:
     def _regression(self, description: Array) -> Array:
         places = self._scaled(np.vstack([self._descriptions, description]), self.kernel.inputs)
         known, median = places[:-1], _median(places[:-1])
-        factor = cho_factor(self.kernel.matrix(known, known, median) + self.kernel.noise * np.eye(len(known)))
+        covariance = self.kernel.matrix(known, known, median) + self.kernel.noise * np.eye(len(known))
         right = self.kernel.matrix(known, places[-1:], median)[:, 0]
         ones = np.ones(len(known))
-        solved, mean = cho_solve(factor, right), cho_solve(factor, ones)
+        solved, mean = np.linalg.solve(covariance, np.column_stack([right, ones])).T
         return solved + mean * (1.0 - ones @ solved) / (ones @ mean)
 
     def _choose(self) -> None:

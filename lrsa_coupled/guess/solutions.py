@@ -42,8 +42,7 @@ class Solutions:
 
     def __init__(self, problem: Unknown, groups: Sequence[slice], *, num_scalars: int) -> None:
         self.problem, self.comm = problem, problem.mesh.comm
-        maps = [function.function_space.dofmap for function in problem.functions]
-        self._sizes = [dofmap.index_map.size_local * dofmap.index_map_bs for dofmap in maps]
+        self._sizes = _sizes(problem)
         width = sum(self._sizes) * np.dtype(problem.functions[0].x.array.dtype).itemsize // 8
         most = allreduce(self.comm, max(4, min(MOST, MEMORY // (4 * max(width, 1)))), min)
         self.combinations = Combinations(groups, num_scalars=num_scalars, most=most)
@@ -57,11 +56,6 @@ class Solutions:
         self._description = description
         self.weights = share(self.comm, lambda: self.combinations.weights(description))
 
-    def owned(self) -> npt.NDArray[Any]:
-        """Return the owned values of the unknown. Collective: no. Memory: copy."""
-        functions = zip(self.problem.functions, self._sizes, strict=True)
-        return np.concatenate([function.x.array[:size] for function, size in functions])
-
     def add(self, own: npt.NDArray[Any]) -> dict[str, float]:
         """Add the solution that is in the unknown; ``own`` are owned values of the user's own guess for it.
 
@@ -69,7 +63,7 @@ class Solutions:
             Relative errors in hindsight of each rule, and of the user's own guess under the name "".
         """
         assert self._description is not None, "expect comes first"
-        values = self.owned()
+        values = owned_values(self.problem)
         if self._first is None:
             self._first = values
         row = _real(values - self._first).astype(np.float32)
@@ -123,6 +117,18 @@ class CombinedGuess(InitialGuess):
         return Guess()
 
 
+def owned_values(problem: Unknown) -> npt.NDArray[Any]:
+    """Return the owned values of the unknown. Collective: no. Memory: copy."""
+    functions = zip(problem.functions, _sizes(problem), strict=True)
+    return np.concatenate([function.x.array[:size] for function, size in functions])
+
+
+def _sizes(problem: Unknown) -> list[int]:
+    """Return how many values of each function are owned."""
+    maps = [function.function_space.dofmap for function in problem.functions]
+    return [dofmap.index_map.size_local * dofmap.index_map_bs for dofmap in maps]
+
+
 def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
     """Return smooth functions ``(M, num_owned)`` whose products with an input describe it, on any mesh. Collective.
 
@@ -132,12 +138,12 @@ def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
     low = allreduce(comm, points.min(axis=0, initial=np.inf) if len(points) else low, np.minimum)
     high = allreduce(comm, points.max(axis=0, initial=-np.inf) if len(points) else high, np.maximum)
     total = allreduce(comm, float(mass.sum()), lambda one, two: one + two)
-    found = (mass / total)[:, None]
+    found = (mass / total)[None]
     for column, start, end in zip(points.T, low, high, strict=True):
         angle = np.pi * (column - start) / max(end - start, 1e-300)
-        waves = np.cos(np.outer(angle, np.arange(NUM_WAVES[points.shape[1]])))
-        found = (found[:, :, None] * waves[:, None, :]).reshape(len(found), -1)
-    return np.ascontiguousarray(found.T)
+        waves = np.cos(np.outer(np.arange(NUM_WAVES[points.shape[1]]), angle))
+        found = (found[:, None] * waves).reshape(-1, len(points))
+    return found
 
 
 def describe(functions: Array, inputs: npt.NDArray[np.floating]) -> Array:

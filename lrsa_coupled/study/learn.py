@@ -25,12 +25,12 @@ from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
-from lrsa_coupled.guess.guarded import kind_of
+from lrsa_coupled.guess.guarded import kind_of, unknowns_of
 from lrsa_coupled.guess.interpolated import INTERPOLATED, InterpolatedGuess
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.regression import RULES
-from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, describe, moments
+from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, describe, moments, owned_values
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, allreduce, collective_errors, share
 from lrsa_coupled.schema import Schema
@@ -53,7 +53,7 @@ ENOUGH = 8
 class Learner:
     """A problem of a study: what its solves add to it, and the guesses that it has for them.
 
-    What its mesh needs is set up before the first solve that is collected. Collective: all methods.
+    What its mesh needs is set up once the solves so far have taken long enough. Collective: all methods.
 
     Args:
         study: The study.
@@ -76,6 +76,7 @@ class Learner:
         self._model: LearnedGuess | None = None
         self._learned: LearnedGuess | None = None
         self._own: npt.NDArray[Any] | None = None
+        self._features: Features | None = None
         if policy.prospects is None:
             policy.prospects = {}
 
@@ -125,21 +126,31 @@ class Learner:
             self._load(model)
         if not collect:
             return
-        if self._mesh is None:
-            self._mesh = self._set_up()
-        if self._model is not study.model and study.model is not None:
-            nodes, self._model = self._mesh.gatherer.nodes, study.model
-            self._learned = study.model.bind(self.seen, nodes=nodes, max_distance=self.policy.max_distance)
-        features = self.seen.look(self.what)
-        self._mesh.expect(features)
-        own = self._mesh.solutions.owned()
+        self._features = self.seen.look(self.what)
+        own = owned_values(self.what)
         if from_zero:
             own[:] = 0.0
         self._own = own
+        self._expect()
+
+    def _expect(self) -> None:
+        """Prepare the guesses for the problem that is described, once the mesh is set up."""
+        study, mesh = self.study, self._set_up()
+        if mesh is None:
+            return
+        if self._model is not study.model and study.model is not None:
+            nodes, self._model = mesh.gatherer.nodes, study.model
+            self._learned = study.model.bind(self.seen, nodes=nodes, max_distance=self.policy.max_distance)
+        assert self._features is not None
+        mesh.expect(self._features)
 
     def _after(self, record: SampleRecord, x: PETSc.Vec | None) -> None:
-        mesh, own, study = self._mesh, self._own, self.study
-        assert mesh is not None and own is not None
+        study, own = self.study, self._own
+        if self._mesh is None:
+            self._expect()
+        mesh = self._mesh
+        if mesh is None or own is None:
+            return
         with self._solution(x):
             self._note(mesh.add(own))
             arrays = mesh.gatherer(self.what)
@@ -166,17 +177,21 @@ class Learner:
             for function, values in zip(self.what.functions, kept, strict=True):
                 function.x.array[:] = values
 
-    def _set_up(self) -> _OnMesh:
-        """Set up for the mesh; of the first one of a study the time is not that of collecting."""
-        started = time.perf_counter()
-        mesh = _OnMesh(self.study, self.what, self.seen)
+    def _set_up(self) -> _OnMesh | None:
+        """Return what is known on the mesh, set up if need be; the time is that of collecting, but for the first."""
+        study, first, started = self.study, self.study.library is None, time.perf_counter()
+        if self._mesh is not None:
+            return self._mesh
+        if first and not share(self.comm, lambda: study.can_begin(unknowns_of(self.what))):
+            return None
+        self._mesh = mesh = _OnMesh(study, self.what, self.seen)
         with self._solution(None):
             for errors in mesh.recall():
                 self._note(errors)
-        if not self.study.solves:
+        if first:
             seconds = time.perf_counter() - started
-            self.study.setup += seconds
-            self.study.spent -= seconds
+            study.setup += seconds
+            study.spent -= seconds
         return mesh
 
     def _safely(self, step: Callable[[], None]) -> None:
@@ -283,7 +298,7 @@ class _OnMesh:
                 function.x.array[:] = 0.0
             self.gatherer.nodes.scatter(outputs, self.what.solution)
             self.expect(Features(inputs, scalars))
-            errors = self.solutions.add(self.solutions.owned())
+            errors = self.solutions.add(owned_values(self.what))
             self._remember(arrays)
             yield {name: error for name, error in errors.items() if name}
 

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 LEARNED = "learned"
 NAMES = (*RULES, INTERPOLATED, LEARNED)
+SETUP = 4e-6
+"""Time to set up for a mesh, about, for each unknown [s]."""
 RECENT = 8
 """Solves whose errors in hindsight are averaged."""
 
@@ -52,7 +54,8 @@ class Learning(Section):
         outputs: Fields of the unknown that a model predicts, see ``Collector``; all of it by default.
         solves: How many solves the script will make; by default as many are expected to come as there have been.
         when: Whether models are trained beside the solves, when they have ended, or not at all.
-        overhead: Share of the time of the solves that collecting may take; solves that are shorter are not all kept.
+        overhead: Share of the time of the solves that collecting may take, beside half of what is saved, and half of
+            what setting up may take; solves that are shorter are not all kept, nor the first ones.
     """
 
     folder: str = setting("", "data set and models")
@@ -60,7 +63,7 @@ class Learning(Section):
     outputs: dict[str, tuple[int, ...]] | None = setting(None, "fields of the unknown to predict")
     solves: Annotated[int, Meta(ge=1)] | None = setting(None, "solves that the script will make")
     when: Literal["beside", "at_end", "never"] = setting("beside", "when models are trained")
-    overhead: Annotated[float, Meta(gt=0)] = setting(0.02, "share of the time of the solves for collecting")
+    overhead: Annotated[float, Meta(gt=0)] = setting(0.01, "share of the time of the solves for collecting")
 
 
 @final
@@ -110,15 +113,24 @@ class Study:
                 self._next = max(economy.FIRST, 2 * int(newest.name) if newest is not None else 0)
         self.cores = _free_cores(comm)
         if comm.rank == 0:
-            atexit.register(self.close)
+            atexit.register(self._end)
 
     @property
     def affordable(self) -> bool:
         """Whether the time for collecting is within its share."""
         return self.spent <= self.learning.overhead * self.solving + 0.5 * max(self.saved, 0.0)
 
+    def can_begin(self, unknowns: int) -> bool:
+        """Whether to set up for the first mesh: there is something to begin with, or the solves have taken long enough.
+
+        For rank 0.
+        """
+        if self.model is not None or (self.log is not None and self.log.earlier):
+            return True
+        return SETUP * unknowns <= 2.0 * self.learning.overhead * self.solving
+
     def news(self, costs: Mapping[str, float]) -> tuple[bool, Path | None]:
-        """Return whether to collect the next solve, and the folder of a new model; for rank 0."""
+        """Return whether to learn from the next solve, and the folder of a new model; for rank 0."""
         found = self.trainer.poll()
         if found is not None:
             self._waiting_model = found
@@ -198,6 +210,14 @@ class Study:
                 time.sleep(0.2)
         if self.solves:
             logger.info("%s", self.summary())
+
+    def _end(self) -> None:
+        """Close at the end of the program, where the stream of its log may be closed already."""
+        kept, logging.raiseExceptions = logging.raiseExceptions, False
+        try:
+            self.close()
+        finally:
+            logging.raiseExceptions = kept
 
     def _train(self, seconds: float) -> None:
         assert self.log is not None

@@ -208,7 +208,7 @@ def test_nothing_that_goes_wrong_reaches_the_script(
         assert np.abs(plain.solve(number) - script.solve(number)).max(initial=0.0) < 1e-8
     assert attached.learner.broken is None and len(attached.learner.solutions.combinations) == 4
     if COMM.rank == COMM.size - 1:  # on one rank only
-        monkeypatch.setattr(attached.learner.solutions, "owned", full)
+        monkeypatch.setattr(attached.learner.solutions, "_keep", full)
     for number in range(4, 7):
         assert np.abs(plain.solve(number) - script.solve(number)).max(initial=0.0) < 1e-8
     assert "No space left" in attached.learner.broken and attached.guesses == []
@@ -262,18 +262,21 @@ def test_settings_of_the_guess_count_and_a_model_given_by_hand_is_the_first_one(
 
 
 @pytest.mark.skipif(COMM.size > 1, reason="starts a process of its own")
-def test_without_a_model_there_is_no_torch(tmp_path: Path) -> None:
+def test_without_a_model_there_is_no_torch_and_the_end_is_silent(tmp_path: Path) -> None:
+    """The script changes its folder, and closes the stream of its log before its end."""
     shutil.copy(__file__, tmp_path / "script.py")
     text = (tmp_path / "script.py").read_text(encoding="utf-8")
     start, end = text.index("class Script:"), text.index("def learn(")
     code = "import sys\nimport numpy as np\nimport ufl\nfrom mpi4py import MPI\nfrom dolfinx import fem\n"
     code += "from dolfinx.fem.petsc import NonlinearProblem\nfrom lrsa_coupled import attach\n"
     code += "from dolfinx.mesh import create_unit_square, exterior_facet_indices\nCOMM = MPI.COMM_WORLD\n"
+    code += "import io, logging, os\nstream = io.StringIO()\nlogging.basicConfig(level=logging.INFO, stream=stream)\n"
     code += f"{text[start:end]}\nscript = Script()\n"
-    code += f"attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn={str(tmp_path / 'data')!r})\n"
-    code += "for number in range(3):\n    script.solve(number)\nprint('torch' in sys.modules)\n"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    code += "from lrsa_coupled import Learning\nlearning = Learning('data', overhead=1e9)\n"
+    code += "attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn=learning)\nos.chdir('/')\n"
+    code += "for number in range(3):\n    script.solve(number)\nprint('torch' in sys.modules)\nstream.close()\n"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (done.stdout.strip(), done.stderr) == ("False", "")
     assert DataStore(tmp_path / "data").solved  # at exit the data set is put in order
 
 

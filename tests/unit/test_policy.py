@@ -304,6 +304,24 @@ def test_with_prospects_guesses_that_do_not_pay_cost_little_at_any_length(error:
         assert ratio <= 1.03
 
 
+@pytest.mark.parametrize("error", [0.3, 0.45])
+def test_guesses_that_look_promising_and_fail_cost_little_at_any_length(error: float) -> None:
+    """Problems of very different hardness, as the steps of a continuation; a guess loses an iteration of five."""
+    rng, policy, total, least = np.random.default_rng(0), Adaptive(GuessConfig(), ["a", "b", "c"]), 0.0, 0.0
+    policy.prospects = {}
+    for number in range(300):
+        choice, why = _choose(policy)
+        hardness = rng.choice([0.2, 1.0])
+        wasted = 0.25 * hardness * (choice != DEFAULT)
+        outcome = "abandoned: it stalls" if wasted else "converged"
+        decision = Decision(number + 1, choice, why, outcome, wasted, hardness + wasted, wasted, iterations=5)
+        policy.note(KIND, decision)
+        policy.prospects = dict.fromkeys(policy.names, error) | {DEFAULT: 1.0}
+        total, least = total + hardness + wasted, least + hardness
+        assert total <= 1.02 * least
+    assert chosen(policy, "a") > 0
+
+
 def test_a_guess_that_has_changed_is_measured_again() -> None:
     policy, _ = prospective({"learned": 1.3, DEFAULT: 1.0}, {"learned": 0.2, DEFAULT: 1.0}, 30)
     assert 0 < chosen(policy, "learned") < 5 and _choose(policy)[0] == DEFAULT
