@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -99,8 +100,25 @@ class HyperelasticParameters:
     torsion: float = field(metadata={"unit": "E / b"})
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class HyperelasticProblem(Problem):
+    """With what its parameters are written into: the modulus at the nodes, constants of the loads."""
+
+    modulus: fem.Function
+    traction: fem.Constant
+    torsion: fem.Constant
+
+    def updated(self, parameters: HyperelasticParameters) -> HyperelasticProblem:
+        """Give the problem other parameters, in place, and zeros for the solution. Collective: no."""
+        points = self.node_space.tabulate_dof_coordinates()
+        self.modulus.x.array[:] = np.exp(log_stiffness(parameters, points))
+        self.traction.value[:], self.torsion.value = parameters.traction, parameters.torsion
+        self.solution.x.array[:] = 0.0
+        return dataclasses.replace(self, parameters=parameters)
+
+
 @final
-class HyperelasticCase(Case[Problem]):
+class HyperelasticCase(Case[HyperelasticProblem]):
     """A clamped neo-Hookean block of random stiffness, bent, twisted and stretched by dead loads at its end."""
 
     resolution = 9
@@ -163,26 +181,28 @@ class HyperelasticCase(Case[Problem]):
             self._meshes[resolution] = (comm, gmsh_mesh(comm, draw, 3))
         return self._meshes[resolution][1]
 
-    def problem(self, mesh: Mesh, parameters: HyperelasticParameters) -> Problem:
+    def problem(self, mesh: Mesh, parameters: HyperelasticParameters) -> HyperelasticProblem:
         """Set up energy, forms and the clamped end. Collective."""
         space = fem.functionspace(mesh, ("P", self.options.degree, (mesh.geometry.dim,)))
         node_space = fem.functionspace(mesh, ("P", self.options.degree))
         displacement, modulus = fem.Function(space, name="displacement"), fem.Function(node_space)
-        modulus.x.array[:] = np.exp(log_stiffness(parameters, node_space.tabulate_dof_coordinates()))
+        traction, torsion = fem.Constant(mesh, np.zeros(3)), fem.Constant(mesh, 0.0)
         share, bound = fem.Constant(mesh, 1.0), fem.Constant(mesh, 0.0)
         stored = stored_energy(displacement, modulus, self.options.poisson, bound=bound)
-        energy = potential(displacement, stored, parameters, share=share)
+        energy = potential(displacement, stored, traction, torsion, share=share)
         residual = ufl.derivative(energy, displacement, ufl.TestFunction(space))
         mesh.topology.create_connectivity(2, 3)
         clamped = locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], 0.0))
-        return Problem(
+        problem = HyperelasticProblem(
             mesh=mesh, parameters=parameters, solution=displacement, residual=fem.form(residual),
             jacobian=fem.form(ufl.derivative(residual, displacement)),
             bcs=[fem.dirichletbc(np.zeros(3), fem.locate_dofs_topological(space, 2, clamped), space)],
             node_space=node_space, energy=fem.form(energy),
             continuation=Continuation(partial(setattr, share, "value"), start=0.0, target=1.0),
             relaxation=Continuation(partial(setattr, bound, "value"), start=STAGES[0].value, target=0.0),
+            modulus=modulus, traction=traction, torsion=torsion,
         )  # fmt: skip
+        return problem.updated(parameters)
 
     def features(self, problem: Problem) -> Features:
         """Logarithm of the stiffness and displacement of the coarse model at the nodes; the loads. Collective: no."""
@@ -200,17 +220,16 @@ class HyperelasticCase(Case[Problem]):
     def _coarse_at(self, parameters: HyperelasticParameters, points: Array) -> Array:
         if self._coarse is None:
             make = HyperelasticCase(HyperelasticOptions(degree=2, poisson=self.options.poisson)).problem
-            self._coarse = CoarseModel(CORNERS, make, lambda p: _stepped(LOOSE, p, RTOL * reference_norm(p)))
+            update = HyperelasticProblem.updated
+            self._coarse = CoarseModel(CORNERS, make, update, lambda p: _stepped(LOOSE, p, RTOL * reference_norm(p)))
         return self._coarse.displacement(parameters, points)
 
-    def _stored(self, problem: Problem, gradient: ufl.core.expr.Expr | None = None) -> ufl.core.expr.Expr:
+    def _stored(self, problem: HyperelasticProblem, gradient: ufl.core.expr.Expr | None = None) -> ufl.core.expr.Expr:
         """Return the energy density of the solution, given its deformation gradient as a variable on request."""
-        modulus = fem.Function(problem.node_space)
-        modulus.x.array[:] = np.exp(log_stiffness(problem.parameters, problem.node_space.tabulate_dof_coordinates()))
         none = fem.Constant(problem.mesh, 0.0)
-        return stored_energy(problem.solution, modulus, self.options.poisson, bound=none, gradient=gradient)
+        return stored_energy(problem.solution, problem.modulus, self.options.poisson, bound=none, gradient=gradient)
 
-    def _stress_power(self, problem: Problem) -> list[ufl.Form]:
+    def _stress_power(self, problem: HyperelasticProblem) -> list[ufl.Form]:
         gradient = ufl.variable(ufl.Identity(3) + ufl.grad(problem.solution))
         kirchhoff = ufl.diff(self._stored(problem, gradient), gradient) * gradient.T
         deviator = ufl.dev(kirchhoff / ufl.det(gradient))
@@ -244,33 +263,36 @@ class HyperelasticCase(Case[Problem]):
 
 
 def potential(
-    displacement: fem.Function, stored: ufl.core.expr.Expr, p: HyperelasticParameters, *, share: fem.Constant
-) -> ufl.Form:
+    displacement: fem.Function, stored: ufl.core.expr.Expr, traction: fem.Constant, torsion: fem.Constant, *,
+    share: fem.Constant,
+) -> ufl.Form:  # fmt: skip
     """Return the stored energy of a density less the work of the loads, of which a ``share`` acts."""
-    degree, (traction, ds) = displacement.function_space.element.basix_element.degree, _load(displacement, p)
+    degree = displacement.function_space.element.basix_element.degree
+    load, ds = _load(displacement, traction, torsion)
     dx = ufl.dx(metadata={"quadrature_degree": degree**2})
-    return stored * dx - share * ufl.inner(traction, displacement) * ds
+    return stored * dx - share * ufl.inner(load, displacement) * ds
 
 
-def _load(displacement: fem.Function, p: HyperelasticParameters) -> tuple[ufl.core.expr.Expr, ufl.Measure]:
-    """Return the traction and the measure of the end that carries it."""
+def _load(
+    displacement: fem.Function, traction: fem.Constant, torsion: fem.Constant
+) -> tuple[ufl.core.expr.Expr, ufl.Measure]:
+    """Return the traction with that of the torsion, and the measure of the end that carries it."""
     mesh = displacement.function_space.mesh
     facets = np.sort(locate_entities_boundary(mesh, 2, lambda x: np.isclose(x[0], LENGTH)))
     ds = ufl.Measure("ds", domain=mesh, subdomain_data=meshtags(mesh, 2, facets, np.ones_like(facets)))
     _, y, z = ufl.SpatialCoordinate(mesh)
-    traction = fem.Constant(mesh, np.array(p.traction)) + fem.Constant(mesh, p.torsion) * ufl.as_vector((0.0, -z, y))
-    return traction, ds(1)
+    return traction + torsion * ufl.as_vector((0.0, -z, y)), ds(1)
 
 
-def _at_end(problem: Problem) -> list[ufl.Form]:
+def _at_end(problem: HyperelasticProblem) -> list[ufl.Form]:
     """Return the components of the mean displacement of the loaded end."""
-    _, ds = _load(problem.solution, problem.parameters)
+    _, ds = _load(problem.solution, problem.traction, problem.torsion)
     return [problem.solution[i] * ds for i in range(3)]
 
 
-def _clamp_moment(problem: Problem) -> list[ufl.Form]:
+def _clamp_moment(problem: HyperelasticProblem) -> list[ufl.Form]:
     """Return the components of the moment of the loads on the deformed block, which the clamp carries."""
-    traction, ds = _load(problem.solution, problem.parameters)
+    traction, ds = _load(problem.solution, problem.traction, problem.torsion)
     moment = ufl.cross(ufl.SpatialCoordinate(problem.mesh) + problem.solution, traction)
     return [moment[i] * ds for i in range(3)]
 

@@ -32,13 +32,14 @@ class CoarseModel:
     Args:
         corners: Two opposite corners of the block, ``(2, 3)``; the first axis is the long one.
         make_problem: Sets up the problem of degree two with some parameters on a mesh.
+        update: Gives the problem other parameters, in place, and zeros for the solution.
         make_solver: Makes its solver, which begins with zeros.
     """
 
-    def __init__(
-        self, corners: Array, make_problem: Callable[[Mesh, Any], Problem], make_solver: Callable[[Problem], Solver]
-    ) -> None:
-        self._corners, self._make_problem, self._make_solver = corners, make_problem, make_solver
+    def __init__(self, corners: Array, make_problem: Callable[[Mesh, Any], Problem],
+                 update: Callable[[Any, Any], Problem], make_solver: Callable[[Problem], Solver]) -> None:  # fmt: skip
+        self._corners, self._make_problem, self._update, self._make_solver = corners, make_problem, update, make_solver
+        self._problem: Problem | None = None
         self._mesh = create_box(MPI.COMM_SELF, list(corners), [ELEMENTS, 1, 1], CellType.hexahedron)
         vertices = self._mesh.geometry.x[cell_nodes(self._mesh)]
         self._cell_of = np.argsort(vertices[:, :, 0].mean(axis=1))
@@ -46,7 +47,9 @@ class CoarseModel:
 
     def displacement(self, parameters: Any, points: Array) -> Array:
         """Return the displacement at points ``(N, 3)``, zeros if the coarse model cannot be solved. Collective: no."""
-        problem = self._make_problem(self._mesh, parameters)
+        if self._problem is None:
+            self._problem = self._make_problem(self._mesh, parameters)
+        problem = self._problem = self._update(self._problem, parameters)
         if not self._make_solver(problem).solve_once().converged:
             return np.zeros_like(points)
         low, high = self._corners[:, 0]

@@ -23,6 +23,7 @@ from lrsa_coupled.cases.hyperelastic.case import (
     HyperelasticCase,
     HyperelasticOptions,
     HyperelasticParameters,
+    HyperelasticProblem,
     newton,
     stored_energy,
 )
@@ -196,6 +197,7 @@ def test_a_coarse_model_that_cannot_be_solved_says_nothing() -> None:
         model = CoarseModel(
             CORNERS,
             HyperelasticCase(HyperelasticOptions(degree=2)).problem,
+            HyperelasticProblem.updated,
             lambda coarse, limit=limit: newton(coarse, 1e-10, max_iterations=limit),
         )
         moved.append(model.displacement(parameters, points))
