@@ -16,10 +16,11 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, exterior_facet_indices, locate_entities_boundary
 from petsc4py import PETSc
 
+from lrsa_coupled.cases.cavity.force import probe_points, work_on_obstacle
 from lrsa_coupled.cases.cavity.mesh import cavity_mesh
 from lrsa_coupled.config import NonNegativeFloat, PositiveFloat
 from lrsa_coupled.coupling.options import QAMD
-from lrsa_coupled.coupling.quantities import PointSampling, Quantity, quasi_random
+from lrsa_coupled.coupling.quantities import PointSampling, Probe, Quantity, quasi_random
 from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, Solver, SolverFactory
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
@@ -106,7 +107,9 @@ class CavityCase(Case[Problem]):
 
     def __init__(self, options: CavityOptions | None = None) -> None:
         super().__init__(options)
-        self.points = PointSampling(points_of, features_at, lambda p: 1.0 - np.pi * p.semi_axes[0] * p.semi_axes[1])
+        self.points = PointSampling(
+            points_of, features_at, lambda p: 1.0 - np.pi * p.semi_axes[0] * p.semi_axes[1], probe=PROBE
+        )
         if not START <= self.options.least_reynolds <= self.options.largest_reynolds:
             raise ValueError(f"options of cavity: {START:g} <= least_reynolds <= largest_reynolds, got {self.options}")
 
@@ -225,6 +228,13 @@ def points_of(p: CavityParameters, count: int) -> Coordinates:
     """Return the first points of a quasi-random sequence that are not in the obstacle."""
     candidates = quasi_random(int(1.1 * count / (1.0 - np.pi * p.semi_axes[0] * p.semi_axes[1])) + 20, 2)
     return candidates[_level(p, candidates.T) > 1.0][:count]
+
+
+PROBE = Probe(
+    lambda p: probe_points(p.centre, p.semi_axes, p.angle),
+    lambda p, velocity: work_on_obstacle(velocity, p.semi_axes, p.angle, reynolds=p.reynolds),
+)
+"""Force and torque on the obstacle."""
 
 
 def _level(p: CavityParameters, at: Coordinates) -> Coordinates:

@@ -18,7 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import Natural, PositiveFloat
 from lrsa_coupled.coupling.options import GAMG, MUMPS
-from lrsa_coupled.coupling.quantities import Quantity
+from lrsa_coupled.coupling.quantities import PointSampling, Quantity
 from lrsa_coupled.interfaces import Case, Features, FixedMesh, Pencil, Problem, Reuse, SolverFactory, Spectrum
 from lrsa_coupled.schema import Field, Schema, Symmetry
 from lrsa_coupled.solvers.eigen import pencil_modes
@@ -164,6 +164,7 @@ class DarcyCase(Case[DarcyProblem]):
         super().__init__(options)
         if self.options.model_cells < 2:
             raise ValueError(f"options.model_cells must be at least 2, got {self.options.model_cells}")
+        self.points = PointSampling(self._grid_points, self._features_at, lambda _: 1.0, mass=_mass)
 
     def sample(self, rng: np.random.Generator) -> DarcyParameters:
         """Draw the amplitudes of the Gaussian field, and the contrast where the medium asks for it."""
@@ -211,7 +212,18 @@ class DarcyCase(Case[DarcyProblem]):
     def features(self, problem: DarcyProblem) -> Features:
         """The logarithm of the coefficient at the nodes."""
         values = problem.nodes.field(problem.parameters)[: problem.node_space.dofmap.index_map.size_local]
-        return Features(np.log(self._coefficient(problem.parameters, values))[:, None], np.zeros(0))
+        return self._features(problem.parameters, values)
+
+    def _features(self, parameters: DarcyParameters, values: Array) -> Features:
+        return Features(np.log(self._coefficient(parameters, values))[:, None], np.zeros(0))
+
+    def _grid_points(self, parameters: DarcyParameters, count: int) -> Array:
+        """Return the nodes of the operator's mesh, whatever the number: its convolution needs them all."""
+        along = np.linspace(0.0, 1.0, self.options.model_cells + 1)
+        return np.stack(np.meshgrid(along, along, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def _features_at(self, parameters: DarcyParameters, points: Array) -> Features:
+        return self._features(parameters, gaussian_field(parameters, self.options.model_cells).ravel())
 
     def solver(self, problem: DarcyProblem, atol: float, *, max_iterations: int | None = None) -> LinearSolver:
         """CG with GAMG."""
@@ -259,6 +271,11 @@ class DarcyCase(Case[DarcyProblem]):
         if self.options.medium == "log-normal":
             return np.exp(values / SCALE)
         return np.where(values >= 0.0, parameters.high, parameters.low)
+
+
+def _mass(points: Array) -> Array:
+    """Return the areas that belong to the nodes of a grid, in units of a cell."""
+    return np.where(np.isclose(np.abs(points - 0.5), 0.5), 0.5, 1.0).prod(axis=1)
 
 
 def _outflow(problem: DarcyProblem) -> ufl.Form:

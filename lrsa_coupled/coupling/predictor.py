@@ -120,14 +120,29 @@ class Predictor:
             values = np.where(nodes.constrained, exact, values)
         return Prediction(values, inference, "")
 
-    def evaluate_batch(self, points: Sequence[Points], features: Sequence[Features]) -> npt.NDArray[np.float64]:
-        """Evaluate at as many points of each of several problems, ``(B, N, K)``, on this rank alone. Collective: no."""
+    def evaluate_batch(self, points: Sequence[Points], features: Sequence[Features], *, mass: Points | None = None,
+                       apart: int = 0) -> npt.NDArray[np.float64]:  # fmt: skip
+        """Evaluate at as many points of each of several problems, ``(B, N, K)``, on this rank alone. Collective: no.
+
+        Args:
+            points: Of each problem.
+            features: Of each problem, at its points.
+            mass: Of the points, ``(N - apart,)``, for a mass-weighted operator; None: all the same.
+            apart: Points at the end that are decoded only: what the operator knows of a problem it sees at the others.
+        """
         arrays = [np.stack(points), np.stack([each.nodal for each in features])]
-        scalars = np.stack([each.scalars for each in features])
-        tensors = [torch.from_numpy(each.astype(np.float32)).to(self.device) for each in (*arrays, scalars)]
-        mass = torch.ones(arrays[0].shape[:2], device=self.device) if self.model.config.needs_mass else None
+        scalars = self._tensor(np.stack([each.scalars for each in features]))
+        seen = arrays[0].shape[1] - (apart if self.model.config.takes_parts else 0)
+        known = [self._tensor(each[:, :seen]) for each in arrays]
+        weights = torch.ones(known[0].shape[:2], device=self.device)
+        if mass is not None:
+            weights = weights * self._tensor(np.append(mass, np.ones(seen - len(mass))))
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            return self.model(*tensors, mass).double().cpu().numpy()
+            outputs, tokens = self.model.encode(*known, scalars, weights if self.model.config.needs_mass else None)
+            if seen < arrays[0].shape[1]:
+                rest = [self._tensor(each[:, seen:]) for each in arrays]
+                outputs = torch.cat([outputs, self.model.decode(*rest, scalars, tokens)], dim=1)
+            return outputs.double().cpu().numpy()
 
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:
         """Evaluate at the points that the ranks of ``comm`` share; the tokens are for further points. Collective.
@@ -163,7 +178,10 @@ class Predictor:
         return torch.from_numpy(comm.scatter(parts)).to(self.device)
 
     def _batch(self, array: Points) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))[None].to(self.device)
+        return self._tensor(array)[None]
+
+    def _tensor(self, array: Points) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 
     def _objection(self, outputs: torch.Tensor, comm: MPI.Comm) -> str:
         worst = allreduce(comm, self.model.normaliser.excess(outputs[None]), MPI.MAX)

@@ -40,20 +40,40 @@ class Quantity[P: Unknown]:
     of: Callable[..., float] | None = None
 
 
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Numbers that a case itself makes of fields at points of its own, such as a force of the flow near a body.
+
+    Args:
+        points: Parameters to points ``(num_points, dim)``, as many for all parameters.
+        measure: ``(parameters, fields)`` of the fields there ``(num_points, K)`` to numbers, as many for all.
+    """
+
+    points: Callable[[Any], Array]
+    measure: Callable[[Any, Array], Array]
+
+
 @dataclass(frozen=True)
 class PointSampling:
     """Points at which an operator sees a problem that has no mesh.
 
     Args:
-        points: ``(parameters, count)`` to as many points ``(count, dim)``, evenly spread in the domain, the same ones
-            for the same parameters.
+        points: ``(parameters, count)`` to points ``(num_points, dim)``, evenly spread in the domain: as many as asked
+            for, or those that the operator needs, as many for all parameters and the same ones for the same.
         features: ``(parameters, points)`` to inputs and scalars there.
         volume: Parameters to the volume of the domain.
+        mass: Points to their shares of the volume in any unit ``(num_points,)``; None: all the same.
+        probe: What else is asked of the fields.
     """
 
-    points: Callable[[Any, int], npt.NDArray[np.float64]]
-    features: Callable[[Any, npt.NDArray[np.float64]], Features]
+    points: Callable[[Any, int], Array]
+    features: Callable[[Any, Array], Features]
     volume: Callable[[Any], float]
+    mass: Callable[[Array], Array] | None = None
+    probe: Probe | None = None
 
 
 @final

@@ -87,7 +87,8 @@ class OperatorReadout(Surrogate):
     """A linear function of moments of the fields that an operator predicts at points, for which no mesh is made.
 
     The moments are means over the points of the fields, their sizes and their products, times polynomials of degree two
-    of the coordinates, times the volume of the domain; few numbers of the parameters stand beside them. The
+    of the coordinates, times the volume of the domain; what the case measures itself (``PointSampling.probe``) and few
+    numbers of the parameters stand beside them. The
     coefficients, ridge regression, are fitted to solves that the operator has not been trained on.
 
     Args:
@@ -122,23 +123,29 @@ class OperatorReadout(Surrogate):
     def _evaluated(self, parameters: Sequence[Any]) -> list[Array]:
         sampling, rows = self.case.points, []
         assert sampling is not None
+        probe = sampling.probe
         for first in range(0, len(parameters), BATCH):
             batch = parameters[first : first + BATCH]
             points = [sampling.points(each, POINTS) for each in batch]
+            count = len(points[0])
+            mass = np.ones(count) if sampling.mass is None else sampling.mass(points[0])
+            if probe is not None:
+                points = [np.concatenate([own, probe.points(each)]) for each, own in zip(batch, points, strict=True)]
             features = [sampling.features(each, own) for each, own in zip(batch, points, strict=True)]
-            fields = self.predictor.evaluate_batch(points, features)
-            volumes = [sampling.volume(each) for each in batch]
-            rows += [_moments_of(*each) for each in zip(points, fields, volumes, strict=True)]
+            fields = self.predictor.evaluate_batch(points, features, mass=mass, apart=len(points[0]) - count)
+            for each, at, values in zip(batch, points, fields, strict=True):
+                row = sampling.volume(each) * _moments_of(at[:count], values[:count], mass / mass.sum())
+                rows.append(row if probe is None else np.append(row, probe.measure(each, values[count:])))
         return rows
 
 
-def _moments_of(points_Nd: Array, fields_NK: Array, volume: float) -> Array:
+def _moments_of(points_Nd: Array, fields_NK: Array, shares_N: Array) -> Array:
     pairs = np.triu_indices(fields_NK.shape[1])
     products = fields_NK[:, pairs[0]] * fields_NK[:, pairs[1]]
     functions = np.column_stack([fields_NK, np.abs(fields_NK), products])
     first, second = np.triu_indices(points_Nd.shape[1])
     weights = np.column_stack([np.ones(len(points_Nd)), points_Nd, points_Nd[:, first] * points_Nd[:, second]])
-    return volume * (weights.T @ functions).ravel() / len(points_Nd)
+    return (weights.T @ (shares_N[:, None] * functions)).ravel()
 
 
 def numbers(parameters: Sequence[Any]) -> Array:

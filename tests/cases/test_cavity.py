@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -13,11 +16,15 @@ import ufl
 from dolfinx import fem, geometry
 from dolfinx.mesh import create_unit_square, exterior_facet_indices
 
-from lrsa_coupled.cases.cavity.case import CavityCase, CavityOptions, CavityParameters, navier_stokes
+from lrsa_coupled.cases.cavity.case import CavityCase, CavityOptions, CavityParameters, features_at, navier_stokes
+from lrsa_coupled.coupling.predictor import Predictor
+from lrsa_coupled.coupling.quantities import evaluate
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Problem
 from lrsa_coupled.solvers.newton import NewtonSolver
+
+CASES = Path(__file__).resolve().parents[2] / "cases"
 
 # Ghia, Ghia & Shin (1982), J. Comput. Phys. 48, tables I (u along x = 0.5) and II (v along y = 0.5), walls left out.
 # The v printed for Re 400 at x = 0.9063 is out of line with its neighbours (a known misprint): it is left out.
@@ -159,6 +166,28 @@ def test_methods_reach_the_same_solution() -> None:
             assert result.advice
     assert len(solutions) >= 2
     assert max(np.abs(s - solutions[0]).max() for s in solutions) < 1e-4
+
+
+def test_force_from_velocities_near_the_obstacle() -> None:
+    """As good as the velocities; the operator is asked for these at points that it does not see the problem at."""
+    case = CavityCase()
+    parameters = case.sample(np.random.default_rng([3, 1]))
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 24), parameters)
+    assert case.default_solver(problem, case.rtol * reference_norm(problem)).solve_once().converged
+    assert case.points is not None and case.points.probe is not None
+    probe, points = case.points.probe, case.points.probe.points(parameters)
+    found = probe.measure(parameters, values_at(problem.solution.sub(0).collapse(), points))
+    exact = evaluate(case.quantities, problem)
+    exact_force = [exact[name] for name in ("force_x", "force_y", "torque")]
+    assert found == pytest.approx(exact_force, rel=0.03)
+    predictor = Predictor.load(CASES / "cavity")
+    seen = case.points.points(parameters, 256)
+    whole = np.concatenate([seen, points, seen[:9]])
+    (fields,) = predictor.evaluate_batch([whole], [features_at(parameters, whole)], apart=len(points) + 9)
+    assert fields[-9:] == pytest.approx(fields[:9], abs=1e-5)
+    assert probe.measure(parameters, fields[256:-9])[:2] == pytest.approx(exact_force[:2], rel=0.1, abs=3e-4)
+    round_one = dataclasses.replace(parameters, semi_axes=(0.0, 0.0))
+    assert np.all(probe.measure(round_one, fields[256:-9]) == 0.0)
 
 
 def test_cells_shrink_towards_walls_and_lid_corners() -> None:

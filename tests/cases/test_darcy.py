@@ -150,6 +150,24 @@ def test_features_are_the_coefficient_of_the_cells_around() -> None:
     assert np.allclose(coefficient.reshape(11, 11).T, expected)
 
 
+def test_an_operator_is_evaluated_on_its_grid_without_a_mesh() -> None:
+    """Features and masses are those of a mesh of its resolution; the diagonals give the corners other masses."""
+    case = DarcyCase(DarcyOptions(model_cells=10))
+    parameters = sample_parameters(case, 0, 1)
+    problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, 10), parameters)
+    assert case.points is not None and case.points.mass is not None
+    points = case.points.points(parameters, 512)
+    nodes = NodeSet(problem, case.schema.outputs)
+    order, other = (np.lexsort(np.round(each[:, :2].T, 9)) for each in (points, nodes.points))
+    assert points[order] == pytest.approx(nodes.points[other], abs=1e-12)
+    found = case.points.features(parameters, points).nodal[order]
+    assert np.array_equal(found, case.features(problem).nodal[other])
+    mass, exact = case.points.mass(points)[order], 100.0 * nodes.mass[other]
+    corners = np.isclose(mass, 0.25)
+    assert corners.sum() == 4 and mass.sum() == pytest.approx(100.0)
+    assert mass[~corners] == pytest.approx(exact[~corners])
+
+
 def test_bad_options_are_refused() -> None:
     with pytest.raises(ValueError, match="model_cells must be at least 2"):
         DarcyCase(DarcyOptions(model_cells=1))
