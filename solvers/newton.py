@@ -1,8 +1,8 @@
 """Newton's method by PETSc SNES: backtracking line search and MUMPS unless the options choose others.
 
 A problem with an energy is minimised: the line search lowers the energy, not the residual norm, where it is defined;
-where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. The guess has
-the Dirichlet values, as steps towards them may have to raise the energy.
+where the Jacobian is indefinite and its step would raise the energy, the opposite step is taken. It begins with the
+Dirichlet values, as steps towards them may have to raise the energy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.failures import failure_of
 from lrsa_coupled.coupling.options import MUMPS, default_options
-from lrsa_coupled.coupling.residual import energy
+from lrsa_coupled.coupling.residual import energy, set_dirichlet
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
 from lrsa_coupled.solvers.petsc import advice, reason_name
 
@@ -95,6 +95,8 @@ class NewtonSolver(SequenceSolver):
         limit = self.max_iterations if max_iterations is None else max_iterations
         self.snes.setTolerances(rtol=max(rtol, 1e-50), atol=self.atol, stol=0.0, max_it=limit)
         started = time.perf_counter()
+        if self.problem.energy is not None:
+            set_dirichlet(self.problem)
         if self._modes is not None:
             modes = self._modes(self.problem.solution)
             self._nonlinear.A.setNearNullSpace(modes)
