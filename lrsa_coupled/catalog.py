@@ -29,6 +29,12 @@ def case_names() -> list[str]:
     return sorted({path.parent.name for root in _roots() for path in root.glob("*/case.py")})
 
 
+def templates() -> dict[str, Path]:
+    """Return the files of ``lrsa-coupled new`` by name."""
+    found = {path.stem: path for root in _roots() for path in sorted(root.glob("templates/*.py"))}
+    return {name: path for name, path in found.items() if name != "__init__"}
+
+
 def is_shipped(name: str) -> bool:
     """Return whether it names a case of this package, wrapped or not."""
     return _split(name)[0] in case_names()

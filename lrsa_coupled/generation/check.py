@@ -57,7 +57,8 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
         check_draw(case, seed, comm)
     except ValueError as error:
         yield Finding("error", f"{samples} samples", str(error))
-    for index in range(samples):
+    apart = 1 if case.trajectory is None else case.trajectory.num_steps + 1  # another step of another one
+    for index in range(0, samples * apart, apart):
         parameters = sample_parameters(case, seed, index)
         started = time.perf_counter()
         problem: Any = problem_of(case, comm, parameters, resolution)
@@ -70,7 +71,7 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
         nodes = NodeSet(problem, case.schema.outputs)
         yield from _solves(case, problem, index=index, making=making, nodes=nodes)
         if index == 0 and isinstance(problem, Problem):
-            yield from _dirichlet(problem)
+            yield from _dirichlet(case, problem)
             yield _jacobian(problem)
             yield from _energy(problem)
     yield from _constant_inputs(case, features, comm)
@@ -150,7 +151,7 @@ def _cost(case: Case, nodes: NodeSet, *, index: int, seconds: float) -> Finding:
     return Finding("ok", f"sample {index}, cost", text)
 
 
-def _dirichlet(problem: Problem) -> Iterator[Finding]:
+def _dirichlet(case: Case, problem: Problem) -> Iterator[Finding]:
     """Look at the values that are prescribed; leaves the solution as it is."""
     kept = problem.solution.x.array.copy()
     values = np.full_like(kept, np.nan)
@@ -160,7 +161,7 @@ def _dirichlet(problem: Problem) -> Iterator[Finding]:
     values = values[: owned.index_map.size_local * owned.index_map_bs]
     fixed = values[~np.isnan(values)]
     counts = problem.mesh.comm.allreduce(np.array([len(fixed), np.count_nonzero(fixed)]), op=MPI.SUM)
-    if not counts[0]:
+    if not counts[0] and case.trajectory is None:
         yield Finding("advice", "Dirichlet data", "none: without them the solution may be unique up to constants only")
     else:
         yield Finding("ok", "Dirichlet data", f"{counts[0]} degrees of freedom are fixed, {counts[1]} not to zero")

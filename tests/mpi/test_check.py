@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,10 @@ def test_a_sound_case_has_nothing_to_mend() -> None:
     assert texts["sample 0, newton"].endswith("49 nodes")
 
 
-@pytest.mark.parametrize("name", ["darcy", "convection"])
+TEMPLATES = [str(catalog.templates()[name]) for name in ("energy", "transient")]
+
+
+@pytest.mark.parametrize("name", ["darcy", "convection", *TEMPLATES], ids=lambda name: Path(name).stem)
 def test_shipped_cases_have_no_errors(name: str) -> None:
     case = catalog.load_case(name)
     case.resolution = 8
