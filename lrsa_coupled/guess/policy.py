@@ -212,9 +212,11 @@ class Adaptive(Policy):
         expected = self.expected(kind)
         if expected is None:
             return Choice(name, why)
-        counts = record.iterations
+        counts, budget = record.iterations, settings.budget * expected
+        if self.prospects is not None and name not in record.logs:
+            budget = min(budget, record.first_failure(settings.budget))
         mean = sum(counts) / len(counts) if counts else None
-        return Choice(name, why, expected=expected, budget=settings.budget * expected, iterations=mean)
+        return Choice(name, why, expected=expected, budget=budget, iterations=mean)
 
     def expected(self, kind: str) -> float | None:
         """Return the expected time of a default solve of this kind that ends with a solution [s]. Collective: no.

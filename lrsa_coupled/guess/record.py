@@ -124,10 +124,9 @@ class Record:
         return self.lost + seconds <= trials * (self._total + seconds) + 0.5 * max(self._saved(0.0), 0.0)
 
     def first_failure(self, budget: float) -> float:
-        """Return what a guess that was never tried may lose: an iteration and what comes before it, or the budget."""
+        """Return what a guess that was never tried may lose: an iteration and what comes before it, else the budget."""
         default = float(np.exp(self.solved(DEFAULT)).mean())
-        iterations = float(np.mean(self.iterations)) if self.iterations else math.inf
-        return default * max(budget, 1.2 / iterations)
+        return default * (1.2 / float(np.mean(self.iterations)) if self.iterations else budget)
 
     def forget(self, choice: str) -> None:
         """Forget what a choice has cost, as it has changed."""
