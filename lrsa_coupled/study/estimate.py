@@ -31,8 +31,9 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import nearest
-from lrsa_coupled.study.methods import AFTER, METHODS, Method, OperatorMethod, Study
+from lrsa_coupled.study.methods import AFTER, METHODS, Method, OperatorMethod
 from lrsa_coupled.study.operator_model import trained
+from lrsa_coupled.study.pilot import Study
 from lrsa_coupled.study.sensitivity import sensitivities
 from lrsa_coupled.study.solves import Ask, Solves
 from lrsa_coupled.study.statistics import (
@@ -138,6 +139,9 @@ class Result:
         solves: Number of solves by resolution.
         failed: Number of those that failed by reason; they are left out of the statistics.
         seconds: Wall time x ranks by part [s]: solves by resolution, surrogates.
+        plain: What plain Monte Carlo would take to the interval of the first mean: its solves at the median cost of
+            those of the pilot, wall time x ranks [s].
+        made_before: Data and training of a given model, by part, wall time x ranks [s]; in no other number.
         reached: Whether the error asked for is reached.
         sobol: First-order and total index by quantity and field of the parameters.
     """
@@ -148,6 +152,8 @@ class Result:
     solves: dict[str, int]
     failed: dict[str, int]
     seconds: dict[str, float]
+    plain: float
+    made_before: dict[str, float]
     reached: bool
     sobol: dict[str, dict[str, tuple[Estimate, Estimate]]] = field(default_factory=dict)
 
@@ -166,7 +172,7 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     method, expected, target = _choose(study, request, folder)
     sampled = reach(method, request.error, target)
     indices = {} if request.sobol is None else sensitivities(method, request.sobol)
-    result = _result(study, request, method.name, expected=expected, sampled=sampled)
+    result = _result(method, request, expected=expected, sampled=sampled)
     result = dataclasses.replace(result, sobol=indices)
     text = json.dumps(dataclasses.asdict(result), indent=1) + "\n"
     share(comm, lambda: write_text_atomically(folder / "result.json", text))
@@ -316,8 +322,10 @@ def reach(method: Method, error: float | None, target: float) -> dict[str, Sampl
     return sampled
 
 
-def _result(study: Study, request: Request, method: str, *, expected: Mapping[str, float],
-            sampled: Mapping[str, Sampled]) -> Result:  # fmt: skip
+def _result(
+    method: Method, request: Request, *, expected: Mapping[str, float], sampled: Mapping[str, Sampled]
+) -> Result:
+    study = method.study
     answers = [study.solves.answers[ask] for ask in study.solves.asked]
     solves: dict[str, int] = {}
     failed: dict[str, int] = {}
@@ -338,8 +346,11 @@ def _result(study: Study, request: Request, method: str, *, expected: Mapping[st
             {f"{threshold:g}": probability(each, threshold) for threshold in thresholds},
             {f"{part:g}": quantile(each, part) for part in request.quantiles},
         )  # fmt: skip
-    reached = request.error is None or found[study.names[0]].mean.half_width <= request.error
-    return Result(method, dict(expected), found, solves, failed, seconds | study.seconds, reached)
+    first = found[study.names[0]].mean
+    return Result(
+        method.name, dict(expected), found, solves, failed, seconds | study.seconds, first.worth * study.costs[0],
+        method.made_before(), request.error is None or first.half_width <= request.error,
+    )  # fmt: skip
 
 
 def table(result: Result) -> str:
@@ -360,7 +371,11 @@ def table(result: Result) -> str:
     lines += [f"  {part}: {seconds:.1f} s x ranks" for part, seconds in result.seconds.items()]
     spent = sum(result.seconds.values())
     costs = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(result.expected.items(), key=_second))
-    return "\n".join([*lines, f"in all {spent:.1f} s x ranks; expected after the pilot: {costs}"])
+    lines.append(f"in all {spent:.1f} s x ranks; expected after the pilot: {costs}")
+    times = f"about {result.plain:.3g} s x ranks, {result.plain / spent:.3g} times as much"
+    if made := sum(result.made_before.values()):
+        times += f" ({result.plain / (spent + made):.3g} times with the {made:.3g} s for the model's data and training)"
+    return "\n".join([*lines, f"plain Monte Carlo to the interval of {next(iter(result.quantities))}: {times}"])
 
 
 def _second(pair: tuple[str, float]) -> float:

@@ -17,7 +17,7 @@ from lrsa_coupled.config import Config, load
 from lrsa_coupled.interfaces import NumericalError
 from lrsa_coupled.study import solves
 from lrsa_coupled.study.estimate import Request, Result, estimate, table
-from lrsa_coupled.study.methods import Study
+from lrsa_coupled.study.pilot import Study
 from tests import rods
 from tests.rods import RodCase, exact_indices, exact_mean
 
@@ -96,8 +96,12 @@ def test_an_operator_trained_by_the_way(shared_path: Path) -> None:
     found = result.quantities["integral"].mean
     assert result.reached and found.worth > 2.0 * result.solves["16"]
     assert found.value == pytest.approx(exact_mean(16), abs=4.0 * found.error)
-    assert result.seconds["training"] > 0.0 and result.seconds["solves to train on"] > 0.0
+    assert result.seconds["training"] > 0.0 and result.seconds["solves to train on"] > 0.0 and not result.made_before
     model = str(shared_path / "model")
+    given = estimate(RodCase(), Config(), Request(error=0.02, method="operator", model=model), shared_path / "g", COMM)
+    made = given.made_before
+    assert made["data"] == pytest.approx(result.seconds["solves to train on"], abs=1e-3) and made["training"] > 0.0
+    assert "times with the" in table(given) and "for the model's data and training" in table(given)
     with pytest.raises(ValueError, match="samples of an estimate must be unseen: the seed 4 is that of the data"):
         settings = load(Config(), assignments=["problem.seed=4"])
         estimate(RodCase(), settings, Request(error=0.02, method="operator", model=model), shared_path / "seen", COMM)

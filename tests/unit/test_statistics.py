@@ -132,6 +132,24 @@ def test_mean_with_quasi_random_points() -> None:
     assert np.mean([each.worth for each in found]) > 2.0 * 64 * 4 * FOLDS  # as many random points
 
 
+def test_rare_large_errors_do_not_move_the_coefficient() -> None:
+    """Predictions that miss the tail, either way, are taken as they are; a factor of their own is still found."""
+
+    def drawn(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        y = np.exp(0.6 * rng.standard_normal(shape))
+        return np.stack([y, y + 0.05 * y**2 * rng.standard_normal(shape)])
+
+    pair, found = drawn(np.random.default_rng(0), (10**6,)), {1.0: [], 0.5: []}
+    for seed in range(200):
+        rng = np.random.default_rng([1, seed])
+        (y, cheap), (_, rest) = drawn(rng, (32,)), drawn(rng, (FOLDS, 2000))
+        for factor, values in found.items():
+            further = [factor * each[:, None] for each in rest]
+            values.append(mean(Controlled(y, factor * cheap[:, None], further, np.arange(32) % FOLDS)).value)
+    spread = float(np.sqrt(np.var(pair[1] - pair[0]) / 32 + np.var(pair[1]) / (FOLDS * 2000)))
+    assert np.std(found[1.0]) < spread and np.std(found[0.5]) < 1.4 * spread < 0.4 * np.std(pair[0]) / math.sqrt(32)
+
+
 def test_errors_that_predictions_expect_and_few_answers_do_not_show() -> None:
     rng = np.random.default_rng(0)
     y, rest = rng.standard_normal(50), rng.standard_normal((FOLDS, 100))

@@ -2,12 +2,14 @@
 
 A row is one method to one half-width of the 95 % interval of the first quantity's mean. Surrogates are run: ``gp``,
 and ``operator`` with ``--model``, the shipped one, or ``--train N``. Solves, fits and cheap evaluations are counted,
-data and training of an operator that is trained by the way, too; those of a finished model are in its card. Plain,
+data and training of an operator that is trained by the way, too; those of a finished model, by its card, stand in a
+column of their own. Plain,
 multilevel and multifidelity Monte Carlo are not run: their cost follows from the costs and correlations of the pilot,
 at the optimal numbers of solves, which no run would know so well. Solves that several rows share count for each.
 
 ``seconds`` are wall time x ranks; ``values`` hold the half-width asked for (``error``) and reached (``half_width``),
-the ``value``, the plain solves that it is ``worth``, the ``solves`` of the finest mesh, and whether it is ``measured``.
+the ``value``, the plain solves that it is ``worth``, the ``solves`` of the finest mesh, whether it is ``measured``, and
+the time that data and training of a finished model took (``made_before``).
 """
 
 from __future__ import annotations
@@ -74,7 +76,18 @@ def run(args: Namespace, samples: Samples) -> Results:
 
 def table(results: Results) -> str:
     """Format results: cost by method and half-width, and how many times that of the cheapest other method."""
-    rows: Table = [["half-width", "method", "cost [s x ranks]", "plain / cost", "best mesh / cost", "solves", "worth"]]
+    rows: Table = [
+        [
+            "half-width",
+            "method",
+            "cost [s x ranks]",
+            "plain / cost",
+            "best mesh / cost",
+            "both, model made",
+            "solves",
+            "worth",
+        ]
+    ]
     widths = sorted({row.number("error") for row in results.rows}, reverse=True)
     for width in widths:
         own = {row.method: row for row in results.rows if row.number("error") == width}
@@ -83,7 +96,10 @@ def table(results: Results) -> str:
             cost, measured = row.seconds.total, row.values["measured"]
             label = name if measured else f"{name} (expected)"
             counts = [f"{row.number(key):.0f}" if measured else "-" for key in ("solves", "worth")]
-            rows.append([f"{width:.3g}", label, f"{cost:.4g}", f"{plain / cost:.2f}", f"{meshes / cost:.2f}", *counts])
+            ratios = [f"{plain / cost:.2f}", f"{meshes / cost:.2f}", "-"]
+            if before := row.number("made_before") if measured else 0.0:
+                ratios[2] = f"{plain / (cost + before):.2f}, {meshes / (cost + before):.2f}"
+            rows.append([f"{width:.3g}", label, f"{cost:.4g}", *ratios, *counts])
     return f"{heading(results)}\n\n{align(rows)}"
 
 
@@ -119,11 +135,13 @@ def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[flo
             study.seconds.clear()
             study.seconds.update(extra if name == OPERATOR else {})
             study.solves.asked = {ask for ask in pilot if ask.resolution == study.resolutions[0]}
-            found = mean(reach(METHODS[name](study), width, target)[study.names[0]])
+            method = METHODS[name](study)
+            found = mean(reach(method, width, target)[study.names[0]])
             asked = [study.solves.answers[ask] for ask in study.solves.asked]
             seconds = sum(answer.seconds for answer in asked) + sum(study.seconds.values())
             values: Values = {"error": width, "half_width": found.half_width, "value": found.value}
             values |= {"worth": found.worth, "solves": len(asked), "measured": True}
+            values |= {"made_before": sum(method.made_before().values())}
             rows.append(_row(name, place, seconds=seconds, values=values))
     study.solves.free()
     return rows
