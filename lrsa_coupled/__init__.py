@@ -13,6 +13,7 @@ _MODULES = {
     "Case": "interfaces",
     "Collector": "generation.collect",
     "Continuation": "interfaces",
+    "Differentiable": "coupling.differentiable",
     "Features": "interfaces",
     "Field": "schema",
     "Gate": "guess.policy",
@@ -37,6 +38,7 @@ __all__ = ["__version__", *_MODULES]  # noqa: PLE0604 - strings
 if TYPE_CHECKING:
     from lrsa_coupled.catalog import load_case as load_case
     from lrsa_coupled.certify.surrogate import Surrogate as Surrogate
+    from lrsa_coupled.coupling.differentiable import Differentiable as Differentiable
     from lrsa_coupled.generation.collect import Collector as Collector
     from lrsa_coupled.guess.attach import attach as attach
     from lrsa_coupled.guess.learned import LearnedGuess as LearnedGuess

@@ -85,7 +85,7 @@ class Quantities:
 
     def __init__(self, quantities: Sequence[Quantity], problem: Unknown) -> None:
         self.comm: MPI.Comm = problem.mesh.comm
-        self._compiled = [(quantity, _compiled(quantity, problem)) for quantity in quantities]
+        self._compiled = [(q, [fem.form(form) for form in forms_of(q, problem)]) for q in quantities]
 
     def __call__(self) -> dict[str, float]:
         """Return the quantities by name, the same on all ranks."""
@@ -95,7 +95,7 @@ class Quantities:
         with collective_errors(self.comm):
             for quantity, forms in self._compiled:
                 own, sums = sums[: len(forms)], sums[len(forms) :]
-                found[quantity.name] = _number(quantity, own)
+                found[quantity.name] = number_of(quantity, own)
         return found
 
 
@@ -129,16 +129,18 @@ def quasi_random(count: int, dim: int) -> npt.NDArray[np.float64]:
     return points
 
 
-def _compiled(quantity: Quantity, problem: Unknown) -> list[fem.Form]:
+def forms_of(quantity: Quantity, problem: Unknown) -> Sequence[ufl.Form]:
+    """Return the functionals of a quantity; ValueError when they are no such forms. Collective."""
     forms = quantity.functionals(problem)
     if not forms or any(not isinstance(form, ufl.Form) or form.arguments() for form in forms):
         raise ValueError(f"quantity '{quantity.name}' needs one or more UFL forms without test functions, got {forms}")
     if quantity.of is None and len(forms) > 1:
         raise ValueError(f"quantity '{quantity.name}' has {len(forms)} functionals: 'of' must make a number of them")
-    return [fem.form(form) for form in forms]
+    return forms
 
 
-def _number(quantity: Quantity, values: list[Any]) -> float:
+def number_of(quantity: Quantity, values: Sequence[Any]) -> float:
+    """Return the quantity where its functionals have these values; ValueError when it is not real. Collective: no."""
     number: Any = values[0] if quantity.of is None else quantity.of(*values)
     if isinstance(number, complex):
         if abs(number.imag) > 1e-10 * abs(number):

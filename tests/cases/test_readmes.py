@@ -132,7 +132,8 @@ def setup_script() -> dict[str, Any]:
         hot.value = value
 
     set_parameters(1.0)
-    return {"problem": problem, "u": u, "bcs": bcs, "f": f, "hot": hot, "set_parameters": set_parameters,
+    return {"problem": problem, "residual": residual, "u": u, "bcs": bcs, "f": f, "hot": hot,
+            "set_parameters": set_parameters,
             "training_parameters": (0.5, 1.0, 1.5, 2.0), "new_parameters": (0.7, 1.2, 1.7)}  # fmt: skip
 
 

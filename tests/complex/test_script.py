@@ -14,7 +14,7 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from dolfinx.mesh import create_unit_square
 from petsc4py import PETSc
 
-from lrsa_coupled import Collector, LearnedGuess, attach
+from lrsa_coupled import Collector, Differentiable, LearnedGuess, attach
 from lrsa_coupled.config import Config, GuessConfig, load
 from lrsa_coupled.coupling.script import unknown
 from lrsa_coupled.coupling.transfer import NodeSet
@@ -143,6 +143,11 @@ def test_direct_solvers_are_passed_by(model: Path) -> None:
     problem.solve()
     assert attached is not None and attached.passed_by is not None and "preonly" in attached.passed_by
     assert [decision.choice for decision in attached.policy.decisions] == ["default", "default"]
+
+
+def test_derivatives_in_torch_are_of_real_problems() -> None:
+    with pytest.raises(ValueError, match="derivatives in torch need PETSc with real scalars, this one has complex"):
+        Differentiable(Script().nonlinear())
 
 
 def test_a_model_of_real_fields_is_refused_with_its_components(model: Path) -> None:
