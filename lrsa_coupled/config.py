@@ -66,7 +66,9 @@ class GenerateConfig(Section):
     samples_per_shard: Positive = setting(16, "samples of a full file")
     ranks_per_sample: Positive = setting(1, "ranks that share the mesh of a sample")
     method: str | None = setting(None, "method of the case; none: its default")
-    guess: Literal["none", "previous", "nearest", "learned"] = setting("none", "initial guess; none: the method's own")
+    guess: Literal["none", "previous", "nearest", "learned", "learning"] = setting(
+        "none", "initial guess; none: the method's own; learning: what the samples before and models of them give"
+    )
     model: str | None = setting(None, "folder of the model of guess=learned")
     samples_per_chain: Positive = setting(32, "samples solved one after the other when one follows from another")
     reuse: Reuse = setting("nothing", "reused along a chain: matrices and orderings; the preconditioner, too")

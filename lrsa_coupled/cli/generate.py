@@ -48,12 +48,23 @@ def generate_and_report(
 ) -> int:  # fmt: skip
     """Make the samples, print what came of them and return the exit code. Collective."""
     from lrsa_coupled.generation.generate import generate
+    from lrsa_coupled.study.farm import generate_learning
 
-    summary = generate(case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case)
+    text = ""
+    if config.generate.guess == "learning":
+        summary, text = generate_learning(
+            case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case
+        )
+    else:
+        summary = generate(
+            case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case
+        )
     mpi.print_once(
         f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s"
         f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
     )
+    if text:
+        mpi.print_once(text)
     for reason, count in sorted(summary.failed.items()):
         mpi.print_once(f"  {count} failed: {reason}")
     if summary.made:  # no solver has run otherwise, and none has used an option

@@ -35,7 +35,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     stopped = study.run()
     if study.study.solves:
         check_petsc(comm, petsc)
-    mpi.print_once(study.policy.summary())
+    mpi.print_once(study.learner.policy.summary())
     mpi.print_once(study.study.summary())
     if stopped:
         mpi.print_once(f"{stopped}: stopped after the sample in progress; the same command continues from here")

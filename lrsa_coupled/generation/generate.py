@@ -7,7 +7,7 @@ import importlib.metadata
 import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lrsa_coupled.data.writer import DAMAGED, ShardWriter, drop_failed, repair, 
 from lrsa_coupled.generation.counter import SharedCounter
 from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
-from lrsa_coupled.generation.sample_solver import SampleSolver
+from lrsa_coupled.generation.sample_solver import SampleSolver, SolveBy
 from lrsa_coupled.generation.source import source_digest
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
@@ -35,6 +35,10 @@ from lrsa_coupled.settings import nearest
 from lrsa_coupled.training.checkpoint import CARD
 
 logger = logging.getLogger(__name__)
+
+
+type Learn = Callable[[MPI.Intracomm], SolveBy]
+"""Makes what solves the samples of a group of ranks. Collective."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class GenerateSummary:
 
 
 def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, retry_failed: bool = False,
-             accept_changed_case: bool = False) -> GenerateSummary:  # fmt: skip
+             accept_changed_case: bool = False, learn: Learn | None = None) -> GenerateSummary:  # fmt: skip
     """Make the samples that ``folder`` lacks, after putting it in order.
 
     Collective. Groups of ``ranks_per_sample`` ranks take the next missing sample whenever they are free and solve it on
@@ -74,7 +78,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
     With ``guess = "nearest"`` samples are made in generations, each as large as all before it, and begin with the
     nearest sample of the generations before: that depends on the index alone, not on ranks, order or restarts. Where a
     sample follows from the one before (``reuse``, ``guess = "previous"``) groups take chains; one that was not finished
-    is solved again from its beginning, and what is missing of it is written.
+    is solved again from its beginning, and what is missing of it is written. With ``guess = "learning"``, for which
+    ``study.farm`` gives ``learn``, guesses depend on what came before, so answers agree to the tolerance of the solves.
 
     A sample fails for a numerical reason only, see ``coupling/failures.py``, and is not tried again but with
     ``retry_failed``. Any other exception, of the case too, ends the run; what is finished is on disk. A data set knows
@@ -89,6 +94,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
     """
     started = time.perf_counter()
     _check(case, config, comm.size)
+    if (config.generate.guess == "learning") != (learn is not None):
+        raise ValueError("generate.guess=learning is for study.farm.generate_learning, which calls generate")
     with StopSignals() as stop:
         check_draw(case, config.problem.training_seed, comm)
         share(comm, lambda: _create(case, config, folder, accept_changed_case))
@@ -98,7 +105,7 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
         settings, seed = config.generate, config.problem.training_seed
         missing = share(comm, lambda: _put_in_order(folder, damages, settings, retry_failed))
         generations = share(comm, lambda: plan(case, settings, missing, seed=seed))
-        worker = _Worker(case, config, folder, comm)
+        worker = _Worker(case, config, folder, comm=comm, learn=learn)
         longest, stopped = 0.0, ""
         for generation in generations:
             longest += worker.run(generation, stop)
@@ -124,12 +131,13 @@ class _Worker:
         useful: Part of it that meshes, problems and solves took [s]; on the first rank of the group.
     """
 
-    def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Intracomm) -> None:
+    def __init__(self, case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, learn: Learn | None) -> None:
         settings = config.generate
         self.case, self.config, self.folder, self.comm = case, config, folder, comm
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
-        self.solver = SampleSolver(case, config, self.group)
+        solve_by = None if learn is None else learn(self.group)
+        self.solver = SampleSolver(case, config, self.group, solve_by=solve_by)
         self.shares = Shares(folder)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
 
@@ -255,13 +263,13 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
         raise ValueError(f"{text}; '{case.name}' makes one for each sample")
     if settings.recycle and reuse == "nothing":
         raise ValueError("generate.recycle needs generate.reuse=setup or reuse=preconditioner, got reuse=nothing")
-    if case.trajectory is not None and (settings.sort or guess in ("previous", "nearest")):
+    if case.trajectory is not None and (settings.sort or guess in ("previous", "nearest", "learning")):
         text = "the steps of a trajectory follow one another in time"
         raise ValueError(f"{text}: generate.sort and guess={guess} do not go with '{case.name}'")
     if settings.sort and not is_chained(case, settings):
         text = "generate.sort orders samples of which one follows from another"
         raise ValueError(f"{text}: it needs generate.reuse or generate.guess=previous")
-    if reuse != "nothing" and guess in ("nearest", "learned"):
+    if reuse != "nothing" and guess in ("nearest", "learned", "learning"):
         text = f"generate.guess={guess} makes a solver for each sample"
         raise ValueError(f"{text} and does not go with reuse={reuse}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import final
 
@@ -24,6 +24,9 @@ from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
 from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, NumericalError, Problem, Reuse, Solver, SolveResult
 from lrsa_coupled.mpi import agree, allreduce, collective_errors
 
+type SolveBy = Callable[[Problem, float], SolveResult]
+"""Solves a problem to an absolute tolerance. Collective."""
+
 
 @final
 class SampleSolver:
@@ -31,10 +34,16 @@ class SampleSolver:
 
     A case on one mesh has its mesh, spaces and forms made once, whatever the settings. The ranks of ``comm`` share a
     sample. Collective: all methods.
+
+    Args:
+        case: Case of the samples.
+        config: Settings of ``generate``, the problems and guesses.
+        comm: Ranks that share a sample.
+        solve_by: What solves instead of a method of the case.
     """
 
-    def __init__(self, case: Case, config: Config, comm: MPI.Comm) -> None:
-        self.case, self.settings, self.comm = case, config.generate, comm
+    def __init__(self, case: Case, config: Config, comm: MPI.Comm, *, solve_by: SolveBy | None = None) -> None:
+        self.case, self.settings, self.comm, self._solve_by = case, config.generate, comm, solve_by
         self.policy = Always(config.guess.max_iterations)
         self._method = self.settings.method or case.default_method
         self._seed, self._resolution = config.problem.training_seed, config.problem.resolution or case.resolution
@@ -94,6 +103,8 @@ class SampleSolver:
         case, settings = self.case, self.settings
         agree(self.comm)
         atol = case.rtol * reference_norm(problem)
+        if self._solve_by is not None:
+            return self._solve_by(problem, atol)
         if case.fixed_mesh is not None and settings.reuse != "nothing":
             solver = self._next(case.fixed_mesh, problem, atol)
         elif settings.guess == "previous":

@@ -36,6 +36,55 @@ UNLIMITED = 1e9
 
 
 @final
+class CaseLearner:
+    """Solves problems of a case by what a study knows. Collective: all methods.
+
+    Args:
+        case: A case whose samples do not depend on each other.
+        config: Settings of the problems, of guesses, and the coarser meshes of nested iteration.
+        study: Data, models and account.
+
+    Attributes:
+        policy: Decisions and costs.
+    """
+
+    def __init__(self, case: Case, config: Config, study: Study) -> None:
+        self.case, self.config, self.study = case, config, study
+        coarse = _coarse(case, config)
+        self._coarse: list[InitialGuess] = [] if coarse is None else [coarse]
+        self.policy = Adaptive(config.guess, [*(guess.name for guess in self._coarse), *NAMES])
+        self.policy.without = frozenset(guess.name for guess in self._coarse)
+        self._learner: Learner | None = None
+        self._kinds: Counter[str] = Counter()
+
+    def solve(self, problem: Problem, atol: float, *, index: int = -1, parameters: str = "{}") -> SolveResult:
+        """Solve a problem and learn from it; the sample has the index and the parameters."""
+        learner = self._learner_of(problem)
+        learner.before()
+        self._kinds[kind_of(problem)] += 1
+        target = CaseTarget(self.case, problem, atol, method=self.config.generate.method)
+        solver = GuardedSolver([*self._coarse, *learner.guesses], target, self.policy)
+        result = solver.solve()
+        solver.destroy()
+        learner.after(result, index=index, parameters=parameters)
+        return result
+
+    def measured(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the mean time of a solve [s] and the expected error, by choice, for problems of the usual size."""
+        kind = max(self._kinds, key=self._kinds.__getitem__, default="")
+        costs = {name: cost for name, (cost, _) in self.policy.costs(kind).items()}
+        return costs, dict(self.policy.prospects or {})
+
+    def _learner_of(self, problem: Problem) -> Learner:
+        """Return what learns from a problem: of a case on one mesh the same for all."""
+        if self._learner is None or self.case.fixed_mesh is None:
+            settings = self.config.guess
+            self._learner = Learner(self.study, problem, self.case, policy=self.policy, settings=settings)
+        self._learner.what = problem
+        return self._learner
+
+
+@final
 class CaseStudy:
     """Solves the samples of a case that a folder lacks. Collective: all methods.
 
@@ -47,7 +96,7 @@ class CaseStudy:
 
     Attributes:
         study: Data, models and account.
-        policy: Decisions and costs.
+        learner: What solves.
         failed: Samples of this run that were not solved.
 
     Raises:
@@ -61,13 +110,9 @@ class CaseStudy:
         self.case, self.config, self.comm = case, config, comm
         self.study = Study(dataclasses.replace(learning, overhead=UNLIMITED), card_of(case, config), comm)
         share(comm, lambda: configuration.save(config, self.study.folder))
-        coarse = _coarse(case, config)
-        self.coarse: list[InitialGuess] = [] if coarse is None else [coarse]
-        self.policy = Adaptive(config.guess, [*(guess.name for guess in self.coarse), *NAMES])
-        self.policy.without = frozenset(guess.name for guess in self.coarse)
+        self.learner = CaseLearner(case, config, self.study)
         self.failed = 0
-        self._learner: Learner | None = None
-        self._kinds: Counter[str] = Counter()
+        self._problem: Problem | None = None
 
     def run(self) -> str:
         """Solve what is missing, until a signal comes; return its name, empty without one."""
@@ -82,34 +127,20 @@ class CaseStudy:
         self.study.close()
         return stopped
 
-    def measured(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the mean time of a solve [s] and the expected error, by choice, for problems of the usual size."""
-        kind = max(self._kinds, key=self._kinds.__getitem__, default="")
-        costs = {name: cost for name, (cost, _) in self.policy.costs(kind).items()}
-        return costs, dict(self.policy.prospects or {})
-
     def _solve(self, index: int) -> None:
-        case, config = self.case, self.config
-        parameters = sample_parameters(case, config.problem.training_seed, index)
+        case = self.case
+        parameters = sample_parameters(case, self.config.problem.training_seed, index)
         text = json.dumps(dataclasses.asdict(parameters))
         started = time.perf_counter()
         try:
-            problem = self._problem(parameters)
-            atol = case.rtol * reference_norm(problem)
-            learner = self._learner_of(problem)
-            learner.before()
-            self._kinds[kind_of(problem)] += 1
-            target = CaseTarget(case, problem, atol)
-            solver = GuardedSolver([*self.coarse, *learner.guesses], target, self.policy)
-            result = solver.solve()
-            solver.destroy()
+            problem = self._set_up(parameters)
+            result = self.learner.solve(problem, case.rtol * reference_norm(problem), index=index, parameters=text)
         except Exception as error:
             if not is_numerical(error):
                 raise
             result = SolveResult(False, f"{type(error).__name__}: {error}".splitlines()[0], "", 0, float("nan"))
             self._fail(index, text, result, time.perf_counter() - started)
             return
-        learner.after(result, index=index, parameters=text)
         if not result.converged:
             self._fail(index, text, result, time.perf_counter() - started)
 
@@ -119,20 +150,13 @@ class CaseStudy:
         if self.comm.rank == 0:
             self.study.keep(SampleRecord(index, "failed", *rest))
 
-    def _problem(self, parameters: object) -> Problem:
-        fixed, known = self.case.fixed_mesh, None if self._learner is None else self._learner.what
-        if fixed is not None and isinstance(known, Problem):
-            return fixed.update(known, parameters)
+    def _set_up(self, parameters: object) -> Problem:
+        fixed = self.case.fixed_mesh
+        if fixed is not None and self._problem is not None:
+            return fixed.update(self._problem, parameters)
         resolution = self.config.problem.resolution or self.case.resolution
-        return self.case.problem(self.case.mesh(self.comm, parameters, resolution), parameters)
-
-    def _learner_of(self, problem: Problem) -> Learner:
-        """Return what learns from a problem: of a case on one mesh the same for all."""
-        if self._learner is None or self.case.fixed_mesh is None:
-            settings = self.config.guess
-            self._learner = Learner(self.study, problem, self.case, policy=self.policy, settings=settings)
-        self._learner.what = problem
-        return self._learner
+        self._problem = self.case.problem(self.case.mesh(self.comm, parameters, resolution), parameters)
+        return self._problem
 
 
 def _coarse(case: Case, config: Config) -> CoarseMeshGuess | None:

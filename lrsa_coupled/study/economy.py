@@ -55,6 +55,7 @@ class Situation:
         errors: Expected relative error by choice.
         model: Whether there is a model already.
         free_cores: Cores of the machine that no rank uses.
+        groups: Groups of ranks that solve at the same time; where no core is free, a training takes that of one.
     """
 
     samples: int
@@ -63,6 +64,7 @@ class Situation:
     errors: Mapping[str, float]
     model: bool
     free_cores: int
+    groups: int = 1
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,14 @@ def decide(situation: Situation, learned: str) -> Verdict:
     best = min(costs, key=costs.__getitem__)
     time = costs[best]
     begin = f"{situation.samples} samples, about {situation.remaining:.0f} solves to come at {time:.3g} s ({best})"
-    if situation.free_cores < 1:
+    if situation.free_cores < 1 and situation.groups == 1:
         return Verdict(None, 0.0, f"{begin}: no core is free for a training; run 'lrsa-coupled train' afterwards")
     expected = expected_time(situation, costs, learned)
     seconds = min(found.share * situation.remaining * time, found.longest)
     if seconds < found.shortest:
         return Verdict(None, 0.0, f"{begin}: too short for a training, {best} is enough")
-    lost = found.contention * seconds + (0.0 if situation.model else found.loading)
+    contention = found.contention if situation.free_cores > 0 else 1.0 / situation.groups
+    lost = contention * seconds + (0.0 if situation.model else found.loading)
     saved = (situation.remaining - seconds / time) * (time - expected) - lost
     if saved <= 0.0:
         return Verdict(None, saved, f"{begin}: a model is not expected to pay ({expected:.3g} s a solve)")

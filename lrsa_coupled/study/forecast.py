@@ -66,7 +66,7 @@ def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, tr
         learning = Learning(folder, solves=trial, when="never")
         study = CaseStudy(case, config, learning, comm)
         study.run()
-        costs, errors = study.measured()
+        costs, errors = study.learner.measured()
         cores = study.study.cores
         comm.Barrier()
     return share(comm, lambda: expected(costs, errors, solves, cores=cores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import final
 
@@ -15,8 +16,59 @@ from lrsa_coupled.data.writer import ShardWriter, tidy
 SAMPLES_PER_SHARD = 16
 
 
+class Samples(ABC):
+    """The samples of a study, on rank 0. Collective: no.
+
+    Attributes:
+        earlier: Solved samples that the data set had at the beginning.
+        present: All samples that it had then.
+        count: Solved samples since.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        store = DataStore(folder, tolerant=True)
+        self.earlier, self.present, self.count = store.solved, frozenset(store.entries), 0
+
+    def __len__(self) -> int:
+        return len(self.earlier) + self.count
+
+    @abstractmethod
+    def take_index(self) -> int:
+        """Return the index of the next sample, -1 where others give it. OSError when the folder cannot be written."""
+
+    @abstractmethod
+    def add(self, record: SampleRecord) -> None:
+        """Add a sample. OSError when it is to be written and cannot be."""
+
+    def flush(self) -> None:
+        """Write what waits. OSError when it cannot be written."""
+
+    def close(self) -> None:
+        """Write what waits and put the data set in order. OSError when it cannot be written."""
+
+
 @final
-class SampleLog:
+class WrittenElsewhere(Samples):
+    """Samples that somebody else writes, each at once.
+
+    Args:
+        folder: The data set.
+        groups: Groups that make samples; each is taken to be as fast as this one.
+    """
+
+    def __init__(self, folder: Path, groups: int) -> None:
+        super().__init__(folder)
+        self.groups = groups
+
+    def take_index(self) -> int:
+        return -1
+
+    def add(self, record: SampleRecord) -> None:
+        self.count += self.groups * (record.arrays is not None)
+
+
+@final
+class SampleLog(Samples):
     """Writes the samples of a study, on rank 0. Collective: no.
 
     A sample waits in memory while writing would take more than a share of the time of the solves since the last write;
@@ -27,10 +79,6 @@ class SampleLog:
         card: What its samples are.
         share: Of the time of the solves that writing may take.
 
-    Attributes:
-        earlier: Solved samples that the data set had at the beginning.
-        present: All samples that it had then.
-
     Raises:
         ValueError: If the folder holds another data set.
         OSError: If it cannot be written.
@@ -39,27 +87,19 @@ class SampleLog:
     def __init__(self, folder: Path, card: DataCard, share: float) -> None:
         self.folder, self.share = folder, share
         create(folder, card)
-        store = DataStore(folder, tolerant=True)
-        self.earlier = store.solved
-        self.present = frozenset(store.entries)
-        self.count = 0
-        self._first = 1 + max(store.entries, default=-1)
+        super().__init__(folder)
+        self._first = 1 + max(self.present, default=-1)
         self._indices: Indices | None = None
         self._writer = ShardWriter(folder, SAMPLES_PER_SHARD)
         self._waiting: list[SampleRecord] = []
         self._solving, self._cost = 0.0, 0.0
 
-    def __len__(self) -> int:
-        return len(self.earlier) + self.count
-
     def take_index(self) -> int:
-        """Return the index of the next sample. OSError when the folder cannot be written."""
         if self._indices is None:
             self._indices = Indices(self.folder, self._first)
         return self._indices.take()
 
     def add(self, record: SampleRecord) -> None:
-        """Add a sample. OSError when it is to be written and cannot be; what waits is kept."""
         self._waiting.append(record)
         self.count += record.arrays is not None
         self._solving += record.seconds
@@ -67,7 +107,6 @@ class SampleLog:
             self.flush()
 
     def flush(self) -> None:
-        """Write what waits. OSError when it cannot be written."""
         if not self._waiting:
             return
         started = time.perf_counter()
@@ -76,7 +115,6 @@ class SampleLog:
         self._solving, self._cost = 0.0, time.perf_counter() - started
 
     def close(self) -> None:
-        """Write what waits and put the data set in order. OSError when it cannot be written."""
         self.flush()
         self._writer.close()
         if self._indices is not None:

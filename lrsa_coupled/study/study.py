@@ -28,7 +28,7 @@ from lrsa_coupled.schema import Schema
 from lrsa_coupled.settings import Section, setting
 from lrsa_coupled.study import economy
 from lrsa_coupled.study.library import Library
-from lrsa_coupled.study.samples import SampleLog
+from lrsa_coupled.study.samples import SampleLog, Samples, WrittenElsewhere
 from lrsa_coupled.study.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class Study:
         learning: Its folder and how it learns.
         card: Of the data set.
         comm: Ranks of the problems.
+        groups: Groups of ranks at work on the data set, of which this is one, where somebody else writes the samples;
+            None where this study writes them.
+        cores: Cores of the machine of rank 0 that no rank uses; None: those not used by ``comm``.
 
     Attributes:
         solving: Time of the solves so far [s].
@@ -84,34 +87,39 @@ class Study:
         model_error: Its relative error on validation samples.
         log: What writes samples; None above rank 0, and after a write that has failed.
         library: Solutions on all meshes, None before the first solve.
-        cores: Cores of the machine of rank 0 that no rank uses.
 
     Raises:
         ValueError: If the folder holds another data set; on all ranks.
     """
 
-    def __init__(self, learning: Learning, card: DataCard, comm: MPI.Comm) -> None:
-        self.learning, self.comm = learning, comm
+    def __init__(
+        self, learning: Learning, card: DataCard, comm: MPI.Comm, *, groups: int | None = None, cores: int | None = None
+    ) -> None:
+        self.learning, self.comm, self.groups = learning, comm, groups
         self.folder = Path(learning.folder).resolve()  # a script may change its folder
         self.solving = self.spent = self.setup = self.saved = 0.0
         self.solves = 0
         self.model: LearnedGuess | None = None
         self.model_error = math.nan
-        self.log: SampleLog | None = None
+        self.log: Samples | None = None
         self.library: Library | None = None
         self._errors: dict[str, list[float]] = {}
-        self.trainer = Trainer(self.folder)
+        self.cores = free_cores(comm) if cores is None else cores
+        self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)
         self.schema = card.schema
         self.closed = False
         self._next = economy.FIRST
         self._trained: list[str] = []
+        self._newest: Path | None = None
         self._waiting_model: Path | None = None
         with collective_errors(comm):
             if comm.rank == 0:
-                self.log = SampleLog(self.folder, card, learning.overhead / 4)
-                self._waiting_model = newest = self.trainer.newest()
+                if groups is None:
+                    self.log = SampleLog(self.folder, card, learning.overhead / 4)
+                else:
+                    self.log = WrittenElsewhere(self.folder, groups)
+                newest = self.trainer.newest()
                 self._next = max(economy.FIRST, 2 * int(newest.name) if newest is not None else 0)
-        self.cores = _free_cores(comm)
         if comm.rank == 0:
             atexit.register(self._end)
 
@@ -131,10 +139,10 @@ class Study:
 
     def news(self, costs: Mapping[str, float]) -> tuple[bool, Path | None]:
         """Return whether to learn from the next solve, and the folder of a new model; for rank 0."""
-        found = self.trainer.poll()
-        if found is not None:
-            self._waiting_model = found
-        model = None
+        self.trainer.poll()
+        found, model = self.trainer.newest(), None
+        if found is not None and found != self._newest:
+            self._newest = self._waiting_model = found
         if self._waiting_model is not None and economy.worth_loading(self._situation(costs, {})):
             model, self._waiting_model = self._waiting_model, None
         return self.solves == 0 or self.affordable, model
@@ -236,7 +244,9 @@ class Study:
         samples = 0 if self.log is None else len(self.log)
         total = self.learning.solves
         remaining = max(samples, self.solves) if total is None else max(total - self.solves, 0)
-        return economy.Situation(samples, remaining, costs, errors, self.model is not None, self.cores)
+        return economy.Situation(
+            samples, remaining, costs, errors, self.model is not None, self.cores, groups=self.groups or 1
+        )
 
 
 _studies: dict[tuple[object, ...], Study] = {}
@@ -261,7 +271,7 @@ def end_studies() -> None:
     _studies.clear()
 
 
-def _free_cores(comm: MPI.Comm) -> int:
+def free_cores(comm: MPI.Comm) -> int:
     """Return how many cores of this machine are left by its ranks. Collective."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     cores = set().union(*node.allgather(os.sched_getaffinity(0)))

@@ -44,13 +44,14 @@ class Trainer:
 
     Args:
         folder: The data set; models are in its folder ``models``.
+        niceness: By which a training gives way to other processes.
 
     Attributes:
         given_up: Whether too many trainings have failed one after the other.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
+    def __init__(self, folder: Path, *, niceness: int = 19) -> None:
+        self.folder, self.niceness = folder.resolve(), niceness
         self.models = self.folder / MODELS
         self.given_up = False
         self._failures, self._samples, self._until = 0, 0, 0.0
@@ -70,7 +71,8 @@ class Trainer:
         self._samples, self._until = samples, time.monotonic() + 90.0 * minutes + 60.0
         shutil.rmtree(self._part, ignore_errors=True)
         self.models.mkdir(parents=True, exist_ok=True)
-        words = command(self.folder, self._part, minutes, self.newest())
+        nice = ["nice", "-n", str(self.niceness)] if self.niceness else []
+        words = [*nice, *command(self.folder, self._part, minutes, self.newest())]
         environment = {key: value for key, value in os.environ.items() if not key.startswith(LAUNCHERS)}
         with open(self.models / "trainer.log", "wb") as log:
             self._process = subprocess.Popen(
@@ -150,8 +152,7 @@ def command(data: Path, out: Path, minutes: float, initial: Path | None) -> list
 
 
 def obey(parent: int) -> None:
-    """Make this process one of low priority that is killed when its parent ends, however that ends."""
-    os.nice(19)
+    """Have this process killed when its parent ends, however that ends."""
     with suppress(OSError, AttributeError):  # of Linux only
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:

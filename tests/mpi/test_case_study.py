@@ -26,6 +26,7 @@ from lrsa_coupled.mpi import share
 from lrsa_coupled.schema import Field, Schema
 from lrsa_coupled.solvers.newton import NewtonSolver
 from lrsa_coupled.study.cases import CaseStudy
+from lrsa_coupled.study.farm import generate_learning
 from lrsa_coupled.study.study import Learning
 
 COMM = MPI.COMM_WORLD
@@ -83,9 +84,9 @@ def test_a_study_makes_the_samples_of_generate_and_goes_on(shared_path: Path) ->
     config = Config(case="heat", generate=GenerateConfig(samples=5, ranks_per_sample=COMM.size))
     generate(case, config, shared_path / "farm", COMM)
     first = solved(case, shared_path / "study", 3)
-    assert [decision.number for decision in first.policy.decisions] == [1, 2, 3]
+    assert [decision.number for decision in first.learner.policy.decisions] == [1, 2, 3]
     second = solved(case, shared_path / "study", 5)
-    assert len(second.policy.decisions) == 2 and second.study.solves == 2
+    assert len(second.learner.policy.decisions) == 2 and second.study.solves == 2
     farm, study = (share(COMM, lambda name=name: DataStore(shared_path / name)) for name in ("farm", "study"))
     assert farm.solved == study.solved == list(range(5))
     assert study.card.schema == case.schema and not share(COMM, study.verify)
@@ -94,6 +95,25 @@ def test_a_study_makes_the_samples_of_generate_and_goes_on(shared_path: Path) ->
             one, two = farm.read(index), study.read(index)
             assert one.parameters == two.parameters
             assert np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
+
+
+def test_a_farm_that_learns_makes_the_same_samples(shared_path: Path) -> None:
+    case = Heat()
+    config = Config(case="heat", generate=GenerateConfig(samples=6))
+    generate(case, config, shared_path / "plain", COMM)
+    learning = dataclasses.replace(config, generate=GenerateConfig(samples=4, guess="learning"))
+    summary, text = generate_learning(case, learning, shared_path / "learning", COMM)
+    assert (summary.made, summary.solved) == (4, 4) and "learning took" in text
+    learning = dataclasses.replace(config, generate=GenerateConfig(samples=6, guess="learning"))
+    summary, _ = generate_learning(case, learning, shared_path / "learning", COMM)
+    assert (summary.made, summary.solved) == (2, 6)
+    if COMM.rank == 0:
+        plain, learned = (DataStore(shared_path / name) for name in ("plain", "learning"))
+        for index in range(6):
+            one, two = plain.read(index), learned.read(index)
+            assert one.parameters == two.parameters and np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
+    with pytest.raises(ValueError, match="is for study.farm.generate_learning"):
+        generate(case, learning, shared_path / "learning", COMM)
 
 
 def test_a_trajectory_is_refused(shared_path: Path) -> None:

@@ -49,6 +49,12 @@ def test_else_it_does_not_and_says_why(changes: dict[str, object], why: str) -> 
     assert verdict.seconds is None and why in verdict.why
 
 
+def test_where_no_core_is_free_a_training_takes_that_of_one_group_of_several() -> None:
+    free, shared = decide(HEAT, "learned"), decide(dataclasses.replace(HEAT, free_cores=0, groups=8), "learned")
+    assert shared.seconds == free.seconds is not None
+    assert free.saved - shared.saved == pytest.approx((1 / 8 - ASSUMPTIONS.contention) * shared.seconds)
+
+
 def test_a_model_is_refined_where_the_last_one_has_paid() -> None:
     errors = {**HEAT.errors, "learned": 0.08}
     paid = dataclasses.replace(HEAT, costs={**HEAT.costs, "learned": 1.2}, errors=errors, model=True)
