@@ -52,13 +52,15 @@ FORBIDDEN = {
 }
 """Outside modules that a part must do without."""
 
-MEETING_PLACES = frozenset({"coupling", "guess", "generation", "study", "certify", "petsc", "bench"})
-"""Parts whose files may import torch and PETSc together; the bench times both."""
+MEETING_PLACES = frozenset({"coupling", "guess", "generation", "study", "certify", "petsc", "bench", "tutorial"})
+"""Parts whose files may import torch and PETSc together; the bench times both, a tutorial is a program of a user."""
 
 
 def part_of(path: Path) -> str:
-    """The folder or file of the library, or ``solvers`` or ``cases``."""
+    """The folder or file of the library, or ``solvers``, ``cases`` or ``tutorial``."""
     names = path.with_suffix("").parts
+    if names[:2] == ("cases", "tutorial"):
+        return "tutorial"
     return names[1].replace("__init__", "") if names[0] == "lrsa_coupled" else names[0]
 
 
