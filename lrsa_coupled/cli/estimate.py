@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sobol", type=int, metavar="N", help=text)
     text = "folder of an operator; the shipped one by default where the method may be operator"
     parser.add_argument("--model", type=Path, metavar="DIR", help=text)
-    text = "solves on which --method operator trains an operator, instead of a model"
+    text = "solves, on a mesh half as fine, on which --method operator trains an operator, instead of a model"
     parser.add_argument("--train", type=int, metavar="N", help=text)
     parser.add_argument("--pilot", type=int, default=32, metavar="N", help="samples of the pilot; 32 by default")
     add_settings(parser, "problem.seed", "problem.resolution", "generate.ranks_per_sample")

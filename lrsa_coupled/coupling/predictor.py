@@ -133,15 +133,16 @@ class Predictor:
         arrays = [np.stack(points), np.stack([each.nodal for each in features])]
         scalars = self._tensor(np.stack([each.scalars for each in features]))
         seen = arrays[0].shape[1] - (apart if self.model.config.takes_parts else 0)
-        known = [self._tensor(each[:, :seen]) for each in arrays]
-        weights = torch.ones(known[0].shape[:2], device=self.device)
+        (at, inputs), (at_rest, rest) = (
+            [self._tensor(each[:, part]) for each in arrays] for part in (slice(seen), slice(seen, None))
+        )
+        weights = torch.ones(at.shape[:2], device=self.device)
         if mass is not None:
             weights = weights * self._tensor(np.append(mass, np.ones(seen - len(mass))))
         with torch.inference_mode(), autocast(self.settings.precision, self.device):
-            outputs, tokens = self.model.encode(*known, scalars, weights if self.model.config.needs_mass else None)
+            outputs, tokens = self.model.encode(at, inputs, scalars, weights if self.model.config.needs_mass else None)
             if seen < arrays[0].shape[1]:
-                rest = [self._tensor(each[:, seen:]) for each in arrays]
-                outputs = torch.cat([outputs, self.model.decode(*rest, scalars, tokens)], dim=1)
+                outputs = torch.cat([outputs, self.model.decode(at_rest, rest, scalars, tokens)], dim=1)
             return outputs.double().cpu().numpy()
 
     def evaluate(self, arrays: Sequence[Points], scalars: Points, comm: MPI.Comm) -> Encoded:

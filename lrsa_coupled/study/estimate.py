@@ -38,6 +38,7 @@ from lrsa_coupled.study.sensitivity import sensitivities
 from lrsa_coupled.study.solves import Ask, Solves
 from lrsa_coupled.study.statistics import (
     LEVEL,
+    NORMAL,
     Estimate,
     Sampled,
     deviation,
@@ -57,10 +58,6 @@ LEAST_PILOT = 10
 ROUNDS = 12
 """Times that solves are added at most."""
 
-NORMAL = 1.959964
-"""Half-width of a 95 % interval in standard errors, of many samples."""
-
-
 TAKE_MODEL = ("auto", "operator")
 """Methods that take a model."""
 
@@ -78,7 +75,7 @@ class Request:
         quantiles: Shares whose quantiles are asked.
         pilot: Samples of the pilot.
         model: Folder of an operator; ``auto`` takes it into account.
-        train: Solves on which method ``operator`` trains one instead.
+        train: Solves, on a mesh half as fine where there is one, on which method ``operator`` trains one instead.
         coarser: Whether the pilot is solved on coarser meshes though the method needs none.
         sobol: Samples of Sobol indices, each of which takes a solve for every field of the parameters and two more.
     """
@@ -193,7 +190,7 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
     names = tuple(quantity.name for quantity in quantities)
     model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
     if request.train is not None:
-        model, seconds = trained(case, config, folder, comm=comm, samples=request.train)
+        model, seconds = trained(case, config, folder, comm=comm, samples=request.train, resolution=resolutions[:2][-1])
     coarser = request.method in ("auto", "mlmc", "mfmc") or request.coarser
     study = Study(
         case, comm, solves, names, resolutions if coarser else resolutions[:1], request.pilot, seed,

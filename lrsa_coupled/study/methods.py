@@ -22,11 +22,12 @@ from lrsa_coupled.study.allocation import Allocation
 from lrsa_coupled.study.pilot import Study
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
-from lrsa_coupled.study.statistics import Controlled, Multifidelity, Multilevel, Plain, Sampled
+from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
 from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate
 
 Array = npt.NDArray[np.float64]
 Predict = Callable[[Sequence[Any]], Array]
+Spread = Callable[[Sequence[Any]], Array | None]
 
 FOLDS = 5
 """Of a surrogate that is fitted to the solves that it corrects."""
@@ -174,6 +175,20 @@ class _Pilot:
     prediction: float
 
 
+@dataclass(frozen=True)
+class _Fold:
+    """Of a fold, predictions ``(N, L, Q)`` of its own and at further points, and the time of one.
+
+    ``spread`` and ``beyond``: expected variances of the errors ``(N, Q)`` there; None: the surrogate expects nothing.
+    """
+
+    own: Array
+    rest: Array
+    seconds: float
+    spread: Array | None
+    beyond: Array | None
+
+
 class SurrogateMethod(Method):
     """A surrogate, fitted to all folds of the solves but one, as control variate of that one.
 
@@ -185,7 +200,7 @@ class SurrogateMethod(Method):
 
     def __init__(self, study: Study) -> None:
         super().__init__(study)
-        self._prediction = 0.0
+        self._prediction, self._reached = 0.0, (0, 0.0)
 
     @abstractmethod
     def make(self) -> Sequence[Surrogate]:
@@ -197,12 +212,18 @@ class SurrogateMethod(Method):
         return self._pilot_cost + max(solves - study.pilot, 0) * study.costs[0] + pilot.prediction * further
 
     def sampled(self, target: float) -> dict[str, Sampled]:
-        """Solve, fit, and double the further points until they leave their share of the variance at most."""
-        name, further = self.study.names[0], FURTHER
+        """Solve, fit, and double the further points until they leave their share of the variance at most.
+
+        Once solves have not been enough more are made, by what their interval has shown.
+        """
+        name, further, (before, reached) = self.study.names[0], FURTHER, self._reached
+        enough = math.ceil(before * min(reached / target, 2.0))  # for the interval that so many solves had
+        solves = max(self._solves(target), self.study.pilot, enough)
         while True:
-            found = self._fitted(max(self._solves(target), self.study.pilot), further)
+            found = self._fitted(solves, further)
             rest = sum(part.variance for part in found[name].parts(lambda values: values)[1:])
             if rest <= self.rest * target or 2 * further * FOLDS > MOST:
+                self._reached = solves, (mean(found[name]).half_width / NORMAL) ** 2
                 return found
             further *= 2
 
@@ -245,30 +266,35 @@ class SurrogateMethod(Method):
         points, folds = [study.draw(index) for index in indices], np.array(indices) % FOLDS
         started = time.perf_counter()
 
-        def predicted(fold: int) -> tuple[Array, Array, float, Array]:
+        def predicted(fold: int) -> _Fold:
             mine = folds == fold
             predict, spread = self.fitted([p for p, own in zip(points, mine, strict=True) if not own], truth[~mine])
-            own = predict([p for p, own in zip(points, mine, strict=True) if own])
-            others = further_points(study, fold, further)
+            own, others = (
+                [p for p, here in zip(points, mine, strict=True) if here],
+                further_points(study, fold, further),
+            )
             begun = time.perf_counter()
             rest = predict(others)
-            return own, rest, (time.perf_counter() - begun) / further, spread(others[::BLOCKS])
+            seconds = (time.perf_counter() - begun) / further
+            return _Fold(predict(own), rest, seconds, spread(own), spread(others[::BLOCKS]))
 
         found = shared(study.comm, predicted, FOLDS)
-        cheap, rest = np.empty((len(truth), *found[0][0].shape[1:])), [each[1] for each in found]
-        self._prediction, expected = max(self._prediction, found[0][2]), np.mean([each[3] for each in found], axis=0)
-        for fold, (own, *_) in enumerate(found):
-            cheap[folds == fold] = own
+        self._prediction = max(self._prediction, found[0].seconds)
         study.spent(self.name, started)
+        cheap, spread = np.empty((len(truth), *found[0].own.shape[1:])), np.zeros_like(truth)
+        for fold, each in enumerate(found):
+            cheap[folds == fold] = each.own
+            if each.spread is not None:
+                spread[folds == fold] = each.spread
         result: dict[str, Sampled] = {}
         for q, name in enumerate(study.names):
-            result[name] = Controlled(
-                truth[:, q], cheap[..., q], [each[..., q] for each in rest], folds, replicates=BLOCKS,
-                expected=float(expected[q]),
-            )  # fmt: skip
+            averages = [float(np.mean(each.beyond[:, q])) for each in found if each.beyond is not None]
+            expected = (spread[:, q], float(np.mean(averages))) if averages else None
+            rest = [each.rest[..., q] for each in found]
+            result[name] = Controlled(truth[:, q], cheap[..., q], rest, folds, replicates=BLOCKS, expected=expected)
         return result
 
-    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Predict]:
+    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Spread]:
         """Fit surrogates; return what predicts ``(M, L, Q)`` by each of them, and the ``spread`` of the first."""
         surrogates = self.make()
         for surrogate in surrogates:

@@ -19,9 +19,11 @@ from lrsa_coupled.training.recipe import DataFacts, recipe
 
 
 def trained(
-    case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, samples: int
+    case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, samples: int, resolution: int
 ) -> tuple[Path, dict[str, float]]:
     """Solve samples, with a seed that no sample of the estimate has, and train an operator on them.
+
+    ``resolution`` may be coarser than that of the estimate: what it leaves is part of what the estimate corrects.
 
     Collective. Both go on where they were interrupted. Settings of training that nobody has chosen are those of the
     recipe for the data.
@@ -29,7 +31,7 @@ def trained(
     Returns:
         The folder of the model, and the wall time x ranks of data and training [s].
     """
-    problem = dataclasses.replace(config.problem, seed=config.problem.test_seed + 1)
+    problem = dataclasses.replace(config.problem, seed=config.problem.test_seed + 1, resolution=resolution)
     settings = dataclasses.replace(
         config, problem=problem, generate=dataclasses.replace(config.generate, samples=samples),
         guess=dataclasses.replace(config.guess, policy=None),

@@ -38,6 +38,12 @@ Function = Callable[[Array], Array]
 LEVEL = 0.95
 """Of the confidence intervals."""
 
+NORMAL = 1.959964
+"""Half-width of such an interval in standard errors, of many samples."""
+
+RARE = 10.0
+"""Answers for a degree of freedom where predictions interpolate: so they cover, ``tests/faults/test_coverage.py``."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -48,7 +54,7 @@ class Estimate:
         low: Lower end of the interval.
         high: Upper end.
         error: Standard error.
-        worth: Plain solves whose mean has this standard error.
+        worth: Plain solves whose mean has an interval of this length.
     """
 
     value: float
@@ -65,19 +71,24 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Part:
-    """Independent values whose mean is summed; ``lost`` coefficients were fitted to them.
+    """Independent values whose mean is summed.
 
-    ``floor``: what their variance is at least, known from elsewhere.
+    Args:
+        values: These.
+        lost: Coefficients that were fitted to them.
+        floor: What their variance is at least, known from elsewhere.
+        rare: Values for a degree of freedom: more where few of them show most of the spread.
     """
 
     values: Array
     lost: int = 0
     floor: float = 0.0
+    rare: float = 1.0
 
     @property
     def freedom(self) -> float:
         """Degrees of freedom."""
-        return max(len(self.values) - 1.0 - self.lost, 1.0)
+        return max((len(self.values) - 1.0 - self.lost) / self.rare, 1.0)
 
     @property
     def variance(self) -> float:
@@ -163,12 +174,14 @@ class Controlled(Sampled):
         folds: Number of the fold of each answer ``(N,)``.
         replicates: Blocks of each fold's further points that are independent, where the points themselves are not:
             randomised quasi-Monte Carlo. None where all are.
-        expected: Variance that the predictions expect of their errors. Few answers may show less, where errors are
-            rare and large: as much, in shares of the variance, is left at least, of a function of them, too.
+        expected: Variance that the first predictions expect of their errors at the answers ``(N,)`` and on average over
+            all parameters, of those that interpolate. Their errors are rare and large, and few answers show them: the
+            average, times what the answers show over what is expected there where that is more, is left at least, and
+            the degrees of freedom are ``1 / RARE`` of the usual ones.
     """
 
     def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp], *,
-                 replicates: int | None = None, expected: float = 0.0) -> None:  # fmt: skip
+                 replicates: int | None = None, expected: tuple[Array, float] | None = None) -> None:  # fmt: skip
         finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
         for each in further:
             finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
@@ -192,14 +205,18 @@ class Controlled(Sampled):
             rest.append(Part(values if self.replicates is None else values.reshape(self.replicates, -1).mean(axis=1)))
             chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
         floor = max(float(np.mean(chances)), self._share * float(np.var(of(self.truth), ddof=1)))
-        return [Part(left, lost=self.cheap.shape[1], floor=floor), *rest]
+        rare = 1.0 if self.expected is None else RARE
+        return [Part(left, lost=self.cheap.shape[1], floor=floor, rare=rare), *rest]
 
     @property
     def _share(self) -> float:
         """Share of the variance of the truth that the predictions expect of their errors."""
-        if self.expected == 0.0 or self.truth.ndim > 1:
+        if self.expected is None or self.truth.ndim > 1:
             return 0.0
-        return min(self.expected / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0)
+        own, average = self.expected
+        seen = float(np.var(self.truth - self.cheap[:, 0]))
+        times = max(seen / max(float(np.mean(own)), 1e-300), 1.0)
+        return min(times * average / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0)
 
     def _chance(self, known: npt.NDArray[np.bool_], threshold: float) -> Function:
         """Return what takes predictions to the chance ``(n, 1)`` of an answer above a threshold."""
@@ -213,7 +230,8 @@ class Controlled(Sampled):
 def mean(sampled: Sampled, of: Function | None = None) -> Estimate:
     """Estimate the mean of the answer, or of a function of it."""
     of = of or (lambda values: values)
-    return _estimate(sampled.parts(of), plain=float(np.var(of(sampled.truth), ddof=1)))
+    plain = float(np.var(of(sampled.truth), ddof=1))
+    return _estimate(sampled.parts(of), plain=plain, count=len(sampled.truth))
 
 
 def variance(sampled: Sampled) -> Estimate:
@@ -242,15 +260,17 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
 
     Source: Clopper & Pearson (1934), Biometrika 26.
     """
-    found = _estimate(sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold), plain=0.0)
+    count = len(sampled.truth)
+    parts = sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold)
+    found = _estimate(parts, plain=0.0, count=count)
     value = min(max(found.value, 0.0), 1.0)
-    worth = value * (1.0 - value) / found.error**2 if found.error > 0.0 else float(len(sampled.truth))
+    worth = _worth(value * (1.0 - value), found.half_width, count) if found.error > 0.0 else float(count)
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     if isinstance(sampled, Controlled) and sampled.cheap.shape[1]:
         unseen = 3.0 / sum(map(len, sampled.further))  # the rule of three
         low, high = min(low, 1.0 - unseen), max(high, unseen)
     if isinstance(sampled, Plain):
-        hits, count, tail = round(value * len(sampled.truth)), len(sampled.truth), 0.5 * (1.0 - LEVEL)
+        hits, tail = round(value * count), 0.5 * (1.0 - LEVEL)
         low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
         high = float(special.betaincinv(hits + 1, count - hits, 1.0 - tail)) if hits < count else 1.0
     return Estimate(value, low, high, found.error, worth)
@@ -299,8 +319,8 @@ def _ratio(sampled: Sampled, of: Function) -> Estimate:
     return Estimate(first + left.value, first + left.low, first + left.high, left.error, left.worth)
 
 
-def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:
-    """Sum the means of parts; ``plain`` is the variance of a single answer."""
+def _estimate(parts: Sequence[Part], *, plain: float, count: int) -> Estimate:
+    """Sum the means of parts; ``plain`` is the variance of a single answer, of which there are ``count``."""
     value = float(sum(part.values.mean() for part in parts))
     variances = [part.variance for part in parts]
     total = sum(variances)
@@ -311,7 +331,12 @@ def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:
     freedom = total**2 / sum(each**2 / part.freedom for each, part in zip(variances, parts, strict=True))
     error = math.sqrt(total)
     width = float(special.stdtrit(freedom, 0.5 + 0.5 * LEVEL)) * error
-    return Estimate(value, value - width, value + width, error, plain / total)
+    return Estimate(value, value - width, value + width, error, _worth(plain, width, count))
+
+
+def _worth(plain: float, half_width: float, count: int) -> float:
+    """Return the plain solves of this variance whose interval, with the quantile of ``count``, has a half-width."""
+    return plain * float(special.stdtrit(max(count - 1.0, 1.0), 0.5 + 0.5 * LEVEL) / half_width) ** 2
 
 
 def _coefficients(cheap_NL: Array, truth_N: Array) -> Array:

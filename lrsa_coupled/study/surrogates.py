@@ -38,9 +38,9 @@ class Surrogate(ABC):
     def predict(self, parameters: Sequence[Any]) -> Array:
         """Predict the quantities ``(N, Q)``."""
 
-    def spread(self, parameters: Sequence[Any]) -> Array:
-        """Return the mean variance ``(Q,)`` that it expects of its errors at these points; zeros: it expects none."""
-        return np.zeros(self.predict(parameters[:1]).shape[1])
+    def spread(self, parameters: Sequence[Any]) -> Array | None:
+        """Return the variances ``(N, Q)`` that it expects of its errors; None where it expects nothing."""
+        return None
 
 
 @final
@@ -75,8 +75,8 @@ class GaussianProcess(Surrogate):
         return np.stack([process.predict(scaled) for process in self._processes], axis=1)
 
     def spread(self, parameters: Sequence[Any]) -> Array:
-        scaled = self._scaled(numbers(parameters[:LARGEST]))
-        return np.array([np.mean(each.predict(scaled, return_std=True)[1] ** 2) for each in self._processes])
+        scaled = self._scaled(numbers(parameters))
+        return np.stack([each.predict(scaled, return_std=True)[1] ** 2 for each in self._processes], axis=1)
 
     def _scaled(self, points: Array) -> Array:
         return (points[:, self._used] - self._centre[self._used]) / self._spread

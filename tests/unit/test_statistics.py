@@ -151,14 +151,17 @@ def test_rare_large_errors_do_not_move_the_coefficient() -> None:
 
 
 def test_errors_that_predictions_expect_and_few_answers_do_not_show() -> None:
+    """As much is left at least, more where the answers show more than is expected there; no more than the variance."""
     rng = np.random.default_rng(0)
-    y, rest = rng.standard_normal(50), rng.standard_normal((FOLDS, 100))
-    cheap = (y + 1e-2 * rng.standard_normal(50))[:, None]
+    y, rest = rng.standard_normal(50), rng.standard_normal((FOLDS, 20_000))
+    cheap, own = (y + 1e-2 * rng.standard_normal(50))[:, None], np.full(50, 1e-4)
     found = [
-        mean(Controlled(y, cheap, list(rest[:, :, None]), np.arange(50) % FOLDS, expected=expected)).error
-        for expected in (0.0, 0.1, 1e9)
+        mean(Controlled(y, cheap, list(rest[:, :, None]), np.arange(50) % FOLDS, expected=expected))
+        for expected in (None, (own, 0.0), (own, 0.1), (own / 3.0, 0.1), (own, 1e9))
     ]
-    assert found[0] < found[1] < found[2] < 1.5 / math.sqrt(50)
+    errors = [each.error for each in found]
+    assert errors[0] == errors[1] < errors[2] < errors[3] < errors[4] < 1.5 / math.sqrt(50)
+    assert found[1].half_width > found[0].half_width and found[1].worth < found[0].worth
 
 
 def test_a_biased_prediction_counts_as_much_as_a_good_one() -> None:

@@ -118,9 +118,9 @@ def cost_picture(results: Results, folder: Path) -> Path:
 
 
 def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[float], names: Sequence[str]) -> list[Row]:
-    from lrsa_coupled.study.estimate import NORMAL, make_study, reach
+    from lrsa_coupled.study.estimate import make_study, reach
     from lrsa_coupled.study.methods import METHODS
-    from lrsa_coupled.study.statistics import mean
+    from lrsa_coupled.study.statistics import NORMAL, mean
 
     study = make_study(samples.case, samples.config, request, folder, samples.comm)
     spread = float(np.var(study.pilots[:, 0, 0], ddof=1))
