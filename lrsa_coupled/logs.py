@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,8 +13,16 @@ from lrsa_coupled import mpi
 NAME = "lrsa_coupled"
 
 
+LIBRARIES = "torch dolfinx ufl basix ffcx petsc4py mpi4py h5py numpy scipy sklearn matplotlib safetensors"
+
+
 def setup(verbosity: int = 0) -> None:
-    """Send records of rank 0, and errors of any, to stderr: warnings at -1, information at 0, everything from 1 on."""
+    """Send records of rank 0, and errors of any, to stderr: warnings at -1, information at 0, everything from 1 on.
+
+    Python's warnings of libraries, which would stand over the message of an error, are printed from 1 on.
+    """
+    if verbosity < 1 and not sys.warnoptions:
+        warnings.filterwarnings("ignore", module=rf"({LIBRARIES.replace(' ', '|')})(\.|$)")
     root = logging.getLogger()
     for handler in [h for h in root.handlers if h.get_name() == NAME]:
         root.removeHandler(handler)

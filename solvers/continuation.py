@@ -86,7 +86,12 @@ class ContinuationSolver(Solver):
             else:
                 step /= 2.0
         result = dataclasses.replace(result, iterations=iterations)
-        if result.converged and t < 1.0:  # at the beginning of the path: the first step is below the smallest
+        if not result.converged:
+            text = (
+                f"walked to {t:.0%} of the path: allow smaller steps or more iterations (StepControl), or a longer path"
+            )
+            return dataclasses.replace(result, advice=text)
+        if t < 1.0:  # at the beginning of the path: the first step is below the smallest
             text = "the path is too long for the smallest step"
             return dataclasses.replace(result, converged=False, reason=text, advice="allow smaller steps, or longer")
         return result

@@ -1,8 +1,9 @@
 """Command line ``lrsa-coupled``: a file of this folder without a leading underscore is a verb.
 
-It has ``HELP``, ``add_arguments`` and ``run``, turns its arguments into one request and calls a plain function.
-It imports what it needs when it runs: training needs no PETSc, and no MPI on one rank; the other verbs load MPI before
-PETSc. An error is one line on any number of ranks, below a traceback where it is unexpected or of a user's own file.
+It has ``HELP``, ``EXAMPLE``, ``add_arguments`` and ``run``, turns its arguments into one request and calls a plain
+function. It imports what it needs when it runs: training needs no PETSc, and no MPI on one rank; the other verbs load
+MPI before PETSc. An error is one line on any number of ranks, below a traceback where it is unexpected or of a user's
+own file.
 
 | exit code | meaning |
 |---|---|
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lrsa_coupled import logs, mpi
-from lrsa_coupled.cli._arguments import HelpPrinted, Parser, common_arguments
+from lrsa_coupled.cli._arguments import HelpFormatter, HelpPrinted, Parser, common_arguments
 from lrsa_coupled.traces import notes, own_trace
 
 if TYPE_CHECKING:
@@ -73,8 +74,11 @@ def make_parser() -> Parser:
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     common = common_arguments()
     for name, path in verbs().items():
-        verb, text = importlib.import_module(path), "what follows -- goes to PETSc"
-        added = subparsers.add_parser(name, help=verb.HELP, description=verb.HELP, parents=[common], epilog=text)
+        verb = importlib.import_module(path)
+        text = f"example: {verb.EXAMPLE}" + "\nwhat follows -- goes to PETSc" * ("check_petsc" in vars(verb))
+        added = subparsers.add_parser(
+            name, help=verb.HELP, description=verb.HELP, parents=[common], epilog=text, formatter_class=HelpFormatter
+        )
         verb.add_arguments(added)
     return parser
 

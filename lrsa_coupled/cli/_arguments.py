@@ -6,6 +6,7 @@ A flag whose destination has a dot, such as ``generate.samples``, is a setting.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -46,6 +47,23 @@ class Parser(argparse.ArgumentParser):
             super().print_help(file)
 
 
+@final
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Says what an option is when it is not given, unless its help does."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help or ""
+        said = "default" in text or not action.option_strings or action.nargs == 0
+        return (
+            text if said or action.default in (None, [], argparse.SUPPRESS) else f"{text}; {action.default} by default"
+        )
+
+
+def listed(indices: Sequence[int], most: int = 8) -> str:
+    """Return the first indices as text, for a line."""
+    return ", ".join(map(str, indices[:most])) + (" ..." if len(indices) > most else "")
+
+
 def common_arguments() -> Parser:
     """Return the arguments of every verb."""
     common = Parser(add_help=False)
@@ -78,7 +96,9 @@ def add_preset(parser: argparse.ArgumentParser, default: str = "none by default"
 
 def add_settings(parser: argparse.ArgumentParser, *keys: str) -> None:
     """Add a flag for each setting: ``generate.ranks_per_sample`` is ``--ranks-per-sample``."""
-    docs = {key: doc for key, _, _, doc in describe(Config())}
+    docs = {key: (doc, value) for key, value, _, doc in describe(Config())}
     for key in keys:
         name = key.rpartition(".")[2].replace("_", "-")
-        parser.add_argument(f"--{name}", dest=key, type=parse, metavar=name[0].upper(), help=docs[key])
+        doc, value = docs[key]
+        text = doc.replace("none:", "by default") if "none:" in doc else f"{doc}; {str(value).lower()} by default"
+        parser.add_argument(f"--{name}", dest=key, type=parse, metavar=name[0].upper(), help=text)

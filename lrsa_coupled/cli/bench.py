@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrsa_coupled import catalog, mpi
-from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
+from lrsa_coupled.bench.compare import best_baseline, speedups
+from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings, listed
 from lrsa_coupled.cli._startup import check_petsc, start, writing
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+    from lrsa_coupled.bench.rows import Results
     from lrsa_coupled.config import Config
     from lrsa_coupled.interfaces import Case
 
 HELP = "compare initial guesses and methods on unseen samples"
+EXAMPLE = "lrsa-coupled bench cavity --samples 6 --html page.html"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is compared, as in ``compare_methods``, and the files and the folder that are written."""
+    """What is compared, as in ``compare_methods``, of a case by its name or path; what is written."""
 
+    case: str
     model: Path | None
     data: Path | None = None
     only: tuple[str, ...] = ()
@@ -51,14 +55,10 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Compare; the exit code is 1 when no method has solved a sample."""
     case, config, comm = start(args, petsc)
     model = args.model or catalog.shipped_model(args.case)
-    request = Request(model, args.data, tuple(args.only), args.json, args.html, args.pictures)
+    request = Request(args.case, model, args.data, tuple(args.only), args.json, args.html, args.pictures)
     with writing(comm, folders=[args.pictures], files=[args.json, args.html]):
         solved = compare_and_report(case, config, comm, request)
     check_petsc(comm, petsc)
-    if model is None:
-        data = args.data or "DATA"
-        made = "" if args.data else f"'lrsa-coupled generate {args.case} --out {data}', "
-        mpi.print_once(f"for a learned guess: {made}'lrsa-coupled train {data} --out MODEL', then --model MODEL")
     return 0 if solved else 1
 
 
@@ -84,5 +84,22 @@ def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request:
     rows = [row for each in found.results.methods.values() for row in each]
     unsolved = {row.sample for row in rows} - {row.sample for row in rows if row.solved}
     if unsolved:
-        mpi.print_once(f"no method has solved sample {', '.join(map(str, sorted(unsolved)))}")
+        mpi.print_once(f"no method has solved sample {listed(sorted(unsolved))}")
+    mpi.print_once(f"next: {_next(found.results, request)}")
     return not unsolved
+
+
+def _next(results: Results, request: Request) -> str:
+    """Say what to do, by the best baseline."""
+    case, data = request.case, request.data or "DATA"
+    if request.model is None:
+        made = "" if request.data else f"lrsa-coupled generate {case} --out {data}, then "
+        return f"for a learned guess {made}lrsa-coupled train {data} --out MODEL, then --model MODEL"
+    times = results.solved_times
+    found = speedups(times)
+    if not found:
+        return "no baseline to compare with: leave out --only, or add --data"
+    best = best_baseline(times)
+    if found[best].mean > 1.0:
+        return f"lrsa-coupled solve {case} --model {request.model} --out DIR, or LearnedGuess.load('{request.model}')"
+    return f"{best} is faster: stay with it, or train longer or on more samples where the guess error is large"

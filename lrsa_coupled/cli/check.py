@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_case, add_settings
 from lrsa_coupled.cli._startup import check_petsc, start
 
 HELP = "draw a few samples of a case, test its derivatives, solve by every method, estimate time and size"
+EXAMPLE = "lrsa-coupled check my/case.py"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

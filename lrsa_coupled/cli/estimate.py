@@ -11,6 +11,7 @@ from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_setti
 from lrsa_coupled.cli._startup import check_petsc, start, writing
 
 HELP = "estimate means, deviations and probabilities of quantities, with confidence intervals"
+EXAMPLE = "lrsa-coupled estimate cavity --quantity dissipation --error 1e-3 --out estimate"
 FAILED, STOPPED = 1, 3
 """Exit codes: solves failed or the error is not reached; a signal ended the run early."""
 
@@ -62,4 +63,6 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         return STOPPED
     mpi.print_once(table(result))
     check_petsc(comm, petsc)
+    done = f"{args.out / 'result.json'} has all numbers; another error, budget or method takes another --out"
+    mpi.print_once("next: " + (done if result.reached else "the error is not reached, the same command goes on"))
     return FAILED if result.failed or not result.reached else 0

@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_data
 from lrsa_coupled.cli._startup import data_config, one_process, print_summary, writing
 
 HELP = "errors of a model on a data set (one process, no MPI)"
+EXAMPLE = "lrsa-coupled evaluate my/model my/test --pictures my/pictures"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

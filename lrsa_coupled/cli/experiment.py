@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import REMAINDER, ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
@@ -17,14 +17,14 @@ from lrsa_coupled.cli._startup import case_config, check_petsc, one_process, res
 from lrsa_coupled.settings import update
 
 HELP = "answer one question by measurement, such as which preconditioner is fastest"
+EXAMPLE = "lrsa-coupled experiment preconditioners helmholtz --samples 2"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the name; the arguments after it are those of the experiment."""
-    parser.formatter_class = RawDescriptionHelpFormatter
     lines = [f"{item.name:20s} {item.question}" for item in experiments.all_experiments().values()]
     lines = [fill(line, 100, initial_indent="  ", subsequent_indent=" " * 23) for line in lines]
-    parser.epilog = "\n".join(["experiments:", *lines, "", "what follows -- goes to PETSc"])
+    parser.epilog = "\n".join(["experiments:", *lines, "", parser.epilog or ""])
     parser.add_argument("name", metavar="NAME", help="name of the experiment")
     text = "arguments of the experiment; 'experiment NAME --help' prints them"
     parser.add_argument("arguments", nargs=REMAINDER, metavar="...", help=text)

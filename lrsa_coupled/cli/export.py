@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_data, add_out
 from lrsa_coupled.cli._startup import one_process, writing
 
 HELP = "write samples for ParaView"
+EXAMPLE = "lrsa-coupled export my/data --index 0 1 --out my/fields"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lrsa_coupled import mpi
-from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
+from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings, listed
 from lrsa_coupled.cli._startup import check_petsc, prepare, start
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.interfaces import Case
 
 HELP = "make a data set"
+EXAMPLE = "lrsa-coupled generate my/case.py --samples 500 --out my/data"
 FAILED, STOPPED = 1, 3
 """Exit codes: samples failed; a signal ended the run early."""
 
@@ -38,15 +39,20 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     with mpi.StopSignals():  # a signal before the first sample ends the run, too
         case, config, comm = start(args, petsc)
         prepare(comm, args.out)
-        return generate_and_report(case, config, args.out, comm=comm, petsc=petsc, retry_failed=args.retry_failed,
-                                   accept_changed_case=args.accept_changed_case)  # fmt: skip
+        code = generate_and_report(
+            case, config, args.out, comm=comm, petsc=petsc, name=args.case,
+            retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
+        )  # fmt: skip
+    if code != STOPPED:
+        mpi.print_once(f"next: lrsa-coupled train {args.out} --out MODEL --minutes 4")
+    return code
 
 
 def generate_and_report(
-    case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, petsc: Sequence[str],
+    case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm, petsc: Sequence[str], name: str,
     retry_failed: bool = False, accept_changed_case: bool = False,
 ) -> int:  # fmt: skip
-    """Make the samples, print what came of them and return the exit code. Collective."""
+    """Make the samples of a case, by its name or path, print what came of them, return the exit code. Collective."""
     from lrsa_coupled.generation.generate import generate
     from lrsa_coupled.study.farm import generate_learning
 
@@ -65,13 +71,25 @@ def generate_and_report(
     )
     if text:
         mpi.print_once(text)
-    for reason, count in sorted(summary.failed.items()):
-        mpi.print_once(f"  {count} failed: {reason}")
+    _print_failures(case, config, summary.failed, name=name)
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if not summary.stopped:
-        if summary.failed:
-            mpi.print_once("the same command with --retry-failed solves them again")
         return FAILED if summary.failed or summary.solved < config.generate.samples else 0
     mpi.print_once(f"{summary.stopped}: stopped after the samples in progress; the same command continues from here")
     return STOPPED
+
+
+def _print_failures(case: Case, config: Config, failed: Mapping[str, Sequence[int]], *, name: str) -> None:
+    """Print which samples failed, and what to try."""
+    method = config.generate.method or case.default_method
+    for reason, indices in sorted(failed.items()):
+        mpi.print_once(f"  {len(indices)} failed by {method}: {reason} (sample {listed(indices)})")
+    if failed:
+        seed, first = config.problem.training_seed, min(map(min, failed.values()))
+        mpi.print_once(
+            f"to see why: lrsa-coupled solve {name} --seed {seed} --index {first} --method {method} --out DIR"
+        )
+        others = ", ".join(each for each in case.methods() if each != method)
+        also = f"; another generate.method ({others}) takes another --out" if others else ""
+        mpi.print_once(f"--retry-failed solves them again, with other PETSc options say{also}")

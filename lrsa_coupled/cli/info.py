@@ -6,10 +6,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from lrsa_coupled.cli._arguments import add_data
+from lrsa_coupled.cli._arguments import add_data, listed
 from lrsa_coupled.cli._startup import one_process
 
 HELP = "describe a data set"
+EXAMPLE = "lrsa-coupled info my/data"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -42,8 +43,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         print(f"{what}: " + ", ".join(f"{field.name}[{field.components}] ({field.unit})" for field in fields))
     print(f"scalars: {', '.join(card.schema.scalars) or 'none'}")
     print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in card.parameters.items()))
-    for reason, count in sorted(store.failures().items()):
-        print(f"{count} failed: {reason}")
+    for reason, indices in sorted(store.failures().items()):
+        print(f"{len(indices)} failed: {reason} (sample {listed(indices)})")
     if args.statistics:
         from lrsa_coupled.data.statistics import field_statistics
 

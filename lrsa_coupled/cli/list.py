@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.schema import Field
 
 HELP = "list the cases"
+EXAMPLE = "lrsa-coupled list"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

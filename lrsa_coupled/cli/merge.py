@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_out
 from lrsa_coupled.cli._startup import one_process, writing
 
 HELP = "make one data set of several"
+EXAMPLE = "lrsa-coupled merge my/data more/data --out all/data"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from lrsa_coupled.cli._startup import one_process
 from lrsa_coupled.files import write_atomically
 
 HELP = "write a case, or a script, to begin with"
+EXAMPLE = "lrsa-coupled new my --template energy"
 SCRIPT = "script"
 
 

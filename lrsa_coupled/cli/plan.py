@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, start
 
 HELP = "estimate what a study of a case would cost and save, from a few solves"
+EXAMPLE = "lrsa-coupled plan my/case.py --solves 1000"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

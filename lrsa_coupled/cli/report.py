@@ -11,6 +11,7 @@ from lrsa_coupled.cli._startup import one_process, resolve, writing
 from lrsa_coupled.config import Config
 
 HELP = "print stored results, those of bench side by side when there are several (one process, no MPI)"
+EXAMPLE = "lrsa-coupled report rows.jsonl --html page.html"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

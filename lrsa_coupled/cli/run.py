@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.config import Config
 
 HELP = "generate, train and bench in one go"
+EXAMPLE = "lrsa-coupled run cavity --out run"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -37,7 +38,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(f"{text}, got {config.problem.seed}")
     data, model, results = args.out / "data", args.out / "model", args.out / "bench"
     with writing(comm, folders=[args.out]):
-        code = generate_and_report(case, config, data, comm=comm, petsc=petsc)
+        code = generate_and_report(case, config, data, comm=comm, petsc=petsc, name=args.case)
         if code == STOPPED:
             return code
         summary = _train(data, model, _trained_with(args, data, config), comm=comm)
@@ -45,7 +46,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         if "stopped" in summary:
             return STOPPED
         written = {"json": results / "rows.jsonl", "html": results / "report.html", "pictures": results}
-        solved = bench.compare_and_report(case, config, comm, bench.Request(model, data, **written))
+        solved = bench.compare_and_report(case, config, comm, bench.Request(args.case, model, data, **written))
         check_petsc(comm, petsc)
     return code or int(not solved)
 

@@ -11,6 +11,7 @@ from lrsa_coupled.cli._arguments import add_case, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, start
 
 HELP = "serve a case to clients of UM-Bridge: parameters in, quantities out"
+EXAMPLE = "lrsa-coupled serve cavity --port 4242"
 LARGEST_PORT = 65535
 
 

@@ -13,6 +13,7 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.settings import describe
 
 HELP = "print every setting with its type, value and meaning"
+EXAMPLE = "lrsa-coupled settings cavity"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HELP = "solve one problem and write it for ParaView"
+EXAMPLE = "lrsa-coupled solve cavity --index 3 --out solution -- -newton_snes_monitor"
 ACCEPT = 1e-2
 """Relative accuracy of a surrogate without ``--accept``."""
 

@@ -10,6 +10,7 @@ from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_setti
 from lrsa_coupled.cli._startup import check_petsc, prepare, start
 
 HELP = "solve samples of a case, each from what the ones before have taught"
+EXAMPLE = "lrsa-coupled study my/case.py --samples 200 --out my/study"
 FAILED, STOPPED = 1, 3
 """Exit codes: samples failed; a signal ended the run early."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrsa_coupled import mpi
+from lrsa_coupled import catalog, mpi
 from lrsa_coupled.cli._arguments import add_data, add_preset, add_settings
 from lrsa_coupled.cli._startup import data_config, no_petsc, one_process, print_summary
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.config import Config
+    from lrsa_coupled.data.card import DataCard
     from lrsa_coupled.data.store import DataStore
     from lrsa_coupled.training.group import ProcessGroup
 
@@ -25,6 +26,7 @@ STOPPED = 3
 LEAST_MINUTES = 0.25
 """Time of the shortest training beside a data set that grows [min]."""
 HELP = "train an operator on a data set, on one rank or under mpirun or torchrun"
+EXAMPLE = "lrsa-coupled train my/data --out my/model --minutes 4"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -58,7 +60,16 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         summary = train(args.data, args.out, config, resume=resume, group=group, stop=lambda: signals.name)
     if group.rank == 0:
         print_summary(summary)
+        print(_next(args, DataStore(args.data).card) if "stopped" not in summary else "next: the same command goes on")
     return STOPPED if "stopped" in summary else 0
+
+
+def _next(args: Namespace, card: DataCard) -> str:
+    """Say what to do with a model; samples of a script have no parameters."""
+    if not card.parameters:
+        return f"next: attach(problem, LearnedGuess.load('{args.out}'), inputs=..., scalars=...) in the script"
+    case = card.schema.name if catalog.is_shipped(card.schema.name) else "CASE"
+    return f"next: lrsa-coupled bench {case} --model {args.out} --data {args.data}"
 
 
 def train_config(

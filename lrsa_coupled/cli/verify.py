@@ -11,6 +11,7 @@ from lrsa_coupled.cli._arguments import add_data
 from lrsa_coupled.cli._startup import one_process
 
 HELP = "find every damaged or missing sample"
+EXAMPLE = "lrsa-coupled verify my/data"
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import methodcaller
@@ -82,9 +81,13 @@ class DataStore:
         """Indices of the samples with arrays, ascending."""
         return [entry.index for entry in self.entries.values() if entry.solved]
 
-    def failures(self) -> dict[str, int]:
-        """Return how many samples failed for each reason."""
-        return Counter(self.read(entry.index).reason for entry in self.entries.values() if not entry.solved)
+    def failures(self) -> dict[str, list[int]]:
+        """Return the samples that failed for each reason."""
+        found: dict[str, list[int]] = {}
+        for entry in self.entries.values():
+            if not entry.solved:
+                found.setdefault(self.read(entry.index).reason, []).append(entry.index)
+        return found
 
     def read(self, index: int) -> SampleRecord:
         """Read one sample and check its digest. The first read of a shard checks all its bytes.

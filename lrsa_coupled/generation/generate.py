@@ -48,7 +48,7 @@ class GenerateSummary:
     Args:
         samples: Samples present, solved or failed.
         solved: Those with arrays.
-        failed: Number of failed samples by reason.
+        failed: Failed samples by reason.
         made: Samples of this run.
         seconds: Wall time of this run [s].
         idle: Share of the groups' time in which they waited for the last sample of another.
@@ -58,7 +58,7 @@ class GenerateSummary:
 
     samples: int
     solved: int
-    failed: dict[str, int]
+    failed: dict[str, list[int]]
     made: int
     seconds: float
     idle: float
@@ -291,7 +291,7 @@ def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateC
     return sorted(set(range(settings.samples)) - set(store.DataStore(folder).entries))
 
 
-def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, int]]:
+def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, list[int]]]:
     tidy(folder, samples_per_shard)
     data = store.DataStore(folder)
     Shares(folder).remove(data.entries)

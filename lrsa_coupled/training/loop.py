@@ -140,8 +140,9 @@ class _Loop:
             remove_abandoned(run.out / "last")
             configuration.save(run.config, run.out)
             metrics = Metrics(run.out, epoch=progress.epoch, tensorboard=self.training.tensorboard)
-        total = None if self.training.minutes else pace.num_ticks
-        with progress_bar(description="training", unit="step", total=total, done=self.done) as bar:
+        total, unit = (pace.num_ticks, "step") if self.training.minutes is None else (100, "%")
+        done = total * pace.tick // pace.num_ticks
+        with progress_bar(description="training", unit=unit, total=total, done=done) as bar:
             while not progress.ended and (values := self._epoch(bar)):
                 begun = time.perf_counter()
                 if validates := progress.ended or pace.validates(progress.epoch):
@@ -176,7 +177,7 @@ class _Loop:
             self.done += 1
             self.pace.step(self.done, run.device)
             move(self.schedules, self.pace.tick)
-            bar.update()
+            bar.update(bar.total * self.pace.tick // self.pace.num_ticks - bar.n)
             late = time.perf_counter() - self.saved > training.save_every
             if len(losses) == run.steps_per_epoch or self.pace.pauses:
                 break

@@ -152,4 +152,4 @@ def test_bench_without_a_model_compares_the_others(tmp_path: Path, capfd: pytest
     case = catalog.load_case(folder)
     assert list(read_rows(rows).methods) == [*case.methods(), "nested, 1 coarser mesh"]
     assert "nested, 2 coarser meshes: left out (the cavity needs a resolution of at least 4" in text
-    assert text.splitlines()[-1].startswith(f"for a learned guess: 'lrsa-coupled generate {folder} --out DATA', ")
+    assert text.splitlines()[-1].startswith(f"next: for a learned guess lrsa-coupled generate {folder} --out DATA, ")

@@ -27,9 +27,11 @@ def test_a_case_of_each_template_works(template: str, tmp_path: Path, capsys: py
     assert cli.main(["check", case, "--resolution", "6"]) == 0
     assert ("advice" in capsys.readouterr().out.replace("0 advice", "")) == (template == "nonlinear")
     assert cli.main(["generate", case, "--samples", "6", "--resolution", "6", "--out", data, "--quiet"]) == 0
+    assert capsys.readouterr().out.endswith(f"next: lrsa-coupled train {data} --out MODEL --minutes 4\n")
     assert cli.main(["train", data, "--out", model, "--set", "training.epochs=2", "--quiet"]) == 0
+    assert capsys.readouterr().out.endswith(f"next: lrsa-coupled bench CASE --model {model} --data {data}\n")
     assert cli.main(["bench", case, "--model", model, "--samples", "2", "--resolution", "6", "--quiet"]) == 0
-    assert "learned guess against" in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
 
 
 def test_the_script_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

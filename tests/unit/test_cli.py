@@ -7,12 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from lrsa_coupled import catalog, cli
+from lrsa_coupled import catalog, cli, logs
 from lrsa_coupled.cli.solve import read_parameters
 from lrsa_coupled.config import PositiveFloat
 from lrsa_coupled.petsc import options as petsc_options
@@ -111,7 +112,10 @@ def test_generate_with_failed_samples(tmp_path: Path, capsys: pytest.CaptureFixt
     for petsc in (["--", "-newton_snes_max_it", "1"], []):
         assert cli.main([*verb, *petsc]) == 1
         text = capsys.readouterr().out
-        assert "2 samples, 0 solved" in text and "  2 failed: DIVERGED_MAX_IT\n" in text and "--retry-failed" in text
+        assert "2 samples, 0 solved" in text and "  2 failed by zero: DIVERGED_MAX_IT (sample 0, 1)\n" in text
+        assert "solve cavity --seed 0 --index 0 --method zero --out DIR\n" in text
+        assert "generate.method (continuation-loose, continuation-tight)" in text and "--retry-failed" in text
+        assert text.splitlines()[-1].startswith("next: lrsa-coupled train ")
 
 
 @needs_dolfinx
@@ -204,6 +208,28 @@ def test_interrupts_are_errors(
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", cli.verbs())
+def test_help_has_an_example_and_the_defaults(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([verb, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    example, for_petsc, _ = text.partition("example: lrsa-coupled ")[2].partition("what follows -- goes to PETSc")
+    assert for_petsc or " -- " not in example
+    arguments = example.split(" -- ")[0].split()
+    assert arguments[0] == verb
+    assert cli.make_parser().parse_args(arguments).verb == verb
+    defaults = {"bench": "samples; 10 by", "estimate": "operator; auto by", "solve": "sample; 0 by"}
+    assert f"{defaults.get(verb, '')} default" in text or verb not in defaults
+
+
+def test_no_warning_of_a_library_stands_over_an_error() -> None:
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        logs.setup()
+        for module in ("torch.nn.functional", "numpy", "torchic", "my_case"):
+            warnings.warn_explicit("w", RuntimeWarning, "file", 1, module=module)
+    assert len(shown) == (2 if not sys.warnoptions else 4)
 
 
 def test_petsc_options_are_names_and_values() -> None:

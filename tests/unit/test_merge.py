@@ -60,7 +60,7 @@ def test_the_indices_that_collide_are_given_anew(tmp_path: Path) -> None:
     c = data(tmp_path / "c", COLLECTED, i0=20, i2=32)
     assert merge([a, b, c], tmp_path / "d") == MergeSummary((3, 3, 2), renumbered=2, repeated=2)
     assert numbers(tmp_path / "d") == {0: 10, 1: 11, 2: -1, 5: 25, 6: 20, 7: 32}
-    assert DataStore(tmp_path / "d").failures() == {"DIVERGED_MAX_IT": 1}
+    assert DataStore(tmp_path / "d").failures() == {"DIVERGED_MAX_IT": [2]}
     assert read_card(tmp_path / "d") == COLLECTED
 
 

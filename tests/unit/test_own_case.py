@@ -60,7 +60,7 @@ def test_no_exception_of_python_fails_a_sample(raised: str, tmp_path: Path, caps
 def test_a_numerical_error_fails_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_case(tmp_path / "case", mesh="if parameters.source < 1.2: raise NumericalError('the mesher gave up')")
     assert generate(path, tmp_path / "data") == 1
-    assert "1 failed: NumericalError: the mesher gave up\n" in capsys.readouterr().out
+    assert "1 failed by direct: NumericalError: the mesher gave up (sample 2)\n" in capsys.readouterr().out
     assert DataStore(tmp_path / "data").solved == [0, 1]
 
 

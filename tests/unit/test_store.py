@@ -69,7 +69,7 @@ def test_round_trip_and_shards(tmp_path: Path) -> None:
     assert_holds(tmp_path, [0, 1, 2, 3, 4, 5])
     store = DataStore(tmp_path)
     assert store.solved == [0, 1, 2, 3, 5]
-    assert store.failures() == {"DIVERGED_MAX_IT": 1}
+    assert store.failures() == {"DIVERGED_MAX_IT": [4]}
     assert sorted(len(header.entries) for header in store.headers.values()) == [2, 4]
     assert store.verify() == []
 
