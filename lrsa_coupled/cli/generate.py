@@ -43,7 +43,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             case, config, args.out, comm=comm, petsc=petsc, name=args.case,
             retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
         )  # fmt: skip
-    if code != STOPPED:
+    if code == 0:
         mpi.print_once(f"next: lrsa-coupled train {args.out} --out MODEL --minutes 4")
     return code
 
@@ -86,10 +86,10 @@ def _print_failures(case: Case, config: Config, failed: Mapping[str, Sequence[in
     for reason, indices in sorted(failed.items()):
         mpi.print_once(f"  {len(indices)} failed by {method}: {reason} (sample {listed(indices)})")
     if failed:
-        seed, first = config.problem.training_seed, min(map(min, failed.values()))
-        mpi.print_once(
-            f"to see why: lrsa-coupled solve {name} --seed {seed} --index {first} --method {method} --out DIR"
-        )
+        where = f"--seed {config.problem.training_seed} --index {min(map(min, failed.values()))}"
+        if config.problem.resolution is not None:
+            where += f" --resolution {config.problem.resolution}"
+        mpi.print_once(f"to see why: lrsa-coupled solve {name} {where} --method {method} --out DIR")
         others = ", ".join(each for each in case.methods() if each != method)
         also = f"; another generate.method ({others}) takes another --out" if others else ""
-        mpi.print_once(f"--retry-failed solves them again, with other PETSc options say{also}")
+        mpi.print_once(f"next: --retry-failed solves them again, with other PETSc options say{also}")

@@ -113,9 +113,9 @@ def test_generate_with_failed_samples(tmp_path: Path, capsys: pytest.CaptureFixt
         assert cli.main([*verb, *petsc]) == 1
         text = capsys.readouterr().out
         assert "2 samples, 0 solved" in text and "  2 failed by zero: DIVERGED_MAX_IT (sample 0, 1)\n" in text
-        assert "solve cavity --seed 0 --index 0 --method zero --out DIR\n" in text
+        assert "solve cavity --seed 0 --index 0 --resolution 4 --method zero --out DIR\n" in text
         assert "generate.method (continuation-loose, continuation-tight)" in text and "--retry-failed" in text
-        assert text.splitlines()[-1].startswith("next: lrsa-coupled train ")
+        assert text.splitlines()[-1].startswith("next: --retry-failed ")
 
 
 @needs_dolfinx
