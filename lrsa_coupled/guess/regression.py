@@ -30,7 +30,7 @@ class Kernel:
     """A Gaussian process over descriptions.
 
     Args:
-        length: Length of the squared exponential, relative to the median distance between descriptions.
+        length: Length of the Matern kernel 5/2, relative to the median distance between descriptions.
         noise: Variance of what the description does not say, relative to that of the process.
         inputs: Weight of the inputs against the scalars.
     """
@@ -41,7 +41,8 @@ class Kernel:
 
     def matrix(self, one: Array, other: Array, median: float) -> Array:
         """Return the covariances of two sets of scaled descriptions ``(n, D)``, ``(m, D)``."""
-        return np.exp(-0.5 * squares(one, other) / (self.length * median) ** 2)
+        distances = np.sqrt(5.0 * squares(one, other)) / (self.length * median)
+        return (1.0 + distances + distances**2 / 3.0) * np.exp(-distances)
 
 
 CANDIDATES = [Kernel(*each) for each in itertools.product((1.0, 2.0, 4.0, 8.0), (1e-6, 1e-3, 3e-2), (0.5, 1.0, 2.0))]
