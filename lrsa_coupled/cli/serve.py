@@ -26,6 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="folder of an operator, to serve it as model operator"
     )
+    text = "folder of an estimate, to whose solves model surrogate is fitted: milliseconds, derivatives, too"
+    parser.add_argument("--fit", type=Path, metavar="DIR", help=text)
     add_settings(parser, "problem.seed", "problem.resolution")
     add_preset(parser)
 
@@ -39,7 +41,9 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.study.serve import ModelServer
 
     quantities = choose(case.quantities, args.quantity, of=case.name)
-    server = ModelServer(case, config, comm, quantities=quantities, coarser=args.coarser, model=args.model)
+    server = ModelServer(
+        case, config, comm, quantities=quantities, coarser=args.coarser, model=args.model, fit=args.fit
+    )
 
     def ready(port: int) -> None:
         names = ", ".join(server.models)

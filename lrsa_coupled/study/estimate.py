@@ -18,7 +18,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -31,9 +30,9 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import nearest
-from lrsa_coupled.study.methods import AFTER, METHODS, Method, OperatorMethod
+from lrsa_coupled.study.methods import METHODS, Method, OperatorMethod
 from lrsa_coupled.study.operator_model import trained
-from lrsa_coupled.study.pilot import Study
+from lrsa_coupled.study.pilot import SampleDraw, Study
 from lrsa_coupled.study.sensitivity import sensitivities
 from lrsa_coupled.study.solves import Ask, Solves
 from lrsa_coupled.study.statistics import (
@@ -185,7 +184,7 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
     if request.method == "operator" and case.points is None:
         raise ValueError(f"the operator of '{case.name}' needs a mesh for each evaluation: Case.points is None")
     seed = config.problem.test_seed
-    draw = _Draw(case, seed)
+    draw = SampleDraw(case, seed)
     solves = Solves(case, config, folder, comm=comm, quantities=quantities, draw=draw)
     names = tuple(quantity.name for quantity in quantities)
     model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
@@ -214,30 +213,10 @@ def _without_failing_meshes(study: Study) -> Study:
     return study
 
 
-@dataclass(frozen=True)
-class _Draw:
-    """Parameters of a sample; of a trajectory those of its last step.
-
-    Member 0 is those that ``generate`` draws, member 1 independent others, 2 + j member 0 with the j-th field of 1.
-    """
-
-    case: Case
-    seed: int
-
-    def __call__(self, index: int, member: int) -> Any:
-        entropy = [self.seed, index] if member != 1 else [self.seed, AFTER, index]
-        parameters = self.case.sample(np.random.default_rng(entropy))
-        if member > 1:
-            name = dataclasses.fields(parameters)[member - 2].name
-            parameters = dataclasses.replace(parameters, **{name: getattr(self(index, 1), name)})
-        steps = self.case.trajectory
-        return parameters if steps is None else steps.at_step(parameters, steps.num_steps - 1)
-
-
 def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
     """Return the resolution that counts and coarser ones that the case has meshes of."""
     finest = config.problem.resolution or case.resolution
-    found, parameters = [finest], _Draw(case, 0)(0, 0)
+    found, parameters = [finest], SampleDraw(case, 0)(0, 0)
     for halving in range(1, HALVINGS + 1):
         coarse = finest // 2**halving
         try:

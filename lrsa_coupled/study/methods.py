@@ -19,7 +19,7 @@ from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.study import allocation
 from lrsa_coupled.study.allocation import Allocation
-from lrsa_coupled.study.pilot import Study
+from lrsa_coupled.study.pilot import AFTER, Study
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
 from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
@@ -37,9 +37,6 @@ APART = 10**8
 
 FURTHER, MOST, BLOCKS = 256, 2**17, 4
 """Cheap evaluations of a fold at first, of all folds at most; blocks of those of a fold that are independent."""
-
-AFTER = 10**9
-"""Above all indices of samples: what else is drawn begins here. Zeros at the end of a seed count for nothing."""
 
 
 class Method(ABC):

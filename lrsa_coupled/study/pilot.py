@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,29 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.study.solves import Ask, Solves
 
 Array = npt.NDArray[np.float64]
+
+AFTER = 10**9
+"""Above all indices of samples: what else is drawn begins here. Zeros at the end of a seed count for nothing."""
+
+
+@dataclass(frozen=True)
+class SampleDraw:
+    """Parameters of a sample; of a trajectory those of its last step.
+
+    Member 0 is those that ``generate`` draws, member 1 independent others, 2 + j member 0 with the j-th field of 1.
+    """
+
+    case: Case
+    seed: int
+
+    def __call__(self, index: int, member: int) -> Any:
+        entropy = [self.seed, index] if member != 1 else [self.seed, AFTER, index]
+        parameters = self.case.sample(np.random.default_rng(entropy))
+        if member > 1:
+            name = dataclasses.fields(parameters)[member - 2].name
+            parameters = dataclasses.replace(parameters, **{name: getattr(self(index, 1), name)})
+        steps = self.case.trajectory
+        return parameters if steps is None else steps.at_step(parameters, steps.num_steps - 1)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lrsa_coupled.study.methods import AFTER, FOLDS, Method, SurrogateMethod, shared
-from lrsa_coupled.study.pilot import Study
+from lrsa_coupled.study.methods import FOLDS, Method, SurrogateMethod, shared
+from lrsa_coupled.study.pilot import AFTER, Study
 from lrsa_coupled.study.solves import Ask
 from lrsa_coupled.study.statistics import Controlled, Estimate, Plain, Sampled, sobol
 

@@ -1,8 +1,9 @@
 """A case as a server of UM-Bridge (Seelinger et al. 2023, J. Open Source Softw. 8): parameters in, quantities out.
 
 Model ``fe`` solves on the mesh that counts, ``fe-N`` on one of resolution N; ``operator`` assembles the quantities of
-what a learned operator predicts at the nodes of the mesh. All ranks work on one evaluation after the other. Requests
-come over HTTP, perhaps from anybody: what is wrong with one is answered, with a status of 400, and ends nothing.
+what a learned operator predicts at the nodes of the mesh; ``surrogate`` takes milliseconds and has derivatives: it is
+fitted to the solves of an estimate. All ranks work on one evaluation after the other. Requests come over HTTP, perhaps
+from anybody: what is wrong with one is answered, with a status of 400, and ends nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import StopSignals, collective_errors, share
 from lrsa_coupled.reading import parse_json
+from lrsa_coupled.study.cheap import CheapModel, fitted_to
 from lrsa_coupled.study.solves import Solver
 
 logger = logging.getLogger(__name__)
@@ -38,14 +40,16 @@ MOST_BYTES = 1 << 20
 """Bytes of a request that is read."""
 
 Evaluate = Callable[[Any], dict[str, float]]
+SURROGATE = "surrogate"
 
 
 @dataclass
 class _Job:
-    """An evaluation that waits for the ranks, and what has come of it."""
+    """An evaluation or, row by row, a Jacobian that waits for the ranks, and what has come of it."""
 
     model: str
     numbers: list[float]
+    jacobian: bool
     done: threading.Event = field(default_factory=threading.Event)
     output: list[float] | None = None
     error: str = ""
@@ -62,10 +66,11 @@ class ModelServer:
         quantities: What is returned, in this order.
         coarser: Resolutions of further models.
         model: Folder of the operator, None without one.
+        fit: Folder of an estimate, to whose solves a surrogate is fitted; None without one.
     """
 
     def __init__(self, case: Case, config: Config, comm: MPI.Intracomm, *, quantities: Sequence[Quantity],
-                 coarser: Sequence[int] = (), model: Path | None = None) -> None:  # fmt: skip
+                 coarser: Sequence[int] = (), model: Path | None = None, fit: Path | None = None) -> None:  # fmt: skip
         self.case, self.comm, self.quantities = case, comm, tuple(quantities)
         self.template = case.sample(np.random.default_rng([config.problem.test_seed, 0]))
         self.size = len(real_numbers(self.template))
@@ -78,6 +83,13 @@ class ModelServer:
             with collective_errors(comm):
                 guess = LearnedGuess.load(model, config.guess).bind(case)
             self.models["operator"] = partial(self._predicted, guess, finest)
+        self.cheap: CheapModel | None = None
+        if fit is not None:
+            names = [quantity.name for quantity in quantities]
+            with collective_errors(comm):
+                operator = model if case.points is not None else None
+                self.cheap = fitted_to(fit, case, names, model=operator, settings=config.guess)
+            self.models[SURROGATE] = self._fitted
         self._jobs: queue.Queue[_Job] = queue.Queue()
 
     def run(self, port: int, *, address: str = "127.0.0.1", ready: Callable[[int], None] | None = None) -> None:
@@ -100,9 +112,12 @@ class ModelServer:
                 server.shutdown()
                 server.server_close()
 
-    def submit(self, model: str, numbers: list[float]) -> list[float]:
-        """Evaluate a model on all ranks; ValueError says why there is no answer. From any thread of rank 0."""
-        job = _Job(model, numbers)
+    def submit(self, model: str, numbers: list[float], *, jacobian: bool = False) -> list[float]:
+        """Return the outputs of a model, or its Jacobian row by row, from all ranks; from any thread of rank 0.
+
+        ValueError says why there is no answer.
+        """
+        job = _Job(model, numbers, jacobian)
         self._jobs.put(job)
         job.done.wait()
         if job.output is None:
@@ -113,13 +128,13 @@ class ModelServer:
         """Work on a request, if one comes soon; False after a signal."""
         job, asked = None, None
 
-        def wait() -> tuple[str, list[float]] | str:
+        def wait() -> tuple[str, list[float], bool] | str:
             nonlocal job
             try:
                 job = self._jobs.get(timeout=0.1)
             except queue.Empty:
                 return stop.name
-            return job.model, job.numbers
+            return job.model, job.numbers, job.jacobian
 
         asked = share(self.comm, wait)
         if isinstance(asked, str):
@@ -127,8 +142,7 @@ class ModelServer:
         output, error = None, ""
         try:
             with collective_errors(self.comm):
-                values = self.models[asked[0]](self.parameters(asked[1]))
-                output = [values[quantity.name] for quantity in self.quantities]
+                output = self._worked(*asked)
         except Exception as caught:  # noqa: BLE001 - a request, of anybody, ends nothing
             error = f"{type(caught).__name__}: {caught}"
             logger.warning("%s: %s", asked[0], error)
@@ -136,6 +150,12 @@ class ModelServer:
             job.output, job.error = output, error
             job.done.set()
         return True
+
+    def _worked(self, model: str, numbers: list[float], jacobian: bool) -> list[float]:
+        if jacobian and self.cheap is not None:
+            return [float(each) for each in self.cheap.jacobian(numbers, self.parameters).ravel()]
+        values = self.models[model](self.parameters(numbers))
+        return [values[quantity.name] for quantity in self.quantities]
 
     def parameters(self, numbers: Sequence[float]) -> Any:
         """Return parameters with these real numbers, in the order of the fields."""
@@ -151,6 +171,11 @@ class ModelServer:
         if values is None:
             raise ValueError(f"the solve has failed: {reason}")
         return values
+
+    def _fitted(self, parameters: Any) -> dict[str, float]:
+        assert self.cheap is not None
+        (row,) = self.cheap([parameters])
+        return {quantity.name: float(value) for quantity, value in zip(self.quantities, row, strict=True)}
 
     def _predicted(self, guess: LearnedGuess, resolution: int, parameters: Any) -> dict[str, float]:
         problem = self.case.problem(self.case.mesh(self.comm, parameters, resolution), parameters)
@@ -205,11 +230,28 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/OutputSizes":
             return {"outputSizes": [len(models.quantities)]}
         if self.path == "/ModelInfo":
-            missing = dict.fromkeys(("Gradient", "ApplyJacobian", "ApplyHessian"), False)
-            return {"support": {"Evaluate": True} | missing}
-        if self.path != "/Evaluate":
+            derivatives = dict.fromkeys(("Gradient", "ApplyJacobian"), name == SURROGATE)
+            return {"support": {"Evaluate": True, "ApplyHessian": False} | derivatives}
+        if self.path == "/Evaluate":
+            return {"output": [models.submit(name, _vector(asked, "input", models.size, inside=True))]}
+        if self.path not in ("/Gradient", "/ApplyJacobian"):
             raise ValueError(f"no such path {self.path[:100]!r} for a POST")
-        return {"output": [models.submit(name, _numbers(asked.get("input"), models.size))]}
+        return {"output": self._derivative(name, asked)}
+
+    def _derivative(self, name: str, asked: Mapping[str, Any]) -> list[float]:
+        """Return the gradient of the outputs in a direction, or the outputs' change along one of the input."""
+        models, number = self.models, len(self.models.quantities)
+        if name != SURROGATE:
+            raise ValueError(f"model {name} has no derivatives; '{SURROGATE}' has, see --fit")
+        if asked.get("inWrt", 0) != 0 or asked.get("outWrt", 0) != 0:
+            raise ValueError("inWrt and outWrt must be 0: there is one input and one output")
+        backward = self.path == "/Gradient"
+        key, size = ("sens", number) if backward else ("vec", models.size)
+        direction = np.array(_vector(asked, key, size))
+        flat = models.submit(name, _vector(asked, "input", models.size, inside=True), jacobian=True)
+        jacobian = np.reshape(flat, (number, models.size))
+        found: list[float] = (direction @ jacobian if backward else jacobian @ direction).tolist()
+        return found
 
     def _send(self, status: int, content: Mapping[str, Any]) -> None:
         body = json.dumps(content).encode()
@@ -237,11 +279,14 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(each) for each in value) if isinstance(value, list) else value
 
 
-def _numbers(given: Any, size: int) -> list[float]:
-    wrong = f"input must be one list of {size} finite numbers"
-    if not isinstance(given, list) or len(given) != 1 or not isinstance(given[0], list) or len(given[0]) != size:
+def _vector(asked: Mapping[str, Any], key: str, size: int, *, inside: bool = False) -> list[float]:
+    """Return the numbers of a request, ``inside`` a list of one list; ValueError unless they are as many as wanted."""
+    numbers = asked.get(key)
+    if inside and isinstance(numbers, list):
+        numbers = numbers[0] if len(numbers) == 1 else None
+    wrong = f"{key} must be one list of {size} finite numbers"
+    if not isinstance(numbers, list) or len(numbers) != size:
         raise ValueError(wrong)
-    numbers = given[0]
     if any(isinstance(each, bool) or not isinstance(each, int | float) or not math.isfinite(each) for each in numbers):
         raise ValueError(wrong)
     return [float(each) for each in numbers]

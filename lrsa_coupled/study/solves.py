@@ -79,7 +79,7 @@ class Solves:
             raise ValueError(f"ranks_per_sample must divide the number of ranks, got {sizes}")
         self.case, self.config, self.folder, self.comm = case, config, folder / FOLDER, comm
         self.quantities, self.draw = tuple(quantities), draw
-        self.answers: dict[Ask, Answer] = share(comm, lambda: _read(self.folder))
+        self.answers: dict[Ask, Answer] = share(comm, lambda: read_answers(self.folder))
         self.asked: set[Ask] = set()
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)
         self._solvers: dict[int, Solver] = {}
@@ -170,7 +170,7 @@ def _append(path: Path, answer: Answer) -> None:
     flush(path)
 
 
-def _read(folder: Path) -> dict[Ask, Answer]:
+def read_answers(folder: Path) -> dict[Ask, Answer]:
     """Read the answers on disk; Damaged for a line that is none, but for one without an end."""
     found: dict[Ask, Answer] = {}
     for path in sorted(folder.glob("*.jsonl")):

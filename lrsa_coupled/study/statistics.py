@@ -198,7 +198,7 @@ class Controlled(Sampled):
             own, others = predict(self.cheap[mine]), predict(further)
             coefficients = np.ones(1)  # of a chance: answers above a threshold may be too few to fit one
             if threshold is None:
-                coefficients = _shrunk(of(self.cheap[~mine]), of(self.truth[~mine]))
+                coefficients = coefficients_for(of(self.cheap[~mine]), of(self.truth[~mine]))
             mean = others.mean(axis=0)
             left[mine] -= (own - mean) @ coefficients
             values = mine.mean() * ((others - mean) @ coefficients)
@@ -344,7 +344,7 @@ def _coefficients(cheap_NL: Array, truth_N: Array) -> Array:
     return _fitted(cheap_NL, truth_N)[0]
 
 
-def _shrunk(cheap_NL: Array, truth_N: Array) -> Array:
+def coefficients_for(cheap_NL: Array, truth_N: Array) -> Array:
     """Return such coefficients as far as the answers show that the best prediction as it is, 1 and 0, is no better.
 
     Errors that are rare and large would else move the coefficients more than they are worth. The distance is measured

@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ pytest.importorskip("dolfinx", reason="the models need DOLFINx")
 from lrsa_coupled import cli
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.quantities import choose
+from lrsa_coupled.study.cheap import fitted_to
+from lrsa_coupled.study.estimate import Request, estimate
 from lrsa_coupled.study.serve import ModelServer, real_numbers
 from tests.rods import RodCase, RodParameters, exact_mean
 
@@ -31,10 +34,11 @@ ROD = {"name": "fe", "input": [[0.1, -0.2]]}
 EXACT = exact_mean(16) * np.exp(0.1 - 0.2 - 0.5 * (0.5**2 + 0.3**2))
 
 
-def served(client: Callable[[int], None]) -> None:
+def served(client: Callable[[int], None], fit: Path | None = None) -> None:
     """Run a server on all ranks, a client of it in a thread of rank 0, then end it by a signal."""
     case, errors = RodCase(), []
-    server = ModelServer(case, Config(), COMM, quantities=choose(case.quantities, ["integral"], of="rods"), coarser=[4])
+    quantities = choose(case.quantities, ["integral"], of="rods")
+    server = ModelServer(case, Config(), COMM, quantities=quantities, coarser=[4], fit=fit)
 
     def run(port: int) -> None:
         try:
@@ -72,6 +76,30 @@ def test_protocol() -> None:
         assert coarse == pytest.approx(EXACT * (1 - 1 / 16) / (1 - 1 / 256))
 
     served(client)
+
+
+def test_surrogate_and_its_derivatives(shared_path: Path) -> None:
+    """Of the integral, exp(x + y) times a constant, all derivatives are the integral itself."""
+    estimate(RodCase(), Config(), Request(error=0.02, method="mc", pilot=40), shared_path / "e", COMM)
+    rod = ROD | {"name": "surrogate"}
+
+    def client(port: int) -> None:
+        support = ask(port, "/ModelInfo", {"name": "surrogate"})[1]["support"]
+        assert support["Gradient"] and support["ApplyJacobian"] and not support["ApplyHessian"]
+        assert ask(port, "/Evaluate", rod)[1]["output"][0] == pytest.approx([EXACT], rel=1e-2)
+        status, answer = ask(port, "/Gradient", rod | {"outWrt": 0, "inWrt": 0, "sens": [2.0]})
+        assert status == 200 and answer["output"] == pytest.approx([2.0 * EXACT] * 2, rel=5e-2)
+        answer = ask(port, "/ApplyJacobian", rod | {"outWrt": 0, "inWrt": 0, "vec": [1.0, -1.0]})[1]
+        assert answer["output"] == pytest.approx([0.0], abs=0.1 * EXACT)
+        for path, wrong in (("/Gradient", {}), ("/Gradient", {"sens": [1.0, 2.0]}), ("/ApplyJacobian", {"vec": [1.0]})):
+            assert ask(port, path, rod | wrong)[0] == 400
+        assert ask(port, "/Gradient", rod | {"sens": [1.0], "inWrt": 1})[0] == 400
+        status, answer = ask(port, "/Gradient", ROD | {"sens": [1.0]})
+        assert status == 400 and "model fe has no derivatives" in answer["error"]["message"]
+
+    served(client, shared_path / "e")
+    with pytest.raises(ValueError, match="have no 'other', but integral"):
+        fitted_to(shared_path / "e", RodCase(), ["other"], model=None, settings=Config().guess)
 
 
 def test_client_of_umbridge() -> None:
