@@ -63,13 +63,13 @@ class Differentiable:
     def __init__(self, problem: Any, residual: ufl.Form | None = None, *, energy: ufl.Form | None = None,
                  coefficients: Mapping[str, Variable] | None = None, solver: Solver | None = None) -> None:  # fmt: skip
         self._equation = equation_of(problem, solver)
-        self._problem, self._comm, self._unknown = problem, self._equation.comm, self._equation.solution
+        self._problem, self.comm, self._unknown = problem, self._equation.comm, self._equation.solution
         self.coefficients = dict(coefficients or {})
         if residual is None and energy is not None:
             residual = ufl.derivative(energy, self._unknown)
         self._energy: Functional | None = None
         if energy is not None:
-            self._energy = UflFunctional(energy, self._comm)
+            self._energy = UflFunctional(energy, self.comm)
         elif isinstance(problem, Problem) and problem.energy is not None:
             self._energy = Energy(problem)
         self._system = System(self._equation, self.coefficients, residual)
@@ -102,7 +102,7 @@ class Differentiable:
         ``Quantity.of`` is differentiated by differences of fourth order.
         """
         if quantity not in self._quantities:
-            self._quantities[quantity] = [UflFunctional(form, self._comm) for form in self._forms(quantity)]
+            self._quantities[quantity] = [UflFunctional(form, self.comm) for form in self._forms(quantity)]
         functionals = self._quantities[quantity]
         numbers = [self._call(NumberPullback(self._system, each), u, coefficients) for each in functionals]
         if not isinstance(quantity, Quantity) or quantity.of is None:
@@ -125,12 +125,12 @@ class Differentiable:
 
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of what each rank gives, a shared tensor of the same shape."""
-        total: Tensor = _Total.apply(self._comm, values)
+        total: Tensor = _Total.apply(self.comm, values)
         return total
 
     def shared(self, values: Tensor) -> Tensor:
         """Return a shared tensor as it is, for arithmetic with owned ones: its derivatives are summed over ranks."""
-        shared: Tensor = _Shared.apply(self._comm, values)
+        shared: Tensor = _Shared.apply(self.comm, values)
         return shared
 
     def destroy(self) -> None:
@@ -145,7 +145,7 @@ class Differentiable:
         return [quantity]
 
     def _call(self, call: Pullback, u: Tensor | None, coefficients: Mapping[str, Tensor]) -> Tensor:
-        with collective_errors(self._comm):
+        with collective_errors(self.comm):
             given = {} if u is None else {"the unknown": (self._unknown, u)}
             for name, values in coefficients.items():
                 if name not in self.coefficients:

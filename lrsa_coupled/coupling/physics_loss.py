@@ -1,0 +1,215 @@
+"""Losses of a prediction at the nodes that need no solution: its energy, and its residual in a dual norm.
+
+The dual norm is ``|r|^2 = r.B r`` with B one V-cycle of multigrid for the H1 inner product of the solution's space,
+made once for a mesh. Up to constants of the equation, not of the mesh, it is the error in the H1 norm, and in the
+energy norm where there is an energy; for the Euclidean norm of the residual these constants grow without bound as the
+mesh is refined.
+
+Source: Cao et al. (2025), Spectral-Refiner, for the dual norm; Shi et al. (2022), LordNet, for training without labels.
+
+Shapes: N nodes that this rank owns, K outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import ufl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from dolfinx import fem
+from dolfinx.fem.petsc import assemble_matrix
+from petsc4py import PETSc
+
+from lrsa_coupled.coupling.derivatives import num_owned
+from lrsa_coupled.coupling.differentiable import Differentiable
+from lrsa_coupled.coupling.options import GAMG, default_options
+from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.interfaces import Problem
+from lrsa_coupled.mpi import allreduce, collective_errors
+from lrsa_coupled.schema import Field
+
+PREFIX = "dual_"
+
+
+@final
+class PhysicsLoss:
+    """Losses of predictions for a problem, and for those that ``FixedMesh.update`` makes of it, in float64.
+
+    Both are shared numbers in the sense of ``differentiable.py``. A loss and its derivatives are computed at once: the
+    problem may get other parameters before the backward pass. The solution of the problem is overwritten.
+
+    Args:
+        problem: A problem with nodes on its own mesh, whose unknown is one continuous Lagrange field.
+        outputs: The fields that are predicted, the whole unknown.
+
+    Raises:
+        ValueError: For another unknown; on all ranks.
+
+    Collective: all methods, making it too. The options prefix of the V-cycle is ``dual_``.
+    """
+
+    def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
+        self._functions, nodes = Differentiable(problem), NodeSet(problem, outputs)
+        self._unknown, self._shape = problem.solution, (nodes.num_owned, nodes.num_values)
+        self._sources = torch.from_numpy(_sources(problem, nodes))
+        self._is_free = torch.from_numpy(_is_free(problem))
+        self._dual = _VCycle(problem)
+        self._zero = torch.zeros(num_owned(self._unknown), dtype=torch.float64)
+        self._size, self._energy = 1.0, 0.0
+        self._has_energy = problem.energy is not None
+        self.begin()
+
+    def begin(self) -> None:
+        """Measure the zero field, with its Dirichlet values, of a problem that has got other parameters."""
+        self._size = float(self._norm(self._zero))
+        self._energy = float(self._functions.energy(self._zero)) if self._has_energy else 0.0
+
+    def residual(self, values_NK: Tensor) -> Tensor:
+        """Return the dual norm of the residual of a prediction, that of the zero field being 1."""
+        return self._loss(lambda u: self._norm(u) / self._size, values_NK)
+
+    def energy(self, values_NK: Tensor) -> Tensor:
+        """Return by how much the energy exceeds that of the zero field, in units of half its squared residual.
+
+        It is about -1 at the solution. ValueError for a problem without an energy.
+        """
+        return self._loss(lambda u: 2.0 * (self._functions.energy(u) - self._energy) / self._size**2, values_NK)
+
+    def sketch(self) -> Tensor:
+        """Return a rough solution at the owned nodes ``(N, K)``: the best multiple of the V-cycle of the residual.
+
+        Its size is that of the solution, which a normaliser needs.
+        """
+        zero = self._zero.clone().requires_grad_()
+        rows = self._rows(zero)
+        step = -self._dual.apply(rows.detach())
+        along = torch.autograd.grad((rows * step).sum(), zero)[0]
+        decrease, curvature = (float(self._total(step * each)) for each in (-rows.detach(), along))
+        field = step * (decrease / curvature if curvature > 0.0 else 1.0)
+        return (
+            torch.zeros(self._shape, dtype=torch.float64).flatten().index_put((self._sources,), field).view(self._shape)
+        )
+
+    def destroy(self) -> None:
+        """Free the PETSc objects."""
+        self._functions.destroy()
+        self._dual.destroy()
+
+    def _loss(self, function: Callable[[Tensor], Tensor], values_NK: Tensor) -> Tensor:
+        with collective_errors(self._functions.comm):
+            if tuple(values_NK.shape) != self._shape:
+                raise ValueError(f"expected values of shape {self._shape}, got {tuple(values_NK.shape)}")
+        field = values_NK.to("cpu", torch.float64).flatten()[self._sources]
+        return _AtOnce.apply(function, field)
+
+    def _rows(self, field: Tensor) -> Tensor:
+        """Return the residual, zero where Dirichlet conditions hold."""
+        return torch.where(self._is_free, self._functions.residual(field), 0.0)
+
+    def _norm(self, field: Tensor) -> Tensor:
+        rows = self._rows(field)
+        return torch.sqrt(self._total(rows * self._dual.apply(rows)))
+
+    def _total(self, values: Tensor) -> Tensor:
+        return self._functions.total(values.sum())
+
+
+@final
+class _VCycle:
+    """One V-cycle of algebraic multigrid for ``grad u . grad v + u v / L^2``, L the size of the domain; symmetric."""
+
+    def __init__(self, problem: Problem) -> None:
+        space = problem.solution.function_space
+        trial, test = ufl.TrialFunction(space), ufl.TestFunction(space)
+        points = problem.mesh.geometry.x
+        ends = [points.max(axis=0, initial=-np.inf), -points.min(axis=0, initial=np.inf)]
+        size = float(np.linalg.norm(np.sum(allreduce(problem.mesh.comm, np.array(ends), np.maximum), axis=0)))
+        product = ufl.inner(ufl.grad(trial), ufl.grad(test)) + ufl.inner(trial, test) / size**2
+        self._matrix = assemble_matrix(fem.form(product * ufl.dx), bcs=list(problem.bcs))
+        self._matrix.assemble()
+        self._pc = PETSc.PC().create(problem.mesh.comm)
+        self._pc.setOptionsPrefix(PREFIX)
+        self._pc.setOperators(self._matrix)
+        with default_options(PREFIX, GAMG):
+            self._pc.setFromOptions()
+            self._pc.setUp()
+        self._in, self._out = self._matrix.createVecs()
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """Apply it to owned numbers."""
+        return _Symmetric.apply(self._product, rows)
+
+    def destroy(self) -> None:
+        """Free the PETSc objects."""
+        for item in (self._pc, self._matrix, self._in, self._out):
+            item.destroy()
+
+    def _product(self, rows: Tensor) -> Tensor:
+        self._in.array_w[:] = rows.numpy()
+        self._pc.apply(self._in, self._out)
+        return torch.from_numpy(self._out.array_r.copy())
+
+
+class _Symmetric(torch.autograd.Function):
+    """A symmetric linear map."""
+
+    @staticmethod
+    def forward(ctx: Any, product: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        ctx.product = product
+        return product(rows.detach())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, ctx.product(gradient)
+
+
+class _AtOnce(torch.autograd.Function):
+    """A number whose derivatives are computed with it."""
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable[[Tensor], Tensor], field: Tensor) -> Tensor:
+        leaf = field.detach().requires_grad_(ctx.needs_input_grad[1])
+        with torch.enable_grad():
+            value = function(leaf)
+            if leaf.requires_grad:
+                (ctx.gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient * ctx.gradient
+
+
+def _is_free(problem: Problem) -> npt.NDArray[np.bool_]:
+    """Return which owned degrees of freedom no Dirichlet condition fixes. Collective: no."""
+    free = np.ones(len(problem.solution.x.array), dtype=bool)
+    for bc in problem.bcs:
+        free[bc.dof_indices()[0]] = False
+    return free[: num_owned(problem.solution)]
+
+
+def _sources(problem: Problem, nodes: NodeSet) -> npt.NDArray[np.int64]:
+    """Return the place in the values at the owned nodes that each owned degree of freedom is, found by two probes."""
+    probe, shape = fem.Function(problem.solution.function_space), (nodes.num_owned, nodes.num_values)
+    numbers = np.arange(nodes.num_owned * nodes.num_values, dtype=np.float64).reshape(shape)
+    found = []
+    for values in (numbers, np.cos(numbers)):
+        probe.x.array[:] = -1.0
+        nodes.scatter(values, probe)
+        found.append(probe.x.array[: num_owned(probe)].copy())
+    sources = np.rint(found[0]).astype(np.int64)
+    with collective_errors(problem.mesh.comm):
+        is_one = sources.min(initial=0) >= 0 and np.array_equal(np.cos(numbers).ravel()[sources], found[1])
+        if not is_one or problem.solution.function_space.ufl_element().is_mixed:
+            raise ValueError(
+                "losses without labels need an unknown that is one continuous Lagrange field, all of it predicted, "
+                f"with nodes on its own mesh; got {problem.solution.function_space.ufl_element()}"
+            )
+    return sources
