@@ -12,6 +12,7 @@ import numpy as np
 
 from lrsa_coupled.bench import payback, plots, report, scaling
 from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Speedup, baselines_of, best_baseline, speedups
+from lrsa_coupled.bench.experiments import study
 from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import write_text_atomically
 
@@ -35,7 +36,14 @@ def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
     groups = {case: some for case, some in scaling.by_case(group).items() if len(some) > 1}
     cases = ", ".join(dict.fromkeys(results.header.case for results in group))
     sections = list(zip(group, sources or [""] * len(group), strict=True))
-    modules = {"payback": payback, "report": report, "scaling": scaling, "stages": STAGES, "learned": LEARNED}
+    modules = {
+        "payback": payback,
+        "report": report,
+        "scaling": scaling,
+        "stages": STAGES,
+        "learned": LEARNED,
+        "study": study,
+    }
     functions = {function.__name__: function for function in (lead, figures, group_figures, np.median)}
     template = environment.get_template("page.html.j2", globals=modules | functions)
     return template.render(sections=sections, groups=groups, cases=cases)
@@ -58,6 +66,8 @@ def figures(results: Results) -> dict[str, str]:
     """Return the figures of results by caption."""
     if not results.rows:
         return {}
+    if results.header.study == study.STUDY:
+        return {"Wall time of the study": plots.svg(partial(plots.study, curves=study.elapsed(results)))}
     height, methods, times = 1.0 + 0.42 * len(results.methods), results.methods, results.solved_times
     found = {
         "Time of each sample": plots.svg(partial(plots.seconds, results=results), height=height),

@@ -67,6 +67,27 @@ def sorted_ratios(axis: Axes, ratios: Mapping[str, Sequence[float]]) -> None:
     _logarithmic(axis.yaxis)
 
 
+def study(axis: Axes, curves: Mapping[str, Sequence[float]]) -> None:
+    """Draw the wall time of a study over the number of solves that are finished, by method."""
+    for (colour, _), (name, times) in zip(_looks(curves), curves.items(), strict=True):
+        axis.plot(range(len(times) + 1), [0.0, *times], color=colour, linewidth=1.4, label=name)
+    axis.set(xlabel="solves", ylabel="wall time, everything counted [s]")
+    axis.set_xlim(left=0.0)
+    axis.set_ylim(bottom=0.0)
+    axis.grid(visible=True)
+
+
+def study_figure(curves: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """Draw the wall time of a study."""
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+        axis = figure.subplots()
+        study(axis, curves)
+        axis.legend()
+        figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def paired(axis: Axes, results: Results) -> None:
     """Draw the seconds of the best baseline and of the learned guess on the same samples, sorted by the former."""
     best = best_baseline(results.solved_times)

@@ -40,6 +40,8 @@ class Request:
 def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
     add_settings(parser, "bench.samples", "problem.seed", "problem.resolution")
+    text = "what is compared: single solves, or the wall time of a study from nothing, each rank on samples of its own"
+    parser.add_argument("--what", choices=("solves", "study"), default="solves", help=text)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
     text = "training data, to add the nearest training sample as a baseline"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
@@ -57,9 +59,40 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     model = args.model or catalog.shipped_model(args.case)
     request = Request(args.case, model, args.data, tuple(args.only), args.json, args.html, args.pictures)
     with writing(comm, folders=[args.pictures], files=[args.json, args.html]):
-        solved = compare_and_report(case, config, comm, request)
+        measure = compare_and_report if args.what == "solves" else study_and_report
+        solved = measure(case, config, comm, request)
     check_petsc(comm, petsc)
     return 0 if solved else 1
+
+
+def study_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> bool:
+    """Run a study by each method, print the table, write what is asked for; return whether all was solved. Collective.
+
+    ValueError for data: the methods begin from nothing.
+    """
+    from lrsa_coupled.bench import html, pictures, plots, rows as stored
+    from lrsa_coupled.bench.experiments import study
+    from lrsa_coupled.bench.samples import Samples
+
+    if request.data is not None:
+        raise ValueError(f"bench --what study begins from nothing and takes no --data, got {request.data}")
+    found = study.run(Namespace(only=request.only), Samples(case, config, comm, request.model))
+
+    def write() -> None:
+        text = study.table(found)
+        print(text)
+        if request.json is not None:
+            stored.write_rows(found, request.json)
+            print(f"\nrows: {request.json}")
+        if request.html is not None:
+            html.write_html([found], request.html)
+            print(f"page: {request.html}")
+        if request.pictures is not None:
+            figure = plots.study_figure(study.elapsed(found), text.splitlines()[0])
+            print(f"picture: {pictures.save_figure(figure, request.pictures / 'study.png')}")
+
+    mpi.share(comm, write)
+    return all(row.solved for row in found.rows)
 
 
 def compare_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> bool:

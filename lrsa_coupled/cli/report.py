@@ -26,15 +26,16 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.bench import experiments, html, rows, scaling
 
     found = [rows.read_rows(path) for path in args.rows]
+    paged = ("bench", "study")
     compared = [results for results in found if results.header.study == "bench"]
     others = [results for results in found if results.header.study != "bench"]
-    if args.html is not None and others:
-        raise ValueError(f"--html is for results of bench, got some of the experiment '{others[0].header.study}'")
+    if args.html is not None and (wrong := [each for each in found if each.header.study not in paged]):
+        raise ValueError(f"--html is for results of bench, got some of the experiment '{wrong[0].header.study}'")
     texts = [scaling.side_by_side_text(compared)] if compared else []
     texts += [experiments.find(results.header.study).load().table(results) for results in others]
     mpi.print_once("\n\n\n".join(texts))
     if args.html is not None:
         with writing(None, files=[args.html]):
-            html.write_html(compared, args.html, sources=[path.name for path in args.rows])
+            html.write_html(found, args.html, sources=[path.name for path in args.rows])
         mpi.print_once(f"\npage: {args.html}")
     return 0

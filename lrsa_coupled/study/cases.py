@@ -50,7 +50,7 @@ class CaseLearner:
 
     def __init__(self, case: Case, config: Config, study: Study) -> None:
         self.case, self.config, self.study = case, config, study
-        coarse = _coarse(case, config)
+        coarse = coarse_of(case, config)
         self._coarse: list[InitialGuess] = [] if coarse is None else [coarse]
         self.policy = Adaptive(config.guess, [*(guess.name for guess in self._coarse), *NAMES])
         self.policy.without = frozenset(guess.name for guess in self._coarse)
@@ -159,7 +159,7 @@ class CaseStudy:
         return self._problem
 
 
-def _coarse(case: Case, config: Config) -> CoarseMeshGuess | None:
+def coarse_of(case: Case, config: Config) -> CoarseMeshGuess | None:
     """Return nested iteration where the case has it and the settings ask for it."""
     count = config.bench.coarse_meshes
     if case.interpolation is None or count is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal, final
 
 from mpi4py import MPI
 
@@ -19,6 +20,48 @@ from lrsa_coupled.study.cases import UNLIMITED, CaseLearner
 from lrsa_coupled.study.study import Learning, Study, free_cores
 
 
+@final
+class Farm:
+    """Makes what solves the samples of each group, the argument ``learn`` of ``generate``. Collective: all methods.
+
+    Args:
+        case: Case of the samples.
+        config: Settings, as ``generate`` has them.
+        folder: The data set.
+        comm: All ranks.
+        when: Whether models are trained.
+
+    Attributes:
+        learners: That of the group of this rank.
+    """
+
+    def __init__(self, case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *,
+                 when: Literal["beside", "never"] = "beside") -> None:  # fmt: skip
+        self.case, self.config, self.folder = case, config, folder
+        self.groups = max(1, comm.size // config.generate.ranks_per_sample)
+        self.when = when if comm.rank < config.generate.ranks_per_sample else "never"
+        self.cores = free_cores(comm)
+        self.learners: list[CaseLearner] = []
+
+    def __call__(self, group: MPI.Intracomm) -> SolveBy:
+        """Return what solves the samples of a group."""
+        solves = math.ceil(self.config.generate.samples / self.groups)
+        learning = Learning(str(self.folder), solves=solves, when=self.when, overhead=UNLIMITED)
+        card, own = card_of(self.case, self.config), group.Dup()  # the group is freed before the study ends
+        study = Study(learning, card, own, groups=self.groups, cores=self.cores)
+        self.learners.append(CaseLearner(self.case, self.config, study))
+        return self.learners[-1].solve
+
+    def close(self) -> None:
+        """End the training that may run. Collective: no."""
+        for each in self.learners:
+            each.study.close()
+
+    def summary(self) -> str:
+        """Return lines about the guesses and the gain of the group of this rank. Collective: no."""
+        return "\n".join(f"{each.policy.summary()}\n{each.study.summary()}" for each in self.learners)
+
+
 def generate_learning(
     case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, retry_failed: bool = False,
     accept_changed_case: bool = False,
@@ -28,24 +71,10 @@ def generate_learning(
     Returns:
         The summary of ``generate``, and lines about the guesses and the gain of the first group.
     """
-    groups = max(1, comm.size // config.generate.ranks_per_sample)
-    cores, is_first = free_cores(comm), comm.rank < config.generate.ranks_per_sample
-    learners: list[CaseLearner] = []
-
-    def learn(group: MPI.Intracomm) -> SolveBy:
-        solves = math.ceil(config.generate.samples / groups)
-        learning = Learning(str(folder), solves=solves, when="beside" if is_first else "never", overhead=UNLIMITED)
-        study = Study(learning, card_of(case, config), group.Dup(), groups=groups, cores=cores)  # outlives the group
-        learners.append(CaseLearner(case, config, study))
-        return learners[0].solve
-
+    farm = Farm(case, config, folder, comm)
     try:
         summary = generate(case, config, folder, comm, retry_failed=retry_failed,
-                           accept_changed_case=accept_changed_case, learn=learn)  # fmt: skip
+                           accept_changed_case=accept_changed_case, learn=farm)  # fmt: skip
     finally:
-        for each in learners:
-            each.study.close()
-    text = "\n".join(f"{each.policy.summary()}\n{each.study.summary()}" for each in learners)
-    for each in learners:
-        each.study.comm.Free()
-    return summary, text
+        farm.close()
+    return summary, farm.summary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ pytest.importorskip("dolfinx", reason="the study needs DOLFINx")
 from dolfinx import fem
 from dolfinx.mesh import create_unit_square
 
+from lrsa_coupled.bench.experiments import study as compared
+from lrsa_coupled.bench.html import page
+from lrsa_coupled.bench.rows import Header, Results, Row, Seconds, read_rows, write_rows
+from lrsa_coupled.bench.samples import Samples
 from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, ProblemConfig
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
@@ -114,6 +119,33 @@ def test_a_farm_that_learns_makes_the_same_samples(shared_path: Path) -> None:
             assert one.parameters == two.parameters and np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
     with pytest.raises(ValueError, match="is for study.farm.generate_learning"):
         generate(case, learning, shared_path / "learning", COMM)
+
+
+def test_studies_are_compared_by_their_wall_time_from_nothing(shared_path: Path) -> None:
+    config = Config(case="heat", bench=BenchConfig(samples=4, coarse_meshes=1))
+    results = compared.run(Namespace(only=[]), Samples(Heat(), config, COMM))
+    assert list(results.methods) == [compared.DEFAULT, compared.UNTRAINED, compared.STARTING]
+    for rows in results.methods.values():
+        assert len(rows) == 4 and all(row.solved for row in rows)
+    for times in compared.elapsed(results).values():
+        assert times[0] > 0.0 and np.all(np.diff(times) >= 0.0)
+    assert "study of 4 solves" in compared.table(results)
+    if COMM.rank == 0:
+        write_rows(results, shared_path / "rows.jsonl")
+        text = page([read_rows(shared_path / "rows.jsonl")])
+        assert "Wall time of the study" in text and "ahead of default from" in text
+
+
+def test_a_study_is_ahead_after_the_last_solve_at_which_it_was_not() -> None:
+    times = {"default": [1.0, 2.0, 3.0, 4.0], "learning": [2.0, 1.5, 3.1, 3.2], "slow": [2.0, 3.0, 4.0, 5.0]}
+    rows = [
+        Row(method=name, sample=n, seconds=Seconds(total=1.0), solved=True, values={"elapsed": each})
+        for name, curve in times.items()
+        for n, each in enumerate(curve)
+    ]
+    table = compared.study_rows(Results.of(Header(study="study", case="heat"), rows))
+    assert [row[-1] for row in table[1:]] == ["-", "solve 4", "-"]
+    assert table[2][1:4] == ["3.2", "0.85", "1.25"]
 
 
 def test_a_trajectory_is_refused(shared_path: Path) -> None:

@@ -1,0 +1,197 @@
+"""What a study of many solves takes, from nothing and all in: by default, nested iteration, what it learns as it goes.
+
+Each method makes the same data set on the same ranks, each rank its own samples. A row is the n-th solve that a method
+has finished; ``values`` holds ``elapsed``, the wall time since its beginning: meshes, solves, files, trainings and
+loading of models, at the last one the end of all [s].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lrsa_coupled.bench.experiments import add_model, add_only
+from lrsa_coupled.bench.report import Table, align, counted
+from lrsa_coupled.bench.rows import Results, Row, Seconds
+from lrsa_coupled.data.models import model_path
+from lrsa_coupled.mpi import share
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+    from lrsa_coupled.bench.samples import Samples
+    from lrsa_coupled.config import Config
+    from lrsa_coupled.generation.generate import Learn
+    from lrsa_coupled.generation.sample_solver import SolveBy
+    from lrsa_coupled.interfaces import InitialGuess, Problem, SolveResult
+
+ON_RANKS = True
+STUDY = "study"
+DEFAULT, NESTED, UNTRAINED = "default", "nested iteration", "learning, no model"
+STARTING, FINISHED = "learning from the start", "learning, finished model"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to solve the samples of a study.
+
+    Args:
+        name: Its name in tables.
+        begin: Returns what solves the samples of each group of ranks, for a data set in a folder, and what ends that.
+    """
+
+    name: str
+    begin: Callable[[Path], tuple[Learn, Callable[[], None]]]
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Add the arguments."""
+    add_model(parser)
+    add_only(parser, "methods")
+
+
+def run(args: Namespace, samples: Samples) -> Results:
+    """Run the study by each method, on samples that no model has seen. Collective."""
+    from lrsa_coupled.bench.compare import chosen
+
+    if samples.model is not None:
+        samples.guess()  # refuses a model that has seen the samples
+    given = samples.config
+    generate = dataclasses.replace(
+        given.generate, samples=given.bench.samples, guess="learning", model=None, reuse="nothing", recycle=None,
+        sort=False,
+    )  # fmt: skip
+    problem = dataclasses.replace(given.problem, seed=samples.seed)
+    config = dataclasses.replace(given, generate=generate, problem=problem)
+    methods = chosen(contenders(samples, config), args.only, what="method")
+    few = dataclasses.replace(config, generate=dataclasses.replace(generate, samples=samples.comm.size))
+    _measured(samples, few, contenders(samples, few)[0])  # compiles the forms
+    rows = [row for method in methods for row in _measured(samples, config, method)]
+    return samples.results(STUDY, rows, rtol=samples.case.rtol)
+
+
+def contenders(samples: Samples, config: Config) -> list[Contender]:
+    """Return the methods, the default one first."""
+    from lrsa_coupled.study.cases import coarse_of
+
+    case, comm = samples.case, samples.comm
+    coarse = coarse_of(case, config)
+    found = [Contender(DEFAULT, lambda _: (lambda _: _guarded(samples, []), lambda: None))]
+    if coarse is not None:
+        found.append(Contender(NESTED, lambda _: (lambda _: _guarded(samples, [coarse]), lambda: None)))
+
+    def learning(folder: Path, *, when: Literal["beside", "never"], model: Path | None = None) -> Any:
+        from lrsa_coupled.study.farm import Farm
+
+        farm = Farm(case, config, folder, comm, when=when)
+
+        def begin(group: MPI.Intracomm) -> SolveBy:
+            if model is not None:
+                share(comm, lambda: shutil.copytree(model, model_path(folder, 1)))
+            return farm(group)
+
+        return begin, farm.close
+
+    found += [
+        Contender(UNTRAINED, partial(learning, when="never")), Contender(STARTING, partial(learning, when="beside"))
+    ]  # fmt: skip
+    if samples.model is not None:
+        found.append(Contender(FINISHED, partial(learning, when="never", model=samples.model)))
+    return found
+
+
+def table(results: Results) -> str:
+    """Format results."""
+    header = results.header
+    ranks = counted(header.ranks, "rank")
+    text = f"{header.case}: study of {counted(results.num_samples, 'solve')}, resolution {header.resolution}, {ranks}"
+    return f"{text}, each at work on samples of its own\n\n{align(study_rows(results))}"
+
+
+def study_rows(results: Results) -> Table:
+    """Return the wall times of a study by method, and from which solve on each is ahead of the others."""
+    curves = elapsed(results)
+    first = next(iter(curves))
+    rows = [["method", "all solves [s]", "of the last half, each [s]", f"times faster than {first}"]]
+    rows[0] += [f"ahead of {name} from" for name in (DEFAULT, NESTED) if name in curves]
+    for name, times in curves.items():
+        half = len(times) // 2
+        late = (times[-1] - times[half - 1]) / (len(times) - half) if half else times[-1]
+        cells = [name, f"{times[-1]:.1f}", f"{late:.3g}", f"{curves[first][-1] / times[-1]:.2f}"]
+        rows.append(cells + [_crossing(times, curves[other]) for other in (DEFAULT, NESTED) if other in curves])
+    return rows
+
+
+def elapsed(results: Results) -> dict[str, list[float]]:
+    """Return the wall time until each solve of a study was finished [s], by method."""
+    return {name: [row.number("elapsed") for row in rows] for name, rows in results.methods.items()}
+
+
+def _crossing(times: Sequence[float], others: Sequence[float]) -> str:
+    """Return the solve from which on a study is ahead of another, for people."""
+    behind = [n for n, (one, other) in enumerate(zip(times, others, strict=False), 1) if one >= other]
+    last = behind[-1] if behind else 0
+    return "-" if last >= min(len(times), len(others)) else f"solve {last + 1}"
+
+
+def _guarded(samples: Samples, guesses: Sequence[InitialGuess]) -> SolveBy:
+    from lrsa_coupled.guess.guarded import GuardedSolver
+    from lrsa_coupled.guess.policy import Always
+    from lrsa_coupled.guess.target import CaseTarget
+
+    policy = Always(2 * samples.config.guess.max_iterations)
+
+    def solve(problem: Problem, atol: float) -> SolveResult:
+        solver = GuardedSolver(guesses, CaseTarget(samples.case, problem, atol), policy)
+        result = solver.solve()
+        solver.destroy()
+        return result
+
+    return solve
+
+
+def _measured(samples: Samples, config: Config, method: Contender) -> list[Row]:
+    """Run a study and return its rows, on every rank. Collective."""
+    from lrsa_coupled.generation.generate import generate
+
+    comm, done = samples.comm, []
+    place = share(comm, lambda: tempfile.mkdtemp(prefix="study-"))
+    folder = Path(place) / "data"
+    learn, end = method.begin(folder)
+    comm.Barrier()
+    started = time.perf_counter()
+
+    def timed(group: MPI.Intracomm) -> SolveBy:
+        solve_by = learn(group)
+
+        def solve(problem: Problem, atol: float) -> SolveResult:
+            begun = time.perf_counter()
+            result = solve_by(problem, atol)
+            now = time.perf_counter()
+            if group.rank == 0:
+                done.append((now - started, now - begun, result))
+            return result
+
+        return solve
+
+    try:
+        generate(samples.case, config, folder, comm, learn=timed)
+    finally:
+        end()
+    total = comm.allreduce(time.perf_counter() - started, op=max)
+    share(comm, lambda: shutil.rmtree(place))
+    finished = sorted((each for part in comm.allgather(done) for each in part), key=lambda each: each[0])
+    ends = [now for now, _, _ in finished[:-1]] + [total]
+    return [
+        Row(method=method.name, sample=n, seconds=Seconds(total=seconds), iterations=result.iterations,
+            solved=result.converged, reason=None if result.converged else result.reason, values={"elapsed": now})
+        for n, (now, (_, seconds, result)) in enumerate(zip(ends, finished, strict=True))
+    ]  # fmt: skip
