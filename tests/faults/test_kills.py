@@ -144,7 +144,7 @@ def test_signals_at_random_moments(name: str, inputs: Path, tmp_path: Path) -> N
     for attempt in itertools.count():
         if len(shots) == KILLS:
             break
-        number = SIGNALS[len(shots) % len(SIGNALS)]
+        number, begins = SIGNALS[len(shots) % len(SIGNALS)], not out.exists()
         job = Job(
             subject.command(out), tmp_path / "log", ranks=subject.ranks[attempt % len(subject.ranks)], environment=cache
         )
@@ -157,8 +157,10 @@ def test_signals_at_random_moments(name: str, inputs: Path, tmp_path: Path) -> N
             print(f"{name}: {shot}", flush=True)
             shots.append(shot)
         else:
-            assert subject.result(out) == expected
+            assert subject.result(out) == expected, job.output()
             shutil.rmtree(out)
+            if begins:  # forms are compiled by now, and less may run beside
+                duration = min(duration, time.monotonic() - job.started)
     last = Job(subject.command(out), tmp_path / "log", ranks=subject.ranks[0], environment=cache)
     assert (last.code(600.0), last.left()) == (finished, {}), last.output()
     assert subject.result(out) == expected
@@ -186,7 +188,8 @@ def shoot(
     if code == finished and number != signal.SIGKILL:
         return None  # it was about to end
     if subject.is_graceful and number in GRACEFUL:
-        assert catches or not caught, f"{shot}: no handler any more"
+        if caught and not catches:
+            return None  # after its work, which is found to be whole
         assert code == STOPPED if catches else code in died(number), f"{shot}\n{job.output()}"
     elif number != signal.SIGKILL:
         assert code in died(number), f"{shot}\n{job.output()}"
