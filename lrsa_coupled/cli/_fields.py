@@ -1,17 +1,23 @@
-"""The fields of a solution as files for ParaView: VTX (``.bp``), or ``.pvd`` where DOLFINx has no ADIOS2."""
+"""A solution as files for ParaView: fields in VTX (``.bp``), ``.pvd`` where DOLFINx has no ADIOS2; all in VTKHDF."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from dolfinx import io
 from dolfinx.fem import Function
 
 from lrsa_coupled import mpi
 from lrsa_coupled.coupling.compat import cell_nodes
+from lrsa_coupled.data.export import Exported, write_vtkhdf
+from lrsa_coupled.data.parameters import parameter_values
 from lrsa_coupled.files import replace_all, reserve, temporary_folder
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.interfaces import Case, InitialGuess, Problem
 from lrsa_coupled.schema import Field
 
 DESCRIPTION = 1 << 15
@@ -37,6 +43,31 @@ def write_fields(case: Case, problem: Problem, folder: Path) -> None:
                 with io.VTKFile(comm, new / f"{part.name}.pvd", "w") as writer:
                     writer.write_function(part)
         mpi.share(comm, lambda: replace_all(new, folder))
+
+
+def write_sample(
+    case: Case, problem: Problem, folder: Path, *, about: Mapping[str, Any], guess: InitialGuess | None
+) -> None:
+    """Write ``sample.vtkhdf``: inputs, solution, initial guess and their difference, gathered to rank 0. Collective.
+
+    ``about`` and the parameters of the problem are field data.
+    """
+    gather = SampleGatherer(case, problem)
+    arrays, predicted = gather(problem), None
+    if guess is not None:
+        solved = problem.solution.x.array.copy()
+        guessed = gather(problem) if guess.put(problem).accepted else None
+        predicted = None if guessed is None else guessed.outputs
+        problem.solution.x.array[:] = solved
+    units = {item.name: item.metadata.get("unit", "1") for item in dataclasses.fields(problem.parameters)}
+    values = parameter_values(dataclasses.asdict(problem.parameters), units)
+    known = {name: value for name, value in about.items() if value is not None}
+
+    def write() -> None:
+        if arrays is not None:
+            write_vtkhdf(folder / "sample.vtkhdf", Exported(arrays, case.schema, predicted, known | values))
+
+    mpi.share(problem.mesh.comm, write)
 
 
 def _part(problem: Problem, field: Field) -> Function:

@@ -40,7 +40,8 @@ ACCEPT = 1e-2
 class Request:
     """One problem to solve: with a learned guess when there is a ``model``, else by a ``method`` of the case.
 
-    ``accept`` is the relative accuracy of an answer by the model, None for a solve.
+    ``accept`` is the relative accuracy of an answer by the model, None for a solve; ``source`` is the name or path of
+    the case.
     """
 
     case: Case
@@ -50,6 +51,15 @@ class Request:
     model: Path | None = None
     method: str | None = None
     accept: float | None = None
+    source: str | None = None
+    index: int | None = None
+    petsc: tuple[str, ...] = ()
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """Which sample it is, for people and files."""
+        seed = self.config.problem.test_seed
+        return {"case": self.source or self.case.name, "seed": seed, "index": self.index}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,7 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--accept", type=float, metavar="A", help=text)
     parser.add_argument("--index", type=int, default=0, help="index of the sample")
     add_settings(parser, "problem.seed", "problem.resolution")
-    text = "JSON file of parameters that replace those of the sample"
+    text = "JSON file of parameters that replace those of the sample; or a result.json, to solve its problem again"
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=text)
     add_out(parser, "folder of the results")
     add_preset(parser)
@@ -83,15 +93,22 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     parameters: Any = sample_parameters(case, config.problem.test_seed, args.index)
     if args.parameters is not None:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
+    request = Request(
+        case, config, parameters, args.out, model, args.method, accept, args.case, args.index, tuple(petsc)
+    )
     with writing(comm, folders=[args.out]):
-        text, success = solve(Request(case, config, parameters, args.out, model, args.method, accept), comm)
+        text, success = solve(request, comm)
     mpi.print_once(text)
+    if success:
+        mpi.print_once(f"next: open {args.out / 'sample.vtkhdf'} (inputs, guess, solution, difference) in ParaView")
     check_petsc(comm, petsc)
     return 0 if success else 1
 
 
 def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     """Solve one problem distributed over ``comm``, write its fields and ``result.json``. Collective.
+
+    ``sample.vtkhdf`` has inputs, solution, prediction, difference at the nodes of the operator, index and parameters.
 
     Returns:
         What came of it, in words, and whether the fields are solved for or certified.
@@ -101,7 +118,7 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         OSError: If the folder cannot be written; on all ranks.
     """
     from lrsa_coupled.certify.surrogate import Surrogate
-    from lrsa_coupled.cli._fields import write_fields
+    from lrsa_coupled.cli._fields import write_fields, write_sample
     from lrsa_coupled.coupling.contract import problem_of
     from lrsa_coupled.guess.learned import LearnedGuess
 
@@ -122,9 +139,31 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         result = _guarded(request, guess, problem)
         text, success = describe(result), result.converged
     write_fields(case, problem, request.folder)
+    if success:
+        write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
     if comm.rank == 0:
-        write_text_atomically(request.folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+        content = {"request": described(request, comm.size), **dataclasses.asdict(result)}
+        write_text_atomically(request.folder / "result.json", json.dumps(content, indent=1) + "\n")
     return text, success
+
+
+def described(request: Request, ranks: int) -> dict[str, Any]:
+    """Return all that the same solve needs again. Collective: no."""
+    from lrsa_coupled.bench.machine import header_of
+
+    case = request.case
+    return request.sample | {
+        "parameters": dataclasses.asdict(request.parameters),
+        "options": dataclasses.asdict(case.options),
+        "resolution": request.config.problem.resolution or case.resolution,
+        "rtol": case.rtol,
+        "method": request.method or case.default_method,
+        "model": None if request.model is None else str(request.model),
+        "accept": request.accept,
+        "petsc": [*request.petsc],
+        "ranks": ranks,
+        "versions": dict(header_of("solve", case.name, {}).versions),
+    }
 
 
 def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> SolveResult:
@@ -153,6 +192,8 @@ def read_parameters[T](sample: T, path: Path) -> T:
         ValueError: If the file is not a JSON object, a name is unknown, or a value is of another type or shape.
     """
     values = read_json(path)
+    asked = values.get("request")
+    values = asked["parameters"] if isinstance(asked, dict) and isinstance(asked.get("parameters"), dict) else values
     changed = update(sample, values, where=str(path))
     for name in values:
         expected, found = (np.shape(getattr(parameters, name)) for parameters in (sample, changed))

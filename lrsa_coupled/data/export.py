@@ -6,32 +6,52 @@ Source: the VTKHDF file format, VTK documentation, type UnstructuredGrid, versio
 from __future__ import annotations
 
 import io
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from lrsa_coupled.data.format import SampleArrays
+from lrsa_coupled.data.vtk_cells import cells_of
 from lrsa_coupled.files import write_atomically
-from lrsa_coupled.schema import Schema
+from lrsa_coupled.schema import Field, Schema
 
-_CELL_TYPES = {(1, 2): 3, (2, 2): 3, (3, 2): 3, (2, 3): 5, (3, 3): 5, (2, 4): 8, (3, 4): 10, (3, 8): 11}
-"""VTK's cell types by (dimension, vertices), ordered as DOLFINx does: line, triangle, pixel, tetrahedron, voxel."""
+PREDICTED, DIFFERENCE = "initial guess", "difference"
 
 
-def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
-    """Write the cells of a sample, its inputs and outputs at their vertices; other nodes are left out. Collective: no.
+@dataclass(frozen=True)
+class Exported:
+    """What is written of a sample.
+
+    Args:
+        arrays: Nodes, cells, inputs and outputs.
+        schema: Their names and units.
+        guess: Outputs as an operator predicts them, None without one; their difference to ``arrays`` is written, too.
+        about: Numbers, lists of them and texts that belong to the whole sample: index, seed, parameters.
+    """
+
+    arrays: SampleArrays
+    schema: Schema
+    guess: npt.NDArray[np.floating] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_vtkhdf(path: Path, sample: Exported) -> int:
+    """Write a sample; return how many nodes are left out, as no cell is known to have them. Collective: no.
 
     ValueError for cells that are not simplices, quadrilaterals or hexahedra.
     """
-    kind = _CELL_TYPES.get((arrays.points.shape[1], arrays.cells.shape[1]))
-    if kind is None:
-        found = f"{arrays.cells.shape[1]} vertices in {arrays.points.shape[1]} dimensions"
-        raise ValueError(f"expected simplices, quadrilaterals or hexahedra, got cells of {found}")
-    vertices, connectivity = np.unique(arrays.cells, return_inverse=True)
-    num_cells, width = arrays.cells.shape
-    points = np.zeros((len(vertices), 3))
-    points[:, : arrays.points.shape[1]] = arrays.points[vertices]
+    arrays = sample.arrays
+    kind, cells = cells_of(arrays.points, arrays.cells)
+    nodes, connectivity = np.unique(cells, return_inverse=True)
+    num_cells, width = cells.shape
+    points = np.zeros((len(nodes), 3))
+    points[:, : arrays.points.shape[1]] = arrays.points[nodes]
     content = io.BytesIO()  # a disk that fills up while HDF5 writes would end the process
     with h5py.File(content, "w") as file:
         root = file.create_group("VTKHDF")
@@ -42,15 +62,38 @@ def write_vtkhdf(path: Path, arrays: SampleArrays, schema: Schema) -> None:
         root["Points"], root["Connectivity"] = points, connectivity.ravel().astype(np.int64)
         root["Offsets"] = width * np.arange(num_cells + 1, dtype=np.int64)
         root["Types"] = np.full(num_cells, kind, dtype=np.uint8)
-        for fields, values in ((schema.inputs, arrays.inputs), (schema.outputs, arrays.outputs)):
-            column = 0
-            for item in fields:
-                root[f"PointData/{item.name}"] = _padded(values[vertices, column : column + item.components])
-                column += item.components
+        for name, values in _columns(sample).items():
+            root[f"PointData/{_plain(name)}"] = _padded(values[nodes])
+        for name, value in sample.about.items():
+            text = h5py.string_dtype("ascii") if isinstance(value, str) else None  # VTK reads no other strings
+            values = np.atleast_1d(value.encode("ascii", "replace") if isinstance(value, str) else value)
+            root.create_dataset(f"FieldData/{_plain(name)}", data=values, dtype=text)
     write_atomically({path: content.getvalue()})
+    return len(arrays.points) - len(nodes)
 
 
-def _padded(values: np.ndarray) -> np.ndarray:
+def _columns(sample: Exported) -> dict[str, npt.NDArray[np.floating]]:
+    """Return the values of each field by the name and unit under which they are written."""
+    schema, arrays = sample.schema, sample.arrays
+    found = _split(schema.inputs, arrays.inputs, "") | _split(schema.outputs, arrays.outputs, "")
+    if sample.guess is not None:
+        found |= _split(schema.outputs, sample.guess, f", {PREDICTED}")
+        found |= _split(schema.outputs, sample.guess - arrays.outputs, f", {DIFFERENCE}")
+    return found
+
+
+def _split(fields: Sequence[Field], values: npt.NDArray[Any], what: str) -> dict[str, npt.NDArray[np.floating]]:
+    ends = itertools.accumulate((item.components for item in fields), initial=0)
+    names = [f"{item.name}{what}" + (f" [{item.unit}]" if item.unit != "1" else "") for item in fields]
+    return {name: values[:, first:end] for name, (first, end) in zip(names, itertools.pairwise(ends), strict=True)}
+
+
+def _plain(name: str) -> str:
+    """Return a name without the sign that separates groups in HDF5."""
+    return name.replace(" / ", " per ").replace("/", " per ")
+
+
+def _padded(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Give two components a third of zero, as ParaView's glyphs want; one component becomes a plain array."""
     if values.shape[1] == 2:
         return np.column_stack([values, np.zeros(len(values))])

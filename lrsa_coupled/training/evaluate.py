@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,25 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         arrays = (tensor.cpu().numpy() for tensor in tensors)
         worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *arrays))
     return {"case": card.schema.name, "samples": len(dataset), "fields": summary}, worst
+
+
+@torch.no_grad()
+def predictions(model: Path, data: Path, config: Config, indices: Sequence[int]) -> Iterator[npt.NDArray[np.float64]]:
+    """Yield the outputs of solved samples as a model predicts them ``(N, K)``, constrained values exact.
+
+    Errors as those of ``evaluate``.
+    """
+    device = choose_device(config.training.device)
+    operator, card = checkpoint.load(model)
+    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
+    check_match(card, dataset.schema)
+    operator.to(device)
+    fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
+    for index in indices:
+        batch = dataset.whole(dataset.indices.index(index)).to(device)
+        predicted_BNK, _ = compared(operator, batch, fields, precision=config.guess.precision)
+        exact_BNK = torch.where(batch.free_BNK > 0, predicted_BNK, batch.outputs_BNK)
+        yield exact_BNK[0].double().cpu().numpy()
 
 
 def _both_errors(batch: Batch, predicted_BNK: Tensor, reference: Reference) -> Tensor:

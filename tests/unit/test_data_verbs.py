@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lrsa_coupled import cli
-from lrsa_coupled.data.export import write_vtkhdf
+from lrsa_coupled.data.export import Exported, write_vtkhdf
 from lrsa_coupled.data.statistics import field_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import repair, tidy
@@ -76,9 +76,9 @@ def test_export(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         corners = root["Points"][()][root["Connectivity"][()]].reshape(2, 3, 3)[..., :2]
         assert np.array_equal(corners, arrays.points[arrays.cells])
         assert np.array_equal(
-            root["PointData/u"][()][root["Connectivity"][()]], arrays.outputs[arrays.cells.ravel(), 0]
+            root["PointData/u [K]"][()][root["Connectivity"][()]], arrays.outputs[arrays.cells.ravel(), 0]
         )
-        assert root["PointData/k"].shape == (5, 3)
+        assert root["PointData/k [W]"].shape == (5, 3) and root["FieldData/index"][()] == 1
         assert root["Offsets"][()].tolist() == [0, 3, 6]
         assert root.attrs["Type"] == b"UnstructuredGrid"
     assert cli.main(["export", str(data), "--index", "4", "--out", str(tmp_path / "vtk")]) == 2
@@ -89,7 +89,7 @@ def test_cells_of_another_kind_are_refused(tmp_path: Path) -> None:
     arrays = record(0).arrays
     odd = type(arrays)(**{**vars(arrays), "cells": np.zeros((1, 6), np.int32)})
     with pytest.raises(ValueError, match="cells of 6 vertices"):
-        write_vtkhdf(tmp_path / "a.vtkhdf", odd, CARD.schema)
+        write_vtkhdf(tmp_path / "a.vtkhdf", Exported(odd, CARD.schema))
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
