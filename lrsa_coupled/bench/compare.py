@@ -11,6 +11,9 @@ import numpy as np
 from lrsa_coupled.settings import nearest
 
 LEARNED, ADAPTIVE, NEAREST = "learned guess", "learned guess, adaptive", "nearest sample"
+POD = "modes, Gaussian process"
+NEED_DATA = (NEAREST, POD)
+"""Baselines that need a data set."""
 STAGES = ("transfer", "inference", "setup", "solve", "total")
 
 type Times = Mapping[str, Mapping[int, float]]

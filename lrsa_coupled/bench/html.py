@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 
 from lrsa_coupled.bench import payback, plots, report, scaling
-from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Speedup, baselines_of, best_baseline, speedups
+from lrsa_coupled.bench.compare import LEARNED, NEED_DATA, STAGES, Speedup, baselines_of, best_baseline, speedups
 from lrsa_coupled.bench.experiments import study
 from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import write_text_atomically
@@ -56,8 +56,8 @@ def lead(results: Results) -> list[tuple[str, str, Speedup]]:
     if not found:
         return []
     compared = {"the best baseline": best_baseline(times)}
-    without_data = {name: seconds for name, seconds in times.items() if name != NEAREST}
-    if compared["the best baseline"] == NEAREST and baselines_of(without_data):
+    without_data = {name: seconds for name, seconds in times.items() if name not in NEED_DATA}
+    if compared["the best baseline"] in NEED_DATA and baselines_of(without_data):
         compared["the best baseline without data"] = best_baseline(without_data)
     return [(what, name, found[name]) for what, name in compared.items()]
 

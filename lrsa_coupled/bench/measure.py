@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, STAGES, chosen
-from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learned_method, nearest_method
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, POD, STAGES, chosen
+from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learned_method, methods_of_data
 from lrsa_coupled.bench.payback import cost_of
 from lrsa_coupled.bench.pictures import Example
 from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
@@ -58,7 +58,7 @@ def compare_methods(
         config: ``problem`` and ``bench`` say which samples, ``guess`` how the operator is used.
         comm: Ranks of a problem.
         model: Folder of a trained model, to add its learned guess.
-        data: Training data, to add the nearest training sample as a baseline.
+        data: Training data, to add the nearest training sample and modes of the samples as baselines.
         only: Names of the baselines without data, all when empty.
 
     Raises:
@@ -67,16 +67,18 @@ def compare_methods(
     """
     methods = chosen(baselines(case, config, comm), only, what="method")
     costs: dict[str, Cost] = {}
+    if data is not None:
+        needing, fitting = methods_of_data(case, config, data, comm)
+        methods += needing
+        costs |= {POD: Cost(training=fitting * comm.size)} if fitting else {}
     with collective_errors(comm):
-        if data is not None:
-            methods.append(nearest_method(case, config, data))
         warming = list(methods)
         if model is not None:
             guess = load_guess(case, config, model)
             learned = learned_method(case, config, guess)
             methods += [adaptive_method(case, config, guess), learned]
             warming += [adaptive_method(case, config, guess, record=False), learned]
-            costs = dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
+            costs |= dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
     samples, settings = Samples(case, config, comm), config.bench
     # One sample more, not counted: compiles the forms, wakes MUMPS and torch.
     _measure_sample(samples, warming, settings.samples, repeats=1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpi4py import MPI
 
-from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST, POD
 from lrsa_coupled.bench.samples import refuse_seen
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.store import DataStore
@@ -17,6 +18,7 @@ from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
+from lrsa_coupled.guess.pod import PodGuess
 from lrsa_coupled.guess.policy import Adaptive, Always, Policy
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, SolverFactory
@@ -72,13 +74,30 @@ def _refusal(case: Case, config: Config, resolution: int, comm: MPI.Comm) -> str
     return None
 
 
-def nearest_method(case: Case, config: Config, data: Path) -> Method:
-    """Return the solve from the nearest sample of a data set; ValueError when that does not fit the benchmark."""
+def methods_of_data(case: Case, config: Config, data: Path, comm: MPI.Comm) -> tuple[list[Method], float]:
+    """Return the solves from the nearest sample, and from modes of the samples, and the time of fitting these [s].
+
+    ValueError when the data do not fit the benchmark; samples on several meshes have no modes. Collective.
+    """
+    with collective_errors(comm):
+        store = _data_of(case, config, data)
+        limit = Always(config.guess.max_iterations)
+        found = [guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), limit)]
+    started = time.perf_counter()
+    try:
+        found.append(guarded(case, POD, PodGuess.load(case, store, comm), limit))
+    except ValueError as error:
+        print_once(f"{POD}: left out ({error})")
+        return found, 0.0
+    return found, time.perf_counter() - started
+
+
+def _data_of(case: Case, config: Config, data: Path) -> DataStore:
     store = DataStore(data)
     if (difference := store.card.schema.difference(case.schema)) is not None:
         raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
     refuse_seen(config.problem.test_seed, store.card.seeds, f"the data set {data}")
-    return guarded(case, NEAREST, NearestGuess(case, NearestSample(store)), Always(config.guess.max_iterations))
+    return store
 
 
 def learned_method(case: Case, config: Config, guess: LearnedGuess) -> Method:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import LEARNED, NEAREST, baselines_of, best_baseline
+from lrsa_coupled.bench.compare import LEARNED, NEED_DATA, baselines_of, best_baseline
 from lrsa_coupled.bench.rows import Cost, Results, Row
 
 if TYPE_CHECKING:
@@ -64,20 +64,22 @@ class PayBack:
 def pay_backs(results: Results) -> list[PayBack]:
     """Compare the learned guess with every baseline, the best without data first; empty without one of them.
 
-    The nearest sample comes twice: it needs the data too, so that against it training alone may be to be paid back.
+    What needs the data too comes twice: against it training alone may be to be paid back, less the time of its own fit.
     """
     methods, times = results.methods, results.solved_times
     baselines = baselines_of(methods)
     if LEARNED not in methods or not baselines:
         return []
-    without_data = {name: times[name] for name in baselines if name != NEAREST}
+    without_data = {name: times[name] for name in baselines if name not in NEED_DATA}
     best = best_baseline(without_data) if without_data else None
     cost, found = results.header.costs.get(LEARNED, Cost()), []
     for name in sorted(baselines, key=lambda name: name != best):
         saved = savings(methods[name], methods[LEARNED])
         found.append(PayBack(f"{name} (best without data)" if name == best else name, cost.total, saved))
-        if name == NEAREST:
-            found.append(PayBack(f"{name}, data available", cost.training, saved))
+        if name in NEED_DATA:
+            fitting = results.header.costs.get(name, Cost()).training or 0.0
+            beyond = None if cost.training is None else max(cost.training - fitting, 0.0)
+            found.append(PayBack(f"{name}, data available", beyond, saved))
     return found
 
 
@@ -108,10 +110,10 @@ def pay_back_rows(found: Sequence[PayBack]) -> list[list[str]]:
     return rows
 
 
-def pay_back_note(cost: Cost, *, with_nearest: bool = False) -> str:
+def pay_back_note(cost: Cost, *, with_data: bool = False) -> str:
     """Say what is paid back and how it is counted."""
     parts = {"data": cost.data, "training": cost.training}
     hours = " + ".join(f"{k} {'unknown' if v is None else f'{v / 3600.0:.3g} h'}" for k, v in parts.items())
     text = f"N* = ({hours}) / mean saving of a solve, as wall time x ranks"
-    text += "; data available: training alone counts, as the nearest sample needs the data too" * with_nearest
+    text += "; data available: training alone counts, as that baseline needs the data too" * with_data
     return text + "; the model's card does not say what is unknown" * (cost.total is None)

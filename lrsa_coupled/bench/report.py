@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lrsa_coupled.bench.compare import LEARNED, NEAREST, STAGES, Times, best_baseline, best_of_each, speedup, speedups
+from lrsa_coupled.bench.compare import LEARNED, NEED_DATA, STAGES, Times, best_baseline, best_of_each, speedup, speedups
 from lrsa_coupled.bench.payback import pay_back_note, pay_back_rows, pay_backs
 from lrsa_coupled.bench.rows import Cost, Results, Row
 
@@ -74,7 +74,9 @@ def speedup_rows(times: Times) -> Table:
 
 def note(results: Results) -> str:
     """Say what is to be paid back."""
-    return pay_back_note(results.header.costs.get(LEARNED, Cost()), with_nearest=NEAREST in results.methods)
+    return pay_back_note(
+        results.header.costs.get(LEARNED, Cost()), with_data=any(name in NEED_DATA for name in results.methods)
+    )
 
 
 def remarks(results: Results) -> list[str]:

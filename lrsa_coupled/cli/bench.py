@@ -43,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "what is compared: single solves, or the wall time of a study from nothing, each rank on samples of its own"
     parser.add_argument("--what", choices=("solves", "study"), default="solves", help=text)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
-    text = "training data, to add the nearest training sample as a baseline"
+    text = "training data, to add the nearest sample, and modes with a Gaussian process, as baselines"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     text = "some of the baselines; all by default"
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=text)

@@ -37,7 +37,7 @@ from lrsa_coupled.training.checkpoint import CARD
 logger = logging.getLogger(__name__)
 
 
-type Learn = Callable[[MPI.Intracomm], SolveBy]
+type Learn = Callable[[MPI.Comm], SolveBy]
 """Makes what solves the samples of a group of ranks. Collective."""
 
 

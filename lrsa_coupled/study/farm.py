@@ -43,7 +43,7 @@ class Farm:
         self.cores = free_cores(comm)
         self.learners: list[CaseLearner] = []
 
-    def __call__(self, group: MPI.Intracomm) -> SolveBy:
+    def __call__(self, group: MPI.Comm) -> SolveBy:
         """Return what solves the samples of a group."""
         solves = math.ceil(self.config.generate.samples / self.groups)
         learning = Learning(str(self.folder), solves=solves, when=self.when, overhead=UNLIMITED)

@@ -15,11 +15,11 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="cases need DOLFINx")
 
 from lrsa_coupled import catalog, cli, config
-from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST, POD
 from lrsa_coupled.bench.experiments import generation
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.measure import compare_methods
-from lrsa_coupled.bench.methods import nearest_method
+from lrsa_coupled.bench.methods import methods_of_data
 from lrsa_coupled.bench.payback import pay_backs
 from lrsa_coupled.bench.pictures import comparison_pictures
 from lrsa_coupled.bench.report import table
@@ -98,8 +98,10 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     names = list(found.results.methods)
     nested = [name for name in names if name.startswith("nested")]
     assert len(nested) == (settings.bench.coarse_meshes or 0)
-    assert names == [*case.methods(), *nested, NEAREST, ADAPTIVE, LEARNED]
-    last = names[-4]  # the last one that needs no data
+    needing = [NEAREST, POD] if POD in names else [NEAREST]
+    assert POD in names or case.fixed_mesh is None
+    assert names == [*case.methods(), *nested, *needing, ADAPTIVE, LEARNED]
+    last = names[-3 - len(needing)]  # the last one that needs no data
     few = compare_methods(case, settings, MPI.COMM_SELF, model=model, only=[last])
     assert list(few.results.methods) == [last, ADAPTIVE, LEARNED]
     with pytest.raises(ValueError, match=r"unknown method 'best' .known: "):
@@ -110,7 +112,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     problem = case.problem(case.mesh(MPI.COMM_SELF, parameters, settings.problem.resolution), parameters)
     assert {row.unknowns for row in found.results.rows} == {problem.solution.x.petsc_vec.getSize()}
     limited = config.load(settings, assignments=["guess.max_iterations=1"])
-    solver = nearest_method(case, limited, data).make(problem, 1.0)
+    solver = methods_of_data(case, limited, data, MPI.COMM_SELF)[0][0].make(problem, 1.0)
     assert isinstance(solver, GuardedSolver) and solver.policy.choose("", ["nearest"]).max_iterations == 1
     solver.destroy()
     write_rows(found.results, tmp_path / "rows.jsonl")

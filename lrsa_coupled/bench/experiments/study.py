@@ -93,7 +93,7 @@ def contenders(samples: Samples, config: Config) -> list[Contender]:
 
         farm = Farm(case, config, folder, comm, when=when)
 
-        def begin(group: MPI.Intracomm) -> SolveBy:
+        def begin(group: MPI.Comm) -> SolveBy:
             if model is not None:
                 share(comm, lambda: shutil.copytree(model, model_path(folder, 1)))
             return farm(group)
@@ -169,7 +169,7 @@ def _measured(samples: Samples, config: Config, method: Contender) -> list[Row]:
     comm.Barrier()
     started = time.perf_counter()
 
-    def timed(group: MPI.Intracomm) -> SolveBy:
+    def timed(group: MPI.Comm) -> SolveBy:
         solve_by = learn(group)
 
         def solve(problem: Problem, atol: float) -> SolveResult:
