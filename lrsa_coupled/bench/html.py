@@ -44,7 +44,7 @@ def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
         "learned": LEARNED,
         "study": study,
     }
-    functions = {function.__name__: function for function in (lead, figures, group_figures, np.median)}
+    functions = {function.__name__: function for function in (lead, fastest, figures, group_figures, np.median)}
     template = environment.get_template("page.html.j2", globals=modules | functions)
     return template.render(sections=sections, groups=groups, cases=cases)
 
@@ -60,6 +60,13 @@ def lead(results: Results) -> list[tuple[str, str, Speedup]]:
     if compared["the best baseline"] in NEED_DATA and baselines_of(without_data):
         compared["the best baseline without data"] = best_baseline(without_data)
     return [(what, name, found[name]) for what, name in compared.items()]
+
+
+def fastest(results: Results) -> tuple[str, int, float] | None:
+    """Return, of results without a comparison, the best baseline, the samples it solves, and its median time [s]."""
+    times = results.solved_times
+    best = best_baseline(times) if baselines_of(times) else ""
+    return (best, len(times[best]), float(np.median([*times[best].values()]))) if times.get(best) else None
 
 
 def figures(results: Results) -> dict[str, str]:

@@ -54,16 +54,14 @@ def fields_figure(example: Example) -> Figure:
     axes = figure.subplots(1, 3)
     limits = np.quantile(truth, [0.0, 0.97])  # the few fast nodes at a moving wall would hide the rest
     panels = [
-        (f"converged {example.label}", truth, limits, "viridis"),
+        ("converged", truth, limits, "viridis"),
         (f"{example.source}, relative error {100 * example.relative_error:.1f} %", guess, limits, "viridis"),
         ("absolute error (own scale)", error, np.quantile(error, [0.0, 0.995]), "magma"),
     ]
     for axis, (title, values, (low, high), colours) in zip(axes, panels, strict=True):
         image = axis.tripcolor(triangulation, values, shading="gouraud", cmap=colours, vmin=low, vmax=high)
-        figure.colorbar(image, ax=axis, shrink=0.85, pad=0.02, extend="max")
-        axis.set_title(title, fontsize=11)
-        axis.set_aspect("equal")
-        axis.set_axis_off()
+        figure.colorbar(image, ax=axis, shrink=0.85, pad=0.02, extend="max", label=example.label)
+        axis.set(title=title, xlabel="x", ylabel="y", aspect="equal")
     return figure
 
 

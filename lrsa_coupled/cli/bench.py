@@ -133,6 +133,7 @@ def _next(results: Results, request: Request) -> str:
     if not found:
         return "no baseline to compare with: leave out --only, or add --data"
     best = best_baseline(times)
+    own = request.model != catalog.shipped_model(case)
     if found[best].mean > 1.0:
-        return f"lrsa-coupled solve {case} --model {request.model} --out DIR, or LearnedGuess.load('{request.model}')"
+        return f"lrsa-coupled solve {case}{f' --model {request.model}' * own} --out DIR, or more samples and --html page.html"
     return f"{best} is faster: stay with it, or train longer or on more samples where the guess error is large"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -158,6 +160,21 @@ def test_text_says_which_method_wins_what_was_measured_and_what_failed(measured:
         "N* = (data 0.0167 h + training 0.0111 h)",
     ):
         assert part in text, part
+
+
+def test_the_first_sentence_says_who_wins_without_a_learned_guess() -> None:
+    text = Reader(page([results(method("cold", [1.0, 3.0]), method("weak", [0.1, 0.1], failed=[1]))])).text
+    assert "cold is the best method: 2 of 2 samples solved, 2.000 s in the median." in " ".join(text.split())
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_it_prints_on_one_page(measured: Results, tmp_path: Path) -> None:
+    more = [row for k in range(4) for row in method(f"method {k}", [3.0, 4.0, 5.0, 6.0])]
+    write_html([Results.of(measured.header, [*more, *measured.rows])], tmp_path / "page.html")
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
+    command = ("chromium", *flags, f"--print-to-pdf={tmp_path / 'page.pdf'}", str(tmp_path / "page.html"))
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert re.findall(rb"/Count (\d+)", (tmp_path / "page.pdf").read_bytes()) == [b"1"]
 
 
 def test_every_sample_has_its_mark(measured: Results) -> None:
