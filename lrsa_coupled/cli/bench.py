@@ -135,5 +135,7 @@ def _next(results: Results, request: Request) -> str:
     best = best_baseline(times)
     own = request.model != catalog.shipped_model(case)
     if found[best].mean > 1.0:
-        return f"lrsa-coupled solve {case}{f' --model {request.model}' * own} --out DIR, or more samples and --html page.html"
+        return (
+            f"lrsa-coupled solve {case}{f' --model {request.model}' * own} --out DIR, or more samples with --html FILE"
+        )
     return f"{best} is faster: stay with it, or train longer or on more samples where the guess error is large"

@@ -169,7 +169,7 @@ def test_the_first_sentence_says_who_wins_without_a_learned_guess() -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_it_prints_on_one_page(measured: Results, tmp_path: Path) -> None:
-    more = [row for k in range(4) for row in method(f"method {k}", [3.0, 4.0, 5.0, 6.0])]
+    more = [row for k in range(3) for row in method(f"method {k}", [3.0, 4.0, 5.0, 6.0])]
     write_html([Results.of(measured.header, [*more, *measured.rows])], tmp_path / "page.html")
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
     command = ("chromium", *flags, f"--print-to-pdf={tmp_path / 'page.pdf'}", str(tmp_path / "page.html"))
