@@ -145,11 +145,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(client: Client, folder: Path, *, steps: int, inner: int, noise: float) -> None:
-    from lrsa_coupled.cases.cavity.case import CavityCase
+    from lrsa_coupled.catalog import load_case
     from lrsa_coupled.study.serve import real_numbers
 
     rng = np.random.default_rng(0)
-    truth = np.array(real_numbers(CavityCase().sample(np.random.default_rng([7, 0]))))
+    truth = np.array(real_numbers(load_case("cavity").sample(np.random.default_rng([7, 0]))))
     stored = [json.loads(line) for path in (folder / "solves").glob("*.jsonl") for line in path.open()]
     spread = np.array([[row["values"][name] for name in QUANTITIES] for row in stored if row["values"]]).std(axis=0)
     data = client.evaluate("fe", truth) + noise * spread * rng.standard_normal(len(spread))

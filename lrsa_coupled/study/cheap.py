@@ -15,6 +15,7 @@ from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.reading import read_json
+from lrsa_coupled.study.methods import predicted_by
 from lrsa_coupled.study.pilot import SampleDraw
 from lrsa_coupled.study.solves import FOLDER, read_answers
 from lrsa_coupled.study.statistics import coefficients_for
@@ -51,7 +52,7 @@ class CheapModel:
             mine = folds == fold
             known = [each for each, own in zip(parameters, mine, strict=True) if not own]
             asked = [each for each, own in zip(parameters, mine, strict=True) if own]
-            unseen[mine] = _predicted(_fit(make(), known, values_NQ[~mine]), asked)
+            unseen[mine] = predicted_by(_fit(make(), known, values_NQ[~mine]), asked)
         found = [coefficients_for(unseen[..., q], column) for q, column in enumerate(values_NQ.T)]
         self._weights, self._shift = np.stack(found, axis=1), np.zeros(values_NQ.shape[1])
         self._shift = np.mean(values_NQ - self._weighted(unseen), axis=0)
@@ -62,7 +63,7 @@ class CheapModel:
 
     def __call__(self, parameters: Sequence[Any]) -> Array:
         """Return the quantities ``(N, Q)``. Collective: no."""
-        return self._weighted(_predicted(self._surrogates, parameters))
+        return self._weighted(predicted_by(self._surrogates, parameters))
 
     def jacobian(self, given: Sequence[float], at: Callable[[Sequence[float]], Any]) -> Array:
         """Return derivatives ``(Q, d)`` by the numbers of the parameters, which ``at`` makes of these.
@@ -117,7 +118,3 @@ def _fit(surrogates: Sequence[Surrogate], parameters: Sequence[Any], values_NQ: 
     for each in surrogates:
         each.fit(parameters, values_NQ)
     return surrogates
-
-
-def _predicted(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
-    return np.stack([each.predict(parameters) for each in surrogates], axis=1)

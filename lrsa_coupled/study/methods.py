@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any, final
 
@@ -37,6 +38,9 @@ APART = 10**8
 
 FURTHER, MOST, BLOCKS = 256, 2**17, 4
 """Cheap evaluations of a fold at first, of all folds at most; blocks of those of a fold that are independent."""
+
+LEARNT, BEYOND = 1024, 16
+"""Predictions of an operator that a quick model learns; its own, for each of the operator's."""
 
 
 class Method(ABC):
@@ -176,13 +180,16 @@ class _Pilot:
 class _Fold:
     """Of a fold, predictions ``(N, L, Q)`` of its own and at further points, and the time of one.
 
-    ``spread`` and ``beyond``: expected variances of the errors ``(N, Q)`` there; None: the surrogate expects nothing.
+    ``spread`` and ``expected``: expected variances of the errors ``(N, Q)`` there; None: the surrogate expects nothing.
+    ``quick`` and ``beyond``: what quick models say there and at many more points; None: the surrogates are quick.
     """
 
     own: Array
     rest: Array
     seconds: float
     spread: Array | None
+    expected: Array | None
+    quick: Array | None
     beyond: Array | None
 
 
@@ -265,7 +272,9 @@ class SurrogateMethod(Method):
 
         def predicted(fold: int) -> _Fold:
             mine = folds == fold
-            predict, spread = self.fitted([p for p, own in zip(points, mine, strict=True) if not own], truth[~mine])
+            predict, quick, spread = self.fitted(
+                [p for p, own in zip(points, mine, strict=True) if not own], truth[~mine]
+            )
             own, others = (
                 [p for p, here in zip(points, mine, strict=True) if here],
                 further_points(study, fold, further),
@@ -273,7 +282,11 @@ class SurrogateMethod(Method):
             begun = time.perf_counter()
             rest = predict(others)
             seconds = (time.perf_counter() - begun) / further
-            return _Fold(predict(own), rest, seconds, spread(own), spread(others[::BLOCKS]))
+            found = _Fold(predict(own), rest, seconds, spread(own), spread(others[::BLOCKS]), None, None)
+            if quick is None:
+                return found
+            more = further_points(study, FOLDS + fold, BEYOND * further)
+            return dataclasses.replace(found, quick=quick(others), beyond=quick(more))
 
         found = shared(study.comm, predicted, FOLDS)
         self._prediction = max(self._prediction, found[0].seconds)
@@ -285,18 +298,26 @@ class SurrogateMethod(Method):
                 spread[folds == fold] = each.spread
         result: dict[str, Sampled] = {}
         for q, name in enumerate(study.names):
-            averages = [float(np.mean(each.beyond[:, q])) for each in found if each.beyond is not None]
+            averages = [float(np.mean(each.expected[:, q])) for each in found if each.expected is not None]
             expected = (spread[:, q], float(np.mean(averages))) if averages else None
-            rest = [each.rest[..., q] for each in found]
-            result[name] = Controlled(truth[:, q], cheap[..., q], rest, folds, replicates=BLOCKS, expected=expected)
+            result[name] = Controlled(
+                truth[:, q], cheap[..., q], [each.rest[..., q] for each in found], folds, replicates=BLOCKS,
+                expected=expected, quick=[each.quick[..., q] for each in found if each.quick is not None],
+                beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
+            )  # fmt: skip
         return result
 
-    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Spread]:
-        """Fit surrogates; return what predicts ``(M, L, Q)`` by each of them, and the ``spread`` of the first."""
+    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Predict | None, Spread]:
+        """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and the first's spread.
+
+        None instead of the second where the surrogates are quick.
+        """
         surrogates = self.make()
         for surrogate in surrogates:
             surrogate.fit(points, values_NQ)
-        return lambda asked: np.stack([each.predict(asked) for each in surrogates], axis=1), surrogates[0].spread
+        quick = [each.quick() for each in surrogates]
+        differ = any(one is not other for one, other in zip(quick, surrogates, strict=True))
+        return partial(predicted_by, surrogates), partial(predicted_by, quick) if differ else None, surrogates[0].spread
 
 
 @final
@@ -337,7 +358,11 @@ class OperatorMethod(SurrogateMethod):
         return {"data": card.data.seconds, "training": card.seconds * card.ranks}
 
     def make(self) -> Sequence[Surrogate]:
-        return [OperatorReadout(self.study.case, self._predictor, self._known), GaussianProcess()]
+        return [OperatorReadout(self.study.case, self._predictor, self._known, self._random), GaussianProcess()]
+
+    @cached_property
+    def _random(self) -> list[Any]:
+        return further_points(self.study, 2 * FOLDS, LEARNT)
 
 
 def further_points(study: Study, fold: int, count: int) -> list[Any]:
@@ -347,6 +372,11 @@ def further_points(study: Study, fold: int, count: int) -> list[Any]:
         points += quasi_samples(study.case.sample, count // BLOCKS, entropy=[study.seed, AFTER + 1, fold, block + 1])
     steps = study.case.trajectory
     return points if steps is None else [steps.at_step(point, steps.num_steps - 1) for point in points]
+
+
+def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
+    """Return the predictions ``(N, L, Q)`` of surrogates."""
+    return np.stack([each.predict(parameters) for each in surrogates], axis=1)
 
 
 def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list[T]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lrsa_coupled.study.methods import FOLDS, Method, SurrogateMethod, shared
+from lrsa_coupled.study.methods import FOLDS, Method, Predict, SurrogateMethod, shared
 from lrsa_coupled.study.pilot import AFTER, Study
 from lrsa_coupled.study.solves import Ask
 from lrsa_coupled.study.statistics import Controlled, Estimate, Plain, Sampled, sobol
@@ -54,26 +54,32 @@ def _controlled(
     solved, values = method.solved()
     folds = np.array(indices) % FOLDS
 
-    def predicted(fold: int) -> tuple[Array, Array]:
+    def predicted(fold: int) -> tuple[Array, ...]:
         known = np.array([index % FOLDS != fold for index in solved])
         points = [study.draw(index) for index, use in zip(solved, known, strict=True) if use]
-        predict, _ = method.fitted(points, values[known])
+        predict, quick, _ = method.fitted(points, values[known])
 
-        def answers(samples: Sequence[int]) -> Array:
+        def answers(samples: Sequence[int], by: Predict) -> Array:
             if not samples:
                 return np.zeros((0, 1, len(members), len(study.names)))
-            found = predict([study.draw(index, member) for index in samples for member in members])
+            found = by([study.draw(index, member) for index in samples for member in members])
             return np.moveaxis(found.reshape(len(samples), len(members), -1, len(study.names)), 2, 1)
 
-        further = range(AFTER + 10 + fold * FURTHER, AFTER + 10 + fold * FURTHER + FURTHER // FOLDS)
-        return answers([index for index in indices if index % FOLDS == fold]), answers(further)
+        own, first = [index for index in indices if index % FOLDS == fold], AFTER + 10 + fold * FURTHER
+        many = range(first, first + FURTHER // FOLDS)
+        if quick is None:
+            return answers(own, predict), answers(many, predict)
+        few = range(first + FURTHER // 2, first + FURTHER // 2 + max(len(own), 10))
+        return answers(own, predict), answers(few, predict), answers(few, quick), answers(many, quick)
 
     found = shared(study.comm, predicted, FOLDS)
     cheap = np.empty((len(truth), *found[0][1].shape[1:]))
-    for fold, (own, _) in enumerate(found):
+    for fold, (own, *_) in enumerate(found):
         cheap[folds == fold] = own
     study.spent("Sobol indices", started)
     result: dict[str, Sampled] = {}
     for q, name in enumerate(study.names):
-        result[name] = Controlled(truth[..., q], cheap[..., q], [rest[..., q] for _, rest in found], folds)
+        _, rest, *others = [[part[..., q] for part in parts] for parts in zip(*found, strict=True)]
+        quick, beyond = others or ([], [])
+        result[name] = Controlled(truth[..., q], cheap[..., q], rest, folds, quick=quick, beyond=beyond)
     return result

@@ -174,19 +174,24 @@ class Controlled(Sampled):
         folds: Number of the fold of each answer ``(N,)``.
         replicates: Blocks of each fold's further points that are independent, where the points themselves are not:
             randomised quasi-Monte Carlo. None where all are.
-        expected: Variance that the first predictions expect of their errors at the answers ``(N,)`` and on average over
-            all parameters, of those that interpolate. Their errors are rare and large, and few answers show them: the
-            average, times what the answers show over what is expected there where that is more, is left at least, and
-            the degrees of freedom are ``1 / RARE`` of the usual ones.
+        expected: Variance that the first predictions expect of their errors at the answers ``(N,)`` and on average, of
+            those that interpolate. Few answers show their errors, which are rare and large: the average, times what
+            the answers show over what is expected there where that is more, is left at least, and there is one degree
+            of freedom for ``RARE`` answers.
+        quick: What quick models of these models say at the further points.
+        beyond: What they say at many more points ``(M'_k, L, ...)``: the mean of a prediction is that of its difference
+            to the quick one, plus the mean of this one there. Both empty without them.
     """
 
     def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp], *,
-                 replicates: int | None = None, expected: tuple[Array, float] | None = None) -> None:  # fmt: skip
+                 replicates: int | None = None, expected: tuple[Array, float] | None = None,
+                 quick: Sequence[Array] = (), beyond: Sequence[Array] = ()) -> None:  # fmt: skip
         finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
-        for each in further:
+        for each in (*further, *quick, *beyond):
             finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
         self.truth, self.folds, self.replicates, self.expected = truth, folds, replicates, expected
         self.cheap, self.further = cheap[:, finite], [each[:, finite] for each in further]
+        self.quick, self.beyond = ([each[:, finite] for each in part] for part in (quick, beyond))
 
     def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
         if not self.cheap.shape[1]:
@@ -199,10 +204,11 @@ class Controlled(Sampled):
             coefficients = np.ones(1)  # of a chance: answers above a threshold may be too few to fit one
             if threshold is None:
                 coefficients = coefficients_for(of(self.cheap[~mine]), of(self.truth[~mine]))
-            mean = others.mean(axis=0)
-            left[mine] -= (own - mean) @ coefficients
-            values = mine.mean() * ((others - mean) @ coefficients)
-            rest.append(Part(values if self.replicates is None else values.reshape(self.replicates, -1).mean(axis=1)))
+            sums = [others - predict(self.quick[fold]), predict(self.beyond[fold])] if self.quick else [others]
+            left[mine] -= (own - sum(each.mean(axis=0) for each in sums)) @ coefficients
+            for each in sums:
+                values = mine.mean() * ((each - each.mean(axis=0)) @ coefficients)
+                rest.append(Part(values.reshape(self.replicates or len(values), -1).mean(axis=1)))
             chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
         floor = max(float(np.mean(chances)), self._share * float(np.var(of(self.truth), ddof=1)))
         rare = 1.0 if self.expected is None else RARE
@@ -230,8 +236,7 @@ class Controlled(Sampled):
 def mean(sampled: Sampled, of: Function | None = None) -> Estimate:
     """Estimate the mean of the answer, or of a function of it."""
     of = of or (lambda values: values)
-    plain = float(np.var(of(sampled.truth), ddof=1))
-    return _estimate(sampled.parts(of), plain=plain, count=len(sampled.truth))
+    return _estimate(sampled.parts(of), plain=float(np.var(of(sampled.truth), ddof=1)), count=len(sampled.truth))
 
 
 def variance(sampled: Sampled) -> Estimate:
@@ -267,7 +272,7 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
     worth = _worth(value * (1.0 - value), found.half_width, count) if found.error > 0.0 else float(count)
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     if isinstance(sampled, Controlled) and sampled.cheap.shape[1]:
-        unseen = 3.0 / sum(map(len, sampled.further))  # the rule of three
+        unseen = 3.0 / sum(map(len, [*sampled.further, *sampled.beyond]))  # the rule of three
         low, high = min(low, 1.0 - unseen), max(high, unseen)
     if isinstance(sampled, Plain):
         hits, tail = round(value * count), 0.5 * (1.0 - LEVEL)
@@ -379,7 +384,7 @@ def _fitted(cheap_NL: Array, truth_N: Array) -> tuple[Array, Array, Array]:
 
 
 def _floor(values: Array, threshold: float | None) -> float:
-    """Return the least variance of differences of indicators: where all are the same, by the rule of three."""
+    """Return the least variance of differences of indicators, by the rule of three where all are the same."""
     return 3.0 / len(values) if threshold is not None and np.ptp(values) == 0.0 else 0.0
 
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 
-LARGEST = 800
-"""Solves that a Gaussian process is fitted to at most: its cost grows with their third power."""
+LARGEST, TUNED = 2000, 250
+"""Values to which a Gaussian process is fitted at most, its lengths to fewer: its cost grows with their third power."""
 
 POINTS, BATCH = 512, 8
 """Points at which an operator is evaluated, and problems at a time."""
@@ -41,6 +41,10 @@ class Surrogate(ABC):
     def spread(self, parameters: Sequence[Any]) -> Array | None:
         """Return the variances ``(N, Q)`` that it expects of its errors; None where it expects nothing."""
         return None
+
+    def quick(self) -> Surrogate:
+        """Return a model of it that takes microseconds, itself where it does."""
+        return self
 
 
 @final
@@ -68,7 +72,11 @@ class GaussianProcess(Surrogate):
             process = GaussianProcessRegressor(kernel + WhiteKernel(1e-3, (1e-9, 1.0)), normalize_y=True)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                self._processes.append(process.fit(scaled, column))
+                process.fit(scaled[:TUNED], column[:TUNED])
+            if len(scaled) > TUNED:
+                process = GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True)
+                process.fit(scaled, column)
+            self._processes.append(process)
 
     def predict(self, parameters: Sequence[Any]) -> Array:
         scaled = self._scaled(numbers(parameters))
@@ -95,10 +103,11 @@ class OperatorReadout(Surrogate):
         case: A case whose operator is evaluated without a mesh.
         predictor: The operator.
         known: Moments by parameters, which all fits share; they grow.
+        random: Parameters at which ``quick`` learns what it predicts.
     """
 
-    def __init__(self, case: Case, predictor: Predictor, known: dict[Any, Array]) -> None:
-        self.case, self.predictor, self._known = case, predictor, known
+    def __init__(self, case: Case, predictor: Predictor, known: dict[Any, Array], random: Sequence[Any] = ()) -> None:
+        self.case, self.predictor, self._known, self._random = case, predictor, known, random
 
     def fit(self, parameters: Sequence[Any], values_NQ: Array) -> None:
         from sklearn.linear_model import RidgeCV
@@ -113,6 +122,11 @@ class OperatorReadout(Surrogate):
     def predict(self, parameters: Sequence[Any]) -> Array:
         moments = self._moments(parameters)
         return np.stack([line.predict(moments) for line in self._lines], axis=1)
+
+    def quick(self) -> Surrogate:
+        process = GaussianProcess()
+        process.fit(self._random, self.predict(self._random))
+        return process
 
     def _moments(self, parameters: Sequence[Any]) -> Array:
         missing = [each for each in dict.fromkeys(parameters) if each not in self._known]

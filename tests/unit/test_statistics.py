@@ -132,6 +132,24 @@ def test_mean_with_quasi_random_points() -> None:
     assert np.mean([each.worth for each in found]) > 2.0 * 64 * 4 * FOLDS  # as many random points
 
 
+@pytest.mark.parametrize(("quick", "gain"), [("good", 4.0), ("useless", 0.4)])
+def test_mean_with_a_quick_model_of_the_predictions(quick: str, gain: float) -> None:
+    """Unbiased whatever it says; a good one stands for many more points, a useless one costs little."""
+
+    def made(rng: np.random.Generator, *, with_quick: bool) -> Controlled:
+        y, (here, there) = answers(rng, SOLVES), ([answers(rng, count) for _ in range(FOLDS)] for count in (40, 4000))
+        cheap, further = (y + 0.05 * rng.standard_normal(SOLVES))[:, None], [each[:, None] for each in here]
+        if not with_quick:
+            return Controlled(y, cheap, further, np.arange(SOLVES) % FOLDS)
+        says = [[PREDICTIONS[quick](rng, each)[:, None] for each in part] for part in (here, there)]
+        return Controlled(y, cheap, further, np.arange(SOLVES) % FOLDS, quick=says[0], beyond=says[1])
+
+    found = repeated(lambda rng: made(rng, with_quick=True), mean)
+    check(found, 1.0)
+    without = repeated(lambda rng: made(rng, with_quick=False), mean, repeats=20)
+    assert np.mean([each.worth for each in found]) > gain * np.mean([each.worth for each in without])
+
+
 def test_rare_large_errors_do_not_move_the_coefficient() -> None:
     """Predictions that miss the tail, either way, are taken as they are; a factor of their own is still found."""
 
