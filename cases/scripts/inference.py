@@ -67,9 +67,9 @@ class Client:
             raise ValueError(answer["error"]["message"])
         return dict(answer)
 
-    def evaluate(self, model: str, numbers: Sequence[float]) -> Array:
+    def evaluate(self, model: str, numbers: Array) -> Array:
         """Return the quantities."""
-        return np.array(self.post("/Evaluate", {"name": model, "input": [list(numbers)], "config": {}})["output"][0])
+        return np.array(self.post("/Evaluate", {"name": model, "input": [numbers.tolist()], "config": {}})["output"][0])
 
 
 def metropolis(exact: LogDensity, start: Array, *, steps: int, walk: float, rng: np.random.Generator) -> Chain:

@@ -291,21 +291,7 @@ class SurrogateMethod(Method):
         found = shared(study.comm, predicted, FOLDS)
         self._prediction = max(self._prediction, found[0].seconds)
         study.spent(self.name, started)
-        cheap, spread = np.empty((len(truth), *found[0].own.shape[1:])), np.zeros_like(truth)
-        for fold, each in enumerate(found):
-            cheap[folds == fold] = each.own
-            if each.spread is not None:
-                spread[folds == fold] = each.spread
-        result: dict[str, Sampled] = {}
-        for q, name in enumerate(study.names):
-            averages = [float(np.mean(each.expected[:, q])) for each in found if each.expected is not None]
-            expected = (spread[:, q], float(np.mean(averages))) if averages else None
-            result[name] = Controlled(
-                truth[:, q], cheap[..., q], [each.rest[..., q] for each in found], folds, replicates=BLOCKS,
-                expected=expected, quick=[each.quick[..., q] for each in found if each.quick is not None],
-                beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
-            )  # fmt: skip
-        return result
+        return {name: _controlled(found, truth, folds, q) for q, name in enumerate(study.names)}
 
     def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Predict | None, Spread]:
         """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and the first's spread.
@@ -372,6 +358,22 @@ def further_points(study: Study, fold: int, count: int) -> list[Any]:
         points += quasi_samples(study.case.sample, count // BLOCKS, entropy=[study.seed, AFTER + 1, fold, block + 1])
     steps = study.case.trajectory
     return points if steps is None else [steps.at_step(point, steps.num_steps - 1) for point in points]
+
+
+def _controlled(found: Sequence[_Fold], truth: Array, folds: npt.NDArray[np.intp], q: int) -> Sampled:
+    """Put the folds of a quantity together."""
+    cheap, spread = np.empty((len(truth), found[0].own.shape[1])), np.zeros(len(truth))
+    for fold, each in enumerate(found):
+        cheap[folds == fold] = each.own[..., q]
+        if each.spread is not None:
+            spread[folds == fold] = each.spread[:, q]
+    averages = [float(np.mean(each.expected[:, q])) for each in found if each.expected is not None]
+    return Controlled(
+        truth[:, q], cheap, [each.rest[..., q] for each in found], folds, replicates=BLOCKS,
+        expected=(spread, float(np.mean(averages))) if averages else None,
+        quick=[each.quick[..., q] for each in found if each.quick is not None],
+        beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
+    )  # fmt: skip
 
 
 def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
