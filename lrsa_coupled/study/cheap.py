@@ -15,11 +15,10 @@ from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.reading import read_json
-from lrsa_coupled.study.methods import predicted_by
 from lrsa_coupled.study.pilot import SampleDraw
 from lrsa_coupled.study.solves import FOLDER, read_answers
 from lrsa_coupled.study.statistics import coefficients_for
-from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, numbers
+from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, numbers, predicted_by
 
 Array = npt.NDArray[np.float64]
 

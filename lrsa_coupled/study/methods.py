@@ -24,11 +24,12 @@ from lrsa_coupled.study.pilot import AFTER, Study
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
 from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
-from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate
+from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, predicted_by
 
 Array = npt.NDArray[np.float64]
 Predict = Callable[[Sequence[Any]], Array]
 Spread = Callable[[Sequence[Any]], Array | None]
+Fitted = tuple[Predict, Predict | None, Spread]
 
 FOLDS = 5
 """Of a surrogate that is fitted to the solves that it corrects."""
@@ -39,7 +40,7 @@ APART = 10**8
 FURTHER, MOST, BLOCKS = 256, 2**17, 4
 """Cheap evaluations of a fold at first, of all folds at most; blocks of those of a fold that are independent."""
 
-LEARNT, BEYOND = 1024, 16
+LEARNT, BEYOND = 512, 16
 """Predictions of an operator that a quick model learns; its own, for each of the operator's."""
 
 
@@ -205,6 +206,7 @@ class SurrogateMethod(Method):
     def __init__(self, study: Study) -> None:
         super().__init__(study)
         self._prediction, self._reached = 0.0, (0, 0.0)
+        self._fits: dict[tuple[int, int], Fitted] = {}
 
     @abstractmethod
     def make(self) -> Sequence[Surrogate]:
@@ -272,9 +274,10 @@ class SurrogateMethod(Method):
 
         def predicted(fold: int) -> _Fold:
             mine = folds == fold
-            predict, quick, spread = self.fitted(
-                [p for p, own in zip(points, mine, strict=True) if not own], truth[~mine]
-            )
+            if (count, fold) not in self._fits:
+                known = [p for p, own in zip(points, mine, strict=True) if not own]
+                self._fits[count, fold] = self.fitted(known, truth[~mine])
+            predict, quick, spread = self._fits[count, fold]
             own, others = (
                 [p for p, here in zip(points, mine, strict=True) if here],
                 further_points(study, fold, further),
@@ -293,7 +296,7 @@ class SurrogateMethod(Method):
         study.spent(self.name, started)
         return {name: _controlled(found, truth, folds, q) for q, name in enumerate(study.names)}
 
-    def fitted(self, points: Sequence[Any], values_NQ: Array) -> tuple[Predict, Predict | None, Spread]:
+    def fitted(self, points: Sequence[Any], values_NQ: Array) -> Fitted:
         """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and the first's spread.
 
         None instead of the second where the surrogates are quick.
@@ -374,11 +377,6 @@ def _controlled(found: Sequence[_Fold], truth: Array, folds: npt.NDArray[np.intp
         quick=[each.quick[..., q] for each in found if each.quick is not None],
         beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
     )  # fmt: skip
-
-
-def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
-    """Return the predictions ``(N, L, Q)`` of surrogates."""
-    return np.stack([each.predict(parameters) for each in surrogates], axis=1)
 
 
 def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list[T]:

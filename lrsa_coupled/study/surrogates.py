@@ -162,6 +162,11 @@ def _moments_of(points_Nd: Array, fields_NK: Array, shares_N: Array) -> Array:
     return (weights.T @ (shares_N[:, None] * functions)).ravel()
 
 
+def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
+    """Return the predictions ``(N, L, Q)`` of surrogates."""
+    return np.stack([each.predict(parameters) for each in surrogates], axis=1)
+
+
 def numbers(parameters: Sequence[Any]) -> Array:
     """Return the real numbers of parameters ``(N, d)``; integers, seeds and counts, are none of them."""
     names = [f.name for f in dataclasses.fields(parameters[0])]
