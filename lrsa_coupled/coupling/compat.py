@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 import dolfinx
-from dolfinx.fem import DirichletBC, Function, petsc
+from dolfinx.fem import Constant, DirichletBC, Function, petsc
 from dolfinx.mesh import Mesh
 from petsc4py import PETSc
 
@@ -79,6 +79,11 @@ def conditions_of(problem: Unknown, function: Function) -> list[DirichletBC]:
 
 
 type _Callback = tuple[Any, Sequence[Any], dict[str, Any]]
+
+
+def is_value_of(bc: DirichletBC, variable: Function | Constant) -> bool:
+    """Return whether a condition prescribes a function or constant. Collective: no."""
+    return bc.g is variable._cpp_object  # noqa: SLF001 - a condition has one of that kind
 
 
 def _unwrapped(function: Any, positional: Sequence[Any], keywords: dict[str, Any]) -> _Callback:

@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from mpi4py import MPI
 from dolfinx import fem
 
+from lrsa_coupled.coupling.compat import is_value_of
 from lrsa_coupled.coupling.derivatives import Energy, Functional, UflFunctional, Variable, num_owned
 from lrsa_coupled.coupling.equations import Equation, equation_of
 from lrsa_coupled.coupling.pullbacks import (
@@ -222,7 +223,7 @@ def _check(equation: Equation, coefficients: Mapping[str, Variable], forms: Sequ
     for name, variable in coefficients.items():
         if variable is equation.solution or not any(each is variable for each in known):
             raise ValueError(f"'{name}' must be a Function or Constant in residual or energy, not the unknown")
-        if any(bc.g is variable._cpp_object for bc in equation.bcs):  # noqa: SLF001 - a condition has one of that kind
+        if any(is_value_of(bc, variable) for bc in equation.bcs):
             raise ValueError(f"'{name}' is the value of a Dirichlet condition: there are no derivatives by those")
 
 
