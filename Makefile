@@ -14,12 +14,14 @@ MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
   tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py
 
-.PHONY: help demo lint test faults test-complex clean
+.PHONY: help demo lint docs release test faults test-complex clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   comparison of initial guesses on 6 unseen cavity flows, 2 ranks (runs/demo/)"
 	@echo "make lint   ruff and mypy"
+	@echo "make docs   a site of the pages and docstrings, build/site/index.html"
+	@echo "make release  sdist and wheel in dist/, checked"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (half an hour)"
 	@echo "make test-complex  tests with complex PETSc in an environment of its own, .venv-complex, on 1 and 2 ranks"
@@ -28,13 +30,33 @@ help:
 demo: $(STAMP)
 	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/rows.jsonl --html runs/demo/page.html --pictures runs/demo
 
-# mypy sees the tree as it is installed.
+# mypy and mkdocs see the tree as it is installed.
+define INSTALLED_TREE
+rm -rf build/typed && mkdir -p build/typed/lrsa_coupled
+ln -s $(CURDIR)/lrsa_coupled/* $(CURDIR)/solvers $(CURDIR)/cases build/typed/lrsa_coupled/
+endef
+
 lint: $(STAMP)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	rm -rf build/typed && mkdir -p build/typed/lrsa_coupled
-	ln -s $(CURDIR)/lrsa_coupled/* $(CURDIR)/solvers $(CURDIR)/cases build/typed/lrsa_coupled/
+	$(INSTALLED_TREE)
 	cd build/typed && $(CURDIR)/$(BIN)/python -m mypy --config-file ../../pyproject.toml --cache-dir ../mypy
+
+# A link that leads nowhere is an error.
+docs: $(VENV)/docs
+	$(INSTALLED_TREE)
+	rm -rf build/docs build/site && mkdir -p build/docs
+	$(BIN)/python -m mkdocs build --strict --config-file .ci/mkdocs.yml
+	@echo "build/site/index.html"
+
+$(VENV)/docs $(VENV)/release: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[$(notdir $@)]"
+	@touch $@
+
+release: $(VENV)/release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases

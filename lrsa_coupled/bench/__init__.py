@@ -1,0 +1,1 @@
+"""Comparison of initial guesses and methods: measurement, rows, reports, pictures, experiments."""
