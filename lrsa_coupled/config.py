@@ -74,6 +74,7 @@ class GenerateConfig(Section):
     reuse: Reuse = setting("nothing", "reused along a chain: matrices and orderings; the preconditioner, too")
     recycle: Positive | None = setting(None, "dimension of the Krylov subspace that is recycled along a chain")
     sort: bool = setting(False, "order the samples such that neighbours in a chain are near each other")
+    unsolved: bool = setting(False, "solve nothing: samples for training.loss=energy or residual")
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,9 @@ class TrainingConfig(Section):
     weight_decay: NonNegativeFloat = setting(1e-5, "decoupled weight decay")
     schedule: Literal["one-cycle", "cosine"] = setting("one-cycle", "the rate rises for 30 or for 5 % of the steps")
     gradient_clip: PositiveFloat | None = setting(1.0, "largest norm of the gradient; none: any")
+    loss: Literal["data", "energy", "residual"] = setting(
+        "data", "data: the error; others need no solutions, but all points of a sample: its energy, or its residual"
+    )
     gradient_weight: NonNegativeFloat = setting(0.0, "weight of the relative H1 seminorm of the error in the loss")
     fit_constrained: bool = setting(False, "fit outputs that Dirichlet conditions fix, too; errors never count them")
     initial: str | None = setting(None, "folder of a model of the same sizes with whose weights to begin")

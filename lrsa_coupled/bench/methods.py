@@ -96,6 +96,8 @@ def _data_of(case: Case, config: Config, data: Path) -> DataStore:
     store = DataStore(data)
     if (difference := store.card.schema.difference(case.schema)) is not None:
         raise ValueError(f"{data} does not hold samples of '{case.name}': it has {difference}")
+    if store.card.is_unsolved:
+        raise ValueError(f"{data} holds samples without solutions: they are no initial guesses")
     refuse_seen(config.problem.test_seed, store.card.seeds, f"the data set {data}")
     return store
 

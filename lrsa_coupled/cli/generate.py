@@ -27,6 +27,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
     add_settings(parser, "generate.samples", "generate.ranks_per_sample", "problem.seed", "problem.resolution")
     add_out(parser, "folder of the data set; one that exists is continued")
+    text = "solve nothing: samples for training without labels, training.loss=energy or residual"
+    parser.add_argument("--unsolved", dest="generate.unsolved", action="store_const", const=True, help=text)
     text = "solve failed samples of the folder again"
     parser.add_argument("--retry-failed", action="store_true", help=text)
     text = "go on in a folder that was made before the source of the case changed; its samples stay"
@@ -44,7 +46,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
         )  # fmt: skip
     if code == 0:
-        mpi.print_once(f"next: lrsa-coupled train {args.out} --out MODEL --minutes 4")
+        loss = " --set training.loss=residual" if config.generate.unsolved else ""
+        mpi.print_once(f"next: lrsa-coupled train {args.out} --out MODEL --minutes 4{loss}")
     return code
 
 
@@ -65,8 +68,9 @@ def generate_and_report(
         summary = generate(
             case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case
         )
+    done = "none of them solved" if config.generate.unsolved else f"{summary.solved} solved"
     mpi.print_once(
-        f"{folder}: {summary.samples} samples, {summary.solved} solved; {summary.made} made in {summary.seconds:.1f} s"
+        f"{folder}: {summary.samples} samples, {done}; {summary.made} made in {summary.seconds:.1f} s"
         f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
     )
     if text:

@@ -36,7 +36,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
     for part in card.merged:
         print(f"merged: {part['samples']} samples of seed {part['seed']}, resolution {part['resolution']}")
-    print(f"{len(entries)} samples, {len(nodes)} solved, {len(store.headers)} shards, {size / 2**20:.1f} MiB")
+    solved = "without solutions" if card.is_unsolved else f"{len(nodes)} solved"
+    print(f"{len(entries)} samples, {solved}, {len(store.headers)} shards, {size / 2**20:.1f} MiB")
     if nodes:
         print(f"{min(nodes)} to {max(nodes)} nodes a sample, {sum(nodes)} in all")
     for what, fields in (("inputs", card.schema.inputs), ("outputs", card.schema.outputs)):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lrsa_coupled.data.card import DataCard
     from lrsa_coupled.data.store import DataStore
     from lrsa_coupled.training.group import ProcessGroup
+    from lrsa_coupled.training.physics import Physics
 
 STOPPED = 3
 """Exit code: a signal ended the run early; the same command goes on."""
@@ -35,6 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "train beside a data set that grows, whenever its samples have doubled, into DATA/models, until the process"
     parser.add_argument("--follow", action="store_true", help=f"{text} that started this one ends, or SIGTERM")
     add_settings(parser, "training.minutes")
+    text = "case of the data set, for training.loss=energy or residual; one of your own by its path"
+    parser.add_argument("--case", metavar="CASE", help=text)
     parser.add_argument("--no-resume", action="store_true", help="start again from the beginning")
     add_preset(parser)
 
@@ -45,6 +48,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if args.follow != (args.out is None):
         raise ValueError("train needs --out DIR, or --follow, which writes to DATA/models")
     if args.follow:
+        if args.case is not None:
+            raise ValueError("--case is for training.loss=energy or residual, which do not go with --follow")
         if args.no_resume:
             raise ValueError("--no-resume has no effect with --follow: remove DATA/models to begin again")
         one_process("train --follow", petsc)
@@ -54,10 +59,13 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.training.loop import train
 
     group = torchrun_group() or (mpi_group(mpi.world()) if mpi.size() > 1 else ProcessGroup())
-    config = train_config(args, DataStore(args.data))
+    config = train_config(args, store := DataStore(args.data))
+    physics = _physics(args, config, store)
     with mpi.StopSignals() as signals:
         resume = not args.no_resume
-        summary = train(args.data, args.out, config, resume=resume, group=group, stop=lambda: signals.name)
+        summary = train(
+            args.data, args.out, config, resume=resume, group=group, stop=lambda: signals.name, physics=physics
+        )
     if group.rank == 0:
         print_summary(summary)
         print(_next(args, DataStore(args.data).card) if "stopped" not in summary else "next: the same command goes on")
@@ -69,7 +77,8 @@ def _next(args: Namespace, card: DataCard) -> str:
     if not card.parameters:
         return f"next: attach(problem, LearnedGuess.load('{args.out}'), inputs=..., scalars=...) in the script"
     case = card.schema.name if catalog.is_shipped(card.schema.name) else "CASE"
-    return f"next: lrsa-coupled bench {case} --model {args.out} --data {args.data}"
+    data = "" if card.is_unsolved else f" --data {args.data}"
+    return f"next: lrsa-coupled bench {case} --model {args.out}{data}"
 
 
 def train_config(
@@ -91,6 +100,22 @@ def train_config(
     config = data_config(args, store.folder, base=recipe(DataFacts.of(store), minutes=minutes, operator=same))
     training = dataclasses.replace(config.training, initial=first, minutes=minutes)
     return dataclasses.replace(config, training=training)
+
+
+def _physics(args: Namespace, config: Config, store: DataStore) -> Physics | None:
+    """Return the losses that need no labels, on this process; None where they are not asked for."""
+    if config.training.loss == "data":
+        if args.case is not None:
+            raise ValueError("--case has no effect with training.loss=data")
+        return None
+    from lrsa_coupled.cli._startup import start_petsc
+
+    start_petsc([])
+    from lrsa_coupled import catalog
+    from lrsa_coupled.generation.unsolved import SamplePhysics
+
+    case = catalog.load_case(args.case or store.card.schema.name, store.card.settings.get("options"))
+    return SamplePhysics(case, store.card, by_energy=config.training.loss == "energy")
 
 
 def mpi_group(comm: MPI.Comm) -> ProcessGroup:

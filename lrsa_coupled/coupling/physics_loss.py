@@ -50,24 +50,27 @@ class PhysicsLoss:
     Raises:
         ValueError: For another unknown; on all ranks.
 
+    Attributes:
+        problem: The problem.
+        nodes: Its nodes.
+
     Collective: all methods, making it too. The options prefix of the V-cycle is ``dual_``.
     """
 
     def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
-        self._functions, nodes = Differentiable(problem), NodeSet(problem, outputs)
-        self._unknown, self._shape = problem.solution, (nodes.num_owned, nodes.num_values)
-        self._sources = torch.from_numpy(_sources(problem, nodes))
+        self.problem, self.nodes = problem, NodeSet(problem, outputs)
+        self._functions, self._shape = Differentiable(problem), (self.nodes.num_owned, self.nodes.num_values)
+        self._sources = torch.from_numpy(_sources(problem, self.nodes))
         self._is_free = torch.from_numpy(_is_free(problem))
         self._dual = _VCycle(problem)
-        self._zero = torch.zeros(num_owned(self._unknown), dtype=torch.float64)
+        self._zero = torch.zeros(num_owned(problem.solution), dtype=torch.float64)
         self._size, self._energy = 1.0, 0.0
-        self._has_energy = problem.energy is not None
         self.begin()
 
     def begin(self) -> None:
         """Measure the zero field, with its Dirichlet values, of a problem that has got other parameters."""
         self._size = float(self._norm(self._zero))
-        self._energy = float(self._functions.energy(self._zero)) if self._has_energy else 0.0
+        self._energy = float(self._functions.energy(self._zero)) if self.problem.energy is not None else 0.0
 
     def residual(self, values_NK: Tensor) -> Tensor:
         """Return the dual norm of the residual of a prediction, that of the zero field being 1."""

@@ -51,6 +51,11 @@ class DataCard:
         """Seeds of all samples."""
         return {self.seed, *(part["seed"] for part in self.merged)}
 
+    @property
+    def is_unsolved(self) -> bool:
+        """Whether outputs are rough solutions, of use for their size alone."""
+        return bool(self.settings.get("unsolved"))
+
     def to_json(self) -> dict[str, Any]:
         """Return the card as a JSON object."""
         content = {"format": VERSION} | asdict(self) | {"schema": self.schema.to_json()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, final
 from weakref import WeakValueDictionary
@@ -31,7 +31,8 @@ class Batch:
     """Samples of one size, the contract between data and training; float32.
 
     ``free_BNK`` is 0 where a Dirichlet condition fixes the output, else 1. ``cells_EV`` holds row numbers of points
-    that are the vertices of a simplex, the same for all samples; None without cells.
+    that are the vertices of a simplex, the same for all samples; None without cells. ``indices_B`` are those of whole
+    samples in the data set.
 
     Raises:
         ValueError: If the shapes do not fit each other.
@@ -44,6 +45,7 @@ class Batch:
     outputs_BNK: Tensor
     free_BNK: Tensor
     cells_EV: Tensor | None = None
+    indices_B: Tensor | None = None
 
     def __post_init__(self) -> None:
         rows = self.points_BNd.shape[:2]
@@ -111,18 +113,23 @@ class PointDataset:
         store: The data set on disk.
         indices: Which samples, all solved ones when None.
         memory_gib: Limit of the cache [GiB]; the least recently used samples are dropped.
+        labels: Whether outputs are to be solutions; those of ``generate --unsolved`` are not.
 
     Raises:
         ValueError: If there is no solved sample, or one is damaged, does not fit the schema or is not finite.
     """
 
-    def __init__(self, store: DataStore, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0) -> None:
+    def __init__(self, store: DataStore, indices: Sequence[int] | None = None, *, memory_gib: float = 4.0,
+                 labels: bool = True) -> None:  # fmt: skip
         if not isinstance(store, DataStore):
             raise TypeError(f"a PointDataset is made of a DataStore, got {store!r}; DataStore(folder) opens a data set")
         self.indices = list(store.solved if indices is None else indices)
         self.card, self.schema = store.card, store.card.schema
         if not self.indices:
             raise ValueError(f"the data set of case '{self.schema.name}' holds no solved sample: generate some first")
+        if labels and store.card.is_unsolved:
+            use = "they are for training.loss=energy or residual"
+            raise ValueError(f"{store.folder} holds samples without solutions: {use}")
         self.sizes_S = torch.tensor([store.entries[index].num_nodes for index in self.indices])
         self._store = store
         self._memory_bytes = memory_gib * 2**30
@@ -187,14 +194,15 @@ class PointDataset:
 
         ValueError when cells are asked for and they are not simplices.
         """
-        samples = [self._sample(sample) for sample in draw.samples_B.tolist()]
+        places = draw.samples_B.tolist()
+        samples = [self._sample(sample) for sample in places]
         if draw.with_cells and not are_simplices(vertices := samples[0].geometry.cells.shape[1], self.schema.dim):
             found = f"the gradient loss needs simplices, the cells have {vertices} vertices"
             raise ValueError(f"{found}: set training.gradient_weight to 0")
         if draw.rows_BN is None:
-            meshes: dict[int, list[_Sample]] = {}
-            for sample in samples:
-                meshes.setdefault(id(sample.geometry), []).append(sample)
+            meshes: dict[int, list[int]] = {}
+            for place, sample in zip(places, samples, strict=True):
+                meshes.setdefault(id(sample.geometry), []).append(place)
             return [self._whole(group, with_cells=draw.with_cells) for group in meshes.values()]
         rows_BN, cells_EV = draw.rows_BN, None
         if draw.cells_BE is not None:
@@ -209,14 +217,16 @@ class PointDataset:
 
     def whole(self, sample: int, *, with_cells: bool = False) -> Batch:
         """Return all nodes of one sample, in the order of the node set, and all cells when asked."""
-        return self._whole([self._sample(sample)], with_cells=with_cells)
+        return self._whole([sample], with_cells=with_cells)
 
-    def _whole(self, samples: Sequence[_Sample], *, with_cells: bool) -> Batch:
+    def _whole(self, places: Sequence[int], *, with_cells: bool) -> Batch:
         """The samples are on one mesh."""
+        samples = [self._sample(place) for place in places]
         geometry_BNX = samples[0].geometry.table.expand(len(samples), -1, -1)
         values_BNX = torch.stack([sample.table for sample in samples])
         cells_EV = samples[0].geometry.cells.to(torch.int64) if with_cells else None
-        return self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)
+        batch = self._batch(samples, geometry_BNX, values=values_BNX, cells_EV=cells_EV)
+        return replace(batch, indices_B=torch.tensor([self.indices[place] for place in places]))
 
     def _batch(self, samples: Sequence[_Sample], geometry: Tensor, *, values: Tensor, cells_EV: Tensor | None) -> Batch:
         schema = self.schema

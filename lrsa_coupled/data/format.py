@@ -24,13 +24,13 @@ that ends gives back the rest of its last block if that is still the last of all
 
 **dataset.json.** An object with ``format`` (3), ``schema`` (see ``schema.py``), ``seed``, ``resolution``,
 ``parameters`` (unit by name), ``versions`` (of packages) and ``settings``: what else the samples depend on, as far as
-it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``); and ``source``, the digest of the
-files of the case without comments and layout, absent where it is not known. A data set merged from several that
-differ has in ``merged`` a list of their ``seed``, ``resolution``, ``settings`` and number of ``samples``, and beside it
-seed and resolution of the first and the settings that all have. ``digest`` is that of all other entries as JSON with
-sorted keys and without spaces; before version 0.4 there was none. Version 2, which is read too, has the entries of
-``schema`` and ``settings`` beside the others, ``case`` for ``name``, ``start`` for ``guess`` and ``strategy`` for
-``method``. Shards are the same in both.
+it is not the default (``rtol``, ``guess``, ``method``, ``options``, ``chains``, and ``unsolved``, true where outputs
+are rough solutions of use for their size alone); and ``source``, the digest of the files of the case without comments
+and layout, absent where it is not known. A data set merged from several that differ has in ``merged`` a list of their
+``seed``, ``resolution``, ``settings`` and number of ``samples``, and beside it seed and resolution of the first and the
+settings that all have. ``digest`` is that of all other entries as JSON with sorted keys and without spaces; before
+version 0.4 there was none. Version 2, which is read too, has the entries of ``schema`` and ``settings`` beside the
+others, ``case`` for ``name``, ``start`` for ``guess`` and ``strategy`` for ``method``. Shards are the same in both.
 
 **Header.** The user block of the HDF5 file (a power of two of at least 512 bytes) holds a line with the digest of the
 rest of the header, a line of JSON, and spaces to its end. The JSON has ``digest``, that of all bytes after the header,

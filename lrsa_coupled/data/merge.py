@@ -129,6 +129,8 @@ def _check(stores: Sequence[DataStore], out: Path) -> None:
             raise ValueError(f"{store.folder} is given twice")
         if (difference := stores[0].card.schema.difference(store.card.schema)) is not None:
             raise ValueError(f"{stores[0].folder} and {store.folder} do not fit each other: {difference}")
+    if len({store.card.is_unsolved for store in stores}) > 1:
+        raise ValueError("some of the data sets hold samples without solutions, others solved ones: they do not mix")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"--out {out} exists and is not an empty folder; choose another one")
 

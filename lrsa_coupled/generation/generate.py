@@ -26,6 +26,7 @@ from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver, SolveBy
 from lrsa_coupled.generation.source import source_digest
+from lrsa_coupled.generation.unsolved import RoughSolutions
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.interfaces import Case, InitialGuess
@@ -81,6 +82,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
     is solved again from its beginning, and what is missing of it is written. With ``guess = "learning"``, for which
     ``study.farm`` gives ``learn``, guesses depend on what came before, so answers agree to the tolerance of the solves.
 
+    With ``unsolved`` nothing is solved: outputs are rough solutions, see ``generation/unsolved.py``.
+
     A sample fails for a numerical reason only, see ``coupling/failures.py``, and is not tried again but with
     ``retry_failed``. Any other exception, of the case too, ends the run; what is finished is on disk. A data set knows
     the source of its case; when that has changed, ``accept_changed_case`` makes the missing samples by the new one.
@@ -93,6 +96,8 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
             the sample; see ``mpi.collective_errors``.
     """
     started = time.perf_counter()
+    if config.generate.unsolved:  # what a case sets for its solves has no meaning
+        config = dataclasses.replace(config, generate=_without_solves(config.generate))
     _check(case, config, comm.size)
     if (config.generate.guess == "learning") != (learn is not None):
         raise ValueError("generate.guess=learning is for study.farm.generate_learning, which calls generate")
@@ -137,6 +142,8 @@ class _Worker:
         self.group = comm.Split(comm.rank // settings.ranks_per_sample, comm.rank)
         self.writer = ShardWriter(folder, settings.samples_per_shard)
         solve_by = None if learn is None else learn(self.group)
+        if settings.unsolved:
+            solve_by = RoughSolutions(case)
         self.solver = SampleSolver(case, config, self.group, solve_by=solve_by)
         self.shares = Shares(folder)
         self.made, self.busy, self.useful, self.finished = 0, 0.0, 0.0, 0.0
@@ -274,6 +281,12 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
         raise ValueError(f"{text} and does not go with reuse={reuse}")
 
 
+def _without_solves(settings: GenerateConfig) -> GenerateConfig:
+    return dataclasses.replace(
+        settings, method=None, guess="none", model=None, reuse="nothing", recycle=None, sort=False
+    )
+
+
 def _create(case: Case, config: Config, folder: Path, accept_changed_case: bool) -> None:
     defaults = {"method": case.default_method, "options": dataclasses.asdict(case.default_options)}
     create(folder, card_of(case, config), defaults=defaults, accept_changed_case=accept_changed_case)
@@ -324,6 +337,8 @@ def _settings(case: Case, config: Config) -> dict[str, Any]:
         "method": settings.method or case.default_method,
         "options": dataclasses.asdict(case.options),
     }
+    if settings.unsolved:
+        entries["unsolved"] = True
     if is_chained(case, settings):
         length = settings.samples_per_chain if case.trajectory is None else case.trajectory.num_steps
         entries["chains"] = [length, settings.reuse, settings.recycle, settings.sort]

@@ -77,12 +77,18 @@ class SampleGatherer:
         """
         parts = None
         if arrays is not None and self._is_here(arrays):
-            place = np.empty_like(self._order)
-            place[self._order] = np.arange(len(place))
             ends = np.cumsum(self._counts)[:-1]
-            columns = (np.split(values[place].astype(np.float64), ends) for values in (arrays.inputs, arrays.outputs))
+            both = arrays.inputs, arrays.outputs
+            columns = (np.split(values[self.rows].astype(np.float64), ends) for values in both)
             parts = [(*each, arrays.scalars) for each in zip(*columns, strict=True)]
         return self.comm.scatter(parts) if self.comm.bcast(parts is not None) else None
+
+    @property
+    def rows(self) -> npt.NDArray[np.intp]:
+        """Row in the arrays of a sample of each node, those of one rank after those of another; on rank 0."""
+        rows = np.empty_like(self._order)
+        rows[self._order] = np.arange(len(rows))
+        return rows
 
     @property
     def mesh(self) -> object:

@@ -27,6 +27,12 @@ Fields = tuple[FieldColumns, ...]
 Forward = Callable[..., Tensor]
 
 
+def predict(forward: Forward, batch: Batch, *, precision: str) -> Tensor:
+    """Return predictions ``(B, N, K)`` in physical units; the blocks run in ``precision``."""
+    with autocast(precision, batch.points_BNd.device):
+        return forward(batch.points_BNd, batch.inputs_BNF, batch.scalars_BG, batch.mass_BN)
+
+
 def compared(
     forward: Forward, batch: Batch, fields: Fields, *, precision: str, fit_constrained: bool = False
 ) -> tuple[Tensor, Reference]:
@@ -34,8 +40,7 @@ def compared(
 
     The blocks run in ``precision``; of the span of a basis counts what is nearest to the exact one.
     """
-    with autocast(precision, batch.points_BNd.device):
-        predicted_BNK = forward(batch.points_BNd, batch.inputs_BNF, batch.scalars_BG, batch.mass_BN)
+    predicted_BNK = predict(forward, batch, precision=precision)
     free_BNK = torch.ones_like(batch.outputs_BNK) if fit_constrained else batch.free_BNK
     reference = Reference(batch.outputs_BNK, batch.mass_BN, free_BNK, fields)
     return aligned(predicted_BNK, reference), reference

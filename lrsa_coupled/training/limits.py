@@ -37,22 +37,24 @@ def what_limits(run: Run, valid_error: float) -> str:
     """Return a sentence for people. Collective: over the ranks of the run."""
     samples = run.train_samples[: max(8, len(run.valid_samples))]
     errors_SP = validate(run, samples, precision=run.config.training.precision)
-    losses = read_losses(run.out) if run.group.rank == 0 else []
-    return sentence(valid_error, float(weighted_mean(errors_SP, run.fields)), losses)
+    # An energy is no measure of what is left: it ends at another number for each sample.
+    what, key = ("error", "loss") if run.physics is None else ("residual", "valid_error")
+    losses = read_losses(run.out, key) if run.group.rank == 0 else []
+    return sentence(valid_error, float(weighted_mean(errors_SP, run.fields)), losses, what=what)
 
 
-def read_losses(out: Path) -> list[float]:
-    """Read the loss of each epoch; lines that hold none are left out."""
+def read_losses(out: Path, key: str = "loss") -> list[float]:
+    """Read the loss of each epoch, or what else is measured; lines that hold none are left out."""
     losses = []
     for line in (out / "metrics.jsonl").read_bytes().splitlines():
         with suppress(ValueError):
-            losses.append(parse_json(line.decode(), where="metrics.jsonl").get("loss"))
+            losses.append(parse_json(line.decode(), where="metrics.jsonl").get(key))
     return [loss for loss in losses if isinstance(loss, float)]
 
 
-def sentence(valid_error: float, train_error: float, losses: Sequence[float]) -> str:
+def sentence(valid_error: float, train_error: float, losses: Sequence[float], *, what: str = "error") -> str:
     """Say what limits a model of these errors and this loss of each epoch."""
-    both = f"error {valid_error:.2%} on validation samples, {train_error:.2%} on training samples"
+    both = f"{what} {valid_error:.2%} on validation samples, {train_error:.2%} on training samples"
     if valid_error > THRESHOLDS.gap * train_error:
         return f"too few samples ({both}): more of them help most"
     fifth = len(losses) // 5

@@ -35,6 +35,7 @@ from lrsa_coupled.training.losses import weighted_mean
 from lrsa_coupled.training.metrics import Metrics
 from lrsa_coupled.training.optimiser import make_schedules, move
 from lrsa_coupled.training.pace import ClockPace, Pace, StepPace
+from lrsa_coupled.training.physics import Physics
 from lrsa_coupled.training.resume import REMEDY, Progress, clear, load_state, read_progress, save_state
 from lrsa_coupled.training.run import Run, card, identity, prepare
 from lrsa_coupled.training.step import take_step, validate
@@ -44,7 +45,7 @@ LOGGER = logging.getLogger(__name__)
 
 def train(
     data: Path, out: Path, config: Config, *, resume: bool = True, group: ProcessGroup | None = None,
-    stop: Callable[[], str] | None = None,
+    stop: Callable[[], str] | None = None, physics: Physics | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train an operator.
 
@@ -62,10 +63,12 @@ def train(
         group: The ranks that train together, None for this process alone.
         stop: Returns why to end, empty while there is no reason; the run ends after the step at hand, and the best
             model so far stays, if there is one.
+        physics: Losses of ``training.loss`` other than ``data``.
 
     Returns:
         Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
-        ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch), ``seconds``,
+        ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch; without labels
+        the residual, that of the zero field being 1), ``seconds``,
         ``limit`` (what limits the model, in words).
         Of a run that was ended also ``stopped``, why.
 
@@ -82,14 +85,16 @@ def train(
         raise ValueError(f"{data} holds samples of case '{about.schema.name}', not of '{config.case}'")
     check_kind(out, checkpoint.CARD)
     with sole_writer(out, group, choose_device(config.training.device, rank=group.rank)):
-        progress, stopped = _train(store, out, config, resume=resume, group=group, stop=stop, begun=begun)
+        progress, stopped = _train(
+            store, out, config, resume=resume, group=group, stop=stop, begun=begun, physics=physics
+        )
     summary = _summary(config, about.schema, progress=progress, num_samples=len(store.solved))
     return summary | ({"stopped": (stop() if stop else "") or "on another rank"} if stopped else {})
 
 
 def _train(
     store: DataStore, out: Path, config: Config, *, resume: bool, group: ProcessGroup,
-    stop: Callable[[], str] | None, begun: float,
+    stop: Callable[[], str] | None, begun: float, physics: Physics | None,
 ) -> tuple[Progress, bool]:  # fmt: skip
     """Train from the beginning or the last state; return how far that came, and whether it ended before its time."""
     identified = identity(config, store.card, solved=store.solved)
@@ -98,7 +103,8 @@ def _train(
     progress = read_progress(out / "last", identified) if resume else None
     if progress is not None and progress.ended:
         return progress, False
-    run = prepare(PointDataset(store, memory_gib=config.data.memory_gib), config, out, group=group)
+    dataset = PointDataset(store, memory_gib=config.data.memory_gib, labels=physics is None)
+    run = prepare(dataset, config, out, group=group, physics=physics)
     if group.rank == 0:
         run = dataclasses.replace(run, data_seconds=store.seconds())
     if progress is None:

@@ -29,6 +29,7 @@ from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.initial import begin_with
 from lrsa_coupled.training.losses import FieldColumns, field_columns
 from lrsa_coupled.training.optimiser import make_average, make_optimisers
+from lrsa_coupled.training.physics import Physics
 
 LOGGER = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Run:
     symmetries: SymmetryGroup | None
     initial_seconds: float
     data_seconds: float = 0.0
+    physics: Physics | None = None
 
     @property
     def batch_size(self) -> int:
@@ -91,8 +93,8 @@ class Run:
         training, group = self.config.training, self.group
         return BatchPlan(
             self.batch_size,
-            training.num_points,
-            with_cells=training.gradient_weight > 0.0,
+            None if self.physics else training.num_points,
+            with_cells=training.gradient_weight > 0.0 and not self.physics,
             micro_batch_size=training.micro_batch_size,
             rank=group.rank,
             num_ranks=group.size,
@@ -100,7 +102,9 @@ class Run:
         )
 
 
-def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessGroup) -> Run:
+def prepare(
+    dataset: PointDataset, config: Config, out: Path, *, group: ProcessGroup, physics: Physics | None = None
+) -> Run:
     """Split the samples and make the model, its normaliser fitted to the training samples, and the optimisers.
 
     Raises:
@@ -108,6 +112,8 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
             model to begin with has other sizes or none of the outputs.
     """
     training, schema = config.training, dataset.schema
+    if (training.loss == "data") != (physics is None):
+        raise ValueError(f"training.loss={training.loss} is for lrsa-coupled train, which loads the case")
     if training.minutes is not None and training.fp32_epochs > 0:
         raise ValueError("training.fp32_epochs counts epochs, which training.minutes replaces: set one of the two")
     device = choose_device(training.device, rank=group.rank)
@@ -140,8 +146,9 @@ def prepare(dataset: PointDataset, config: Config, out: Path, *, group: ProcessG
         fields=field_columns(schema.outputs, model.normaliser.outputs_std.tolist()),
         optimisers=make_optimisers(model, training),
         device=device,
-        symmetries=SymmetryGroup(schema) if training.augment else None,
+        symmetries=SymmetryGroup(schema) if training.augment and physics is None else None,
         initial_seconds=initial_seconds,
+        physics=physics,
     )
 
 

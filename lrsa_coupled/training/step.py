@@ -14,7 +14,7 @@ from torch import Tensor
 from lrsa_coupled.config import Precision
 from lrsa_coupled.data.batches import epoch_generator
 from lrsa_coupled.data.dataset import Batch
-from lrsa_coupled.training.evaluate import compared
+from lrsa_coupled.training.evaluate import compared, predict
 from lrsa_coupled.training.losses import relative_h1, relative_l2, weighted_mean
 from lrsa_coupled.training.run import Run
 
@@ -23,6 +23,10 @@ def objective(run: Run, batch: Batch, *, number: int) -> Tensor:
     """Return the mean loss over the samples of a batch, in the precision of step ``number``."""
     training = run.config.training
     precision, fit = run.precision(number), training.fit_constrained
+    if run.physics is not None:
+        predicted_BNK = predict(run.forward, batch, precision=precision)
+        losses = [run.physics.loss(*sample) for sample in _samples(batch, predicted_BNK)]
+        return torch.stack(losses).mean().to(run.device, torch.float32)
     predicted, reference = compared(run.forward, batch, run.fields, precision=precision, fit_constrained=fit)
     loss = weighted_mean(relative_l2(predicted, reference), run.fields)
     if batch.cells_EV is None:
@@ -56,17 +60,29 @@ def take_step(run: Run, batches: Sequence[Batch], *, number: int) -> Tensor:
 def validate(run: Run, samples: Tensor, *, precision: Precision) -> Tensor:
     """Return relative L2 errors of some samples ``(samples, fields)``, the same at every call; each rank does a share.
 
-    At 2048 random points of each sample, at all of them when the model is trained so. Collective: over the ranks of
-    ``run.group``.
+    At 2048 random points of each sample, at all of them when the model is trained so. Without labels the error of each
+    field is the residual. Collective: over the ranks of ``run.group``.
     """
     training, group = run.config.training, run.group
     generator = epoch_generator(training.seed, 0)
     errors_SP = torch.zeros(len(samples), len(run.fields), device=run.device)
-    num_points, size = (2048, training.batch_size) if training.num_points else (None, 1)
+    whole = run.physics is not None or not training.num_points
+    num_points, size = (None, 1) if whole else (2048, training.batch_size)
     for number, places in enumerate(torch.arange(len(samples)).split(size)):
         own = slice((group.rank - number) % group.size, None, group.size)
         draw = run.dataset.draw(samples[places], num_points, generator=generator).part(own)
         for batch in run.dataset.gather(draw) if len(draw.samples_B) > 0 else ():
+            if run.physics is not None:
+                values_BNK = predict(run.validated, batch.to(run.device), precision=precision)
+                errors = [run.physics.error(*sample) for sample in _samples(batch, values_BNK)]
+                errors_SP[places[own]] = torch.tensor(errors, device=run.device).unsqueeze(1)
+                continue
             predicted, reference = compared(run.validated, batch.to(run.device), run.fields, precision=precision)
             errors_SP[places[own]] = relative_l2(predicted, reference)
     return group.sum(errors_SP).cpu()
+
+
+def _samples(batch: Batch, values_BNK: Tensor) -> list[tuple[int, Tensor]]:
+    """Return the index of each sample of a batch of whole ones, and its values."""
+    assert batch.indices_B is not None
+    return [*zip(batch.indices_B.tolist(), values_BNK, strict=True)]

@@ -1,0 +1,102 @@
+"""Samples without solutions, and the losses by which an operator is trained on them.
+
+Such a sample holds what any other one does, but as outputs a rough solution: the best multiple of one V-cycle of the
+residual of the zero field. Only its size is of use, to the normaliser of the operator.
+
+Shapes: N nodes of a sample, K outputs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from mpi4py import MPI
+
+from lrsa_coupled.coupling.contract import problem_of
+from lrsa_coupled.coupling.physics_loss import PhysicsLoss
+from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
+from lrsa_coupled.data.card import DataCard
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.interfaces import Case, Problem, SolveResult
+from lrsa_coupled.training.physics import Physics
+
+REASON = "unsolved"
+"""Instead of a reason of PETSc, in the record of a sample."""
+
+
+@final
+class RoughSolutions:
+    """Puts a rough solution into a problem, instead of solving it; what depends on the mesh alone is made once."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._loss: PhysicsLoss | None = None
+        self._solution: Any = None
+
+    def __call__(self, problem: Problem, atol: float) -> SolveResult:
+        """Return a result that has converged, by name only. Collective."""
+        started = time.perf_counter()
+        if self._loss is None or self._solution is not problem.solution:
+            if self._loss is not None:
+                self._loss.destroy()
+            self._loss, self._solution = PhysicsLoss(problem, self._case.schema.outputs), problem.solution
+        sketch = self._loss.sketch()
+        self._loss.nodes.scatter(sketch.numpy(), problem.solution)
+        set_dirichlet(problem)
+        seconds = {"solve": time.perf_counter() - started}
+        return SolveResult(True, REASON, "", 0, residual_norm(problem), seconds)
+
+
+@final
+class SamplePhysics(Physics):
+    """Losses on the samples that ``generate`` has made of a case, each on this process alone.
+
+    A case on one mesh has one problem for all samples; of others mesh, forms and V-cycle are made at each call.
+
+    Args:
+        case: The case, with the options of the data set.
+        card: Of the data set.
+        by_energy: Whether the loss is the energy, else the residual in the dual norm.
+
+    Raises:
+        ValueError: If the case has no such losses, or the data set is merged, of time steps, or was collected.
+    """
+
+    def __init__(self, case: Case, card: DataCard, *, by_energy: bool) -> None:
+        if (found := case.schema.difference(card.schema)) is not None:
+            raise ValueError(f"training without labels needs the case of the data set: its card has {found}")
+        if card.merged or card.resolution == 0 or case.trajectory is not None:
+            raise ValueError("training without labels needs one data set of generate, and no steps of time")
+        self._case, self._card, self._by_energy = case, card, by_energy
+        self._problem: Problem | None = None
+        self._made: tuple[PhysicsLoss, Tensor] | None = None
+        problem = self._set_up(0)[0].problem
+        if by_energy and problem.energy is None:
+            raise ValueError(f"'{case.name}' has no energy: use training.loss=residual")
+
+    def loss(self, index: int, values_NK: Tensor) -> Tensor:
+        loss, rows = self._set_up(index)
+        return (loss.energy if self._by_energy else loss.residual)(values_NK[rows])
+
+    def error(self, index: int, values_NK: Tensor) -> float:
+        loss, rows = self._set_up(index)
+        return float(loss.residual(values_NK.detach()[rows]))
+
+    def _set_up(self, index: int) -> tuple[PhysicsLoss, Tensor]:
+        """Return the losses of a sample, and the row in its arrays of each node of the problem."""
+        case, card = self._case, self._card
+        parameters = sample_parameters(case, card.seed, index)
+        if case.fixed_mesh is not None and self._problem is not None and self._made is not None:
+            case.fixed_mesh.update(self._problem, parameters)
+            self._made[0].begin()
+            return self._made
+        if self._made is not None:
+            self._made[0].destroy()
+        self._problem = problem = problem_of(case, MPI.COMM_SELF, parameters, card.resolution)
+        rows = torch.from_numpy(SampleGatherer(case, problem).rows)
+        self._made = PhysicsLoss(problem, case.schema.outputs), rows
+        return self._made
