@@ -11,6 +11,7 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
 
 from lrsa_coupled import Case, Continuation, Features, Field, Problem, Schema
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.interfaces import SolverFactory
 from lrsa_coupled.solvers.continuation import ContinuationSolver, StepControl
 from lrsa_coupled.solvers.newton import NewtonSolver
@@ -39,6 +40,8 @@ class Conduction(Case[Problem]):
     resolution = 32  # what mesh() is given unless --resolution says otherwise
     rtol = 1e-9  # of the residual norm, relative to that at zero
     default_method = "continuation"  # one of methods()
+    # For 'lrsa-coupled estimate': numbers that are asked of a solution, as UFL forms.
+    quantities = (Quantity("mean_temperature", "T", lambda p: [p.solution * ufl.dx]),)
 
     def sample(self, rng: np.random.Generator) -> Parameters:
         """Draw a sample, from rng alone."""

@@ -13,6 +13,7 @@ from dolfinx import fem
 from dolfinx.mesh import Mesh, create_unit_square
 
 from lrsa_coupled import Case, Features, Field, NumericalError, Problem, Schema
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.guess.extrapolated import ExtrapolatedGuess, step_target
 from lrsa_coupled.guess.guarded import GuardedSolver
@@ -51,6 +52,8 @@ class Front(Case[Step]):
     resolution = 32  # what mesh() is given unless --resolution says otherwise
     rtol = 1e-8  # of the residual norm, relative to that at zero
     default_method = "linear"  # one of methods()
+    # For 'lrsa-coupled estimate': numbers that are asked of a solution, as UFL forms; at the end of a trajectory.
+    quantities = (Quantity("total", "L^2", lambda p: [p.solution * ufl.dx]),)
 
     def sample(self, rng: np.random.Generator) -> Parameters:
         """Draw a trajectory, from rng alone."""

@@ -133,6 +133,8 @@ def _next(results: Results, request: Request) -> str:
     if not found:
         return "no baseline to compare with: leave out --only, or add --data"
     best = best_baseline(times)
+    if not found[best].ratios:
+        return f"no sample is solved both by {best} and from the learned guess: lrsa-coupled check {case}"
     own = request.model != catalog.shipped_model(case)
     if found[best].mean > 1.0:
         return (

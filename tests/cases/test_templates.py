@@ -30,6 +30,8 @@ def test_a_case_of_each_template_works(template: str, tmp_path: Path, capsys: py
     assert capsys.readouterr().out.endswith(f"next: lrsa-coupled train {data} --out MODEL --minutes 4\n")
     assert cli.main(["train", data, "--out", model, "--set", "training.epochs=2", "--quiet"]) == 0
     assert capsys.readouterr().out.endswith(f"next: lrsa-coupled bench CASE --model {model} --data {data}\n")
+    assert cli.main(["evaluate", model, data, "--quiet"]) == 0
+    assert capsys.readouterr().out.endswith("the training has seen those of seed 0\n")
     assert cli.main(["bench", case, "--model", model, "--samples", "2", "--resolution", "6", "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("next: ")
 
