@@ -288,7 +288,7 @@ def reach(method: Method, error: float | None, target: float) -> dict[str, Sampl
     """Add solves, first what the target variance takes, until an error, if any, is reached. Collective."""
     name = method.study.names[0]
     for _ in range(ROUNDS):
-        sampled = method.sampled(target)
+        sampled = method.sampled(target) if error is None else method.step(target)
         found = mean(sampled[name])
         unit, count = "" if error is None else f", {error:.3g} asked", len(method.study.solves.asked)
         logger.info("%s: %.6g +- %.3g after %d solves%s", name, found.value, found.half_width, count, unit)

@@ -17,10 +17,9 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.study import allocation
 from lrsa_coupled.study.allocation import Allocation
-from lrsa_coupled.study.pilot import AFTER, Study
+from lrsa_coupled.study.pilot import AFTER, Study, shared
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
 from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
@@ -59,6 +58,10 @@ class Method(ABC):
     @abstractmethod
     def sampled(self, target: float) -> dict[str, Sampled]:
         """Solve what this target takes and return the samples of each quantity. Collective."""
+
+    def step(self, target: float) -> dict[str, Sampled]:
+        """Do as ``sampled``, or first a part of it that shows whether so much is needed. Collective."""
+        return self.sampled(target)
 
     def describe(self, target: float) -> str:
         """Return in words what it will do."""
@@ -205,7 +208,7 @@ class SurrogateMethod(Method):
 
     def __init__(self, study: Study) -> None:
         super().__init__(study)
-        self._prediction, self._reached = 0.0, (0, 0.0)
+        self._prediction, self._reached, self._goal = 0.0, (0, 0.0), 0.0
         self._fits: dict[tuple[int, int], Fitted] = {}
 
     @abstractmethod
@@ -218,13 +221,18 @@ class SurrogateMethod(Method):
         return self._pilot_cost + max(solves - study.pilot, 0) * study.costs[0] + pilot.prediction * further
 
     def sampled(self, target: float) -> dict[str, Sampled]:
-        """Solve, fit, and double the further points until they leave their share of the variance at most.
+        return self._made(self._solves(target), target)
 
-        Once solves have not been enough more are made, by what their interval has shown.
-        """
-        name, further, (before, reached) = self.study.names[0], FURTHER, self._reached
-        enough = math.ceil(before * min(reached / target, 2.0))  # for the interval that so many solves had
-        solves = max(self._solves(target), self.study.pilot, enough)
+    def step(self, target: float) -> dict[str, Sampled]:
+        """Make at most twice the solves there were for the first target: they show how much fits improve with them."""
+        self._goal = goal = self._goal or target
+        before, reached = self._reached
+        more = before * min(max(reached / goal, 1.05), 2.0)
+        return self._made(math.ceil(more) if before else min(self._solves(goal), 2 * self.study.pilot), goal)
+
+    def _made(self, solves: int, target: float) -> dict[str, Sampled]:
+        """Solve, fit, and double the further points until they leave their share of the variance at most."""
+        name, further, solves = self.study.names[0], FURTHER, max(solves, self.study.pilot)
         while True:
             found = self._fitted(solves, further)
             rest = sum(part.variance for part in found[name].parts(lambda values: values)[1:])
@@ -377,14 +385,6 @@ def _controlled(found: Sequence[_Fold], truth: Array, folds: npt.NDArray[np.intp
         quick=[each.quick[..., q] for each in found if each.quick is not None],
         beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
     )  # fmt: skip
-
-
-def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list[T]:
-    """Do pieces of work, each on one rank, and return all results on all of them. Collective."""
-    with collective_errors(comm):
-        mine = {number: work(number) for number in range(comm.rank, count, comm.size)}
-    found = {number: result for part in comm.allgather(mine) for number, result in part.items()}
-    return [found[number] for number in range(count)]
 
 
 def _of(answer: Answer) -> dict[str, float]:

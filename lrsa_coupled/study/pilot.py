@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from mpi4py import MPI
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.interfaces import Case
+from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.study.solves import Ask, Solves
 
 Array = npt.NDArray[np.float64]
@@ -98,6 +99,14 @@ class Study:
         """Add the time since then to a part, as if on all ranks. Collective."""
         seconds = self.comm.allreduce(time.perf_counter() - started, op=MPI.MAX) * self.comm.size
         self.seconds[what] = self.seconds.get(what, 0.0) + seconds
+
+
+def shared[T](comm: MPI.Intracomm, work: Callable[[int], T], count: int) -> list[T]:
+    """Do pieces of work, each on one rank, and return all results on all of them. Collective."""
+    with collective_errors(comm):
+        mine = {number: work(number) for number in range(comm.rank, count, comm.size)}
+    found = {number: result for part in comm.allgather(mine) for number, result in part.items()}
+    return [found[number] for number in range(count)]
 
 
 def _whole(row: Sequence[Mapping[str, float] | None]) -> list[Mapping[str, float]]:

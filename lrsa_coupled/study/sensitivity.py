@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from lrsa_coupled.study.methods import FOLDS, Method, Predict, SurrogateMethod, shared
-from lrsa_coupled.study.pilot import AFTER, Study
+from lrsa_coupled.study.methods import FOLDS, Method, Predict, SurrogateMethod
+from lrsa_coupled.study.pilot import AFTER, Study, shared
 from lrsa_coupled.study.solves import Ask
 from lrsa_coupled.study.statistics import Controlled, Estimate, Plain, Sampled, sobol
 
