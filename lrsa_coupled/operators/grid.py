@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ANY_POINTS = "use an operator for any points, such as lrsa without grid_convolution"
+ANY_POINTS = "train with training.num_points=none, or use an operator for any points (lrsa without grid_convolution)"
 
 
 @dataclass(frozen=True)

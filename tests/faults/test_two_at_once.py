@@ -25,9 +25,9 @@ COLLECT += "Job(int(sys.argv[1])).collect(Path(sys.argv[2]), 0)"
 STOP = "from tests.faults.stop import stop_after; stop_after('lrsa_coupled.{}'); "
 IN_LOCK, AFTER_SAMPLE = STOP.format("files:_take"), STOP.format("data.writer:ShardWriter.add")
 TINY = ["--set", "operator.width=8", "--set", "operator.num_blocks=1", "--set", "operator.num_latents=4"]
-TINY += ["--set", "training.epochs=2", "--set", "training.batch_size=4", "--set", "training.num_points=20"]
+TINY += ["--set", "training.epochs=2", "--set", "training.batch_size=4"]
 WRITERS = {
-    "train": ["train", "{tmp}/data", *TINY, "--out", "{out}"],
+    "train": ["train", "{tmp}/data", *TINY, "--set", "training.num_points=20", "--out", "{out}"],
     "export": ["export", "{tmp}/data", "--out", "{out}"],
     "merge": ["merge", "{tmp}/data", "{tmp}/more", "--out", "{out}"],
     "evaluate": ["evaluate", "{tmp}/model", "{tmp}/data", "--pictures", "{out}"],

@@ -145,7 +145,7 @@ def test_points_that_are_no_grid_are_refused():
         find_grid(points**3)
     moved = points.clone()
     moved[1, 3] += 0.01
-    with pytest.raises(ValueError, match="do not share one grid"):
+    with pytest.raises(ValueError, match="do not share one grid: train with training.num_points=none"):
         find_grid(moved)
     _, inputs, scalars, _ = arguments(points=12, dtype=torch.float64)
     with pytest.raises(ValueError, match="fno needs a grid of two axes of at least 4 points"):
