@@ -184,7 +184,11 @@ class Learner:
             return self._mesh
         if first and not share(self.comm, lambda: study.can_begin(unknowns_of(self.what))):
             return None
-        self._mesh = mesh = _OnMesh(study, self.what, self.seen)
+        known: _OnMesh | None = study.on_mesh
+        if known is not None and known.take_over(self.what, self.seen):
+            self._mesh = known
+            return known
+        self._mesh = study.on_mesh = mesh = _OnMesh(study, self.what, self.seen)
         with self._solution(None):
             for errors in mesh.recall():
                 self._note(errors)
@@ -254,6 +258,14 @@ class _OnMesh:
         self._combined: list[InitialGuess] = [CombinedGuess(rule, self.solutions) for rule in RULES]
         self._elsewhere = InterpolatedGuess(nodes)
         self._is_elsewhere = False
+
+    def take_over(self, what: Unknown, seen: _Seen) -> bool:
+        """Go on with another problem if it has the same mesh, spaces and Dirichlet conditions, else return False."""
+        if not allreduce(self.comm, _same(self.what, what), min):
+            return False
+        self.what = self.solutions.problem = what
+        self.gatherer.case = seen
+        return True
 
     @property
     def guesses(self) -> list[InitialGuess]:
@@ -332,6 +344,25 @@ class _Seen(Described[Unknown]):
 
     def features(self, problem: Unknown) -> Features:
         return self._features or self.look(problem)
+
+
+def _same(one: Unknown, other: Unknown) -> bool:
+    """Return whether two unknowns have equal nodes, numbers of degrees of freedom and constrained ones on this rank."""
+    if one is other:
+        return True
+    if one.node_space.mesh is not one.mesh or other.node_space.mesh is not other.mesh:
+        return False
+    return all(
+        len(mine) == len(others) and all(map(np.array_equal, mine, others))
+        for mine, others in zip(_layout(one), _layout(other), strict=True)
+    )
+
+
+def _layout(problem: Unknown) -> list[list[npt.NDArray[Any]]]:
+    dofmaps = [problem.node_space.dofmap, *(function.function_space.dofmap for function in problem.functions)]
+    sizes = [np.array([dofmap.index_map.size_local, dofmap.index_map_bs]) for dofmap in dofmaps]
+    constrained = [bc.dof_indices()[0] for bc in problem.bcs]
+    return [sizes, [problem.node_space.tabulate_dof_coordinates()], [dofmap.list for dofmap in dofmaps], constrained]
 
 
 def _saved(policy: Adaptive) -> float:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 from msgspec import Meta
 from mpi4py import MPI
@@ -87,6 +87,7 @@ class Study:
         model_error: Its relative error on validation samples.
         log: What writes samples; None above rank 0, and after a write that has failed.
         library: Solutions on all meshes, None before the first solve.
+        on_mesh: What is known on the mesh that was set up last, see ``learn``; None before.
 
     Raises:
         ValueError: If the folder holds another data set; on all ranks.
@@ -103,6 +104,7 @@ class Study:
         self.model_error = math.nan
         self.log: Samples | None = None
         self.library: Library | None = None
+        self.on_mesh: Any = None
         self._errors: dict[str, list[float]] = {}
         self.cores = free_cores(comm) if cores is None else cores
         self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)

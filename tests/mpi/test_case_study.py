@@ -92,6 +92,7 @@ def test_a_study_makes_the_samples_of_generate_and_goes_on(shared_path: Path) ->
     assert [decision.number for decision in first.learner.policy.decisions] == [1, 2, 3]
     second = solved(case, shared_path / "study", 5)
     assert len(second.learner.policy.decisions) == 2 and second.study.solves == 2
+    assert len(second.study.on_mesh.solutions.combinations) == 5  # each sample has a mesh of its own, all the same
     farm, study = (share(COMM, lambda name=name: DataStore(shared_path / name)) for name in ("farm", "study"))
     assert farm.solved == study.solved == list(range(5))
     assert study.card.schema == case.schema and not share(COMM, study.verify)
