@@ -75,6 +75,7 @@ class GenerateConfig(Section):
     recycle: Positive | None = setting(None, "dimension of the Krylov subspace that is recycled along a chain")
     sort: bool = setting(False, "order the samples such that neighbours in a chain are near each other")
     unsolved: bool = setting(False, "solve nothing: samples for training.loss=energy or residual")
+    quantities: bool = setting(False, "keep the quantities of the case with each sample")
 
 
 @dataclass(frozen=True)

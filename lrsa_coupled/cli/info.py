@@ -17,7 +17,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_data(parser)
     text = "print a hash of the samples, the same whatever ranks wrote them in whatever order"
     parser.add_argument("--hash", action="store_true", help=text)
-    text = "add mean and variance of every field; reads all samples"
+    text = "add mean and variance of every field, and of quantities kept with the samples; reads all of them"
     parser.add_argument("--statistics", action="store_true", help=text)
 
 
@@ -47,9 +47,9 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     for reason, indices in sorted(store.failures().items()):
         print(f"{len(indices)} failed: {reason} (sample {listed(indices)})")
     if args.statistics:
-        from lrsa_coupled.data.statistics import field_statistics
+        from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
 
-        for field in field_statistics(store):
+        for field in [*field_statistics(store), *quantity_statistics(store)]:
             print(f"{field.name}: mean {field.mean:.6g} +- {field.standard_error:.2g}, variance {field.variance:.6g}")
     return 0
 

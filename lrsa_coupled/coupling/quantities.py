@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, final
 
 import numpy as np
@@ -102,6 +102,16 @@ class Quantities:
 def evaluate(quantities: Sequence[Quantity], problem: Unknown) -> dict[str, float]:
     """Return quantities of the solution of a problem by name, the same on all ranks. Collective; as ``Quantities``."""
     return Quantities(quantities, problem)()
+
+
+def of_forms(forms: Mapping[str, ufl.Form], problem: Unknown) -> Quantities | None:
+    """Return quantities of a script, forms of its unknown by name; None without any. Collective; as ``Quantities``."""
+    named = [Quantity(name, "1", partial(_given, form)) for name, form in forms.items()]
+    return Quantities(named, problem) if named else None
+
+
+def _given(form: ufl.Form, problem: Unknown) -> list[ufl.Form]:
+    return [form]
 
 
 def choose(quantities: Sequence[Quantity], names: Sequence[str], *, of: str) -> tuple[Quantity, ...]:

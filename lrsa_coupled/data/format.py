@@ -60,7 +60,8 @@ N nodes, E cells, V vertices a cell, d dimensions, K output values a node::
 and the attributes ``geometry`` (name of its group), ``status`` (``"ok"`` or ``"failed"``), ``reason`` (of PETSc, or the
 text of the error), ``parameters`` (JSON), ``iterations``, ``residual``, ``seconds`` (wall time, the only value that
 differs between runs), and ``digest``, that of all these and of the arrays. A failed sample has no arrays and an empty
-``geometry``.
+``geometry``. ``quantities``, absent without any, is a JSON object of numbers asked of the solution by name; it follows
+from the rest and is not in the digest.
 
 A complex field of c components has 2c columns, its c real parts before its c imaginary parts, and counts as 2c
 components of the schema; a complex scalar ``k`` is two, ``k_re`` and ``k_im``. All numbers on disk are real.
@@ -111,7 +112,7 @@ class SampleArrays:
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """One sample of a data set; ``arrays`` is None when the solve failed."""
+    """One sample of a data set; ``arrays`` is None when the solve failed, ``quantities`` a JSON object of numbers."""
 
     index: int
     status: str
@@ -121,6 +122,7 @@ class SampleRecord:
     residual: float
     seconds: float
     arrays: SampleArrays | None
+    quantities: str = "{}"
 
 
 def check_arrays(arrays: SampleArrays, schema: Schema) -> None:

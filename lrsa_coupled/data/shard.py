@@ -159,12 +159,14 @@ class ShardReader:
         with self._reading(index):
             group = self._group(index)
             values = {name: hdf5.read_attribute(group, name, kind) for name, kind in ATTRIBUTES.items()}
-            record = SampleRecord(index=index, **values, arrays=self._arrays(group))
+            numbers = hdf5.read_attribute(group, "quantities", str) if "quantities" in group.attrs else "{}"
+            record = SampleRecord(index=index, **values, arrays=self._arrays(group), quantities=numbers)
             if record_digest(record, timing=True) != hdf5.read_attribute(group, "digest", str):
                 raise ValueError("it does not fit its digest")
             if (record.status == "ok") != (record.arrays is not None):
                 raise ValueError(f"status '{record.status}' does not fit its arrays")
             parse_json(record.parameters, where="parameters", infinite=True)
+            parse_json(record.quantities, where="quantities")
             return record
 
     def seconds(self, index: int) -> float:
@@ -220,6 +222,8 @@ def _write(file: h5py.File, record: SampleRecord) -> None:
     group, arrays = file.create_group(f"samples/{record.index:08d}"), record.arrays
     for name in ATTRIBUTES:
         group.attrs[name] = getattr(record, name)
+    if record.quantities != "{}":
+        group.attrs["quantities"] = record.quantities
     group.attrs["digest"] = record_digest(record, timing=True)
     group.attrs["geometry"] = geometry = "" if arrays is None else array_digest(arrays, values=False)
     if arrays is None:

@@ -1,7 +1,8 @@
-"""Mean and variance of the fields of a data set."""
+"""Mean and variance of the fields of a data set, and of the quantities kept with its samples."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,3 +44,14 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
     names = [f"{f.name}[{c}]" if f.components > 1 else f.name for f in fields for c in range(f.components)]
     numbers = zip(mean.tolist(), error.tolist(), variance.tolist(), strict=True)
     return [FieldStatistics(name, *each) for name, each in zip(names, numbers, strict=True)]
+
+
+def quantity_statistics(store: DataStore) -> list[FieldStatistics]:
+    """Return the statistics of the quantities that all solved samples have. Reads everything."""
+    kept = [json.loads(store.read(index).quantities) for index in store.solved]
+    found = []
+    for name in [name for name in (kept or [{}])[0] if all(name in each for each in kept)]:
+        values = np.array([each[name] for each in kept], dtype=np.float64)
+        error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        found.append(FieldStatistics(name, float(values.mean()), error, float(values.var())))
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
+import ufl
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
@@ -14,6 +16,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.elements import Solution, num_columns
 from lrsa_coupled.coupling.inputs import Input, input_columns
+from lrsa_coupled.coupling.quantities import of_forms
 from lrsa_coupled.coupling.script import Scalar, Script, unknown, unknown_of
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Indices
@@ -47,16 +50,26 @@ class Collector:
             names.
         u: The unknown of a bare SNES or KSP, a function or a list of them.
         bcs: Its Dirichlet conditions, or those of a problem instead of what it was made with.
+        quantities: Numbers to be kept with each sample, by name: forms of the unknown without test functions.
 
     Raises:
         ValueError: If an input or scalar is of no use, the unknown is of an element that is not supported, or the
             folder holds another data set; on all ranks.
     """
 
-    def __init__(self, folder: Path | str, problem: LinearProblem | NonlinearProblem | PETSc.SNES | PETSc.KSP, *,
-                 name: str, inputs: Mapping[str, Input] | None = None, scalars: Mapping[str, Scalar] | None = None,
-                 outputs: Mapping[str, Sequence[int]] | None = None, u: Function | Sequence[Function] | None = None,
-                 bcs: Sequence[DirichletBC] | None = None) -> None:  # fmt: skip
+    def __init__(  # noqa: PLR0913 - what a script has, each by its name
+        self,
+        folder: Path | str,
+        problem: LinearProblem | NonlinearProblem | PETSc.SNES | PETSc.KSP,
+        *,
+        name: str,
+        inputs: Mapping[str, Input] | None = None,
+        scalars: Mapping[str, Scalar] | None = None,
+        outputs: Mapping[str, Sequence[int]] | None = None,
+        u: Function | Sequence[Function] | None = None,
+        bcs: Sequence[DirichletBC] | None = None,
+        quantities: Mapping[str, ufl.Form] | None = None,
+    ) -> None:
         solution, bcs = unknown_of(problem, u, bcs)
         fields = fields_of(solution, outputs)
         self.folder = Path(folder).resolve()  # a script may change its folder
@@ -65,6 +78,7 @@ class Collector:
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
         self.script = script_of(name, self.what, inputs or {}, scalars=scalars or {}, outputs=fields)
         self._gatherer = SampleGatherer(self.script, self.what)
+        self._quantities = of_forms(quantities or {}, self.what)
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
         with collective_errors(self.comm):
             if self.comm.rank == 0:
@@ -77,13 +91,15 @@ class Collector:
         seconds, solver = time.perf_counter() - self._last, self.solver
         reason, iterations = solver.getConvergedReason(), solver.getIterationNumber()
         arrays = self._gatherer(self.what) if reason > 0 else None
+        numbers = json.dumps(self._quantities()) if self._quantities is not None and reason > 0 else "{}"
         with collective_errors(self.comm):
             if self.comm.rank == 0:
                 linear, status = isinstance(solver, PETSc.KSP), "ok" if reason > 0 else "failed"
                 residual = solver.getResidualNorm() if linear else solver.getFunctionNorm()
                 text = f"{'KSP' if linear else 'SNES'} reason {reason}"
                 index = self._indices.take()
-                self._writer.add(SampleRecord(index, status, text, "{}", iterations, residual, seconds, arrays))
+                rest = iterations, residual, seconds, arrays, numbers
+                self._writer.add(SampleRecord(index, status, text, "{}", *rest))
         self._last = time.perf_counter()
 
     def close(self) -> None:

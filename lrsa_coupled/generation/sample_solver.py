@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from mpi4py import MPI
 
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.contract import problem_of, solver_of
+from lrsa_coupled.coupling.quantities import Quantities
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.generation.failures import numerical_failures, parameters_text, same_on_all_ranks
@@ -51,6 +53,8 @@ class SampleSolver:
         self._problem: Problem | None = None
         self._gatherer: SampleGatherer | None = None
         self._sequence: GuardedSolver | None = None
+        self._quantities: Quantities | None = None
+        self._numbers = "{}"
 
     def begin(self) -> None:
         """Begin a chain: forget all samples before, so that what follows depends on the chain alone."""
@@ -71,9 +75,10 @@ class SampleSolver:
             text = parameters_text(parameters)
             same_on_all_ranks(self.comm, text, what=what)
         result, arrays, ended = self._outcome(parameters, guesses, what)
-        seconds = ended - started
+        seconds, numbers = ended - started, self._numbers
         status = "ok" if result.converged else "failed"
-        record = SampleRecord(index, status, result.reason, text, result.iterations, result.residual, seconds, arrays)
+        rest = result.iterations, result.residual, seconds, arrays, numbers if result.converged else "{}"
+        record = SampleRecord(index, status, result.reason, text, *rest)
         return record if self.comm.rank == 0 else None
 
     def _outcome(
@@ -87,9 +92,17 @@ class SampleSolver:
                 ended = time.perf_counter()
                 solved = allreduce(self.comm, result.converged, min)  # as all ranks see it
                 arrays = self._gatherer_of(problem)(problem) if solved else None
+                if solved and self.settings.quantities:
+                    self._numbers = json.dumps(self._quantities_of(problem)())
                 return dataclasses.replace(result, converged=solved), arrays, ended
         except NumericalError as error:
             return SolveResult(False, str(error), "", 0, float("nan")), None, time.perf_counter()
+
+    def _quantities_of(self, problem: Problem) -> Quantities:
+        """Return the quantities of a problem, compiled once where there is one mesh."""
+        if self._quantities is None or self.case.fixed_mesh is None:
+            self._quantities = Quantities(self.case.quantities, problem)
+        return self._quantities
 
     def _set_up(self, parameters: object) -> Problem:
         fixed = self.case.fixed_mesh

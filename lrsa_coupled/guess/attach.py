@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, final
 
+import ufl
 from mpi4py import MPI
 from dolfinx.fem import DirichletBC, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
@@ -26,6 +27,7 @@ from petsc4py import PETSc
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.inputs import Input
+from lrsa_coupled.coupling.quantities import of_forms
 from lrsa_coupled.coupling.script import Scalar, Script, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
@@ -52,7 +54,7 @@ class _Described(TypedDict):
     scalars: Mapping[str, Scalar]
 
 
-def attach(
+def attach(  # noqa: PLR0913 - what a script has, each by its name
     problem: NonlinearProblem | LinearProblem | Solver,
     guess: LearnedGuess | None = None,
     *,
@@ -62,6 +64,7 @@ def attach(
     bcs: Sequence[DirichletBC] | None = None,
     policy: Policy | None = None,
     learn: Learning | Path | str | None = None,
+    quantities: Mapping[str, ufl.Form] | None = None,
 ) -> AttachedGuess | None:
     """Let the solves of a problem begin with a prediction where that is expected to pay. Collective.
 
@@ -77,6 +80,7 @@ def attach(
             the settings of a guess or policy that is given.
         learn: Folder in which the solves are collected and operators trained as long as that pays, or a ``Learning``;
             None reads the option ``-<prefix>lrsa_learn FOLDER``. Without an operator and this, nothing is done.
+        quantities: Numbers that ``learn`` keeps with each sample, by name: forms of the unknown without test functions.
 
     Returns:
         What is attached, None without an operator and a folder to learn in.
@@ -97,10 +101,14 @@ def attach(
     if guess is not None and not isinstance(guess, InitialGuess):
         raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; LearnedGuess.load(folder) reads a trained model")
     learning = learning_of(learn, options)
+    if quantities and learning is None:
+        raise ValueError("quantities are kept with the samples that learn collects, got no learn: give a folder, too")
     described: _Described = {"inputs": inputs or {}, "scalars": scalars or {}}
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)
         attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy)
+        if attached.learner is not None:
+            attached.learner.quantities = of_forms(quantities or {}, what)
     elif guess is not None:
         card = guess.predictor.card
         what = unknown(u, bcs, card.schema.outputs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 import math
 import time
@@ -22,6 +23,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.coupling.quantities import Quantities
 from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
@@ -64,6 +66,7 @@ class Learner:
 
     Attributes:
         broken: The error that has ended the learning, None while there was none.
+        quantities: Numbers of the solution that are kept with each sample, None without any.
     """
 
     def __init__(self, study: Study, what: Unknown, described: Described, *, policy: Adaptive,
@@ -72,6 +75,7 @@ class Learner:
         self.seen = _Seen(described)
         self.comm: MPI.Comm = what.mesh.comm
         self.broken: str | None = None
+        self.quantities: Quantities | None = None
         self._mesh: _OnMesh | None = None
         self._model: LearnedGuess | None = None
         self._learned: LearnedGuess | None = None
@@ -154,10 +158,11 @@ class Learner:
         with self._solution(x):
             self._note(mesh.add(own))
             arrays = mesh.gatherer(self.what)
+            numbers = "{}" if self.quantities is None else json.dumps(self.quantities())
         if arrays is not None:
             assert study.library is not None
             study.library.add(mesh.description, arrays)
-            study.keep(dataclasses.replace(record, arrays=arrays))
+            study.keep(dataclasses.replace(record, arrays=arrays, quantities=numbers))
         study.saved = _saved(self.policy)
         if self.comm.rank == 0:
             study.consider(self._costs(), self.policy.prospects or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from lrsa_coupled.generation.collect import Collector
 from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.mpi import share
+from lrsa_coupled.study.study import Learning
 from lrsa_coupled.training.loop import train
 
 pytestmark = pytest.mark.two_ranks
@@ -98,6 +100,32 @@ def test_collected_samples_hold_what_the_script_solved(folder: Path) -> None:
             arrays.scalars, rng.uniform(-1.0, 1.0, 2)
         )
         assert np.abs(arrays.outputs).max() > 0.1 and not arrays.outputs[arrays.constrained[:, 0] == 1].any()
+
+
+def test_quantities_are_kept_with_the_samples(folder: Path) -> None:
+    """Of a collector and of what learns; numbers of the solution of that sample, the same on all ranks."""
+    script = Script()
+    forms, exact = {"mean": script.u * ufl.dx, "square": script.u**2 * ufl.dx}, []
+    with Collector(folder / "own", script.problem, name="conduction", quantities=forms) as samples:
+        for number in (0, 1):
+            script.set(number)
+            script.problem.solve()
+            samples.add()
+            exact.append(COMM.allreduce(fem.assemble_scalar(fem.form(forms["mean"]))))
+    learning = Learning(str(folder / "learnt"), when="never", overhead=1e9)
+    attached = attach(script.problem, learn=learning, quantities=forms)
+    for number in (0, 1):
+        script.set(number)
+        script.problem.solve()
+    assert attached is not None and attached.learner is not None
+    attached.learner.study.close()
+    if COMM.rank == 0:
+        for name in ("own", "learnt"):
+            kept = [json.loads(DataStore(folder / name).read(index).quantities) for index in (0, 1)]
+            assert [each["mean"] for each in kept] == pytest.approx(exact, rel=1e-6) and kept[0]["square"] > 0.0
+    other = Script()
+    with pytest.raises(ValueError, match="got no learn: give a folder, too"):
+        attach(other.problem, quantities={"mean": other.u * ufl.dx})
 
 
 def test_another_data_set_is_not_added_to(folder: Path) -> None:

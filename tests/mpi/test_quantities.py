@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +19,15 @@ from lrsa_coupled.cases.convection.case import DIFFUSIVITY, PEAK, ConvectionCase
 from lrsa_coupled.cases.darcy.case import DarcyCase
 from lrsa_coupled.cases.helmholtz.case import HelmholtzCase, HelmholtzOptions
 from lrsa_coupled.cases.hyperelastic.case import LENGTH, MODES, HyperelasticCase, HyperelasticParameters
+from lrsa_coupled.config import Config, load
 from lrsa_coupled.coupling.quantities import Quantities, Quantity, choose, evaluate
 from lrsa_coupled.coupling.residual import reference_norm
+from lrsa_coupled.data.statistics import quantity_statistics
+from lrsa_coupled.data.store import DataStore
+from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Problem
+from tests.rods import RodCase
 
 COMM = MPI.COMM_WORLD
 
@@ -116,6 +123,22 @@ def test_the_number_of_ranks_does_not_matter(make: type[Case], resolution: int) 
     found = [evaluate(case.quantities, solved(case, comm, resolution)) for comm in (COMM, MPI.COMM_SELF)]
     assert found[0] == pytest.approx(found[1], rel=1e-5)  # the tolerance of the solves
     assert set(found[0]) == {quantity.name for quantity in case.quantities}
+
+
+def test_quantities_are_kept_with_the_samples_of_a_data_set(shared_path: Path) -> None:
+    case, config = RodCase(), load(Config(), assignments=["generate.quantities=true", "generate.samples=3"])
+    generate(case, config, shared_path, COMM)
+    if COMM.rank == 0:
+        store = DataStore(shared_path)
+        records = [store.read(index) for index in store.solved]
+        for record in records:
+            load_now = np.exp(sum(json.loads(record.parameters).values()))
+            kept = json.loads(record.quantities)
+            assert kept["integral"] == pytest.approx(load_now / 12.0 * (1.0 - 1.0 / 16**2))
+            assert set(kept) == {"integral", "square"}
+        integral, _ = quantity_statistics(store)
+        values = [json.loads(record.quantities)["integral"] for record in records]
+        assert (integral.name, integral.mean) == ("integral", pytest.approx(np.mean(values)))
 
 
 def test_what_is_no_quantity_is_refused() -> None:
