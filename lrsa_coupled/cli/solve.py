@@ -100,7 +100,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         text, success = solve(request, comm)
     mpi.print_once(text)
     if success:
-        mpi.print_once(f"next: open {args.out / 'sample.vtkhdf'} (inputs, guess, solution, difference) in ParaView")
+        mpi.print_once(f"next: open {args.out / 'sample.vtkhdf'} in ParaView")
     check_petsc(comm, petsc)
     return 0 if success else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 
@@ -19,3 +20,29 @@ def test_gradients(capsys: pytest.CaptureFixture[str]) -> None:
     solves, _, by_differences, misfit, error = numbers
     assert solves <= 90 and by_differences == 26 * solves
     assert 0.5 < misfit < 1.0 and error < 20.0
+
+
+def chapter(name: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run a chapter in a folder, look for its picture, return what it prints."""
+    monkeypatch.chdir(folder)
+    runpy.run_path(str(ROOT / "cases" / "tutorial" / f"{name}.py"), run_name="__main__")
+    assert (folder / f"{name}.png").stat().st_size > 5000
+    return capsys.readouterr().out
+
+
+def test_study(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chapter("study", tmp_path, capsys, monkeypatch)
+    assert re.search(r"(nearest|regression): chosen \d+ times", text) and " in the last ten" in text
+    assert "study: 40 solves" in text and "models: none trained" in text
+
+
+def test_own_case(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chapter("own_case", tmp_path, capsys, monkeypatch)
+    assert "zero: DIVERGED" in text and "continuation: CONVERGED" in text
+    assert "1 input and 1 scalar; 0 errors" in text
+
+
+def test_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chapter("estimates", tmp_path, capsys, monkeypatch)
+    low, high = map(float, re.findall(r"mean_pressure, mean: \S+ \[(\S+), (\S+)\]", text)[0])
+    assert low < 0.046 < high and high - low <= 16e-3
