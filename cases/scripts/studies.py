@@ -1,7 +1,7 @@
 """``python -m lrsa_coupled.cases.scripts.studies [NAME ...]``: studies with and without ``learn=``, compared.
 
 Each run is a process of its own, so that all it takes is counted: imports, collecting, training. Plain runs and runs
-that learn take turns, with the same parameters.
+that learn take turns, with the same parameters. Times depend on what else the machine does; factorisations do not.
 """
 
 from __future__ import annotations
@@ -29,9 +29,16 @@ STUDIES = {
 }
 """What a study is told of each script."""
 
-type Times = tuple[float, float]
+type Costs = tuple[float, float, float]
 
-HEADING = ("script", "solves", "plain [s]", "learning [s]", "times faster", "by CPU", "pairs")
+HEADING = (
+    "script", "solves", "plain [s]", "learning [s]", "times faster", "by CPU", "by factorisations", "pairs"
+)  # fmt: skip
+BEGIN = "from mpi4py import MPI\nfrom petsc4py import PETSc; PETSc.Log.begin()\n"
+END = """
+if PETSc.COMM_WORLD.rank == 0:
+    print("factorisations", PETSc.Log.Event("MatLUFactorNum").getPerfInfo()["count"], flush=True)
+"""
 LOG = "import logging; logging.basicConfig(level=logging.INFO, format='%(relativeCreated)d ms %(message)s')\n"
 
 
@@ -59,26 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     known = solves if args.told else None
                     values = {"num_solves": str(solves), "seed": str(pair + 1)}
                     times.append(_pair(name, place, values, known=known, ranks=args.ranks))
-            (plain, cpu), (learning, own) = np.mean(times, axis=0)
-            cells = [f"{plain:.1f}", f"{learning:.1f}", f"{plain / learning:.2f}", f"{cpu / own:.2f}", str(args.pairs)]
+            plain, learning = np.mean(times, axis=0)
+            ratios = [f"{ratio:.2f}" for ratio in plain / learning]
+            cells = [f"{plain[0]:.1f}", f"{learning[0]:.1f}", *ratios, str(args.pairs)]
             lines.append([name, str(solves), *cells])
             print(align(lines), flush=True)
     return 0
 
 
-def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | None, ranks: int) -> list[Times]:
-    """Run a script without and with learning and return the times [s]."""
+def _pair(name: str, place: Path, values: Mapping[str, str], *, known: int | None, ranks: int) -> list[Costs]:
+    """Run a script without and with learning and return what each took."""
     source = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
     learn = f"Learning({str(place / 'data')!r}, solves={known})"
     lines = f"{LOG}from lrsa_coupled import Learning, attach\n"
     lines += f"attached = attach(problem, {STUDIES[name]}, learn={learn})"
     texts = {"plain": edited(source, after={}, values=values)}
     texts["learning"] = edited(source, after={"problem = NonlinearProblem": lines}, values=values)
-    return [_run(text, place / f"{kind}.log", ranks) for kind, text in texts.items()]
+    return [_run(f"{BEGIN}{text}{END}", place / f"{kind}.log", ranks) for kind, text in texts.items()]
 
 
-def _run(source: str, log: Path, ranks: int) -> Times:
-    """Run a script in a process of its own and return its wall and CPU time [s]; what it prints goes to a file.
+def _run(source: str, log: Path, ranks: int) -> Costs:
+    """Return wall and CPU time [s] and factorisations of a script in a process of its own; it prints to a file.
 
     The CPU time, which other work on the machine changes less, has that of trainings in it.
     """
@@ -93,7 +101,9 @@ def _run(source: str, log: Path, ranks: int) -> Times:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{script} ended with exit code {process.returncode}: see {log}")
-    return time.perf_counter() - started, usage.ru_utime + usage.ru_stime
+    elapsed = time.perf_counter() - started
+    counts = [line.split()[1] for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("factoris")]
+    return elapsed, usage.ru_utime + usage.ru_stime, float(counts[-1])
 
 
 if __name__ == "__main__":
