@@ -358,6 +358,25 @@ def test_options_of_the_adjoint_solve() -> None:
         options.delValue(key)
 
 
+class Jacobi:
+    """A preconditioner of a user that cannot be transposed."""
+
+    def apply(self, pc: PETSc.PC, x: PETSc.Vec, y: PETSc.Vec) -> None:
+        y.pointwiseDivide(x, pc.getOperators()[0].getDiagonal())
+
+
+@on_two
+def test_a_preconditioner_that_cannot_be_transposed_is_named() -> None:
+    kind = linear(COMM, ksp_type="gmres", pc_type="python", ksp_rtol=1e-10)
+    kind.problem.solver.getPC().setPythonContext(Jacobi())
+    source = kind.functions.values("source").requires_grad_()
+    loss = kind.functions.total(kind.functions.solve(source=source).sum())
+    with pytest.raises(
+        ValueError, match=r"'python' cannot be transposed .* give another one by -linear\d+_adjoint_pc_"
+    ):
+        loss.backward()
+
+
 @on_two
 def test_what_has_no_derivatives_is_refused() -> None:
     kind = nonlinear(COMM)
