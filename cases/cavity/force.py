@@ -44,7 +44,7 @@ def _quadrature() -> tuple[Array, Array, Array]:
 def _derivatives() -> dict[tuple[int, int], Array]:
     """Return derivatives of order (i, j) up to three of X, Y, X^2, Y^2 times the cut-off, ``(4, num_points)``."""
     t = Polynomial([-1.0, 1.0]) / (SIZE**2 - 1.0)
-    cut = (1.0 - t**4 * Polynomial([35.0, -84.0, 70.0, -20.0])(t)).coef
+    cut: Array = np.asarray((1.0 - t**4 * Polynomial([35.0, -84.0, 70.0, -20.0])(t)).coef, dtype=np.float64)
     size = 2 * len(cut) + 1
     functions = np.zeros((size, size, 4))
     for power, factor in enumerate(cut):
@@ -53,7 +53,8 @@ def _derivatives() -> dict[tuple[int, int], Array]:
                 functions[2 * k + i, 2 * (power - k) + j, place] += factor * math.comb(power, k)
     x, y, _ = _quadrature()
     orders = [(i, j) for i in range(4) for j in range(4) if i + j <= 3]
-    return {(i, j): polyval2d(x, y, polyder(polyder(functions, i, axis=0), j, axis=1)) for i, j in orders}
+    parts = ((i, j, polyval2d(x, y, polyder(polyder(functions, i, axis=0), j, axis=1))) for i, j in orders)
+    return {(i, j): np.asarray(values, dtype=np.float64) for i, j, values in parts}
 
 
 def probe_points(centre: tuple[float, float], semi_axes: tuple[float, float], angle: float) -> Array:
