@@ -13,10 +13,11 @@ pytest.importorskip("mpi4py.MPI", reason="needs MPI")
 pytest.importorskip("dolfinx", reason="needs DOLFINx")
 
 from lrsa_coupled import cli, load_case
-from lrsa_coupled.bench.methods import nearest_method
+from lrsa_coupled.bench.methods import methods_of_data
 from lrsa_coupled.config import Config
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.unsolved import REASON, SamplePhysics
+from lrsa_coupled.mpi import world
 from lrsa_coupled.training.checkpoint import load_card
 
 TINY = ["training.epochs=6", "training.validate_every=2", "operator.width=16", "operator.num_latents=8"]
@@ -98,6 +99,6 @@ def test_what_needs_solutions_is_refused(
         assert command() == 2
         assert text in capsys.readouterr().err
     with pytest.raises(ValueError, match="holds samples without solutions: they are no initial guesses"):
-        nearest_method(load_case("darcy"), Config(), unsolved)
+        methods_of_data(load_case("darcy"), Config(), unsolved, world())
     assert run("info", unsolved) == 0
     assert "12 samples, without solutions" in capsys.readouterr().out
