@@ -23,7 +23,7 @@ help:
 	@echo "make docs   a site of the pages and docstrings, build/site/index.html"
 	@echo "make release  sdist and wheel in dist/, checked"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
-	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (half an hour)"
+	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (an hour)"
 	@echo "make test-complex  tests with complex PETSc in an environment of its own, .venv-complex, on 1 and 2 ranks"
 	@echo "make clean  remove runs/, caches and build products (keeps .venv and .venv-complex)"
 
@@ -59,7 +59,7 @@ release: $(VENV)/release
 	$(BIN)/python -m twine check --strict dist/*
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto --maxprocesses=4 tests/unit tests/cases
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit tests/cases
 	$(MPIEXEC) -n 2 $(MPITEST)
 	$(MPIEXEC) -n 3 $(MPITEST)
 
