@@ -10,7 +10,7 @@ import pytest
 from mpi4py import MPI
 
 from lrsa_coupled import catalog, cli
-from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST
+from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, NEAREST, POD
 from lrsa_coupled.bench.rows import read_rows
 from lrsa_coupled.data.store import DataStore
 
@@ -59,7 +59,7 @@ def test_bench(folder: Path) -> None:
     words = ["--samples", "1", "--data", folder / "data", "--model", folder / "model", "--json", rows]
     assert run("bench", CASE, *words) == 0
     methods = read_rows(rows).methods
-    assert {"mumps", "gmres", NEAREST, LEARNED, ADAPTIVE} == set(methods)
+    assert {"mumps", "gmres", NEAREST, POD, LEARNED, ADAPTIVE} == set(methods)
     assert all(row.solved and (name == ADAPTIVE or not row.used_fallback) for name in methods for row in methods[name])
     assert methods[NEAREST][0].start_error < 1.5
 
