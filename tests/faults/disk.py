@@ -56,6 +56,11 @@ def barrier() -> None:
         mpi.world().Barrier()
 
 
+def of_all_ranks(text: str) -> str:
+    """Return what the ranks have printed: the one with the error prints its line. Collective."""
+    return text if mpi.size() == 1 else "".join(mpi.world().allgather(text))
+
+
 @contextmanager
 def captured():
     """Give the text that the process writes to its second stream, C libraries included."""
@@ -182,9 +187,9 @@ def one_size(disk: Disk, job: Job, size: int, expected: Any) -> dict[str, Any]:
     disk.resize(size)
     with captured() as texts:
         row["code"] = job.run(out)
-    barrier()
+    text = of_all_ranks(texts[0])
     if mpi.rank() == 0:
-        row |= {"text": texts[0], "left": [str(path) for path in disk.folder.rglob(".*")]}
+        row |= {"text": text, "left": [str(path) for path in disk.folder.rglob(".*")]}
         job.readable(out)
     disk.resize(ROOM)
     with captured() as texts:
