@@ -23,6 +23,7 @@ from lrsa_coupled.coupling.derivatives import (
     put,
 )
 from lrsa_coupled.coupling.equations import Equation
+from lrsa_coupled.coupling.transfer import matrix_product
 from lrsa_coupled.mpi import allreduce, collective_errors
 
 AGREEMENT = 0.02
@@ -86,7 +87,7 @@ class System:
         if self._is_checked or not allreduce(self.comm, bool(direction.any()), max):
             return
         own = self.along(direction).gradient(self.unknown)
-        theirs = _transposed(matrix, direction)
+        theirs = matrix_product(matrix, direction, transposed=True)
         own[self.fixed] = theirs[self.fixed] = 0.0
         parts = np.array([np.sum((own - theirs) ** 2), np.sum(theirs**2)])
         difference, size = allreduce(self.comm, parts, np.add)
@@ -187,7 +188,7 @@ class ResidualPullback(Pullback):
         system, free, found = self.system, self._free(gradient), []
         for each in wanted:
             if system.form is None:
-                found.append(_transposed(system.jacobian(), gradient))
+                found.append(matrix_product(system.jacobian(), gradient, transposed=True))
                 continue
             product = system.along(free).gradient(each)
             if each is system.unknown:
@@ -244,14 +245,3 @@ def _mark(variables: Sequence[Variable]) -> int:
     for each in variables:
         mark = zlib.crc32(np.ascontiguousarray(each.x.array if isinstance(each, fem.Function) else each.value), mark)
     return mark
-
-
-def _transposed(matrix: PETSc.Mat, values: Array) -> Array:
-    """Multiply owned values by the transposed matrix. Collective."""
-    result, vector = matrix.createVecs()
-    vector.array_w[:] = values
-    matrix.multTranspose(vector, result)
-    product = result.array_r.copy()
-    vector.destroy()
-    result.destroy()
-    return product

@@ -163,7 +163,7 @@ class NodeSet:
         if self._matrices:
             array = functions[0].x.array
             agree(self.space.mesh.comm)
-            result = _product(self._matrices[1], from_columns(values, array.dtype)[:, 0])
+            result = matrix_product(self._matrices[1], from_columns(values, array.dtype)[:, 0])
             array[: result.size] = result
         for field in self._maps:
             field.scatter(values[:, field.columns], functions[field.number].x.array)
@@ -193,7 +193,9 @@ class NodeSet:
 
     def _gathered(self, arrays: Sequence[Scalars]) -> npt.NDArray[np.float64]:
         if self._matrices:
-            return to_columns(_product(self._matrices[0], arrays[0][: self._matrices[0].getLocalSize()[1]])[:, None])
+            return to_columns(
+                matrix_product(self._matrices[0], arrays[0][: self._matrices[0].getLocalSize()[1]])[:, None]
+            )
         values = np.zeros((self.num_owned, self.num_values))
         for field in self._maps:
             values[:, field.columns] = field.gather(arrays[field.number])
@@ -227,11 +229,11 @@ def _matrices(problem: Unknown, outputs: Sequence[Field]) -> tuple[PETSc.Mat, PE
     return problem.to_nodes, problem.from_nodes
 
 
-def _product(matrix: PETSc.Mat, values: Scalars) -> Scalars:
-    """Multiply owned values by a matrix; the owned part of the result. Collective."""
-    source, target = matrix.createVecs()
+def matrix_product(matrix: PETSc.Mat, values: Scalars, *, transposed: bool = False) -> Scalars:
+    """Multiply owned values by a matrix or its transpose; the owned part of the result. Collective. Memory: copy."""
+    source, target = reversed(matrix.createVecs()) if transposed else matrix.createVecs()
     source.array_w[:] = values
-    matrix.mult(source, target)
+    (matrix.multTranspose if transposed else matrix.mult)(source, target)
     result = target.array_r.copy()
     source.destroy()
     target.destroy()

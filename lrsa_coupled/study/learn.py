@@ -266,7 +266,7 @@ class _OnMesh:
 
     def take_over(self, what: Unknown, seen: _Seen) -> bool:
         """Go on with another problem if it has the same mesh, spaces and Dirichlet conditions, else return False."""
-        if not allreduce(self.comm, _same(self.what, what), min):
+        if not allreduce(self.comm, is_same(self.what, what), min):
             return False
         self.what = self.solutions.problem = what
         self.gatherer.case = seen
@@ -351,11 +351,14 @@ class _Seen(Described[Unknown]):
         return self._features or self.look(problem)
 
 
-def _same(one: Unknown, other: Unknown) -> bool:
-    """Return whether two unknowns have equal nodes, numbers of degrees of freedom and constrained ones on this rank."""
+def is_same(one: Unknown, other: Unknown) -> bool:
+    """Return whether two unknowns have equal elements, nodes, degrees of freedom and constrained ones on this rank."""
     if one is other:
         return True
     if one.node_space.mesh is not one.mesh or other.node_space.mesh is not other.mesh:
+        return False
+    elements = [[function.function_space.ufl_element() for function in each.functions] for each in (one, other)]
+    if elements[0] != elements[1]:
         return False
     return all(
         len(mine) == len(others) and all(map(np.array_equal, mine, others))

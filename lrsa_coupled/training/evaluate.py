@@ -71,32 +71,23 @@ def evaluate(model: Path, data: Path, config: Config) -> tuple[dict[str, Any], l
         gradients), each with ``mean``, ``median``, ``p95``, ``worst`` and ``worst_sample`` (index). And for each output
         the sample of the worst L2 error. ValueError when a file is damaged or missing, or the data set of another case.
     """
-    device = choose_device(config.training.device)
-    operator, card = checkpoint.load(model)
-    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
-    check_match(card, dataset.schema)
-    operator.to(device)
-    fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
-
-    def predicted(place: int) -> tuple[Batch, Tensor, Reference]:
-        batch = dataset.whole(place, with_cells=True).to(device)
-        return batch, *compared(operator, batch, fields, precision=config.guess.precision)
-
+    trained = _Trained(model, data, config)
+    dataset, schema = trained.dataset, trained.card.schema
     places = progress(range(len(dataset)), description="evaluating", delay=2.0)
-    rows = [_both_errors(*predicted(place)).cpu() for place in places]
+    rows = [_both_errors(*trained.predicted(place)).cpu() for place in places]
     table_SEP = torch.stack(rows).numpy().astype(np.float64)
     summary, worst = {}, []
-    for column, (item, field) in enumerate(zip(fields, card.schema.outputs, strict=True)):
+    for column, (item, field) in enumerate(zip(trained.fields, schema.outputs, strict=True)):
         norms = zip(("l2", "h1"), table_SEP[:, :, column].T, strict=False)
         summary[item.name] = {norm: _statistics(errors_S, dataset.indices) for norm, errors_S in norms}
         place = int(np.argmax(table_SEP[:, 0, column]))
-        batch, outputs_BNK, _ = predicted(place)
-        both = (batch.outputs_BNK, torch.where(batch.free_BNK > 0, outputs_BNK, batch.outputs_BNK))
+        batch, outputs_BNK, _ = trained.predicted(place)
+        both = (batch.outputs_BNK, _as_guess(batch, outputs_BNK))
         assert batch.cells_EV is not None
         tensors = (batch.points_BNd[0], batch.cells_EV, *(each[0, :, item.columns] for each in both))
         arrays = (tensor.cpu().numpy() for tensor in tensors)
         worst.append(Worst(field, dataset.indices[place], table_SEP[place, 0, column], *arrays))
-    return {"case": card.schema.name, "samples": len(dataset), "fields": summary}, worst
+    return {"case": schema.name, "samples": len(dataset), "fields": summary}, worst
 
 
 @torch.no_grad()
@@ -105,17 +96,32 @@ def predictions(model: Path, data: Path, config: Config, indices: Sequence[int])
 
     Errors as those of ``evaluate``.
     """
-    device = choose_device(config.training.device)
-    operator, card = checkpoint.load(model)
-    dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
-    check_match(card, dataset.schema)
-    operator.to(device)
-    fields = field_columns(card.schema.outputs, operator.normaliser.outputs_std.tolist())
+    trained = _Trained(model, data, config)
     for index in indices:
-        batch = dataset.whole(dataset.indices.index(index)).to(device)
-        predicted_BNK, _ = compared(operator, batch, fields, precision=config.guess.precision)
-        exact_BNK = torch.where(batch.free_BNK > 0, predicted_BNK, batch.outputs_BNK)
-        yield exact_BNK[0].double().cpu().numpy()
+        batch, predicted_BNK, _ = trained.predicted(trained.dataset.indices.index(index), with_cells=False)
+        yield _as_guess(batch, predicted_BNK)[0].double().cpu().numpy()
+
+
+class _Trained:
+    """A trained model and the solved samples of a data set; ValueError as ``evaluate``."""
+
+    def __init__(self, model: Path, data: Path, config: Config) -> None:
+        self._device, self._precision = choose_device(config.training.device), config.guess.precision
+        self._operator, self.card = checkpoint.load(model)
+        self.dataset = PointDataset(DataStore(data), memory_gib=config.data.memory_gib)
+        check_match(self.card, self.dataset.schema)
+        self._operator.to(self._device)
+        self.fields = field_columns(self.card.schema.outputs, self._operator.normaliser.outputs_std.tolist())
+
+    def predicted(self, place: int, *, with_cells: bool = True) -> tuple[Batch, Tensor, Reference]:
+        """Return a sample, what is predicted of it, and what that is measured against."""
+        batch = self.dataset.whole(place, with_cells=with_cells).to(self._device)
+        return batch, *compared(self._operator, batch, self.fields, precision=self._precision)
+
+
+def _as_guess(batch: Batch, predicted_BNK: Tensor) -> Tensor:
+    """Return predictions with the constrained values exact."""
+    return torch.where(batch.free_BNK > 0, predicted_BNK, batch.outputs_BNK)
 
 
 def _both_errors(batch: Batch, predicted_BNK: Tensor, reference: Reference) -> Tensor:

@@ -24,11 +24,12 @@ from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.script import unknown
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.data.store import DataStore
-from lrsa_coupled.generation.collect import Collector
+from lrsa_coupled.generation.collect import Collector, fields_of
 from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.mpi import share
 from lrsa_coupled.schema import Schema
+from lrsa_coupled.study.learn import is_same
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.loop import train
 
@@ -213,3 +214,11 @@ def test_a_surface_trains_with_the_gradient_loss(tmp_path_factory: pytest.TempPa
     for _ in range(2):
         solved(problem)
     assert attached.policy.summary()
+
+
+def test_unknowns_of_the_same_shape_are_not_the_same() -> None:
+    """Elements of edges have the same nodes and numbers, and another meaning."""
+    mesh = create_unit_square(COMM, 3, 3)
+    functions = [fem.Function(fem.functionspace(mesh, (family, 1))) for family in ("RT", "N1curl", "RT")]
+    one, other, again = (unknown(function, [], fields_of(function, None)) for function in functions)
+    assert not is_same(one, other) and is_same(one, again)
