@@ -57,10 +57,11 @@ def generate_and_report(
 ) -> int:  # fmt: skip
     """Make the samples of a case, by its name or path, print what came of them, return the exit code. Collective."""
     from lrsa_coupled.generation.generate import generate
-    from lrsa_coupled.study.farm import generate_learning
 
     text = ""
     if config.generate.guess == "learning":
+        from lrsa_coupled.study.farm import generate_learning
+
         summary, text = generate_learning(
             case, config, folder, comm, retry_failed=retry_failed, accept_changed_case=accept_changed_case
         )
