@@ -270,9 +270,9 @@ def data_readers(folders: Folders) -> dict[str, Callable[[], None]]:
     """Return what reads the data set, in order: the last puts it in order and looks at what is left."""
     data = folders.data
     return {
-        "verify": lambda: verb(verify, data=data),
-        "info": lambda: verb(info, data=data, hash=False, statistics=True),
-        "export": lambda: verb(export, data=data, index=[1], out=folders.out),
+        "verify": lambda: verb(verify, data),
+        "info": lambda: verb(info, data, "--statistics"),
+        "export": lambda: verb(export, data, "--index", "1", "--out", folders.out),
         "claims": lambda: claim(data),
         "settings": lambda: configuration.read(data / "config.json") and None,
         "dataset": lambda: use(PointDataset(DataStore(data))),
@@ -296,11 +296,12 @@ def claim(data: Path) -> None:
     indices.close()
 
 
-def verb(module: Any, **arguments: Any) -> None:
+def verb(module: Any, *arguments: str | Path) -> None:
     """Run a verb as the command line does; an exit code other than 0 becomes an error with what was printed."""
-    out = io.StringIO()
+    out, parser = io.StringIO(), argparse.ArgumentParser()
+    module.add_arguments(parser)
     with contextlib.redirect_stdout(out):
-        code = module.run(argparse.Namespace(**arguments), [])
+        code = module.run(parser.parse_args([*map(str, arguments)]), [])
     if code:
         raise ValueError(" ".join(out.getvalue().split()))
 
