@@ -201,6 +201,14 @@ def test_a_monitor_counts_iterations_where_those_of_the_default_solve_are_known(
         assert monitor(1, 0.1) is expected  # a slow machine says nothing
 
 
+def test_a_guess_from_which_newton_stagnates_is_given_up_at_once() -> None:
+    """A line search of ever shorter steps from a rough guess, where the default solve has 30 iterations."""
+    for second, ended in ((0.97, True), (0.6, False)):
+        monitor = Monitor(COMM, Limits(start=1.0, atol=1e-8, budget=0.0, expected=1e-9, iterations=30.0), started=0.0)
+        assert not monitor(0, 1.0)
+        assert monitor(1, second) is ended
+
+
 def test_problems_of_about_the_same_size_are_of_one_kind() -> None:
     kinds = {kind_of(case.problem(case.mesh(COMM, parameters, resolution), parameters))
              for case, resolution in CASES.values() for parameters in [sample_parameters(case, 0, 0)]}  # fmt: skip
