@@ -38,8 +38,12 @@ class Generation:
 
 
 def is_chained(case: Case, settings: GenerateConfig) -> bool:
-    """Return whether a sample depends on the one solved before it, or is the time step after it."""
-    return case.trajectory is not None or settings.reuse != "nothing" or settings.guess == "previous"
+    """Return whether a sample depends on the one solved before it, or is the time step after it.
+
+    With ``guess = "learning"`` it depends on whatever came before: chains would not make it the same again.
+    """
+    reuses = settings.reuse != "nothing" and settings.guess != "learning"
+    return case.trajectory is not None or reuses or settings.guess == "previous"
 
 
 def sample_parameters(case: Case, seed: int, index: int) -> Any:

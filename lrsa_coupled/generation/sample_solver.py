@@ -26,8 +26,8 @@ from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
 from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, NumericalError, Problem, Reuse, Solver, SolveResult
 from lrsa_coupled.mpi import agree, allreduce, collective_errors
 
-type SolveBy = Callable[[Problem, float], SolveResult]
-"""Solves a problem to an absolute tolerance. Collective."""
+type SolveBy = Callable[[Problem, float, SampleGatherer], SolveResult]
+"""Solves a problem to an absolute tolerance; the gatherer is that of its mesh. Collective."""
 
 
 @final
@@ -117,7 +117,7 @@ class SampleSolver:
         agree(self.comm)
         atol = case.rtol * reference_norm(problem)
         if self._solve_by is not None:
-            return self._solve_by(problem, atol)
+            return self._solve_by(problem, atol, self._gatherer_of(problem))
         if case.fixed_mesh is not None and settings.reuse != "nothing":
             solver = self._next(case.fixed_mesh, problem, atol)
         elif settings.guess == "previous":

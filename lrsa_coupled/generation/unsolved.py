@@ -37,8 +37,8 @@ class RoughSolutions:
         self._loss: PhysicsLoss | None = None
         self._solution: Any = None
 
-    def __call__(self, problem: Problem, atol: float) -> SolveResult:
-        """Return a result that has converged, by name only. Collective."""
+    def __call__(self, problem: Problem, atol: float, gatherer: object = None) -> SolveResult:
+        """Return a result that has converged, by name only; ``gatherer`` has no meaning here. Collective."""
         started = time.perf_counter()
         if self._loss is None or self._solution is not problem.solution:
             if self._loss is not None:

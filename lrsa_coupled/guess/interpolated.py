@@ -70,27 +70,33 @@ class InterpolatedGuess(InitialGuess):
 
     def __init__(self, nodes: NodeSet) -> None:
         self.nodes = nodes
-        self._fit: MovingLeastSquares | None = None
+        self._taken: tuple[Array, Array] | None = None
+        self._made: MovingLeastSquares | None = None
         step = max(1, nodes.num_owned // PROBES)
         self._probes = slice(0, nodes.num_owned, step)
 
     def take(self, points: Array, values: Array) -> None:
         """Take the solution of which the next guess is made. Collective: no."""
-        self._fit = MovingLeastSquares(points, values)
+        self._taken, self._made = (points, values), None
 
     def errors(self, problem: Unknown) -> tuple[float, float]:
         """Return the squares of the guess's error and of the solution in the unknown, at some nodes of this rank.
 
         Collective: for nodes on a mesh of their own.
         """
-        assert self._fit is not None
         true = self.nodes.gather(problem.solution)[self._probes]
         difference = self._fit(self.nodes.points[self._probes]) - true
         return float(np.sum(difference**2)), float(np.sum(true**2))
 
     def put(self, problem: Unknown) -> Guess:
-        if self._fit is None:
+        if self._taken is None:
             return Guess(False, "there is no solution on another mesh")
         self.nodes.scatter(self._fit(self.nodes.points), problem.solution)
         set_dirichlet(problem)
         return Guess()
+
+    def _fit(self, targets: Array) -> Array:
+        """Return the solution at points; what it needs is made at the first call."""
+        assert self._taken is not None
+        self._made = self._made or MovingLeastSquares(*self._taken)
+        return self._made(targets)

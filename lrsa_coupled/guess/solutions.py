@@ -129,27 +129,49 @@ def _sizes(problem: Unknown) -> list[int]:
     return [dofmap.index_map.size_local * dofmap.index_map_bs for dofmap in maps]
 
 
-def moments(points: Array, mass: Array, comm: MPI.Comm) -> Array:
-    """Return smooth functions ``(M, num_owned)`` whose products with an input describe it, on any mesh. Collective.
+@final
+class Moments:
+    """Products of inputs with smooth functions, by which problems on any meshes are compared.
 
-    They are the lowest cosines of the bounding box of the nodes, times the share of the mass of each node.
+    The functions are the lowest cosines of the bounding box of the nodes, M products of one along each axis.
+    Collective: making; a call gives the part of this rank's nodes.
     """
-    low, high = np.full(points.shape[1], np.inf), np.full(points.shape[1], -np.inf)
-    low = allreduce(comm, points.min(axis=0, initial=np.inf) if len(points) else low, np.minimum)
-    high = allreduce(comm, points.max(axis=0, initial=-np.inf) if len(points) else high, np.maximum)
-    total = allreduce(comm, float(mass.sum()), lambda one, two: one + two)
-    found = (mass / total)[None]
-    for column, start, end in zip(points.T, low, high, strict=True):
-        angle = np.pi * (column - start) / max(end - start, 1e-300)
-        waves = np.cos(np.outer(np.arange(NUM_WAVES[points.shape[1]]), angle))
-        found = (found[:, None] * waves).reshape(-1, len(points))
-    return found
+
+    def __init__(self, points: Array, mass: Array, comm: MPI.Comm) -> None:
+        columns = np.ascontiguousarray(points.T)
+        ends = np.array([column for each in columns for column in _ends(each)])
+        ends = allreduce(comm, ends, np.minimum)
+        total = allreduce(comm, float(mass.sum()), lambda one, two: one + two)
+        orders = np.arange(NUM_WAVES[len(columns)])
+        self._waves = []
+        for column, low, high in zip(columns, ends[::2], -ends[1::2], strict=True):
+            angle = np.pi * (column - low) / max(high - low, 1e-300)
+            self._waves.append(np.cos(np.outer(orders, angle)))
+        self._waves[0] *= mass / total
+
+    def __len__(self) -> int:
+        return len(self._waves[0]) ** len(self._waves)
+
+    def __call__(self, inputs: npt.NDArray[np.floating]) -> Array:
+        """Return the products with inputs ``(num_owned, F)``, those of an input after another ``(F M,)``."""
+        first, *rest = self._waves
+        found = [_product(first * column, rest) for column in np.ascontiguousarray(inputs.T, dtype=np.float64)]
+        return np.concatenate(found) if found else np.zeros(0)
 
 
-def describe(functions: Array, inputs: npt.NDArray[np.floating]) -> Array:
-    """Return the products of ``moments`` with inputs ``(num_owned, F)``, those of an input after another ``(F M,)``."""
-    columns = np.ascontiguousarray(inputs.T, dtype=np.float64)
-    return np.einsum("mn,fn->fm", functions, columns).ravel()
+def _ends(column: Array) -> tuple[float, float]:
+    """Return the least value and the negative of the greatest."""
+    return (float(column.min()), -float(column.max())) if len(column) else (np.inf, np.inf)
+
+
+def _product(values: Array, waves: Sequence[Array]) -> Array:
+    """Sum the products of rows ``(R, n)`` with those of each axis over the nodes."""
+    if not waves:
+        return values.sum(axis=1)
+    first, *rest = waves
+    if not rest:
+        return (values @ first.T).ravel()
+    return np.concatenate([_product(row * first, rest) for row in values])
 
 
 NUM_WAVES = {1: 32, 2: 6, 3: 4}

@@ -21,10 +21,11 @@ from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.generation.generate import card_of
 from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.generation.targets import Targets
 from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess
 from lrsa_coupled.guess.guarded import GuardedSolver, kind_of
 from lrsa_coupled.guess.policy import Adaptive
-from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, Problem, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import StopSignals, share
@@ -51,23 +52,30 @@ class CaseLearner:
     def __init__(self, case: Case, config: Config, study: Study) -> None:
         self.case, self.config, self.study = case, config, study
         coarse = coarse_of(case, config)
+        self._targets = Targets(case, config.generate)
         self._coarse: list[InitialGuess] = [] if coarse is None else [coarse]
         self.policy = Adaptive(config.guess, [*(guess.name for guess in self._coarse), *NAMES])
         self.policy.without = frozenset(guess.name for guess in self._coarse)
         self._learner: Learner | None = None
         self._kinds: Counter[str] = Counter()
 
-    def solve(self, problem: Problem, atol: float, *, index: int = -1, parameters: str = "{}") -> SolveResult:
-        """Solve a problem and learn from it; the sample has the index and the parameters."""
+    def solve(self, problem: Problem, atol: float, gatherer: SampleGatherer | None = None, *, index: int = -1,
+              parameters: str = "{}") -> SolveResult:  # fmt: skip
+        """Solve a problem and learn from it; the sample has the index and the parameters.
+
+        ``gatherer`` is that of the mesh, where somebody else writes the sample.
+        """
         learner = self._learner_of(problem)
-        learner.before()
+        learner.before(gatherer)
         self._kinds[kind_of(problem)] += 1
-        target = CaseTarget(self.case, problem, atol, method=self.config.generate.method)
-        solver = GuardedSolver([*self._coarse, *learner.guesses], target, self.policy)
-        result = solver.solve()
-        solver.destroy()
+        with self._targets.target(problem, atol) as target:
+            result = GuardedSolver([*self._coarse, *learner.guesses], target, self.policy).solve()
         learner.after(result, index=index, parameters=parameters)
         return result
+
+    def destroy(self) -> None:
+        """Free what is kept from solve to solve."""
+        self._targets.destroy()
 
     def measured(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the mean time of a solve [s] and the expected error, by choice, for problems of the usual size."""
@@ -124,6 +132,7 @@ class CaseStudy:
                     break
                 self._solve(index)
         stopped = self.comm.allreduce(stop.name, op=max)
+        self.learner.destroy()
         self.study.close()
         return stopped
 

@@ -57,6 +57,11 @@ class Farm:
         for each in self.learners:
             each.study.close()
 
+    def destroy(self) -> None:
+        """Free what the groups keep from solve to solve, once no error has come. Collective."""
+        for each in self.learners:
+            each.destroy()
+
     def summary(self) -> str:
         """Return lines about the guesses and the gain of the group of this rank. Collective: no."""
         return "\n".join(f"{each.policy.summary()}\n{each.study.summary()}" for each in self.learners)
@@ -75,6 +80,7 @@ def generate_learning(
     try:
         summary = generate(case, config, folder, comm, retry_failed=retry_failed,
                            accept_changed_case=accept_changed_case, learn=farm)  # fmt: skip
+        farm.destroy()
     finally:
         farm.close()
     return summary, farm.summary()

@@ -32,7 +32,7 @@ from lrsa_coupled.guess.interpolated import INTERPOLATED, InterpolatedGuess
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.guess.regression import RULES
-from lrsa_coupled.guess.solutions import CombinedGuess, Solutions, describe, moments, owned_values
+from lrsa_coupled.guess.solutions import CombinedGuess, Moments, Solutions, owned_values
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, allreduce, collective_errors, share
 from lrsa_coupled.schema import Schema
@@ -81,6 +81,7 @@ class Learner:
         self._learned: LearnedGuess | None = None
         self._own: npt.NDArray[Any] | None = None
         self._features: Features | None = None
+        self._gatherer: SampleGatherer | None = None
         if policy.prospects is None:
             policy.prospects = {}
 
@@ -103,9 +104,13 @@ class Learner:
         self.study.model, self.study.model_error = guess, float(np.mean(errors)) if errors else math.nan
         self.policy.forget(LEARNED)
 
-    def before(self, *, from_zero: bool = False) -> None:
-        """Describe the problem that is solved next; its unknown holds what a default solve begins with, or zeros do."""
-        self._own = None
+    def before(self, gatherer: SampleGatherer | None = None, *, from_zero: bool = False) -> None:
+        """Describe the problem that is solved next; its unknown holds what a default solve begins with, or zeros do.
+
+        ``gatherer`` is one of its mesh that is there already.
+        """
+        self._own, self._gatherer = None, gatherer
+        self.seen.forget()
         if self.broken is None:
             self._safely(lambda: self._before(from_zero))
 
@@ -193,7 +198,7 @@ class Learner:
         if known is not None and known.take_over(self.what, self.seen):
             self._mesh = known
             return known
-        self._mesh = study.on_mesh = mesh = _OnMesh(study, self.what, self.seen)
+        self._mesh = study.on_mesh = mesh = _OnMesh(study, self.what, self.seen, self._gatherer)
         with self._solution(None):
             for errors in mesh.recall():
                 self._note(errors)
@@ -250,11 +255,12 @@ class Learner:
 class _OnMesh:
     """What is known on one mesh. Collective: all methods."""
 
-    def __init__(self, study: Study, what: Unknown, seen: _Seen) -> None:
+    def __init__(self, study: Study, what: Unknown, seen: _Seen, gatherer: SampleGatherer | None) -> None:
         self.study, self.what, self.comm = study, what, what.mesh.comm
-        self.gatherer = SampleGatherer(seen, what)
+        self.gatherer = gatherer or SampleGatherer(seen, what)
+        self.gatherer.case = seen
         nodes = self.gatherer.nodes
-        self._moments = moments(nodes.points, nodes.mass, self.comm)
+        self._moments = Moments(nodes.points, nodes.mass, self.comm)
         groups, num_scalars = _groups(seen.schema, len(self._moments)), len(seen.schema.scalars)
         self.solutions = Solutions(what, groups, num_scalars=num_scalars)
         if study.library is None:
@@ -279,7 +285,7 @@ class _OnMesh:
 
     def expect(self, features: Features) -> None:
         """Take the description of the problem that is solved next."""
-        sums = allreduce(self.comm, describe(self._moments, features.nodal), np.add)
+        sums = allreduce(self.comm, self._moments(features.nodal), np.add)
         self.description = np.concatenate([features.scalars, sums])
         self.solutions.expect(self.description)
         self._is_elsewhere = False
@@ -293,7 +299,7 @@ class _OnMesh:
         """Add the solution in the unknown; return the relative errors in hindsight by choice."""
         errors = self.solutions.add(own)
         errors[DEFAULT] = errors.pop("")
-        if self._is_elsewhere:
+        if self._is_elsewhere and self.study.looks(INTERPOLATED):
             squares = allreduce(self.comm, np.array(self._elsewhere.errors(self.what)), np.add)
             errors[INTERPOLATED] = math.sqrt(squares[0] / max(squares[1], 1e-300))
         return errors
@@ -323,8 +329,8 @@ class _OnMesh:
         """Put a sample of an earlier run into the library."""
         if arrays is not None:
             assert self.study.library is not None
-            functions = moments(arrays.points, arrays.mass, MPI.COMM_SELF)
-            description = np.concatenate([arrays.scalars, describe(functions, arrays.inputs)])
+            functions = Moments(arrays.points, arrays.mass, MPI.COMM_SELF)
+            description = np.concatenate([arrays.scalars, functions(arrays.inputs)])
             self.study.library.add(description, arrays)
 
     def _nearest_elsewhere(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None:
@@ -346,6 +352,10 @@ class _Seen(Described[Unknown]):
         """Evaluate the inputs as they are now. Collective."""
         self._features = self.described.features(problem)
         return self._features
+
+    def forget(self) -> None:
+        """Have what comes next evaluated anew."""
+        self._features = None
 
     def features(self, problem: Unknown) -> Features:
         return self._features or self.look(problem)

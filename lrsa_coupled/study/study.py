@@ -42,6 +42,8 @@ SETUP = 4e-6
 """Time to set up for a mesh, about, for each unknown [s]."""
 RECENT = 8
 """Solves whose errors in hindsight are averaged."""
+PATIENCE, RELUCTANT = 40, 0.25
+"""Solves after which, as long as nothing has been saved, collecting may take this part of its share."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Learning(Section):
         solves: How many solves the script will make; by default as many are expected to come as there have been.
         when: Whether models are trained beside the solves, when they have ended, or not at all.
         overhead: Share of the time of the solves that collecting may take, beside half of what is saved, and half of
-            what setting up may take; solves that are shorter are not all kept, nor the first ones.
+            what setting up may take; solves that are shorter are not all kept, nor the first ones. A quarter of it
+            after 40 solves that have saved nothing.
     """
 
     folder: str = setting("", "data set and models")
@@ -128,7 +131,9 @@ class Study:
     @property
     def affordable(self) -> bool:
         """Whether the time for collecting is within its share."""
-        return self.spent <= self.learning.overhead * self.solving + 0.5 * max(self.saved, 0.0)
+        in_vain = self.solves > PATIENCE and self.saved <= 0.0
+        share = self.learning.overhead * (RELUCTANT if in_vain else 1.0)
+        return self.spent <= share * self.solving + 0.5 * max(self.saved, 0.0)
 
     def can_begin(self, unknowns: int) -> bool:
         """Whether to set up for the first mesh: there is something to begin with, or the solves have taken long enough.
@@ -158,6 +163,10 @@ class Study:
         """Note the relative errors that the choices would have had in a solve. Collective: no."""
         for name, error in errors.items():
             self._errors.setdefault(name, []).append(math.log(max(error, 1e-12)))
+
+    def looks(self, name: str) -> bool:
+        """Return whether to look for the error of a choice after this solve: at first, then now and then."""
+        return len(self._errors.get(name, ())) < RECENT or self.solves % RECENT == 0
 
     def prospects(self) -> dict[str, float]:
         """Return the relative errors that are to be expected of the choices. Collective: no."""

@@ -23,9 +23,14 @@ from lrsa_coupled.bench.experiments import study as compared
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.rows import Header, Results, Row, Seconds, read_rows, write_rows
 from lrsa_coupled.bench.samples import Samples
+from lrsa_coupled.catalog import load_case
 from lrsa_coupled.config import BenchConfig, Config, GenerateConfig, ProblemConfig
+from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
+from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.generation.targets import Targets
+from lrsa_coupled.guess.target import solve_from_zero
 from lrsa_coupled.interfaces import Case, Features, Problem
 from lrsa_coupled.mpi import share
 from lrsa_coupled.schema import Field, Schema
@@ -120,6 +125,24 @@ def test_a_farm_that_learns_makes_the_same_samples(shared_path: Path) -> None:
             assert one.parameters == two.parameters and np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
     with pytest.raises(ValueError, match="is for study.farm.generate_learning"):
         generate(case, learning, shared_path / "learning", COMM)
+
+
+def test_on_one_mesh_the_solver_stays_from_solve_to_solve() -> None:
+    case = load_case("darcy")
+    targets, kept = Targets(case, GenerateConfig(reuse="setup")), []
+    assert case.fixed_mesh is not None
+    problem = case.problem(case.mesh(COMM, first := sample_parameters(case, 0, 0), 16), first)
+    for index in range(3):
+        if index:
+            problem = case.fixed_mesh.update(problem, sample_parameters(case, 0, index))
+        with targets.target(problem, atol := case.rtol * reference_norm(problem)) as target:
+            assert target.by_default().converged
+            kept.append(target)
+        own = problem.solution.x.array.copy()
+        assert solve_from_zero(case, problem, atol).converged
+        assert np.abs(own - problem.solution.x.array).max(initial=0.0) < 1e-5 * np.abs(own).max(initial=1e-300)
+    targets.destroy()
+    assert kept[0] is kept[1] is kept[2]
 
 
 def test_studies_are_compared_by_their_wall_time_from_nothing(shared_path: Path) -> None:

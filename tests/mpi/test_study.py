@@ -106,6 +106,17 @@ def test_every_solve_is_a_sample_and_the_answers_are_the_script_s(folder: str) -
 
 
 @pytest.mark.two_ranks
+def test_collecting_shrinks_after_many_solves_that_have_saved_nothing(folder: str) -> None:
+    study = learn(Script(), folder, overhead=0.01).learner.study
+    study.solving, study.spent = 100.0, 0.9
+    assert study.affordable
+    study.solves = 41
+    assert not study.affordable
+    study.saved = 2.0
+    assert study.affordable
+
+
+@pytest.mark.two_ranks
 def test_a_second_run_goes_on_with_the_data(folder: str) -> None:
     first = learn(Script(), folder)
     script = Script()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lrsa_coupled.bench.experiments import add_model, add_only
 from lrsa_coupled.bench.report import Table, align, counted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from lrsa_coupled.bench.samples import Samples
     from lrsa_coupled.config import Config
-    from lrsa_coupled.generation.generate import Learn
+    from lrsa_coupled.generation.sample_arrays import SampleGatherer
     from lrsa_coupled.generation.sample_solver import SolveBy
     from lrsa_coupled.interfaces import InitialGuess, Problem, SolveResult
 
@@ -39,17 +39,25 @@ DEFAULT, NESTED, UNTRAINED = "default", "nested iteration", "learning, no model"
 STARTING, FINISHED = "learning from the start", "learning, finished model"
 
 
+class Way(Protocol):
+    """A way to solve the samples of a study, as ``study.farm.Farm``."""
+
+    def __call__(self, group: MPI.Comm) -> SolveBy:
+        """Return what solves the samples of a group of ranks. Collective."""
+
+    def destroy(self) -> None:
+        """Free what is kept from solve to solve. Collective."""
+
+    def close(self) -> None:
+        """End what runs beside. Collective: no."""
+
+
 @dataclass(frozen=True)
 class Contender:
-    """A way to solve the samples of a study.
-
-    Args:
-        name: Its name in tables.
-        begin: Returns what solves the samples of each group of ranks, for a data set in a folder, and what ends that.
-    """
+    """A way to solve the samples of a study: its name in tables, and what begins it for a data set in a folder."""
 
     name: str
-    begin: Callable[[Path], tuple[Learn, Callable[[], None]]]
+    begin: Callable[[Path], Way]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -66,9 +74,8 @@ def run(args: Namespace, samples: Samples) -> Results:
         samples.guess()  # refuses a model that has seen the samples
     given = samples.config
     generate = dataclasses.replace(
-        given.generate, samples=given.bench.samples, guess="learning", model=None, reuse="nothing", recycle=None,
-        sort=False,
-    )  # fmt: skip
+        given.generate, samples=given.bench.samples, guess="learning", model=None, sort=False
+    )
     problem = dataclasses.replace(given.problem, seed=samples.seed)
     config = dataclasses.replace(given, generate=generate, problem=problem)
     methods = chosen(contenders(samples, config), args.only, what="method")
@@ -84,21 +91,16 @@ def contenders(samples: Samples, config: Config) -> list[Contender]:
 
     case, comm = samples.case, samples.comm
     coarse = coarse_of(case, config)
-    found = [Contender(DEFAULT, lambda _: (lambda _: _guarded(samples, []), lambda: None))]
+    found = [Contender(DEFAULT, lambda _: _Guarded(samples, []))]
     if coarse is not None:
-        found.append(Contender(NESTED, lambda _: (lambda _: _guarded(samples, [coarse]), lambda: None)))
+        found.append(Contender(NESTED, lambda _: _Guarded(samples, [coarse])))
 
-    def learning(folder: Path, *, when: Literal["beside", "never"], model: Path | None = None) -> Any:
+    def learning(folder: Path, *, when: Literal["beside", "never"], model: Path | None = None) -> Way:
         from lrsa_coupled.study.farm import Farm
 
-        farm = Farm(case, config, folder, comm, when=when)
-
-        def begin(group: MPI.Comm) -> SolveBy:
-            if model is not None:
-                share(comm, lambda: shutil.copytree(model, model_path(folder, 1)))
-            return farm(group)
-
-        return begin, farm.close
+        if model is not None:
+            share(comm, lambda: shutil.copytree(model, model_path(folder, 1)))
+        return Farm(case, config, folder, comm, when=when)
 
     found += [
         Contender(UNTRAINED, partial(learning, when="never")), Contender(STARTING, partial(learning, when="beside"))
@@ -142,20 +144,32 @@ def _crossing(times: Sequence[float], others: Sequence[float]) -> str:
     return "-" if last >= min(len(times), len(others)) else f"solve {last + 1}"
 
 
-def _guarded(samples: Samples, guesses: Sequence[InitialGuess]) -> SolveBy:
-    from lrsa_coupled.guess.guarded import GuardedSolver
-    from lrsa_coupled.guess.policy import Always
-    from lrsa_coupled.guess.target import CaseTarget
+class _Guarded:
+    """Solves from the same guesses each time."""
 
-    policy = Always(2 * samples.config.guess.max_iterations)
+    def __init__(self, samples: Samples, guesses: Sequence[InitialGuess]) -> None:
+        from lrsa_coupled.generation.targets import Targets
 
-    def solve(problem: Problem, atol: float) -> SolveResult:
-        solver = GuardedSolver(guesses, CaseTarget(samples.case, problem, atol), policy)
-        result = solver.solve()
-        solver.destroy()
-        return result
+        self.guesses, self.limit = guesses, 2 * samples.config.guess.max_iterations
+        self._targets = Targets(samples.case, samples.config.generate)
 
-    return solve
+    def __call__(self, group: MPI.Comm) -> SolveBy:
+        from lrsa_coupled.guess.guarded import GuardedSolver
+        from lrsa_coupled.guess.policy import Always
+
+        policy = Always(self.limit)
+
+        def solve(problem: Problem, atol: float, gatherer: SampleGatherer) -> SolveResult:
+            with self._targets.target(problem, atol) as target:
+                return GuardedSolver(self.guesses, target, policy).solve()
+
+        return solve
+
+    def destroy(self) -> None:
+        self._targets.destroy()
+
+    def close(self) -> None:
+        pass
 
 
 def _measured(samples: Samples, config: Config, method: Contender) -> list[Row]:
@@ -165,16 +179,16 @@ def _measured(samples: Samples, config: Config, method: Contender) -> list[Row]:
     comm, done = samples.comm, []
     place = share(comm, lambda: tempfile.mkdtemp(prefix="study-"))
     folder = Path(place) / "data"
-    learn, end = method.begin(folder)
+    way = method.begin(folder)
     comm.Barrier()
     started = time.perf_counter()
 
     def timed(group: MPI.Comm) -> SolveBy:
-        solve_by = learn(group)
+        solve_by = way(group)
 
-        def solve(problem: Problem, atol: float) -> SolveResult:
+        def solve(problem: Problem, atol: float, gatherer: SampleGatherer) -> SolveResult:
             begun = time.perf_counter()
-            result = solve_by(problem, atol)
+            result = solve_by(problem, atol, gatherer)
             now = time.perf_counter()
             if group.rank == 0:
                 done.append((now - started, now - begun, result))
@@ -184,8 +198,9 @@ def _measured(samples: Samples, config: Config, method: Contender) -> list[Row]:
 
     try:
         generate(samples.case, config, folder, comm, learn=timed)
+        way.destroy()
     finally:
-        end()
+        way.close()
     total = comm.allreduce(time.perf_counter() - started, op=max)
     share(comm, lambda: shutil.rmtree(place))
     finished = sorted((each for part in comm.allgather(done) for each in part), key=lambda each: each[0])
