@@ -14,13 +14,14 @@ MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
   tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py
 
-.PHONY: help demo lint docs release test faults test-complex clean
+.PHONY: help demo lint docs notebooks release test faults test-complex clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   comparison of initial guesses on 6 unseen cavity flows, 2 ranks (runs/demo/)"
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   a site of the pages and docstrings, build/site/index.html"
+	@echo "make notebooks  the tutorial as notebooks, build/notebooks/"
 	@echo "make release  sdist and wheel in dist/, checked"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (an hour)"
@@ -49,7 +50,12 @@ docs: $(VENV)/docs
 	$(BIN)/python -m mkdocs build --strict --config-file .ci/mkdocs.yml
 	@echo "build/site/index.html"
 
-$(VENV)/docs $(VENV)/release: $(STAMP)
+notebooks: $(VENV)/notebooks
+	rm -rf build/notebooks
+	$(BIN)/python -m jupytext --quiet --to notebook --set-kernel python3 --output-dir build/notebooks cases/tutorial/[a-z]*.py
+	@ls build/notebooks
+
+$(VENV)/docs $(VENV)/notebooks $(VENV)/release: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[$(notdir $@)]"
 	@touch $@
 

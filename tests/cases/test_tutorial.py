@@ -46,3 +46,19 @@ def test_estimates(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
     text = chapter("estimates", tmp_path, capsys, monkeypatch)
     low, high = map(float, re.findall(r"mean_pressure, mean: \S+ \[(\S+), (\S+)\]", text)[0])
     assert low < 0.046 < high and high - low <= 16e-3
+
+
+def test_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chapter("benchmark", tmp_path, capsys, monkeypatch)
+    assert "continuation: 4 of 4 solved" in text and "nearest sample: 4 of 4 solved" in text
+    assert re.search(r"against (?!learned).*, the best of the others: (paid back after \d+ solves|never)", text)
+
+
+def test_preconditioners(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = chapter("preconditioners", tmp_path, capsys, monkeypatch)
+    plain, coarse = ([*map(int, re.findall(r"\d+", line))] for line in text.splitlines() if "iterations" in line)
+    assert all(2 * own < other for own, other in zip(coarse[:2], plain[:2], strict=True))
+
+
+def test_cluster(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "24 samples of 1 groups of 1 rank" in chapter("cluster", tmp_path, capsys, monkeypatch)
