@@ -121,10 +121,13 @@ def _train(
 def _pace(run: Run, progress: Progress, begun: float, stop: Callable[[], str] | None) -> Pace:
     training, group = run.config.training, run.group
     if training.minutes is not None:
-        return ClockPace(60.0 * training.minutes, begun=begun - progress.seconds, group=group, stop=stop)
+        seconds, begun = 60.0 * training.minutes, begun - progress.seconds
+        return ClockPace(seconds, begun=begun, group=group, device=run.device, stop=stop)
     steps, every = run.steps_per_epoch, training.validate_every
     done = progress.epoch * steps + len(progress.losses)
-    return StepPace(training.epochs, steps_per_epoch=steps, every=every, done=done, group=group, stop=stop)
+    return StepPace(
+        training.epochs, steps_per_epoch=steps, every=every, done=done, group=group, device=run.device, stop=stop
+    )
 
 
 class _Loop:
@@ -181,7 +184,7 @@ class _Loop:
             rate = float(self.schedules[0].get_last_lr()[0])
             losses.append(take_step(run, micro_batches, number=self.done))
             self.done += 1
-            self.pace.step(self.done, run.device)
+            self.pace.step(self.done)
             move(self.schedules, self.pace.tick)
             bar.update(bar.total * self.pace.tick // self.pace.num_ticks - bar.n)
             late = time.perf_counter() - self.saved > training.save_every

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from mpi4py import MPI
 
 from lrsa_coupled.coupling.reducer import MPIReducer
 from lrsa_coupled.files import locked
+from lrsa_coupled.training import pace
 from lrsa_coupled.training.group import ProcessGroup
 from lrsa_coupled.training.loop import train
 from tests.unit.test_training import metrics, with_training, write
@@ -37,6 +40,23 @@ def test_ranks_have_the_loss_curve_of_one(shared_path, changes):
             curves = [[line[name] for line in lines if name in line] for lines in (one, many)]
             assert np.allclose(*curves, rtol=ROUNDING, atol=0.0) and len(curves[0]) > 1
     COMM.barrier()
+
+
+def test_ranks_whose_clocks_differ_validate_and_end_together(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: (1.0 + 0.3 * COMM.rank) * now[0]))
+    now[0] = 1.0
+    found = pace.ClockPace(100.0, begun=0.0, group=GROUP, device=torch.device("cpu"), stop=None)
+    for number in range(1, 2000):
+        now[0] += 0.1
+        found.step(number)
+        state = found.tick, found.pauses, found.validates(number), found.ends(number)
+        assert COMM.allgather(state) == [state] * COMM.size
+        if found.ends(number):
+            break
+        if found.pauses:
+            found.validated(0.5 * (1 + COMM.rank))
+    assert 900 < number < 1000
 
 
 def test_a_second_training_in_a_folder_is_an_error_on_all_ranks(shared_path):

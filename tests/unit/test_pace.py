@@ -25,11 +25,11 @@ def clock(monkeypatch, *, step, validation, seconds=100.0, behind=0.0):
     """Run a clock of ``seconds`` with steps and validations of known times; return ticks and times of validations."""
     now = SimpleNamespace(value=0.0)
     monkeypatch.setattr(pace, "time", SimpleNamespace(perf_counter=lambda: now.value))
-    found, ticks, validations = ClockPace(seconds, begun=-behind, group=ProcessGroup(), stop=None), [], []
+    found, ticks, validations = ClockPace(seconds, begun=-behind, group=ProcessGroup(), device=None, stop=None), [], []
     for number in range(10**5):
         ticks.append(found.tick)
         now.value += step
-        found.step(number + 1, None)
+        found.step(number + 1)
         if found.pauses:
             over = found.ends(number)
             assert over or found.validates(number)
