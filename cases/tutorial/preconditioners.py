@@ -42,12 +42,11 @@ stiffness, mass = ufl.inner(ufl.grad(u), ufl.grad(v)) * ufl.dx, ufl.inner(u, v) 
 # those of the plain medium, once. `lrsa-coupled train` on data of `helmholtz:modes` makes an operator that predicts
 # them for each medium: `-waves_pc_lrsa_checkpoint cases/helmholtz/basis`, with `describe` for its coefficients.
 # %%
-modes = lowest_modes(assembled(stiffness, 1e6), assembled(mass), 40)
-basis = []
-for column in modes.vectors.T:
-    vector = assembled(mass).createVecRight() if not basis else basis[0].duplicate()
+masses = assembled(mass)
+modes = lowest_modes(assembled(stiffness, 1e6), masses, 40)
+basis = [masses.createVecRight() for _ in modes.vectors.T]
+for vector, column in zip(basis, modes.vectors.T, strict=True):
     vector.array[:] = column
-    basis.append(vector)
 
 PYTHON = "python -waves_pc_python_type lrsa_coupled.petsc.coarse_space.CoarseSpacePC -waves_pc_lrsa_inner_pc_type gamg"
 METHODS = {"gamg": "gamg", "gamg and coarse space": PYTHON}

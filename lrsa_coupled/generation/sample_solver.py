@@ -19,11 +19,12 @@ from lrsa_coupled.data.format import SampleArrays, SampleRecord
 from lrsa_coupled.generation.failures import numerical_failures, parameters_text, same_on_all_ranks
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
+from lrsa_coupled.generation.targets import sequence_of
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.guess.previous import PreviousGuess, ZeroGuess
 from lrsa_coupled.guess.target import CaseTarget, SolverTarget, solve_from_zero
-from lrsa_coupled.interfaces import Case, FixedMesh, InitialGuess, NumericalError, Problem, Reuse, Solver, SolveResult
+from lrsa_coupled.interfaces import Case, InitialGuess, NumericalError, Problem, Solver, SolveResult
 from lrsa_coupled.mpi import agree, allreduce, collective_errors
 
 type SolveBy = Callable[[Problem, float, SampleGatherer], SolveResult]
@@ -119,7 +120,7 @@ class SampleSolver:
         if self._solve_by is not None:
             return self._solve_by(problem, atol, self._gatherer_of(problem))
         if case.fixed_mesh is not None and settings.reuse != "nothing":
-            solver = self._next(case.fixed_mesh, problem, atol)
+            solver = self._next(problem, atol)
         elif settings.guess == "previous":
             solver = self._guarded(self._previous, solver_of(case, self._method, problem, atol), problem, atol)
         else:
@@ -134,13 +135,12 @@ class SampleSolver:
             self._previous.remember(problem)
         return result
 
-    def _next(self, fixed: FixedMesh, problem: Problem, atol: float) -> GuardedSolver:
+    def _next(self, problem: Problem, atol: float) -> GuardedSolver:
         """Return the solver of the chain for its next problem."""
         if self._sequence is not None:
             self._sequence.update(problem, atol)
             return self._sequence
-        reuse = Reuse(self.settings.reuse == "preconditioner", self.settings.recycle)
-        solver = fixed.sequence(problem, atol, method=self._method, reuse=reuse)
+        solver = sequence_of(self.case, self.settings, problem, atol)
         guess = self._previous if self.settings.guess == "previous" else ZeroGuess()
         self._sequence = self._guarded(guess, solver, problem, atol)
         return self._sequence

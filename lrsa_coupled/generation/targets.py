@@ -8,7 +8,7 @@ from typing import final
 
 from lrsa_coupled.config import GenerateConfig
 from lrsa_coupled.guess.target import CaseTarget, SolverTarget, Target, solve_from_zero
-from lrsa_coupled.interfaces import Case, Problem, Reuse, SolveResult
+from lrsa_coupled.interfaces import Case, Problem, Reuse, SequenceSolver, SolveResult
 
 
 @final
@@ -26,9 +26,7 @@ class Targets:
     def target(self, problem: Problem, atol: float) -> Iterator[Target]:
         """Have the target of a problem for one solve. A solver that has failed is not built upon."""
         if self.case.fixed_mesh is None or self.settings.reuse == "nothing":
-            found = CaseTarget(self.case, problem, atol, method=self.settings.method)
-            yield found
-            found.destroy()
+            yield CaseTarget(self.case, problem, atol, method=self.settings.method)
             return
         try:
             yield self._next(problem, atol)
@@ -43,12 +41,8 @@ class Targets:
         self._kept = None
 
     def _next(self, problem: Problem, atol: float) -> SolverTarget:
-        fixed, settings = self.case.fixed_mesh, self.settings
-        assert fixed is not None
         if self._kept is None:
-            reuse = Reuse(settings.reuse == "preconditioner", settings.recycle)
-            method = settings.method or self.case.default_method
-            solver = fixed.sequence(problem, atol, method=method, reuse=reuse)
+            solver = sequence_of(self.case, self.settings, problem, atol)
             self._kept = SolverTarget(solver, problem, atol, self._from_zero)
         else:
             self._kept.update(problem, atol)
@@ -63,3 +57,10 @@ class Targets:
             return result
         self.destroy()
         return solve_from_zero(self.case, problem, atol)
+
+
+def sequence_of(case: Case, settings: GenerateConfig, problem: Problem, atol: float) -> SequenceSolver:
+    """Return the solver of a sequence of problems on one mesh that begins with ``problem``. Collective."""
+    assert case.fixed_mesh is not None
+    reuse = Reuse(settings.reuse == "preconditioner", settings.recycle)
+    return case.fixed_mesh.sequence(problem, atol, method=settings.method or case.default_method, reuse=reuse)

@@ -29,7 +29,7 @@ from lrsa_coupled.guess.attach import attach
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.mpi import share
 from lrsa_coupled.schema import Schema
-from lrsa_coupled.study.learn import is_same
+from lrsa_coupled.study.on_mesh import is_same
 from lrsa_coupled.training import checkpoint
 from lrsa_coupled.training.loop import train
 

@@ -47,8 +47,8 @@ def run(args: Namespace, samples: Samples) -> Results:
     case, comm, sizes = samples.case, samples.comm, sorted({*args.sizes})
     store = DataStore(args.data)
     if comm.size > 1 or sizes[0] < 3 or len(store.solved) < sizes[-1]:
-        found = f"{counted(comm.size, 'rank')}, sizes {sizes[0]} to {sizes[-1]}, {len(store.solved)} solved samples"
-        raise ValueError(f"few-samples needs one rank and sizes from 3 to the number of samples, got {found}")
+        given = f"{counted(comm.size, 'rank')}, sizes {sizes[0]} to {sizes[-1]}, {len(store.solved)} solved samples"
+        raise ValueError(f"few-samples needs one rank and sizes from 3 to the number of samples, got {given}")
     rows: list[Row] = []
     for size in sizes:
         data, model = args.out / f"{size}-samples", args.out / f"{size}-model"
