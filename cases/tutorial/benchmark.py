@@ -69,5 +69,5 @@ if comm.rank == 0:
         axes.barh(names, widths, left=left, label=stage)
         left += widths
     axes.set(xlabel="mean time of a sample [ms], also of those without solution")
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=4)
     figure.savefig("benchmark.png")
