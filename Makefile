@@ -50,10 +50,11 @@ docs: $(VENV)/docs
 	$(BIN)/python -m mkdocs build --strict --config-file .ci/mkdocs.yml
 	@echo "build/site/index.html"
 
+KERNEL := {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 notebooks: $(VENV)/notebooks
-	rm -rf build/notebooks
-	$(BIN)/python -m jupytext --quiet --to notebook --set-kernel python3 --output-dir build/notebooks cases/tutorial/[a-z]*.py
-	@ls build/notebooks
+	rm -rf build/notebooks && mkdir -p build/notebooks && cp cases/tutorial/*.py build/notebooks/
+	$(BIN)/python -m jupytext --quiet --to notebook --update-metadata '$(KERNEL)' build/notebooks/*.py
+	rm build/notebooks/*.py && ls build/notebooks
 
 $(VENV)/docs $(VENV)/notebooks $(VENV)/release: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[$(notdir $@)]"
