@@ -12,7 +12,7 @@ import numpy as np
 
 from lrsa_coupled.bench import payback, plots, report, scaling
 from lrsa_coupled.bench.compare import LEARNED, NEED_DATA, STAGES, Speedup, baselines_of, best_baseline, speedups
-from lrsa_coupled.bench.experiments import study
+from lrsa_coupled.bench.experiments import estimates, study
 from lrsa_coupled.bench.rows import Results
 from lrsa_coupled.files import write_text_atomically
 
@@ -43,6 +43,7 @@ def page(group: Sequence[Results], *, sources: Sequence[str] = ()) -> str:
         "stages": STAGES,
         "learned": LEARNED,
         "study": study,
+        "estimates": estimates,
     }
     functions = {function.__name__: function for function in (lead, fastest, figures, group_figures, np.median)}
     template = environment.get_template("page.html.j2", globals=modules | functions)
@@ -73,6 +74,8 @@ def figures(results: Results) -> dict[str, str]:
     """Return the figures of results by caption."""
     if not results.rows:
         return {}
+    if results.header.study == estimates.STUDY:
+        return {"Cost of an estimate": plots.svg(partial(estimates.draw, results=results))}
     if results.header.study == study.STUDY:
         return {"Wall time of the study": plots.svg(partial(plots.study, curves=study.elapsed(results)))}
     height, methods, times = 1.0 + 0.42 * len(results.methods), results.methods, results.solved_times

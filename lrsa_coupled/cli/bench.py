@@ -40,8 +40,9 @@ class Request:
 def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
     add_settings(parser, "bench.samples", "problem.seed", "problem.resolution")
-    text = "what is compared: single solves, or the wall time of a study from nothing, each rank on samples of its own"
-    parser.add_argument("--what", choices=("solves", "study"), default="solves", help=text)
+    text = "what is compared: single solves; the wall time of a study from nothing, each rank on samples of its own; "
+    text += "or what the mean of the first quantity costs by each method of 'estimate', at four widths of its interval"
+    parser.add_argument("--what", choices=("solves", "study", "estimate"), default="solves", help=text)
     parser.add_argument("--model", type=Path, metavar="DIR", help="folder of the model; the shipped one by default")
     text = "training data, to add the nearest sample, and modes with a Gaussian process, as baselines"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
@@ -59,28 +60,32 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     model = args.model or catalog.shipped_model(args.case)
     request = Request(args.case, model, args.data, tuple(args.only), args.json, args.html, args.pictures)
     with writing(comm, folders=[args.pictures], files=[args.json, args.html]):
-        measure = compare_and_report if args.what == "solves" else study_and_report
-        solved = measure(case, config, comm, request)
+        if args.what == "solves":
+            solved = compare_and_report(case, config, comm, request)
+        else:
+            solved = whole_and_report(case, config, comm, request, what=args.what)
     check_petsc(comm, petsc)
     return 0 if solved else 1
 
 
-def study_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request) -> bool:
-    """Run a study by each method, print the table, write what is asked for; return whether all was solved. Collective.
+def whole_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: Request, *, what: str) -> bool:
+    """Compare whole studies or estimates, print the table, write what is asked for; return whether all was solved.
 
-    ValueError for data: the methods begin from nothing.
+    Collective. ValueError for data: the methods begin from nothing.
     """
-    from lrsa_coupled.bench import html, pictures, plots, rows as stored
-    from lrsa_coupled.bench.experiments import study
+    from lrsa_coupled.bench import html, rows as stored
+    from lrsa_coupled.bench.experiments import estimates, study
     from lrsa_coupled.bench.samples import Samples
 
     if request.data is not None:
-        raise ValueError(f"bench --what study begins from nothing and takes no --data, got {request.data}")
-    found = study.run(Namespace(only=request.only), Samples(case, config, comm, request.model))
+        raise ValueError(f"bench --what {what} begins from nothing and takes no --data, got {request.data}")
+    module = study if what == "study" else estimates
+    if request.only and module is estimates:
+        raise ValueError(f"bench --what estimate compares all methods, got --only {listed(request.only)}")
+    found = module.run(module.arguments(request.only), Samples(case, config, comm, request.model))
 
     def write() -> None:
-        text = study.table(found)
-        print(text)
+        print(module.table(found))
         if request.json is not None:
             stored.write_rows(found, request.json)
             print(f"\nrows: {request.json}")
@@ -88,8 +93,7 @@ def study_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: R
             html.write_html([found], request.html)
             print(f"page: {request.html}")
         if request.pictures is not None:
-            figure = plots.study_figure(study.elapsed(found), text.splitlines()[0])
-            print(f"picture: {pictures.save_figure(figure, request.pictures / 'study.png')}")
+            print(f"picture: {module.picture(found, request.pictures)}")
 
     mpi.share(comm, write)
     return all(row.solved for row in found.rows)

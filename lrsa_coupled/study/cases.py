@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
+import math
 import time
 from collections import Counter
 from typing import final
 
+import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
@@ -32,6 +35,10 @@ from lrsa_coupled.mpi import StopSignals, share
 from lrsa_coupled.study.learn import Learner
 from lrsa_coupled.study.study import NAMES, Learning, Study
 
+logger = logging.getLogger(__name__)
+
+TRIAL = 6
+"""Solves after which a study says what is to be expected."""
 UNLIMITED = 1e9
 """Share of the time of the solves for collecting: every sample was asked for."""
 
@@ -106,6 +113,7 @@ class CaseStudy:
         study: Data, models and account.
         learner: What solves.
         failed: Samples of this run that were not solved.
+        setups: Times of meshes and problems [s].
 
     Raises:
         ValueError: If the case has trajectories or problems that no solver of its own solves from a guess, or the
@@ -120,6 +128,7 @@ class CaseStudy:
         share(comm, lambda: configuration.save(config, self.study.folder))
         self.learner = CaseLearner(case, config, self.study)
         self.failed = 0
+        self.setups: list[float] = []
         self._problem: Problem | None = None
 
     def run(self) -> str:
@@ -127,14 +136,25 @@ class CaseStudy:
         log, total = self.study.log, self.study.learning.solves or 0
         missing = share(self.comm, lambda: sorted(set(range(total)) - (log.present if log else set())))
         with StopSignals() as stop:
-            for index in progress(missing, description=f"study of {self.case.name}"):
+            for done, index in enumerate(progress(missing, description=f"study of {self.case.name}")):
                 if self.comm.allreduce(stop.name, op=max):
                     break
+                if done == TRIAL < len(missing) // 2:
+                    self._say_what_to_expect(len(missing))
                 self._solve(index)
         stopped = self.comm.allreduce(stop.name, op=max)
         self.learner.destroy()
         self.study.close()
         return stopped
+
+    def _say_what_to_expect(self, solves: int) -> None:
+        from lrsa_coupled.study.forecast import expected  # which runs studies
+
+        costs, errors = self.learner.measured()
+        if self.comm.rank == 0 and any(math.isfinite(cost) for cost in costs.values()):
+            apart = float(np.median(self.setups or [0.0]))
+            found = expected(costs, errors, solves, cores=self.study.cores, apart=apart)
+            logger.info("expected after %d solves: %s", TRIAL, "; ".join(str(found).split("\n")))
 
     def _solve(self, index: int) -> None:
         case = self.case
@@ -143,6 +163,7 @@ class CaseStudy:
         started = time.perf_counter()
         try:
             problem = self._set_up(parameters)
+            self.setups.append(time.perf_counter() - started)
             result = self.learner.solve(problem, case.rtol * reference_norm(problem), index=index, parameters=text)
         except Exception as error:
             if not is_numerical(error):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ REFERENCES = (NEAREST, INTERPOLATED)
 """Guesses whose errors say how well a model may do."""
 FIRST = 32
 """Samples of the first training; the next is at twice as many as the last."""
+LARGEST, ONE_MORE = 0.9, 0.7
+"""Of a guess for Newton's method: the relative error that counts as no guess at all; iterations on top."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Assumptions:
         loading: Time until a model is in the solver's process, torch included [s].
         contention: Share of its time by which a training on a free core slows the solver.
         share: Of the time of the remaining solves that a training takes.
+        early: Samples relative to the remaining solves up to which a first training may wait for more of them.
         shortest: Least time of a training [s].
         longest: Greatest time of a training [s].
     """
@@ -37,6 +41,7 @@ class Assumptions:
     loading: float = 5.0
     contention: float = 0.05
     share: float = 0.25
+    early: float = 0.125
     shortest: float = 20.0
     longest: float = 1200.0
 
@@ -56,6 +61,7 @@ class Situation:
         model: Whether there is a model already.
         free_cores: Cores of the machine that no rank uses.
         groups: Groups of ranks that solve at the same time; where no core is free, a training takes that of one.
+        progress: Expected error of the next model, relative to that of the last.
     """
 
     samples: int
@@ -65,6 +71,7 @@ class Situation:
     model: bool
     free_cores: int
     groups: int = 1
+    progress: float = ASSUMPTIONS.doubled
 
 
 @dataclass(frozen=True)
@@ -87,16 +94,26 @@ def decide(situation: Situation, learned: str) -> Verdict:
     begin = f"{situation.samples} samples, about {situation.remaining:.0f} solves to come at {time:.3g} s ({best})"
     if situation.free_cores < 1 and situation.groups == 1:
         return Verdict(None, 0.0, f"{begin}: no core is free for a training; run 'lrsa-coupled train' afterwards")
-    expected = expected_time(situation, costs, learned)
     seconds = min(found.share * situation.remaining * time, found.longest)
     if seconds < found.shortest:
         return Verdict(None, 0.0, f"{begin}: too short for a training, {best} is enough")
-    contention = found.contention if situation.free_cores > 0 else 1.0 / situation.groups
-    lost = contention * seconds + (0.0 if situation.model else found.loading)
-    saved = (situation.remaining - seconds / time) * (time - expected) - lost
-    if saved <= 0.0:
+    expected = expected_time(situation, costs, learned)
+    saved, lost = _balance(situation, seconds, time, expected)
+    if saved <= lost:  # expectations are rough: what is spent must be expected to come back twice
         return Verdict(None, saved, f"{begin}: a model is not expected to pay ({expected:.3g} s a solve)")
+    early = situation.samples <= found.early * situation.remaining * situation.groups
+    if situation.free_cores < 1 and not situation.model and early:
+        later = dataclasses.replace(situation, remaining=situation.remaining - situation.samples / situation.groups)
+        if _balance(later, seconds, time, expected_time(later, costs, learned, twice=True))[0] > saved:
+            return Verdict(None, saved, f"{begin}: a training will save more with twice the samples")
     return Verdict(seconds, saved, f"{begin}: {seconds:.0f} s of training may save {saved:.0f} s ({expected:.3g} s)")
+
+
+def _balance(situation: Situation, seconds: float, time: float, expected: float) -> tuple[float, float]:
+    """Return what a training will have saved in the end, and what it costs the solves beside it [s]."""
+    contention = ASSUMPTIONS.contention if situation.free_cores > 0 else 1.0 / situation.groups
+    lost = contention * seconds + (0.0 if situation.model else ASSUMPTIONS.loading)
+    return (situation.remaining - seconds / time) * (time - expected) - lost, lost
 
 
 def worth_loading(situation: Situation) -> bool:
@@ -105,22 +122,34 @@ def worth_loading(situation: Situation) -> bool:
     return bool(times) and 0.1 * min(times) * situation.remaining > ASSUMPTIONS.loading
 
 
-def expected_time(situation: Situation, costs: Mapping[str, float], learned: str) -> float:
-    """Return the expected time of a solve with the next model [s].
+def expected_time(situation: Situation, costs: Mapping[str, float], learned: str, *, twice: bool = False) -> float:
+    """Return the expected time of a solve with the next model [s], or of one of ``twice`` the samples.
 
-    Time falls with the logarithm of the error, at the rate measured between the user's own guess and the best one.
+    Time falls with the logarithm of the error, at the rate measured between the user's own guess and the best one, but
+    no faster than the iterations of Newton's method.
     """
     found, errors = ASSUMPTIONS, situation.errors
     known = {name: cost for name, cost in costs.items() if errors.get(name, 0.0) > 0.0}
     default = known.get(DEFAULT, max(costs.values()))
     if situation.model and learned in known:
-        gained, base = math.log(1.0 / found.doubled), known[learned]
+        base, before = known[learned], errors[learned]
+        after = situation.progress * before
     else:
         cheap = {name: cost for name, cost in known.items() if name != learned} or {DEFAULT: default}
         best = min(cheap, key=cheap.__getitem__)
-        model = found.first * next((errors[name] for name in REFERENCES if name in errors), 1.0)
-        gained, base = math.log(errors.get(best, 1.0) / model), cheap[best] + found.inference * default
-    return max(base - _rate(known, errors) * gained, 0.1 * default)
+        base, before = cheap[best] + found.inference * default, errors.get(best, 1.0)
+        after = found.first * next((errors[name] for name in REFERENCES if name in errors), 1.0)
+    after *= found.doubled if twice else 1.0
+    slope = base - _rate(known, errors) * math.log(before / after)
+    return max(slope, base * newton_iterations(after) / newton_iterations(before), 0.1 * default)
+
+
+def newton_iterations(error: float) -> float:
+    """Return the iterations from a guess of a relative error to 1e-8, if each squares the error, and one more or less.
+
+    Cavity and nonlinear heat need these within half an iteration, from guesses of errors of 0.4 to 25 %.
+    """
+    return ONE_MORE + math.log2(math.log(1e8) / math.log(1.0 / min(error, LARGEST)))
 
 
 def _rate(known: Mapping[str, float], errors: Mapping[str, float]) -> float:

@@ -7,6 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import final
 
+import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.config import Config
@@ -14,7 +15,7 @@ from lrsa_coupled.guess.record import DEFAULT
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.study import economy
-from lrsa_coupled.study.cases import CaseStudy
+from lrsa_coupled.study.cases import TRIAL, CaseStudy
 from lrsa_coupled.study.study import LEARNED, Learning
 
 
@@ -31,6 +32,7 @@ class Forecast:
         learned: Expected time of a solve with a model [s], None where none would be trained.
         training: Time of the trainings on another core [s].
         price: What they cost the study [s].
+        apart: Time of a sample besides its solve, for mesh and set-up [s].
         saved: What is expected to be saved against the default method in all [s].
     """
 
@@ -41,11 +43,13 @@ class Forecast:
     learned: float | None
     training: float
     price: float
+    apart: float
     saved: float
 
     def __str__(self) -> str:
-        total = self.default * self.solves
-        lines = [f"{self.solves} solves by the default method: {total:.4g} s, {self.default:.3g} s each"]
+        total = (self.default + self.apart) * self.solves
+        each = f"{self.default:.3g} s each, {self.apart:.2g} s besides for mesh and set-up"
+        lines = [f"{self.solves} solves by the default method: {total:.4g} s, {each}"]
         if self.best != DEFAULT:
             lines += [f"without training: {self.cheap:.3g} s each ({self.best})"]
         if self.learned is None:
@@ -59,7 +63,7 @@ class Forecast:
         return "\n".join([*lines, f"expected gain: {self.saved:.3g} s, {faster:.2f} times faster"])
 
 
-def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, trial: int = 6) -> Forecast:
+def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, trial: int = TRIAL) -> Forecast:
     """Solve some samples of a case and return what a study would cost and save. Collective."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = comm.bcast(temporary)
@@ -67,13 +71,14 @@ def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, tr
         study = CaseStudy(case, config, learning, comm)
         study.run()
         costs, errors = study.learner.measured()
-        cores = study.study.cores
+        cores, apart = study.study.cores, float(np.median(study.setups or [0.0]))
         comm.Barrier()
-    return share(comm, lambda: expected(costs, errors, solves, cores=cores))
+    return share(comm, lambda: expected(costs, errors, solves, cores=cores, apart=apart))
 
 
-def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, cores: int) -> Forecast:
-    """Return the forecast from times [s] and errors by choice. Collective: no.
+def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, cores: int,
+             apart: float = 0.0) -> Forecast:  # fmt: skip
+    """Return the forecast from times [s] and errors by choice; ``apart``: per sample besides its solve. Collective: no.
 
     ValueError when no solve was measured.
     """
@@ -87,8 +92,8 @@ def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, 
     verdict = economy.decide(situation, LEARNED)
     saved, training = (default - cheap) * solves, verdict.seconds or 0.0
     if verdict.seconds is None:
-        return Forecast(solves, default, best, cheap, None, 0.0, 0.0, saved)
+        return Forecast(solves, default, best, cheap, None, 0.0, 0.0, apart, saved)
     assumed = economy.ASSUMPTIONS
     price = assumed.contention * training + assumed.loading
     learned = economy.expected_time(situation, known, LEARNED)
-    return Forecast(solves, default, best, cheap, learned, training, price, saved + verdict.saved)
+    return Forecast(solves, default, best, cheap, learned, training, price, apart, saved + verdict.saved)

@@ -91,7 +91,7 @@ class Learner:
         """Take an operator as the learned guess, until a newer one is there. ValueError if it does not fit."""
         errors = list(guess.predictor.card.errors.values())
         guess.predictor.check(self.seen)
-        self.study.model, self.study.model_error = guess, float(np.mean(errors)) if errors else math.nan
+        self.study.take(guess, float(np.mean(errors)) if errors else math.nan)
         self.policy.forget(LEARNED)
 
     def before(self, gatherer: SampleGatherer | None = None, *, from_zero: bool = False) -> None:

@@ -108,6 +108,7 @@ class Study:
         self.log: Samples | None = None
         self.library: Library | None = None
         self.on_mesh: Any = None
+        self._progress = economy.ASSUMPTIONS.doubled
         self._errors: dict[str, list[float]] = {}
         self.cores = free_cores(comm) if cores is None else cores
         self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)
@@ -153,6 +154,13 @@ class Study:
         if self._waiting_model is not None and economy.worth_loading(self._situation(costs, {})):
             model, self._waiting_model = self._waiting_model, None
         return self.solves == 0 or self.affordable, model
+
+    def take(self, model: LearnedGuess, error: float) -> None:
+        """Take a model and its error on validation samples, NaN where that is not known. Collective: no."""
+        ratio = error / self.model_error if self.model_error else math.nan
+        if math.isfinite(ratio):  # one that has learned little more says little of the next: half-way
+            self._progress = math.sqrt(ratio * economy.ASSUMPTIONS.doubled)
+        self.model, self.model_error = model, error
 
     def count(self, seconds: float) -> None:
         """Count a solve. Collective: no."""
@@ -256,8 +264,9 @@ class Study:
         total = self.learning.solves
         remaining = max(samples, self.solves) if total is None else max(total - self.solves, 0)
         return economy.Situation(
-            samples, remaining, costs, errors, self.model is not None, self.cores, groups=self.groups or 1
-        )
+            samples, remaining, costs, errors, self.model is not None, self.cores, groups=self.groups or 1,
+            progress=self._progress,
+        )  # fmt: skip
 
 
 _studies: dict[tuple[object, ...], Study] = {}

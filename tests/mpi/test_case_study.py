@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,17 @@ def test_a_study_makes_the_samples_of_generate_and_goes_on(shared_path: Path) ->
             one, two = farm.read(index), study.read(index)
             assert one.parameters == two.parameters
             assert np.abs(one.arrays.outputs - two.arrays.outputs).max() < 1e-7
+
+
+def test_a_study_says_after_some_solves_what_is_to_be_expected(
+    shared_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="lrsa_coupled.study.cases"):
+        study = solved(Heat(), shared_path / "study", 14)
+    assert len(study.setups) == 14
+    found = [record.getMessage() for record in caplog.records]
+    assert [text.split(":")[0] for text in found] == ["expected after 6 solves"] * (COMM.rank == 0)
+    assert all("14 solves by the default method" in text and "besides for mesh" in text for text in found)
 
 
 def test_a_farm_that_learns_makes_the_same_samples(shared_path: Path) -> None:

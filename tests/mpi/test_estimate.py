@@ -12,6 +12,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="estimates need DOLFINx")
 
 from lrsa_coupled import cli
+from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.rows import read_rows
 from lrsa_coupled.config import Config, load
 from lrsa_coupled.interfaces import NumericalError
@@ -170,6 +171,12 @@ def test_experiment(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert results.methods["gp"][1].number("half_width") <= 0.01 and (shared_path / "estimates.png").is_file()
     if COMM.rank == 0:
         assert "mc (expected)" in capsys.readouterr().out
+        text = page([results])
+        assert "<h3>Estimate</h3>" in text and "Cost of an estimate" in text and "<h3>Costs</h3>" not in text
+    words = ["bench", ROD, "--what", "estimate"]
+    assert cli.main([*words, "--only", "gp"]) == 2
+    if COMM.rank == 0:
+        assert "compares all methods, got --only gp" in capsys.readouterr().err
 
 
 def test_command(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="the study needs DOLFINx")
 
 from lrsa_coupled.guess.record import DEFAULT
-from lrsa_coupled.study.economy import ASSUMPTIONS, Situation, decide, worth_loading
+from lrsa_coupled.study.economy import ASSUMPTIONS, Situation, decide, expected_time, newton_iterations, worth_loading
 
 HEAT = Situation(
     samples=64,
@@ -50,9 +50,30 @@ def test_else_it_does_not_and_says_why(changes: dict[str, object], why: str) -> 
 
 
 def test_where_no_core_is_free_a_training_takes_that_of_one_group_of_several() -> None:
-    free, shared = decide(HEAT, "learned"), decide(dataclasses.replace(HEAT, free_cores=0, groups=8), "learned")
+    long = dataclasses.replace(HEAT, samples=8000, remaining=4360.0)
+    free, shared = decide(long, "learned"), decide(dataclasses.replace(long, free_cores=0, groups=8), "learned")
     assert shared.seconds == free.seconds is not None
     assert free.saved - shared.saved == pytest.approx((1 / 8 - ASSUMPTIONS.contention) * shared.seconds)
+
+
+def test_where_no_core_is_free_the_first_training_waits_for_samples() -> None:
+    shared = dataclasses.replace(HEAT, remaining=4360.0, free_cores=0, groups=8)
+    assert "more with twice the samples" in decide(shared, "learned").why
+    assert decide(dataclasses.replace(shared, samples=8000), "learned").seconds is not None
+
+
+def test_what_is_spent_must_be_expected_to_come_back_twice() -> None:
+    shared = dataclasses.replace(HEAT, samples=640, free_cores=0, groups=8)
+    verdict = decide(shared, "learned")
+    assert verdict.saved > 0.0 and verdict.seconds is None
+
+
+def test_no_more_is_expected_of_a_model_than_newtons_method_gains() -> None:
+    """As on the cavity: from the default, a continuation, to a guess it is further than an error of 1 says."""
+    costs, errors = {DEFAULT: 3.5, "learned": 1.3}, {DEFAULT: 1.0, "learned": 0.13}
+    model = Situation(100, 205.0, costs, errors, model=True, free_cores=0, groups=2)
+    assert 1.2 < expected_time(model, costs, "learned") < 1.25
+    assert newton_iterations(0.08) == pytest.approx(3.6, abs=0.1) and newton_iterations(1.0) < 9.0
 
 
 def test_a_model_is_refined_where_the_last_one_has_paid() -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lrsa_coupled.bench.experiments import add_model
@@ -70,24 +71,25 @@ def run(args: Namespace, samples: Samples) -> Results:
         rows = _rows(samples, request, folder, args.error, SURROGATES if has_operator else SURROGATES[:1])
     results = samples.results(STUDY, rows, rtol=samples.case.rtol)
     if args.pictures is not None:
-        share(samples.comm, lambda: print(f"picture: {cost_picture(results, args.pictures)}"))
+        share(samples.comm, lambda: print(f"picture: {picture(results, args.pictures)}"))
     return results
 
 
+def arguments(only: Sequence[str]) -> Namespace:
+    """Return the arguments for ``bench --what estimate``, which takes the shipped model or the one of the benchmark."""
+    assert not only
+    return Namespace(quantity=[], error=[], train=None, pilot=32, folder=None, pictures=None)
+
+
 def table(results: Results) -> str:
-    """Format results: cost by method and half-width, and how many times that of the cheapest other method."""
-    rows: Table = [
-        [
-            "half-width",
-            "method",
-            "cost [s x ranks]",
-            "plain / cost",
-            "best mesh / cost",
-            "both, model made",
-            "solves",
-            "worth",
-        ]
-    ]
+    """Format results."""
+    return f"{heading(results)}\n\n{align(cost_rows(results))}"
+
+
+def cost_rows(results: Results) -> Table:
+    """Return costs by method and half-width, and how many times those of plain Monte Carlo and the best meshes are."""
+    rows: Table = [["half-width", "method", "cost [s x ranks]", "plain / cost", "best mesh / cost", "both, model made"]]
+    rows[0] += ["solves", "worth"]
     widths = sorted({row.number("error") for row in results.rows}, reverse=True)
     for width in widths:
         own = {row.method: row for row in results.rows if row.number("error") == width}
@@ -100,21 +102,26 @@ def table(results: Results) -> str:
             if before := row.number("made_before") if measured else 0.0:
                 ratios[2] = f"{plain / (cost + before):.2f}, {meshes / (cost + before):.2f}"
             rows.append([f"{width:.3g}", label, f"{cost:.4g}", *ratios, *counts])
-    return f"{heading(results)}\n\n{align(rows)}"
+    return rows
 
 
-def cost_picture(results: Results, folder: Path) -> Path:
+def picture(results: Results, folder: Path) -> Path:
     """Write ``estimates.png``, costs over half-widths. Call on one rank."""
     figure = Figure(figsize=(6.0, 4.5), layout="constrained", facecolor="white")
     axis = figure.subplots()
+    draw(axis, results)
+    axis.set_title(heading(results), fontsize=8)
+    axis.legend(frameon=False)
+    return save_figure(figure, folder / "estimates.png")
+
+
+def draw(axis: Axes, results: Results) -> None:
+    """Draw costs over half-widths."""
     for name, rows in results.methods.items():
         style = "o-" if rows[0].values["measured"] else "s--"
         axis.plot([row.number("error") for row in rows], [row.seconds.total for row in rows], style, label=name)
     axis.set(xscale="log", yscale="log", xlabel="half-width of the 95 % interval", ylabel="wall time x ranks [s]")
-    axis.set_title(heading(results), fontsize=8)
     axis.grid(linewidth=0.3)
-    axis.legend(frameon=False)
-    return save_figure(figure, folder / "estimates.png")
 
 
 def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[float], names: Sequence[str]) -> list[Row]:

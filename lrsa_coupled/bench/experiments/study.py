@@ -110,12 +110,29 @@ def contenders(samples: Samples, config: Config) -> list[Contender]:
     return found
 
 
-def table(results: Results) -> str:
-    """Format results."""
+def arguments(only: Sequence[str]) -> Namespace:
+    """Return the arguments for ``bench --what study``."""
+    return Namespace(only=only)
+
+
+def picture(results: Results, folder: Path) -> Path:
+    """Write ``study.png``, wall times over solves. Call on one rank."""
+    from lrsa_coupled.bench import pictures, plots
+
+    return pictures.save_figure(plots.study_figure(elapsed(results), heading(results)), folder / "study.png")
+
+
+def heading(results: Results) -> str:
+    """Say what was measured."""
     header = results.header
     ranks = counted(header.ranks, "rank")
     text = f"{header.case}: study of {counted(results.num_samples, 'solve')}, resolution {header.resolution}, {ranks}"
-    return f"{text}, each at work on samples of its own\n\n{align(study_rows(results))}"
+    return f"{text}, each at work on samples of its own"
+
+
+def table(results: Results) -> str:
+    """Format results."""
+    return f"{heading(results)}\n\n{align(study_rows(results))}"
 
 
 def study_rows(results: Results) -> Table:
