@@ -12,6 +12,10 @@ from mpi4py import MPI
 
 from lrsa_coupled.mpi import allreduce
 
+FIRST_STEP, MANY = 10.0, 10.0
+"""Times by which the first iteration may raise the residual norm, as it does from good guesses in elasticity, where a
+default solve has at least so many iterations that one more costs little."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -40,10 +44,11 @@ class Monitor:
 
     A solve goes on past its budget while it would end before a default solve ``harder`` times as hard as expected, by
     the number of iterations, by their time where that is not known. The residual norm of the guess itself says little,
-    as the first Newton step removes what is rough; from then on the norm is taken to fall by the mean factor of the
-    last two iterations down to that of the default guess, and from there on as that of Newton's method near a solution:
-    the number of digits gained doubles with each. Where the iterations of a default solve are known, one that gains
-    less than a quarter of its mean stagnates, such as a line search of ever shorter steps.
+    as the first Newton step removes what is rough; where the default solve has ``MANY`` iterations that step is not
+    judged either, unless the norm has risen ``FIRST_STEP`` times. From then on the norm is taken to fall by the mean
+    factor of the last two iterations down to that of the default guess, and from there on as that of Newton's method
+    near a solution: the number of digits gained doubles with each. Where the iterations of a default solve are known,
+    one that gains less than a quarter of its mean stagnates, such as a line search of ever shorter steps.
 
     Args:
         comm: Ranks of the problem.
@@ -80,6 +85,8 @@ class Monitor:
     def _remaining(self) -> float:
         """Return the iterations from here to the tolerance, with none to the rounding errors of the default guess."""
         last, start = self._norms[-3:], self.limits.start
+        if len(last) == 2 and (self.limits.iterations or 0.0) >= MANY and last[1] <= FIRST_STEP * last[0]:
+            return 0.0
         if not last[-1] < last[0] or not start > 0.0:  # also for what is not a number
             return math.inf
         gained = math.log(last[0] / last[-1]) / (len(last) - 1)

@@ -201,10 +201,18 @@ def test_a_monitor_counts_iterations_where_those_of_the_default_solve_are_known(
         assert monitor(1, 0.1) is expected  # a slow machine says nothing
 
 
-def test_a_guess_from_which_newton_stagnates_is_given_up_at_once() -> None:
+def test_a_guess_from_which_newton_stagnates_is_given_up_after_two_iterations() -> None:
     """A line search of ever shorter steps from a rough guess, where the default solve has 30 iterations."""
-    for second, ended in ((0.97, True), (0.6, False)):
+    for norms, ended in (((0.97, 0.95), True), ((0.97, 0.4), False), ((2.0, 0.1), False), ((2.0, 2.0), True)):
         monitor = Monitor(COMM, Limits(start=1.0, atol=1e-8, budget=0.0, expected=1e-9, iterations=30.0), started=0.0)
+        assert not monitor(0, 1.0) and not monitor(1, norms[0])  # the first step may raise the norm, in elasticity
+        assert monitor(2, norms[1]) is ended
+
+
+def test_a_guess_from_which_the_norm_soars_is_given_up_after_the_first_iteration() -> None:
+    for iterations, second, ended in ((30.0, 20.0, True), (30.0, 5.0, False), (5.0, 5.0, True)):
+        limits = Limits(start=1.0, atol=1e-8, budget=0.0, expected=1e-9, iterations=iterations)
+        monitor = Monitor(COMM, limits, started=0.0)
         assert not monitor(0, 1.0)
         assert monitor(1, second) is ended
 
