@@ -81,7 +81,7 @@ def whole_and_report(case: Case, config: Config, comm: MPI.Intracomm, request: R
         raise ValueError(f"bench --what {what} begins from nothing and takes no --data, got {request.data}")
     module = study if what == "study" else estimates
     if request.only and module is estimates:
-        raise ValueError(f"bench --what estimate compares all methods, got --only {listed(request.only)}")
+        raise ValueError(f"bench --what estimate compares all methods, got --only {' '.join(request.only)}")
     found = module.run(module.arguments(request.only), Samples(case, config, comm, request.model))
 
     def write() -> None:
