@@ -46,7 +46,7 @@ def seconds(axis: Axes, results: Results) -> None:
     """Draw the time to solution of every sample by method."""
     _strips(axis, results, lambda row: row.seconds.total)
     axis.set_xlabel("time to solution, everything counted [s]")
-    _logarithmic(axis.xaxis)
+    logarithmic(axis.xaxis)
 
 
 def iterations(axis: Axes, results: Results) -> None:
@@ -64,7 +64,7 @@ def sorted_ratios(axis: Axes, ratios: Mapping[str, Sequence[float]]) -> None:
         axis.plot(x, np.sort(numbers), color=colour, marker=marker, markersize=3, linewidth=1.0, label=label)
     axis.axhline(1.0, color=COLOURS["ink"], linewidth=1.0)
     axis.set(xlim=(0.0, 100.0), xlabel="samples [%], sorted for each baseline", ylabel="speed-up")
-    _logarithmic(axis.yaxis)
+    logarithmic(axis.yaxis)
 
 
 def study(axis: Axes, curves: Mapping[str, Sequence[float]]) -> None:
@@ -105,7 +105,7 @@ def paired(axis: Axes, results: Results) -> None:
             axis.plot(x[~solved], y[~solved], "x", color=colour, markersize=5, label=f"{name}, not solved")
     axis.set_xticks([])
     axis.set(xlim=(-1, len(ordered)), xlabel=f"samples, in the order of {best}", ylabel="time to solution [s]")
-    _logarithmic(axis.yaxis)
+    logarithmic(axis.yaxis)
 
 
 def scaling(
@@ -137,9 +137,9 @@ def scaling(
         label = f"proportional to {'1 / ' * (slope < 0)}{x}"
         axis.plot(xs, value * (xs / first) ** slope, ":", color=COLOURS["dim"], linewidth=1.0, label=label)
     axis.set(xlabel=x, ylabel=y)
-    _logarithmic(axis.xaxis)
+    logarithmic(axis.xaxis)
     axis.set_xticks(xs, [f"{value:.6g}" for value in xs])
-    _logarithmic(axis.yaxis)
+    logarithmic(axis.yaxis)
 
 
 def svg(draw: Callable[[Axes], None], *, height: float = 3.6) -> str:
@@ -185,7 +185,7 @@ def _looks(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(COLOURS["learned"], "p") if name == LEARNED else next(turns) for name in names]
 
 
-def _logarithmic(axis: Axis) -> None:
+def logarithmic(axis: Axis) -> None:
     """Make an axis logarithmic with plain numbers at ticks as many as there is room for."""
     if axis is axis.axes.xaxis:
         axis.axes.set_xscale("log")

@@ -26,7 +26,7 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.bench import experiments, html, rows, scaling
 
     found = [rows.read_rows(path) for path in args.rows]
-    paged = ("bench", "study")
+    paged = ("bench", "study", "estimates")
     compared = [results for results in found if results.header.study == "bench"]
     others = [results for results in found if results.header.study != "bench"]
     if args.html is not None and (wrong := [each for each in found if each.header.study not in paged]):

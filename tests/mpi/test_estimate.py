@@ -172,6 +172,7 @@ def test_experiment(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     if COMM.rank == 0:
         assert "mc (expected)" in capsys.readouterr().out
         text = page([results])
+        assert "At a half-width of 0.01 " in text and " times cheaper than " in text
         assert "<h3>Estimate</h3>" in text and "Cost of an estimate" in text and "<h3>Costs</h3>" not in text
     words = ["bench", ROD, "--what", "estimate"]
     assert cli.main([*words, "--only", "gp"]) == 2

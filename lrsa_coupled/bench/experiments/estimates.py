@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 
 from lrsa_coupled.bench.experiments import add_model
 from lrsa_coupled.bench.pictures import save_figure
-from lrsa_coupled.bench.report import Table, align, heading
+from lrsa_coupled.bench.plots import logarithmic
+from lrsa_coupled.bench.report import Table, align, counted
 from lrsa_coupled.bench.rows import Results, Row, Seconds, Values
 from lrsa_coupled.mpi import share
 
@@ -81,6 +82,24 @@ def arguments(only: Sequence[str]) -> Namespace:
     return Namespace(quantity=[], error=[], train=None, pilot=32, folder=None, pictures=None)
 
 
+def heading(results: Results) -> str:
+    """Say what was measured."""
+    header = results.header
+    quantity = next((str(row.values["quantity"]) for row in results.rows if "quantity" in row.values), "a quantity")
+    ranks = counted(header.ranks, "rank")
+    return f"{header.case}: cost of the mean of {quantity}, resolution {header.resolution}, {ranks}"
+
+
+def winner(results: Results) -> str:
+    """Say which method is the cheapest at the narrowest interval, and how many times cheaper than the next one."""
+    width = min(row.number("error") for row in results.rows)
+    costs = {row.method: row.seconds.total for row in results.rows if row.number("error") == width and row.solved}
+    best, *others = sorted(costs, key=costs.__getitem__) or ["no method"]
+    text = f"At a half-width of {width:.3g} {best} is the cheapest"
+    versus = [f"{costs[name] / costs[best]:.2f} times cheaper than {name}" for name in others]
+    return f"{text}: {'; '.join(versus)}." if versus else f"{text}."
+
+
 def table(results: Results) -> str:
     """Format results."""
     return f"{heading(results)}\n\n{align(cost_rows(results))}"
@@ -120,7 +139,9 @@ def draw(axis: Axes, results: Results) -> None:
     for name, rows in results.methods.items():
         style = "o-" if rows[0].values["measured"] else "s--"
         axis.plot([row.number("error") for row in rows], [row.seconds.total for row in rows], style, label=name)
-    axis.set(xscale="log", yscale="log", xlabel="half-width of the 95 % interval", ylabel="wall time x ranks [s]")
+    axis.set(xlabel="half-width of the 95 % interval", ylabel="wall time x ranks [s]")
+    logarithmic(axis.xaxis)
+    logarithmic(axis.yaxis)
     axis.grid(linewidth=0.3)
 
 
@@ -133,20 +154,21 @@ def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[flo
     spread = float(np.var(study.pilots[:, 0, 0], ddof=1))
     rows, pilot, extra = [], {*study.solves.asked}, dict(study.seconds)
     widths = errors or [NORMAL * math.sqrt(spread / count) for count in PLAIN]
+    first = study.names[0]
     for place, width in enumerate(sorted(widths, reverse=True)):
         target = (width / NORMAL) ** 2
         for name in ("mc", *MESHES):
             cost = METHODS[name](study).expected(target)
-            rows.append(_row(name, place, seconds=cost, values={"error": width, "measured": False}))
+            rows.append(_row(name, place, seconds=cost, values={"quantity": first, "error": width, "measured": False}))
         for name in names:
             study.seconds.clear()
             study.seconds.update(extra if name == OPERATOR else {})
             study.solves.asked = {ask for ask in pilot if ask.resolution == study.resolutions[0]}
             method = METHODS[name](study)
-            found = mean(reach(method, width, target)[study.names[0]])
+            found = mean(reach(method, width, target)[first])
             asked = [study.solves.answers[ask] for ask in study.solves.asked]
             seconds = sum(answer.seconds for answer in asked) + sum(study.seconds.values())
-            values: Values = {"error": width, "half_width": found.half_width, "value": found.value}
+            values: Values = {"quantity": first, "error": width, "half_width": found.half_width, "value": found.value}
             values |= {"worth": found.worth, "solves": len(asked), "measured": True}
             values |= {"made_before": sum(method.made_before().values())}
             rows.append(_row(name, place, seconds=seconds, values=values))

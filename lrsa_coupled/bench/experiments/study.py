@@ -130,6 +130,16 @@ def heading(results: Results) -> str:
     return f"{text}, each at work on samples of its own"
 
 
+def winner(results: Results) -> str:
+    """Say which method has finished first, and how many times faster than the others."""
+    totals = {name: times[-1] for name, times in elapsed(results).items()}
+    best, *others = sorted(totals, key=totals.__getitem__)
+    text = f"Of {counted(results.num_samples, 'solve')} '{best}' is the fastest way: {totals[best]:.4g} s in all"
+    return (
+        "; ".join([text, *(f"{totals[name] / totals[best]:.2f} times faster than '{name}'" for name in others)]) + "."
+    )
+
+
 def table(results: Results) -> str:
     """Format results."""
     return f"{heading(results)}\n\n{align(study_rows(results))}"
