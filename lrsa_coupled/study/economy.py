@@ -98,22 +98,27 @@ def decide(situation: Situation, learned: str) -> Verdict:
     if seconds < found.shortest:
         return Verdict(None, 0.0, f"{begin}: too short for a training, {best} is enough")
     expected = expected_time(situation, costs, learned)
-    saved, lost = _balance(situation, seconds, time, expected)
+    lost = price(situation, seconds)
+    saved = _saved(situation, seconds, time, expected)
     if saved <= lost:  # expectations are rough: what is spent must be expected to come back twice
         return Verdict(None, saved, f"{begin}: a model is not expected to pay ({expected:.3g} s a solve)")
     early = situation.samples <= found.early * situation.remaining * situation.groups
     if situation.free_cores < 1 and not situation.model and early:
         later = dataclasses.replace(situation, remaining=situation.remaining - situation.samples / situation.groups)
-        if _balance(later, seconds, time, expected_time(later, costs, learned, twice=True))[0] > saved:
+        if _saved(later, seconds, time, expected_time(later, costs, learned, twice=True)) > saved:
             return Verdict(None, saved, f"{begin}: a training will save more with twice the samples")
     return Verdict(seconds, saved, f"{begin}: {seconds:.0f} s of training may save {saved:.0f} s ({expected:.3g} s)")
 
 
-def _balance(situation: Situation, seconds: float, time: float, expected: float) -> tuple[float, float]:
-    """Return what a training will have saved in the end, and what it costs the solves beside it [s]."""
+def price(situation: Situation, seconds: float) -> float:
+    """Return what a training of some seconds costs the solves beside it [s]."""
     contention = ASSUMPTIONS.contention if situation.free_cores > 0 else 1.0 / situation.groups
-    lost = contention * seconds + (0.0 if situation.model else ASSUMPTIONS.loading)
-    return (situation.remaining - seconds / time) * (time - expected) - lost, lost
+    return contention * seconds + (0.0 if situation.model else ASSUMPTIONS.loading)
+
+
+def _saved(situation: Situation, seconds: float, time: float, expected: float) -> float:
+    """Return what a training will have saved in the end, less its price [s]."""
+    return (situation.remaining - seconds / time) * (time - expected) - price(situation, seconds)
 
 
 def worth_loading(situation: Situation) -> bool:
@@ -145,9 +150,9 @@ def expected_time(situation: Situation, costs: Mapping[str, float], learned: str
 
 
 def newton_iterations(error: float) -> float:
-    """Return the iterations from a guess of a relative error to 1e-8, if each squares the error, and one more or less.
+    """Return the iterations from a guess of a relative error to 1e-8, if all but ``ONE_MORE`` square the error.
 
-    Cavity and nonlinear heat need these within half an iteration, from guesses of errors of 0.4 to 25 %.
+    So many, within 0.7, the cavity needs from guesses of errors of 0.4 to 8 %.
     """
     return ONE_MORE + math.log2(math.log(1e8) / math.log(1.0 / min(error, LARGEST)))
 

@@ -93,7 +93,6 @@ def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, 
     saved, training = (default - cheap) * solves, verdict.seconds or 0.0
     if verdict.seconds is None:
         return Forecast(solves, default, best, cheap, None, 0.0, 0.0, apart, saved)
-    assumed = economy.ASSUMPTIONS
-    price = assumed.contention * training + assumed.loading
+    price = economy.price(situation, training)
     learned = economy.expected_time(situation, known, LEARNED)
     return Forecast(solves, default, best, cheap, learned, training, price, apart, saved + verdict.saved)

@@ -135,9 +135,8 @@ def winner(results: Results) -> str:
     totals = {name: times[-1] for name, times in elapsed(results).items()}
     best, *others = sorted(totals, key=totals.__getitem__)
     text = f"Of {counted(results.num_samples, 'solve')} '{best}' is the fastest way: {totals[best]:.4g} s in all"
-    return (
-        "; ".join([text, *(f"{totals[name] / totals[best]:.2f} times faster than '{name}'" for name in others)]) + "."
-    )
+    versus = (f"{totals[name] / totals[best]:.2f} times faster than '{name}'" for name in others)
+    return f"{'; '.join([text, *versus])}."
 
 
 def table(results: Results) -> str:
