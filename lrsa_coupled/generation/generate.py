@@ -276,7 +276,7 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
     if settings.sort and not is_chained(case, settings):
         text = "generate.sort orders samples of which one follows from another"
         raise ValueError(f"{text}: it needs generate.reuse or generate.guess=previous")
-    if reuse != "nothing" and guess in ("nearest", "learned", "learning"):
+    if reuse != "nothing" and guess in ("nearest", "learned"):
         text = f"generate.guess={guess} makes a solver for each sample"
         raise ValueError(f"{text} and does not go with reuse={reuse}")
 

@@ -127,6 +127,17 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     assert all(name in generation.table(results) for name in results.methods)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_a_study_takes_the_settings_of_the_case(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is reused on one mesh goes with learning; the steps of a trajectory do not, which is said."""
+    words = ["study", name, "--preset", "smoke", "--samples", "3", "--out", str(tmp_path / "study"), "--quiet"]
+    code, written = cli.main(words), capsys.readouterr()
+    if catalog.load_case(name).trajectory is not None:
+        assert code == 2 and "samples that do not depend on each other" in written.err
+    else:
+        assert code == 0 and "study: 3 solves" in written.out
+
+
 @pytest.mark.parametrize("name", [n for n in CASES if catalog.shipped_model(catalog.case_folder(n))])
 def test_shipped_model(name: str) -> None:
     """The shipped weights load, are small, and start Newton better than zero does."""
