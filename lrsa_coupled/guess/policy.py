@@ -8,7 +8,8 @@ times over the share of solves with a solution. So a default solve that fails is
 choice is tried when for all the record shows it may be better, as long as such trials have lost little: its mean less a
 standard error is below, or its last solve failed and there have been less than ``patience``.
 
-A guess that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again.
+A guess that failed or was rejected ``patience`` times in a row rests for ``rest`` solves, and is then tried again. Not
+so one that is the fastest with its failures counted, as long as as many in a row are to be expected of it.
 
 Once it has been measured, no guess is used whose risk the account does not cover. The account is the ``budget``, a
 share of all time of default solves with a solution, and what guesses have saved, less what they have lost. The risk is
@@ -252,12 +253,11 @@ class Adaptive(Policy):
         record.risks[name] = max(decision.risk, decision.wasted)
         if self.prospects is not None and name in self.prospects:
             record.errors.setdefault(name, self.prospects[name])
+        record.note_outcome(name, decision.good)
         if decision.good:
-            record.streaks[name] = 0
             return
         record.add(DEFAULT, decision.seconds - decision.wasted, decision.solved)
-        record.streaks[name] += 1
-        if record.streaks[name] >= self.settings.patience:
+        if record.streaks[name] >= self.settings.patience and not record.pays_so_far(name):
             record.rests[name] = record.number + self.settings.rest
             record.streaks[name] = self.settings.patience - 1  # the next failure after the rest is enough
             logger.warning("the %s guess rests for %d solves: %s", name, self.settings.rest, decision.outcome)

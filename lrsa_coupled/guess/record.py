@@ -29,12 +29,14 @@ class Tolerances:
         trials: Share of all time that may be lost on trials, after the first measurement of each choice.
         least_spread: Standard deviation of the logarithm of a time, when too few are known for a larger one.
         first_spread: The same before any choice has been measured twice.
+        surprise: Probability below which failures in a row say that something has changed.
     """
 
     window: int = 50
     trials: float = 0.05
     least_spread: float = 0.02
     first_spread: float = 0.3
+    surprise: float = 1e-3
 
 
 TOLERANCES = Tolerances()
@@ -50,6 +52,7 @@ class Record:
     Attributes:
         number: Solves so far.
         iterations: Those of default solves with a solution, of this run.
+        outcomes: Whether the last tries of a guess have led to the solution, in this run.
         streaks: Failures of a guess in a row.
         rests: The number of solves from which a guess is tried again.
         risks: What a guess that goes wrong is expected to lose [s].
@@ -62,6 +65,7 @@ class Record:
         self.logs = {name: deque(entries, maxlen=TOLERANCES.window) for name, entries in (logs or {}).items()}
         self.number = 0
         self.iterations: deque[int] = deque(maxlen=TOLERANCES.window)
+        self.outcomes: dict[str, deque[bool]] = {}
         self.streaks: Counter[str] = Counter()
         self.rests: dict[str, int] = {}
         self.risks: dict[str, float] = {}
@@ -116,6 +120,21 @@ class Record:
         share = len(self.solved(choice)) / len(self.logs[choice])
         return self.lost + time + (1.0 - 2.0 * share) * value <= trials * (self._total + time)
 
+    def note_outcome(self, guess: str, good: bool) -> None:
+        """Note whether a try of a guess has led to the solution."""
+        self.outcomes.setdefault(guess, deque(maxlen=TOLERANCES.window)).append(good)
+        self.streaks[guess] = 0 if good else self.streaks[guess] + 1
+
+    def pays_so_far(self, guess: str) -> bool:
+        """Return whether a guess that fails is the fastest all the same, and fails no more often than it did before.
+
+        So many failures in a row would be no surprise, given the tries before them.
+        """
+        streak, others = self.streaks[guess], [self.cost(name) for name in self.logs if name != guess]
+        before = [*self.outcomes[guess]][:-streak]
+        share = (before.count(False) + 1) / (len(before) + 2)
+        return self.cost(guess) < min(others, default=math.inf) and share**streak > TOLERANCES.surprise
+
     def may_lose(self, seconds: float, trials: float) -> bool:
         """Return whether a loss of some time would leave all that was lost within a share of all time.
 
@@ -130,7 +149,7 @@ class Record:
 
     def forget(self, choice: str) -> None:
         """Forget what a choice has cost, as it has changed."""
-        for known in (self.logs, self.streaks, self.rests, self.risks, self.errors):
+        for known in (self.logs, self.outcomes, self.streaks, self.rests, self.risks, self.errors):
             known.pop(choice, None)
         self.changed.add(choice)
 

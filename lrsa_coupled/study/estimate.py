@@ -105,8 +105,10 @@ class Request:
             raise ValueError(
                 f"method operator needs a model or solves to train one, one of them, got {self.model} and {self.train}"
             )
-        if (self.train is not None and self.method != "operator") or (self.model and self.method not in TAKE_MODEL):
-            raise ValueError(f"method {self.method} takes no operator, got {self.model or self.train}: leave it out")
+        if self.train is not None and self.method != "operator":
+            raise ValueError(f"train = {self.train} needs method operator, got method {self.method}")
+        if self.model and self.method not in TAKE_MODEL:
+            raise ValueError(f"method {self.method} takes no operator, got {self.model}: leave it out")
         if self.sobol is not None and self.sobol < 10:
             raise ValueError(f"Sobol indices need at least 10 samples, got {self.sobol}")
         if any(not 0.0 < share < 1.0 for share in self.quantiles):

@@ -1,6 +1,6 @@
 """A data farm that speeds itself up: groups of ranks that solve each sample from what those before have taught.
 
-Each group knows its own solutions; models are trained on the samples of all, by a process that the first group starts,
+Each group knows those of its own solutions that it could afford to collect; models are trained on the samples of all, by a process that the first group starts,
 and taken by all groups.
 """
 
@@ -16,7 +16,7 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.generation.generate import GenerateSummary, card_of, generate
 from lrsa_coupled.generation.sample_solver import SolveBy
 from lrsa_coupled.interfaces import Case
-from lrsa_coupled.study.cases import UNLIMITED, CaseLearner
+from lrsa_coupled.study.cases import CaseLearner
 from lrsa_coupled.study.study import Learning, Study, free_cores
 
 
@@ -46,7 +46,7 @@ class Farm:
     def __call__(self, group: MPI.Comm) -> SolveBy:
         """Return what solves the samples of a group."""
         solves = math.ceil(self.config.generate.samples / self.groups)
-        learning = Learning(str(self.folder), solves=solves, when=self.when, overhead=UNLIMITED)
+        learning = Learning(str(self.folder), solves=solves, when=self.when)
         card, own = card_of(self.case, self.config), group.Dup()  # the group is freed before the study ends
         study = Study(learning, card, own, groups=self.groups, cores=self.cores)
         self.learners.append(CaseLearner(self.case, self.config, study))

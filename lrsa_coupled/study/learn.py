@@ -112,7 +112,7 @@ class Learner:
         The sample has an index and parameters where it is one of a case.
         """
         seconds = self.policy.decisions[-1].seconds
-        self.study.count(seconds)
+        self.study.count(seconds, solved=result.converged)
         rest = result.reason, parameters, result.iterations, result.residual, seconds
         record = SampleRecord(index, "ok" if result.converged else "failed", *rest, arrays=None)
         if self._own is not None and self.broken is None and result.converged:

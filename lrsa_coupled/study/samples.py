@@ -40,6 +40,9 @@ class Samples(ABC):
     def add(self, record: SampleRecord) -> None:
         """Add a sample. OSError when it is to be written and cannot be."""
 
+    def note_solved(self) -> None:
+        """Count a solved sample that somebody else writes."""
+
     def flush(self) -> None:
         """Write what waits. OSError when it cannot be written."""
 
@@ -64,7 +67,10 @@ class WrittenElsewhere(Samples):
         return -1
 
     def add(self, record: SampleRecord) -> None:
-        self.count += self.groups * (record.arrays is not None)
+        pass
+
+    def note_solved(self) -> None:
+        self.count += self.groups
 
 
 @final

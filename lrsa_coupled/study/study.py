@@ -162,10 +162,12 @@ class Study:
             self._progress = math.sqrt(ratio * economy.ASSUMPTIONS.doubled)
         self.model, self.model_error = model, error
 
-    def count(self, seconds: float) -> None:
+    def count(self, seconds: float, *, solved: bool) -> None:
         """Count a solve. Collective: no."""
         self.solves += 1
         self.solving += seconds
+        if solved and self.log is not None:
+            self.log.note_solved()
 
     def note(self, errors: Mapping[str, float]) -> None:
         """Note the relative errors that the choices would have had in a solve. Collective: no."""

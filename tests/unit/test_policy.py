@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,32 @@ def test_a_guess_of_which_the_first_goes_wrong_is_not_given_up() -> None:
             KIND, Decision(number, choice, why, "failed: late" if wasted else "converged", wasted, seconds, 0.1)
         )
     assert chosen(policy, "learned") > 40
+
+
+def unsteady(policy: Adaptive, outcomes: Iterable[bool]) -> list[str]:
+    """Make as many solves; a guess takes 0.3, one that fails loses 0.2 beside the default solve's 1. Return choices."""
+    choices = []
+    for number, good in enumerate(outcomes, len(policy.decisions) + 1):
+        choice, why = _choose(policy)
+        wasted = 0.2 if choice == "learned" and not good else 0.0
+        seconds = 0.3 if choice == "learned" and good else 1.0 + wasted
+        outcome = "abandoned: it stalls" if wasted else "converged"
+        policy.note(KIND, Decision(number, choice, why, outcome, wasted, seconds, risk=0.05))
+        choices.append(choice)
+    return choices
+
+
+def test_a_guess_that_pays_though_it_fails_often_does_not_rest() -> None:
+    """Three failures in a row now and then are no surprise where a third of the tries fails."""
+    outcomes = (np.random.default_rng(0).random(200) > 1.0 / 3.0).tolist()
+    assert "False, False, False" in str(outcomes)
+    assert unsteady(Adaptive(GuessConfig(), ["learned"]), outcomes).count("learned") > 190
+
+
+def test_a_guess_that_begins_to_fail_rests() -> None:
+    policy = Adaptive(GuessConfig(), ["learned"])
+    unsteady(policy, [True] * 40)
+    assert unsteady(policy, [False] * 30).count("learned") == 3
 
 
 @pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
