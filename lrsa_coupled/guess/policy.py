@@ -15,7 +15,8 @@ Once it has been measured, no guess is used whose risk the account does not cove
 share of all time of default solves with a solution, and what guesses have saved, less what they have lost. The risk is
 what the guess lost when it failed last, or what it takes before its solve and for an iteration, after which it can be
 given up. So bad guesses take no more than the budget of a run, even if an iteration costs more than the budget of one
-solve. While the default solve has never ended with a solution there is no limit.
+solve. An attempt may cost the ``budget`` of one solve, or a quarter of what guesses have saved, up to a default solve.
+While the default solve has never ended with a solution there is no limit.
 """
 
 from __future__ import annotations
@@ -216,6 +217,7 @@ class Adaptive(Policy):
         counts, budget = record.iterations, settings.budget * expected
         if self.prospects is not None and name not in record.logs:
             budget = min(budget, record.first_failure(settings.budget))
+        budget = max(budget, min(expected, record.saved(0.0) / 4.0))
         mean = sum(counts) / len(counts) if counts else None
         return Choice(name, why, expected=expected, budget=budget, iterations=mean)
 

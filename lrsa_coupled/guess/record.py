@@ -140,7 +140,7 @@ class Record:
 
         Half of what guesses have saved may be lost besides.
         """
-        return self.lost + seconds <= trials * (self._total + seconds) + 0.5 * max(self._saved(0.0), 0.0)
+        return self.lost + seconds <= trials * (self._total + seconds) + 0.5 * max(self.saved(0.0), 0.0)
 
     def first_failure(self, budget: float) -> float:
         """Return what a guess that was never tried may lose: an iteration and what comes before it, else the budget."""
@@ -168,7 +168,7 @@ class Record:
         default = np.exp(self.solved(DEFAULT))
         if choice not in self.risks or not len(default):
             return True
-        return self.risks[choice] <= budget * float(default.sum()) + self._saved(budget)
+        return self.risks[choice] <= budget * float(default.sum()) + self.saved(budget)
 
     def describe(self, *names: str) -> str:
         """Return the costs, for people."""
@@ -184,7 +184,7 @@ class Record:
         read = {name: [_entry(value) for value in values] for name, values in content.items()}
         return cls({DEFAULT if name == "classical" else name: entries for name, entries in read.items()})
 
-    def _saved(self, budget: float) -> float:
+    def saved(self, budget: float) -> float:
         """Return what guesses have saved, less what they have lost, against the default and a share of it [s]."""
         default = np.exp(self.solved(DEFAULT))
         times = [np.exp([log for log, _ in logs]) for name, logs in self.logs.items() if name != DEFAULT]

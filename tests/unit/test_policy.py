@@ -121,6 +121,16 @@ def test_a_guess_that_begins_to_fail_rests() -> None:
     assert unsteady(policy, [False] * 30).count("learned") == 3
 
 
+def test_an_attempt_may_cost_a_quarter_of_what_guesses_have_saved() -> None:
+    """Up to a default solve, and never less than the budget."""
+    policy, budgets = Adaptive(GuessConfig(budget=0.15), ["learned"]), []
+    for _ in range(12):
+        unsteady(policy, [True])
+        budgets.append(policy.choose(KIND, ["learned"]).budget)
+    saved = 0.7 * np.arange(12)  # the first is a default solve of 1
+    assert budgets == pytest.approx(np.clip(saved / 4.0, 0.15, 1.0).tolist())
+
+
 @pytest.mark.parametrize("wasted", [0.3, 1.0, 2.0])
 def test_bad_guesses_stay_within_the_budget_though_the_good_ones_make_up_for_them_on_average(wasted: float) -> None:
     """Every third guess fails, so that none rests; the geometric mean of the times is below that of the default."""
