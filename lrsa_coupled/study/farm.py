@@ -1,7 +1,7 @@
 """A data farm that speeds itself up: groups of ranks that solve each sample from what those before have taught.
 
-Each group knows those of its own solutions that it could afford to collect; models are trained on the samples of all, by a process that the first group starts,
-and taken by all groups.
+Each group knows those of its own solutions that it could afford to collect; models are trained on the samples of all,
+by a process that the first group starts, and taken by all groups.
 """
 
 from __future__ import annotations
