@@ -187,11 +187,11 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
         raise ValueError(f"the operator of '{case.name}' needs a mesh for each evaluation: Case.points is None")
     seed = config.problem.test_seed
     draw = SampleDraw(case, seed)
-    solves = Solves(case, config, folder, comm=comm, quantities=quantities, draw=draw)
     names = tuple(quantity.name for quantity in quantities)
     model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
     if request.train is not None:
         model, seconds = trained(case, config, folder, comm=comm, samples=request.train, resolution=resolutions[:2][-1])
+    solves = Solves(case, config, folder, comm=comm, quantities=quantities, draw=draw, model=model)
     coarser = request.method in ("auto", "mlmc", "mfmc") or request.coarser
     study = Study(
         case, comm, solves, names, resolutions if coarser else resolutions[:1], request.pilot, seed,

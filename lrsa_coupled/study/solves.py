@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -26,12 +27,14 @@ from lrsa_coupled.files import append_line, flush, process_name
 from lrsa_coupled.generation.counter import SharedCounter
 from lrsa_coupled.generation.failures import numerical_failures
 from lrsa_coupled.guess.guarded import GuardedSolver
-from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.guess.learned import LearnedGuess
+from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.target import CaseTarget
-from lrsa_coupled.interfaces import Case, NumericalError
+from lrsa_coupled.interfaces import Case, InitialGuess, NumericalError
 from lrsa_coupled.logs import progress
-from lrsa_coupled.mpi import StopSignals, share
+from lrsa_coupled.mpi import StopSignals, collective_errors, share
 from lrsa_coupled.reading import Damaged, open_regular
+from lrsa_coupled.study.cases import coarse_of
 
 FOLDER = "solves"
 
@@ -67,13 +70,22 @@ Draw = Callable[[int, int], Any]
 class Solves:
     """Answers what is asked, each solve by a group of ``generate.ranks_per_sample`` ranks. Collective: all methods.
 
+    Args:
+        case: The case.
+        config: Its settings.
+        folder: Of the estimate.
+        comm: All ranks.
+        quantities: What is asked of each solution.
+        draw: Parameters of a sample.
+        model: Folder of an operator whose predictions are guesses of the solves; ValueError if it does not fit.
+
     Attributes:
         answers: Those known, on every rank.
         asked: What has been asked for.
     """
 
     def __init__(self, case: Case, config: Config, folder: Path, *, comm: MPI.Intracomm,
-                 quantities: Sequence[Quantity], draw: Draw) -> None:  # fmt: skip
+                 quantities: Sequence[Quantity], draw: Draw, model: Path | None = None) -> None:  # fmt: skip
         if comm.size % config.generate.ranks_per_sample:
             sizes = f"{config.generate.ranks_per_sample} and {comm.size}"
             raise ValueError(f"ranks_per_sample must divide the number of ranks, got {sizes}")
@@ -81,6 +93,10 @@ class Solves:
         self.quantities, self.draw = tuple(quantities), draw
         self.answers: dict[Ask, Answer] = share(comm, lambda: read_answers(self.folder))
         self.asked: set[Ask] = set()
+        self._learned: LearnedGuess | None = None
+        if model is not None:
+            with collective_errors(comm):
+                self._learned = LearnedGuess.load(model, config.guess).bind(case)
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)
         self._solvers: dict[int, Solver] = {}
         self._file = self.folder / f"{process_name()}~{secrets.token_hex(4)}.jsonl"
@@ -115,7 +131,8 @@ class Solves:
 
     def _solve(self, ask: Ask) -> Answer:
         if ask.resolution not in self._solvers:
-            self._solvers[ask.resolution] = Solver(self.case, self.config, self._group, ask.resolution)
+            solver = Solver(self.case, self.config, self._group, ask.resolution, learned=self._learned)
+            self._solvers[ask.resolution] = solver
         started = time.perf_counter()
         values, reason = self._solvers[ask.resolution].solve(self.draw(ask.index, ask.member), self.quantities)
         seconds = self._group.allreduce(time.perf_counter() - started, op=MPI.MAX) * self._group.size
@@ -126,11 +143,19 @@ class Solves:
 
 
 class Solver:
-    """Solves on meshes of one resolution; of a case on one mesh that, and the compiled forms, are made once."""
+    """Solves on meshes of one resolution; of a case on one mesh that, and the compiled forms, are made once.
 
-    def __init__(self, case: Case, config: Config, comm: MPI.Comm, resolution: int) -> None:
+    Each solve is by default, or from nested iteration or the operator's prediction once that has been faster.
+    """
+
+    def __init__(self, case: Case, config: Config, comm: MPI.Comm, resolution: int, *,
+                 learned: LearnedGuess | None = None) -> None:  # fmt: skip
         self.case, self.comm, self.resolution = case, comm, resolution
-        self.policy = Always(config.guess.max_iterations)
+        problem = dataclasses.replace(config.problem, resolution=resolution)
+        coarse = coarse_of(case, dataclasses.replace(config, problem=problem))
+        self.guesses: list[InitialGuess] = [guess for guess in (coarse, learned) if guess is not None]
+        self.policy = Adaptive(config.guess, [guess.name for guess in self.guesses])
+        self.policy.log_level = logging.DEBUG
         self._problem: Any = None
         self._quantities: Quantities | None = None
 
@@ -140,7 +165,7 @@ class Solver:
             with numerical_failures(self.comm, f"a solve of '{self.case.name}'"):
                 problem = self._set_up(parameters)
                 target = CaseTarget(self.case, problem, self.case.rtol * reference_norm(problem))
-                result = GuardedSolver([], target, self.policy).solve()
+                result = GuardedSolver(self.guesses, target, self.policy).solve()
         except NumericalError as error:
             return None, str(error)
         if not result.converged:

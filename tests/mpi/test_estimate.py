@@ -11,10 +11,11 @@ from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="estimates need DOLFINx")
 
-from lrsa_coupled import cli
+from lrsa_coupled import cli, load_case
 from lrsa_coupled.bench.html import page
 from lrsa_coupled.bench.rows import read_rows
-from lrsa_coupled.config import Config, load
+from lrsa_coupled.config import BenchConfig, Config, load
+from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import NumericalError
 from lrsa_coupled.study import solves
 from lrsa_coupled.study.estimate import Request, Result, estimate, table
@@ -139,6 +140,20 @@ def test_failed_solves_are_left_out_and_reported(shared_path: Path) -> None:
     result = run(shared_path, case=Failing(), method="mfmc", error=1e-2)
     assert set(result.failed) == {"NumericalError: too much"}
     assert result.quantities["integral"].mean.value < exact_mean(16) + 1e-2
+
+
+def test_solves_begin_from_the_guess_that_is_fastest() -> None:
+    """Nested iteration of the cavity on each mesh that has coarser ones; the quantities are those of other guesses."""
+    case, quantities = load_case("cavity"), load_case("cavity").quantities[:1]
+    guided, plain = (
+        solves.Solver(case, Config(bench=BenchConfig(coarse_meshes=count)), COMM, 16) for count in (1, None)
+    )
+    name = quantities[0].name
+    for index in range(4):
+        parameters = sample_parameters(case, 5, index)
+        one, other = (solver.solve(parameters, quantities)[0] for solver in (guided, plain))
+        assert one is not None and other is not None and one[name] == pytest.approx(other[name], rel=1e-6)
+    assert not plain.guesses and {each.choice for each in guided.policy.decisions} > {"nested, 1 coarser mesh"}
 
 
 def test_what_makes_no_sense_is_refused(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
