@@ -42,7 +42,7 @@ class Continuation:
 
     Args:
         set_value: Sets the path parameter in the forms of the problem.
-        start: Value at which the solver converges from the zero guess, or from a bad one.
+        start: Value at which the solver converges from the zero guess, or from a bad one; above or below the target.
     """
 
     set_value: Callable[[float], None]

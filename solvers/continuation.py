@@ -19,24 +19,36 @@ Point = tuple[float, npt.NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class StepControl:
-    """How the path is walked."""
+    """How the path is walked.
 
-    first_step: float  # a ratio on a logarithmic path, a share of the whole path otherwise
-    growth: float = 1.5  # factor on the step (its logarithm on a logarithmic path) after a success in few iterations
-    few: int = 4  # Newton iterations that are few
-    inner_rtol: float = 0.0  # of the solves before the target; 0 solves them to the tolerance of the target
-    max_inner: int = 12  # Newton iterations after which a step is halved, or with a loose inner_rtol accepted as it is
-    max_last: int = 12  # Newton iterations at the target after which the last step is halved
-    extrapolate: bool = True  # whether the guess of a step is the secant through the last two points
-    min_step: float = 1e-2  # smallest step, as a share of the path
-    otherwise: StepControl | None = None  # how to walk when this has failed, from the start of the path again
+    Args:
+        first_step: A ratio above 1 on a logarithmic path, a share of the whole path otherwise.
+        growth: Factor on the step (its logarithm on a logarithmic path) after a success in few iterations.
+        few: Newton iterations that are few.
+        inner_rtol: Of the solves before the target; 0 solves them to the tolerance of the target.
+        max_inner: Newton iterations after which a step is halved, or with a loose ``inner_rtol`` accepted as it is.
+        max_last: Newton iterations at the target after which the last step is halved.
+        extrapolate: Whether the guess of a step is the secant through the last two points.
+        min_step: Smallest step, as a share of the path.
+        otherwise: How to walk when this has failed, from the start of the path again.
+    """
+
+    first_step: float
+    growth: float = 1.5
+    few: int = 4
+    inner_rtol: float = 0.0
+    max_inner: int = 12
+    max_last: int = 12
+    extrapolate: bool = True
+    min_step: float = 1e-2
+    otherwise: StepControl | None = None
 
 
 class ContinuationSolver(Solver):
     """Walks ``problem.continuation`` from its start and zeros to its target; the values in the solution are dropped.
 
-    The path is scaled to [0, 1], in the logarithm of the parameter when the path is logarithmic. A step that fails is
-    halved.
+    The path, which may rise or fall, is scaled to [0, 1], in the logarithm of the parameter when it is logarithmic. A
+    step that fails is halved.
 
     Raises:
         ValueError: If the problem has no continuation path or the step control is out of range.
@@ -87,9 +99,9 @@ class ContinuationSolver(Solver):
                 step /= 2.0
         result = dataclasses.replace(result, iterations=iterations)
         if not result.converged:
-            text = (
-                f"walked to {t:.0%} of the path: allow smaller steps or more iterations (StepControl), or a longer path"
-            )
+            text = f"walked to {t:.0%} of the path: allow smaller steps or more iterations (StepControl)"
+            if t in (0.0, 1.0):
+                text = f"no solution at the start of the path, {self.path.start:g}: begin it where Newton converges"
             return dataclasses.replace(result, advice=text)
         if t < 1.0:  # at the beginning of the path: the first step is below the smallest
             text = "the path is too long for the smallest step"
@@ -101,10 +113,10 @@ class ContinuationSolver(Solver):
 
     def _first(self, control: StepControl) -> tuple[float, float]:
         """Return the first point of the path and the first step, in the scaled parameter."""
-        if self.path.start >= self.path.target:
+        if self.path.start == self.path.target:
             return 1.0, 1.0
         if self.path.logarithmic:
-            return 0.0, math.log(control.first_step) / math.log(self.path.target / self.path.start)
+            return 0.0, math.log(control.first_step) / abs(math.log(self.path.target / self.path.start))
         return 0.0, control.first_step
 
     def _value(self, t: float) -> float:

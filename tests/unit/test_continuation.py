@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,21 @@ def test_a_path_is_walked_to_its_end() -> None:
     made, visited = solver(200.0, 1000.0)
     result = made.solve()
     assert result.converged and visited[-1] == 1000.0 and visited[0] == 200.0 and len(visited) == 8
+
+
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_a_path_may_fall(logarithmic: bool) -> None:
+    made, visited = solver(2.0, 1.25, logarithmic=logarithmic)
+    assert made.solve().converged
+    assert visited[0] == 2.0 and visited[-1] == 1.25 and len(visited) >= 3
+    assert all(next_ < before for before, next_ in itertools.pairwise(visited[:-1]))
+
+
+def test_a_failure_at_the_start_is_not_one_on_the_way() -> None:
+    made, _ = solver(2.0, 1.25)
+    failed = SolveResult(False, "DIVERGED_LINE_SEARCH", "", 2, 1.0)
+    made.newton = SimpleNamespace(problem=made.newton.problem, solve_loosely=lambda rtol, limit: failed)
+    assert "no solution at the start of the path, 2" in made.solve().advice
 
 
 def test_a_loose_first_point_is_no_answer() -> None:
