@@ -84,6 +84,10 @@ def load_case(
         make = partial(getattr(importlib.import_module(module), wrapping), case_class)
         default = make().default_options
     case = make(update(default, options or {}, where="options", prefix="options."))
+    if lacking := [name for name in ("schema", "resolution", "rtol") if not hasattr(case, name)]:
+        raise ValueError(
+            f"{case_class.__name__} lacks {', '.join(lacking)}: set them in the class, see lrsa_coupled.Case"
+        )
     if rtol is not None:
         case.rtol = rtol
     method, methods = getattr(case, "default_method", None), case.methods()
@@ -152,7 +156,9 @@ def _case_class(name: str) -> type[Case[Any]]:
     own = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
     classes = [each for each in own if issubclass(each, Case) and not inspect.isabstract(each)]
     if len(classes) != 1:
-        found = ", ".join(c.__name__ for c in classes) or "none"
+        unfinished = [each for each in own if issubclass(each, Case) and inspect.isabstract(each)]
+        lacking = "; ".join(f"{c.__name__} lacks {', '.join(sorted(c.__abstractmethods__))}" for c in unfinished)
+        found = ", ".join(c.__name__ for c in classes) or lacking or "none"
         raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.Case, found: {found}")
     return classes[0]
 

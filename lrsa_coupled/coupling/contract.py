@@ -68,6 +68,9 @@ def _checked(features: Features, described: Described, problem: Unknown) -> Feat
     expect(features, Features, _name(described))
     nodal, scalars = (np.asarray(values, dtype=np.float64) for values in (features.nodal, features.scalars))
     num_owned = problem.node_space.dofmap.index_map.size_local
+    if schema.dim != problem.mesh.geometry.dim:
+        dim = problem.mesh.geometry.dim
+        raise ValueError(f"the schema of '{schema.name}' has dim {schema.dim}, the points of the mesh have {dim}")
     for name, values, shape in (
         ("nodal", nodal, (num_owned, schema.num_inputs)), ("scalars", scalars, (len(schema.scalars),))
     ):  # fmt: skip

@@ -21,13 +21,16 @@ from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vect
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.interfaces import Case, Features, Problem, SolveResult
+from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, SolveResult
 
 STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Lengths of the step in a Taylor test, relative to the solution."""
 
 ROUNDING = 1e-11
 """Remainder of a Taylor test, relative to its linear term, that may be rounding."""
+
+SLIGHT = 0.01
+"""Relative error of a Jacobian with which Newton's method still converges quickly."""
 
 NUM_SAMPLES = 1000
 """Samples of which time and size are estimated."""
@@ -69,6 +72,8 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield Finding("error", "features", str(error))
             return
         nodes = NodeSet(problem, case.schema.outputs)
+        if isinstance(problem, Problem) and problem.continuation is not None:
+            yield from _target(problem, problem.continuation, index=index)
         yield from _solves(case, problem, index=index, making=making, nodes=nodes)
         if index == 0 and isinstance(problem, Problem):
             yield from _dirichlet(case, problem)
@@ -168,6 +173,26 @@ def _dirichlet(case: Case, problem: Problem) -> Iterator[Finding]:
     problem.solution.x.array[:] = kept
 
 
+def _target(problem: Problem, path: Continuation, *, index: int) -> Iterator[Finding]:
+    """See whether a path ends in the problem as it was made, by the residual of a field; leaves zeros."""
+    owned = problem.solution.function_space.dofmap
+    count = owned.index_map.size_local * owned.index_map_bs
+    problem.solution.x.array[:count] = 1e-2 * np.random.default_rng(problem.mesh.comm.rank).standard_normal(count)
+    problem.solution.x.scatter_forward()
+    set_dirichlet(problem)
+    made = residual_vector(problem)
+    path.set_value(path.target)
+    ended = residual_vector(problem)
+    size = float(made.norm())
+    ended.axpy(-1.0, made)
+    if float(ended.norm()) > ROUNDING * size:
+        text = f"at its target, {path.target:g}, the problem is not the one that problem() has made"
+        yield Finding("error", f"sample {index}, continuation", text)
+    problem.solution.x.array[:] = 0.0
+    for item in (made, ended):
+        item.destroy()
+
+
 def _jacobian(problem: Problem) -> Finding:
     """Taylor test of the Jacobian at the solution, or at zero where no method has found one."""
     _finite(problem)
@@ -183,7 +208,8 @@ def _jacobian(problem: Problem) -> Finding:
         moved.axpy(-step, linear)
         return float(moved.norm())
 
-    order = _order(remainder, scale=float(linear.norm()))
+    order, slope = _order(remainder, scale=float(linear.norm())), float(linear.norm())
+    wrong = remainder(STEPS[-1]) / (STEPS[-1] * slope) if slope > 0.0 else math.inf
     _move(problem, point, direction, 0.0)
     for item in (point, direction, matrix, linear, base):
         item.destroy()
@@ -193,6 +219,9 @@ def _jacobian(problem: Problem) -> Finding:
         return Finding("ok", subject, "the residual is affine, as is_linear says") if problem.is_linear else advice
     if problem.is_linear:
         return Finding("error", subject, "is_linear=True, but the residual is not affine in the solution")
+    if order < 1.7 and wrong < SLIGHT:
+        text = f"differs from the derivative of the residual by {wrong:.1g} of it, as by quadrature of another degree"
+        return Finding("advice", subject, f'{text}: give both metadata={{"quadrature_degree": n}}')
     if order < 1.7:
         text = f"is not the derivative of the residual: the Taylor remainder is of order {order:.1f}, expected 2"
         return Finding("error", subject, text)

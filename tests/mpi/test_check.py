@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem, mesh as dmesh
 
-from lrsa_coupled import Case, Features, Field, Problem, Schema, catalog
+from lrsa_coupled import Case, Continuation, Features, Field, Problem, Schema, catalog
 from lrsa_coupled.config import Config
 from lrsa_coupled.generation.check import Finding, check_case
 from lrsa_coupled.solvers.interpolation import boundary_dofs
@@ -83,7 +84,12 @@ class RandomSample(Reaction):
 
 class WrongJacobian(Reaction):
     def jacobian(self, residual: Any, u: Any) -> Any:
-        return ufl.derivative(residual, u) + 1e-2 * ufl.TrialFunction(_space(u)) * ufl.TestFunction(_space(u)) * ufl.dx
+        return ufl.derivative(residual, u) + 10.0 * ufl.TrialFunction(_space(u)) * ufl.TestFunction(_space(u)) * ufl.dx
+
+
+class Slight(Reaction):
+    def jacobian(self, residual: Any, u: Any) -> Any:
+        return 1.001 * ufl.derivative(residual, u)
 
 
 class WrongEnergy(Reaction):
@@ -121,6 +127,26 @@ class Diverges(Reaction):
         return {"newton": lambda problem, atol: NewtonSolver(problem, atol, max_iterations=1)}
 
 
+class WrongDimension(Reaction):
+    schema = dataclasses.replace(Reaction.schema, dim=3)
+
+
+class WrongTarget(Reaction):
+    """The path scales the source and ends at twice the problem's own."""
+
+    def problem(self, mesh: dmesh.Mesh, parameters: Strength) -> Problem:
+        problem, factor = super().problem(mesh, parameters), fem.Constant(mesh, 1.0)
+        space, u = problem.node_space, problem.solution
+        residual = ufl.derivative(self.potential(u, parameters, factor * ufl.SpatialCoordinate(mesh)) * ufl.dx, u)
+
+        def set_factor(value: float) -> None:
+            factor.value = value
+
+        path = Continuation(set_factor, start=0.5, target=2.0)
+        return Problem(mesh=mesh, parameters=parameters, solution=u, node_space=space, residual=fem.form(residual),
+                       jacobian=problem.jacobian, bcs=problem.bcs, continuation=path)  # fmt: skip
+
+
 def _space(u: fem.Function) -> fem.FunctionSpace:
     return u.function_space
 
@@ -156,6 +182,9 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (SaidNonlinear(), "advice", "Jacobian", "is_linear=True"),
     (ConstantInput(), "advice", "features", "the same in all samples: source"),
     (WrongShape(), "error", "features", r"shape of nodal: expected \(\d+, 1\).* got \(\d+,\)"),
+    (WrongDimension(), "error", "features", "has dim 3, the points of the mesh have 2"),
+    (WrongTarget(), "error", "sample 0, continuation", "at its target, 2, the problem is not the one"),
+    (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
     (Forgets(), "error", "sample 0, solver", "must begin with the values"),
     (Diverges(), "error", "sample 0, newton", "failed"),
 ], ids=lambda value: type(value).__name__ if isinstance(value, Case) else None)  # fmt: skip

@@ -12,7 +12,8 @@ from lrsa_coupled.interfaces import Case
 METHODS = ("sample", "mesh", "problem", "features", "solver", "methods")
 OWN = "from lrsa_coupled import schema\nfrom lrsa_coupled.interfaces import Case\n\n" + "".join(
     f"class {name}(Case):\n    schema = schema.Schema('own', 2, (), (), (schema.Field('u'),))\n"
-    "    default_method = 'only'\n" + "".join(f"    def {m}(self, *a): return {{'only': None}}\n" for m in METHODS)
+    "    default_method = 'only'\n    resolution, rtol = 4, 1e-8\n"
+    + "".join(f"    def {m}(self, *a): return {{'only': None}}\n" for m in METHODS)
     for name in ("Own",)
 )
 
@@ -33,9 +34,13 @@ def test_own_case(tmp_path: Path, file: bool) -> None:
     assert catalog.shipped_model(tmp_path) is None
 
 
-@pytest.mark.parametrize(
-    ("content", "found"), [("", "none"), (OWN + OWN.replace("class Own", "class Other"), "Own, Other")]
-)
+UNFINISHED = "from lrsa_coupled import Case\n\nclass Own(Case):\n    pass\n"
+
+
+@pytest.mark.parametrize(("content", "found"), [
+    ("", "none"), (OWN + OWN.replace("class Own", "class Other"), "Own, Other"),
+    (UNFINISHED, "Own lacks features, .*, sample"),
+])  # fmt: skip
 def test_not_one_class(tmp_path: Path, content: str, found: str) -> None:
     (tmp_path / "case.py").write_text(content)
     with pytest.raises(ValueError, match=rf"exactly one class.*found: {found}"):
@@ -80,3 +85,9 @@ def test_the_default_method_must_be_a_method(tmp_path: Path) -> None:
     (tmp_path / "case.py").write_text(OWN.replace("'only'\n", "'best'\n"))
     with pytest.raises(ValueError, match="default_method of 'own' must be one of only, got 'best'"):
         catalog.load_case(str(tmp_path))
+
+
+def test_attributes_that_lack_are_named(tmp_path: Path) -> None:
+    (tmp_path / "case.py").write_text(OWN.replace("resolution, rtol = 4, 1e-8", "pass"))
+    with pytest.raises(ValueError, match=r"Own lacks resolution, rtol: set them in the class"):
+        catalog.load_case(tmp_path)
