@@ -6,6 +6,7 @@ MPIEXEC ?= $(BIN)/mpiexec
 STAMP  := $(VENV)/installed
 COMPLEX := .venv-complex
 COMPLEX_STAMP := $(COMPLEX)/installed
+INFERENCE := .venv-inference
 
 # One thread a process: ranks share the cores, and the problems of the tests are too small for more.
 export OMP_NUM_THREADS ?= 1
@@ -14,7 +15,7 @@ MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
   tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py
 
-.PHONY: help demo lint docs notebooks release test faults test-complex clean
+.PHONY: help demo lint docs notebooks release inference test faults test-complex clean
 .DEFAULT_GOAL := help
 
 help:
@@ -23,10 +24,11 @@ help:
 	@echo "make docs   a site of the pages and docstrings, build/site/index.html"
 	@echo "make notebooks  the tutorial as notebooks, build/notebooks/"
 	@echo "make release  sdist and wheel in dist/, checked"
+	@echo "make inference  Bayesian inference of a flow by tinyDA, a client of lrsa-coupled serve (runs/inference/)"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (an hour)"
 	@echo "make test-complex  tests with complex PETSc in an environment of its own, .venv-complex, on 1 and 2 ranks"
-	@echo "make clean  remove runs/, caches and build products (keeps .venv and .venv-complex)"
+	@echo "make clean  remove runs/, caches and build products (keeps the environments)"
 
 demo: $(STAMP)
 	$(MPIEXEC) -n 2 $(BIN)/lrsa-coupled bench cavity --samples 6 --json runs/demo/rows.jsonl --html runs/demo/page.html --pictures runs/demo
@@ -64,6 +66,18 @@ release: $(VENV)/release
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
+
+# The surrogate is fitted to the solves of an estimate. tinyDA needs numpy below 2, ray, and an older matplotlib, so an environment of its own.
+SERVED := cavity --quantity kinetic_energy dissipation flow_rate force_x force_y
+inference: $(STAMP) $(INFERENCE)/installed
+	$(BIN)/lrsa-coupled estimate $(SERVED) --method mc --error 3e-3 --pilot 100 --out runs/inference
+	$(BIN)/lrsa-coupled serve $(SERVED) --model cases/cavity --fit runs/inference & server=$$!; trap "kill $$server" EXIT INT TERM; \
+	  $(INFERENCE)/bin/python cases/scripts/inference.py http://localhost:4242
+
+$(INFERENCE)/installed:
+	test -x $(INFERENCE)/bin/python || "$(PYTHON)" -m venv $(INFERENCE)
+	$(INFERENCE)/bin/python -m pip install --quiet "tinyda==0.9.21" "matplotlib<3.10" ray umbridge
+	@touch $@
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n 3 --dist worksteal tests/unit tests/cases
