@@ -244,7 +244,7 @@ class GuessConfig(Section):
     chunk_size: Positive = setting(65536, "points that a rank with more works on at a time; bounds the memory")
     budget: PositiveFloat = setting(0.15, "share of the time of the default method that failed guesses may cost")
     max_distance: PositiveFloat = setting(4.0, "largest distance of inputs from their mean in training, in deviations")
-    patience: Positive = setting(3, "failures in a row after which a guess is switched off")
+    patience: Positive = setting(3, "failures in a row after which a guess is switched off, unless it pays even so")
     rest: Positive = setting(50, "solves for which a guess that failed is switched off")
     record: str | None = setting(None, "JSON file in which the measured costs outlive the run")
 

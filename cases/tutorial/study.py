@@ -40,7 +40,7 @@ problem = NonlinearProblem(
 # %% [markdown]
 # The added line. What changes from solve to solve is named: Functions or UFL expressions are inputs, Constants are
 # scalars. `when="never"` trains no operator: for so few solves none would pay, and `attach` would see that itself.
-# Collecting takes 2 % of the time of the solves at most; `overhead=1.0` keeps all of these, which are short.
+# Collecting takes 1 % of the time of the solves at most; `overhead=1.0` keeps all of these, which are short.
 # %%
 learning = Learning("study_data", name="study", when="never", overhead=1.0)
 attached = attach(problem, inputs={"source": source}, scalars={"hot": hot}, learn=learning)

@@ -77,6 +77,8 @@ def generate_and_report(
     if text:
         mpi.print_once(text)
     _print_failures(case, config, summary.failed, name=name)
+    if summary.failed and summary.solved and not config.generate.unsolved:
+        mpi.print_once(f"the other {summary.solved} can be used as they are: lrsa-coupled train {folder} --out MODEL")
     if summary.made:  # no solver has run otherwise, and none has used an option
         check_petsc(comm, petsc)
     if not summary.stopped:

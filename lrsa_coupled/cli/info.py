@@ -50,7 +50,12 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
 
         for field in [*field_statistics(store), *quantity_statistics(store)]:
-            print(f"{field.name}: mean {field.mean:.6g} +- {field.standard_error:.2g}, variance {field.variance:.6g}")
+            error = f"standard error {field.standard_error:.2g}"
+            print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
+        if card.resolution == 0:
+            print(
+                "of the samples that are kept: a script that learns keeps more of its first solves than of later ones"
+            )
     return 0
 
 

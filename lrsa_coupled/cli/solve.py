@@ -70,7 +70,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--mode", choices=("solve", "surrogate"), default="solve", help=text)
     text = "relative accuracy of --mode surrogate, 1e-12 to 1; 1e-2 by default"
     parser.add_argument("--accept", type=float, metavar="A", help=text)
-    parser.add_argument("--index", type=int, default=0, help="index of the sample")
+    parser.add_argument("--index", type=int, metavar="I", help="index of the sample; 0 by default")
     add_settings(parser, "problem.seed", "problem.resolution")
     text = "JSON file of parameters that replace those of the sample; or a result.json, to solve its problem again"
     parser.add_argument("--parameters", type=Path, metavar="FILE", help=text)
@@ -90,12 +90,11 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if args.mode == "surrogate":
         accept = ACCEPT if args.accept is None else args.accept
         check_accept(accept)
-    parameters: Any = sample_parameters(case, config.problem.test_seed, args.index)
+    index = args.index or 0
+    parameters: Any = sample_parameters(case, config.problem.test_seed, index)
     if args.parameters is not None:
-        parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters))
-    request = Request(
-        case, config, parameters, args.out, model, args.method, accept, args.case, args.index, tuple(petsc)
-    )
+        parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters, index=args.index))
+    request = Request(case, config, parameters, args.out, model, args.method, accept, args.case, index, tuple(petsc))
     with writing(comm, folders=[args.out]):
         text, success = solve(request, comm)
     mpi.print_once(text)
@@ -185,15 +184,19 @@ def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> 
     return result
 
 
-def read_parameters[T](sample: T, path: Path) -> T:
+def read_parameters[T](sample: T, path: Path, *, index: int | None = None) -> T:
     """Replace fields of the parameters ``sample`` by those of a JSON file; a list replaces a tuple of the same length.
 
     Raises:
-        ValueError: If the file is not a JSON object, a name is unknown, or a value is of another type or shape.
+        ValueError: If the file is not a JSON object, a name is unknown, or a value is of another type or shape; if it
+            is a result.json, which has all parameters, and an index is given as well.
     """
     values = read_json(path)
     asked = values.get("request")
-    values = asked["parameters"] if isinstance(asked, dict) and isinstance(asked.get("parameters"), dict) else values
+    if isinstance(asked, dict) and isinstance(asked.get("parameters"), dict):
+        values = asked["parameters"]
+        if index is not None:
+            raise ValueError(f"{path} has all parameters of its problem: leave out --index {index}")
     changed = update(sample, values, where=str(path))
     for name in values:
         expected, found = (np.shape(getattr(parameters, name)) for parameters in (sample, changed))
@@ -230,7 +233,7 @@ def describe_certified(result: Certified) -> str:
 
 def _model(args: Namespace, case: Case) -> Path | None:
     """Return the folder of the model to use, None for a solve without one."""
-    if args.index < 0:
+    if args.index is not None and args.index < 0:
         raise ValueError(f"--index counts from 0, got {args.index}")
     if args.method and (args.model or args.mode == "surrogate"):
         raise ValueError("--method solves without a model, --model and --mode surrogate with one; give one of them")

@@ -142,6 +142,10 @@ def quasi_random(count: int, dim: int) -> npt.NDArray[np.float64]:
 def forms_of(quantity: Quantity, problem: Unknown) -> Sequence[ufl.Form]:
     """Return the functionals of a quantity; ValueError when they are no such forms. Collective."""
     forms = quantity.functionals(problem)
+    if any(isinstance(form, fem.Form) for form in forms):
+        raise ValueError(
+            f"quantity '{quantity.name}' is a compiled form: give the UFL form that fem.form(...) has taken"
+        )
     if not forms or any(not isinstance(form, ufl.Form) or form.arguments() for form in forms):
         raise ValueError(f"quantity '{quantity.name}' needs one or more UFL forms without test functions, got {forms}")
     if quantity.of is None and len(forms) > 1:

@@ -90,6 +90,13 @@ def script_for(card: ModelCard, fields: Sequence[Field], inputs: Mapping[str, In
     return script
 
 
+def named[T](what: str, given: Mapping[str, T] | None) -> Mapping[str, T]:
+    """Return what a script gives by names, nothing for None; ValueError when it is no mapping. Collective: no."""
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"{what} must be a dict such as {{'name': value}}, got {type(given).__name__}")
+    return given or {}
+
+
 def unknown(u: Solution, bcs: Sequence[DirichletBC], outputs: Sequence[Field]) -> Unknown:
     """Return the unknown ``u`` with nodes for the fields; errors as ``elements.node_space``. Collective."""
     nodes = node_space(u, outputs)
@@ -166,6 +173,8 @@ def _grouped(names: Sequence[str], scalars: Mapping[str, Scalar]) -> dict[str, S
 
 def _numbers(name: str, source: Scalar) -> npt.NDArray[Any]:
     """Return the numbers of a scalar, real or complex."""
+    if isinstance(source, Function):
+        raise ValueError(f"scalars: '{name}' is a Function, which has values at nodes: name it under inputs")
     value = source.value if isinstance(source, Constant) else source() if callable(source) else source
     try:
         numbers = np.atleast_1d(np.asarray(value)).ravel()

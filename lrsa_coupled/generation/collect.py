@@ -17,7 +17,7 @@ from petsc4py import PETSc
 from lrsa_coupled.coupling.elements import Solution, num_columns
 from lrsa_coupled.coupling.inputs import Input, input_columns
 from lrsa_coupled.coupling.quantities import of_forms
-from lrsa_coupled.coupling.script import Scalar, Script, unknown, unknown_of
+from lrsa_coupled.coupling.script import Scalar, Script, named, unknown, unknown_of
 from lrsa_coupled.data.card import DataCard, create
 from lrsa_coupled.data.claims import Indices
 from lrsa_coupled.data.format import SampleRecord
@@ -76,9 +76,11 @@ class Collector:
         self.what = unknown(solution, bcs, fields)
         self.comm: MPI.Comm = self.what.mesh.comm
         self.solver = problem if isinstance(problem, (PETSc.SNES, PETSc.KSP)) else problem.solver
-        self.script = script_of(name, self.what, inputs or {}, scalars=scalars or {}, outputs=fields)
+        self.script = script_of(
+            name, self.what, named("inputs", inputs), scalars=named("scalars", scalars), outputs=fields
+        )
         self._gatherer = SampleGatherer(self.script, self.what)
-        self._quantities = of_forms(quantities or {}, self.what)
+        self._quantities = of_forms(named("quantities", quantities), self.what)
         self._writer = ShardWriter(self.folder, SAMPLES_PER_SHARD)
         with collective_errors(self.comm):
             if self.comm.rank == 0:

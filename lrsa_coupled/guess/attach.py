@@ -28,7 +28,7 @@ from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.quantities import of_forms
-from lrsa_coupled.coupling.script import Scalar, Script, script_for, unknown, unknown_of
+from lrsa_coupled.coupling.script import Scalar, Script, named, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose
@@ -103,12 +103,12 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
     learning = learning_of(learn, options)
     if quantities and learning is None:
         raise ValueError("quantities are kept with the samples that learn collects, got no learn: give a folder, too")
-    described: _Described = {"inputs": inputs or {}, "scalars": scalars or {}}
+    described: _Described = {"inputs": named("inputs", inputs), "scalars": named("scalars", scalars)}
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)
         attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy)
         if attached.learner is not None:
-            attached.learner.quantities = of_forms(quantities or {}, what)
+            attached.learner.quantities = of_forms(named("quantities", quantities), what)
     elif guess is not None:
         card = guess.predictor.card
         what = unknown(u, bcs, card.schema.outputs)

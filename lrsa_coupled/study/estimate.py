@@ -25,7 +25,7 @@ from mpi4py import MPI
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.quantities import choose
-from lrsa_coupled.files import write_text_atomically
+from lrsa_coupled.files import check_kind, write_text_atomically
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
@@ -103,7 +103,8 @@ class Request:
             raise ValueError(f"unknown method '{self.method}'{nearest(self.method, ['auto', *METHODS])}")
         if self.method == "operator" and (self.model is None) == (self.train is None):
             raise ValueError(
-                f"method operator needs a model or solves to train one, one of them, got {self.model} and {self.train}"
+                "method operator needs a model (--model DIR) or solves to train one (--train N), one of them, "
+                f"got {self.model} and {self.train}"
             )
         if self.train is not None and self.method != "operator":
             raise ValueError(f"train = {self.train} needs method operator, got method {self.method}")
@@ -236,6 +237,7 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
     place = {"seed": config.problem.test_seed, "resolution": config.problem.resolution or case.resolution}
     asked = json.loads(json.dumps(problem | place | dataclasses.asdict(request)))
     path = folder / "estimate.json"
+    check_kind(folder, "result.json")
     if path.is_file():
         known = read_json(path)
         for key, value in asked.items():

@@ -27,6 +27,8 @@ def learning_of(learn: Learning | Path | str | None, options: PETSc.Options) -> 
         learn = options.getString("lrsa_learn", "") or None
     if learn is None:
         return None
+    if not isinstance(learn, Learning | Path | str):
+        raise ValueError(f"learn: expected a folder or Learning(folder, ...), got {learn!r}")
     learning = learn if isinstance(learn, Learning) else Learning(str(learn))
     names = [name for name in ("solves", "when", "overhead") if options.hasName(f"lrsa_learn_{name}")]
     given = {name: parse(options.getString(f"lrsa_learn_{name}")) for name in names}

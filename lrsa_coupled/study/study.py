@@ -212,6 +212,12 @@ class Study:
         lines = [f"study: {self.solves} solves in {self.solving:.4g} s"]
         if self.comm.rank == 0:
             kept = "no longer collected" if self.log is None else f"{len(self.log)} in {self.folder}"
+            if (
+                self.log is not None
+                and self.groups is None
+                and (left := self.solves - self.log.count) > self.solves / 2
+            ):
+                kept += f"; {left} solves were not kept, an overhead above {self.learning.overhead:g} keeps more"
             lines += [f"samples: {kept}", f"models: {'; '.join(self._trained) or 'none trained'}"]
         took = self.spent + self.setup
         gain = self.saved - took

@@ -162,7 +162,7 @@ def test_what_makes_no_sense_is_refused(shared_path: Path, capsys: pytest.Captur
         ({"error": 1.0, "budget": 1.0}, "an error or a budget"),
         ({"error": -1.0}, "must be positive, got -1.0"),
         ({"error": 1.0, "method": "mlcm"}, "unknown method 'mlcm' .did you mean 'mlmc'"),
-        ({"error": 1.0, "method": "operator"}, "needs a model or solves to train one"),
+        ({"error": 1.0, "method": "operator"}, "needs a model .* or solves to train one .--train N."),
         ({"error": 1.0, "method": "mc", "train": 9}, "train = 9 needs method operator, got method mc"),
         ({"error": 1.0, "method": "mc", "model": "model"}, "method mc takes no operator, got model: leave it out"),
         ({"error": 1.0, "sobol": 2}, "Sobol indices need at least 10 samples, got 2"),
