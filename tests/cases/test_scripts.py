@@ -9,7 +9,7 @@ import pytest
 from lrsa_coupled.cases.scripts.insertion import edited
 from tests.helpers import ROOT, needs_dolfinx
 
-RUNNER = {"__init__.py", "__main__.py", "insertion.py", "runner.py", "families.py", "studies.py"}
+RUNNER = {"__init__.py", "__main__.py", "insertion.py", "runner.py", "families.py", "inference.py", "studies.py"}
 SOURCE = """steps = 3
 problem = make(
     steps,
