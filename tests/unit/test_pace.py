@@ -61,7 +61,7 @@ def test_training_by_the_clock_learns_and_a_finished_run_returns_at_once(data, t
     config = with_training(minutes=0.02, learning_rate=1e-2, optimizer="muon")
     summary = train(data, tmp_path, config)
     lines = metrics(tmp_path)
-    assert summary["epochs"] == len(lines) > CONFIG.training.epochs and "stopped" not in summary
+    assert summary["epochs"] == len(lines) > 1 and "stopped" not in summary
     assert lines[-1]["learning_rate"] < 0.2 * max(line["learning_rate"] for line in lines)
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert checkpoint.load(tmp_path)[1].errors == summary["errors"]
