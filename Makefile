@@ -69,10 +69,12 @@ release: $(VENV)/release
 
 # The surrogate is fitted to the solves of an estimate. tinyDA needs numpy below 2, ray, and an older matplotlib, so an environment of its own.
 SERVED := cavity --quantity kinetic_energy dissipation flow_rate force_x force_y
+SERVER := runs/inference/server.txt
 inference: $(STAMP) $(INFERENCE)/installed
 	$(BIN)/lrsa-coupled estimate $(SERVED) --method mc --error 3e-3 --pilot 100 --out runs/inference
-	$(BIN)/lrsa-coupled serve $(SERVED) --model cases/cavity --fit runs/inference & server=$$!; trap "kill $$server" EXIT INT TERM; \
-	  $(INFERENCE)/bin/python cases/scripts/inference.py http://localhost:4242
+	rm -f $(SERVER); $(BIN)/lrsa-coupled serve $(SERVED) --model cases/cavity --fit runs/inference --port 0 > $(SERVER) & server=$$!; \
+	  trap "kill $$server" EXIT INT TERM; until grep -qs "^http" $(SERVER) || ! kill -0 $$server; do sleep 0.2; done; \
+	  $(INFERENCE)/bin/python cases/scripts/inference.py "$$(sed -n 's/^\(http[^ ]*\):.*/\1/p' $(SERVER))"
 
 $(INFERENCE)/installed:
 	test -x $(INFERENCE)/bin/python || "$(PYTHON)" -m venv $(INFERENCE)

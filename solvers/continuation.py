@@ -100,7 +100,7 @@ class ContinuationSolver(Solver):
         result = dataclasses.replace(result, iterations=iterations)
         if not result.converged:
             text = f"walked to {t:.0%} of the path: allow smaller steps or more iterations (StepControl)"
-            if t in (0.0, 1.0):
+            if not reached:
                 text = f"no solution at the start of the path, {self.path.start:g}: begin it where Newton converges"
             return dataclasses.replace(result, advice=text)
         if t < 1.0:  # at the beginning of the path: the first step is below the smallest

@@ -48,6 +48,10 @@ def test_a_failure_at_the_start_is_not_one_on_the_way() -> None:
     failed = SolveResult(False, "DIVERGED_LINE_SEARCH", "", 2, 1.0)
     made.newton = SimpleNamespace(problem=made.newton.problem, solve_loosely=lambda rtol, limit: failed)
     assert "no solution at the start of the path, 2" in made.solve().advice
+    ended = iter([True])
+    found = SolveResult(True, "CONVERGED_FNORM_ABS", "", 2, 1e-9)
+    made.newton.solve_loosely = lambda rtol, limit: found if next(ended, False) else failed
+    assert "walked to 0% of the path" in made.solve().advice
 
 
 def test_a_loose_first_point_is_no_answer() -> None:
