@@ -47,7 +47,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "training data, to add the nearest sample, and modes with a Gaussian process, as baselines"
     parser.add_argument("--data", type=Path, metavar="DIR", help=text)
     text = "some of the baselines; all by default"
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help=text)
+    parser.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help=text)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows as JSON Lines")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a self-contained HTML page")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="write PNG pictures")

@@ -33,5 +33,5 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     check_petsc(comm, petsc)
     errors, advice = found.count("error"), found.count("advice")
     after = "mend the errors first" if errors else f"next: lrsa-coupled generate {args.case} --samples 100 --out data"
-    mpi.print_once(f"{len(found)} findings, {errors} errors, {advice} advice; {after}")
+    mpi.print_once(f"{args.samples} samples: {errors} errors, {advice} advice; {after}")
     return 1 if errors else 0

@@ -19,7 +19,7 @@ FAILED, STOPPED = 1, 3
 def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
     text = "quantities of the case, all by default; the error is that of the first"
-    parser.add_argument("--quantity", nargs="+", default=[], metavar="Q", help=text)
+    parser.add_argument("--quantity", nargs="+", action="extend", default=[], metavar="Q", help=text)
     goal = parser.add_mutually_exclusive_group(required=True)
     text = "half-width of the 95 %% interval of the mean to reach, in units of the quantity"
     goal.add_argument("--error", type=float, metavar="E", help=text)
@@ -27,9 +27,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     text = "auto (the cheapest by the pilot), mc, mlmc, mfmc (coarser meshes), gp (a Gaussian process), operator"
     parser.add_argument("--method", default="auto", metavar="M", help=text)
     text = "thresholds of the first quantity: the probability to be above"
-    parser.add_argument("--above", type=float, nargs="+", default=[], metavar="T", help=text)
+    parser.add_argument("--above", type=float, nargs="+", action="extend", default=[], metavar="T", help=text)
     text = "shares whose quantiles are estimated, such as 0.05 0.95"
-    parser.add_argument("--quantile", type=float, nargs="+", default=[], metavar="SHARE", help=text)
+    parser.add_argument("--quantile", type=float, nargs="+", action="extend", default=[], metavar="SHARE", help=text)
     text = "samples of Sobol indices, each a solve for every field of the parameters and two more"
     parser.add_argument("--sobol", type=int, metavar="N", help=text)
     text = "folder of an operator; the shipped one by default where the method may be operator"
@@ -38,7 +38,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--train", type=int, metavar="N", help=text)
     parser.add_argument("--pilot", type=int, default=32, metavar="N", help="samples of the pilot; 32 by default")
     add_settings(parser, "problem.seed", "problem.resolution", "generate.ranks_per_sample")
-    add_out(parser, "folder of solves and results; an estimate that was interrupted goes on")
+    add_out(
+        parser,
+        "folder of solves and results; what is there is used, for another error, too",
+    )
     add_preset(parser)
 
 
@@ -63,6 +66,6 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         return STOPPED
     mpi.print_once(table(result))
     check_petsc(comm, petsc)
-    done = f"{args.out / 'result.json'} has all numbers; another error, budget or method takes another --out"
+    done = f"{args.out / 'result.json'} has all numbers; a smaller error goes on from there"
     mpi.print_once("next: " + (done if result.reached else "the error is not reached, the same command goes on"))
     return FAILED if result.failed or not result.reached else 0

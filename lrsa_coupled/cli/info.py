@@ -49,10 +49,11 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if args.statistics:
         from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
 
-        for field in [*field_statistics(store), *quantity_statistics(store)]:
+        quantities = quantity_statistics(store)
+        for field in [*field_statistics(store), *quantities]:
             error = f"standard error {field.standard_error:.2g}"
             print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
-        if card.resolution == 0:
+        if card.resolution == 0 and not quantities:
             print(
                 "of the samples that are kept: a script that learns keeps more of its first solves than of later ones"
             )

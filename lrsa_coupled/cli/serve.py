@@ -17,12 +17,14 @@ LARGEST_PORT = 65535
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_case(parser)
-    parser.add_argument("--quantity", nargs="+", default=[], metavar="Q", help="quantities, all by default")
+    parser.add_argument(
+        "--quantity", nargs="+", action="extend", default=[], metavar="Q", help="quantities, all by default"
+    )
     parser.add_argument("--port", type=int, default=4242, metavar="P", help="4242 by default; 0 chooses one")
     text = "address to listen at; only programs of this machine by default"
     parser.add_argument("--address", default="127.0.0.1", metavar="A", help=text)
     text = "resolutions of further models fe-N"
-    parser.add_argument("--coarser", type=int, nargs="+", default=[], metavar="N", help=text)
+    parser.add_argument("--coarser", type=int, nargs="+", action="extend", default=[], metavar="N", help=text)
     parser.add_argument(
         "--model", type=Path, metavar="DIR", help="folder of an operator, to serve it as model operator"
     )

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,9 @@ STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
 
 ROUNDING = 1e-11
 """Remainder of a Taylor test, relative to its linear term, that may be rounding."""
+
+MESH = 0.05
+"""Relative difference of Dirichlet values that may be that of the nodes of two meshes."""
 
 SLIGHT = 0.01
 """Relative error of a Jacobian with which Newton's method still converges quickly."""
@@ -56,6 +59,8 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
     """
     seed, resolution = config.problem.training_seed, config.problem.resolution or case.resolution
     features: list[Features] = []
+    prescribed: list[Prescribed] = []
+    forms: set[str] = set()
     try:
         check_draw(case, seed, comm)
     except ValueError as error:
@@ -72,14 +77,61 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield Finding("error", "features", str(error))
             return
         nodes = NodeSet(problem, case.schema.outputs)
-        if isinstance(problem, Problem) and problem.continuation is not None:
-            yield from _target(problem, problem.continuation, index=index)
+        prescribed.append(_prescribed(nodes, features[-1]))
+        if isinstance(problem, Problem):
+            forms.add(str(problem.residual.module))
+            if problem.continuation is not None:
+                yield from _target(problem, problem.continuation, index=index)
         yield from _solves(case, problem, index=index, making=making, nodes=nodes)
         if index == 0 and isinstance(problem, Problem):
             yield from _dirichlet(case, problem)
             yield _jacobian(problem)
             yield from _energy(problem)
     yield from _constant_inputs(case, features, comm)
+    yield from _unseen(prescribed, features)
+    if len(forms) > 1:
+        text = f"{len(forms)} compiled residuals of {samples} samples: numbers in a form are code, make them Constants"
+        yield Finding("advice", "forms", text)
+
+
+class Prescribed(NamedTuple):
+    """Dirichlet values of a sample: least and greatest, and whether an input has those of greatest magnitude."""
+
+    lowest: float
+    highest: float
+    is_input: bool
+
+
+def _prescribed(nodes: NodeSet, features: Features) -> Prescribed:
+    """Return the Dirichlet values of a problem. Collective."""
+    fixed, values, comm = nodes.constrained, nodes.dirichlet_values(), nodes.space.mesh.comm
+    found, inputs = values[fixed], np.ones(features.nodal.shape[1], dtype=bool)
+    scale = comm.allreduce(float(np.abs(found).max(initial=0.0)), op=MPI.MAX)
+    for column, mask in zip(values.T, fixed.T, strict=True):
+        largest = mask & (np.abs(column) >= 0.999 * scale)
+        apart = np.abs(features.nodal[largest] - column[largest, None]).max(axis=0, initial=0.0)
+        inputs &= comm.allreduce(apart, op=np.maximum) <= 1e-6 * scale
+    lowest = comm.allreduce(float(found.min(initial=np.inf)), op=MPI.MIN)
+    highest = comm.allreduce(float(found.max(initial=-np.inf)), op=MPI.MAX)
+    return Prescribed(lowest, highest, bool(inputs.any()))
+
+
+def _unseen(prescribed: Sequence[Prescribed], features: Sequence[Features]) -> Iterator[Finding]:
+    """Find Dirichlet values that differ between the samples and that neither an input nor a scalar gives."""
+    ends = np.array([[each.lowest, each.highest] for each in prescribed])
+    if len(ends) < 3 or not np.isfinite(ends).all() or any(each.is_input for each in prescribed):
+        return
+    apart = np.ptp(ends, axis=0)
+    apart[apart <= MESH * np.abs(ends).max()] = 0.0
+    if not apart.any():
+        return
+    scalars = np.array([each.scalars for each in features])
+    for values in ends.T[apart > 0.0]:
+        for scalar in scalars.T[np.ptp(scalars, axis=0) > 0.0]:
+            if abs(np.corrcoef(values, scalar)[0, 1]) > 0.9999:
+                return
+    text = "they differ from sample to sample and are no input: where inputs and scalars do not determine them, an "
+    yield Finding("advice", "Dirichlet data", f"{text}operator cannot know the solution")
 
 
 def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -> Iterator[Finding]:

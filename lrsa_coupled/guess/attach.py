@@ -39,7 +39,7 @@ from lrsa_coupled.interfaces import InitialGuess, Unknown
 from lrsa_coupled.settings import parse, update
 from lrsa_coupled.study.learn import Learner
 from lrsa_coupled.study.scripts import learning_of, studied
-from lrsa_coupled.study.study import NAMES, Learning, study_for
+from lrsa_coupled.study.study import NAMES, UNLIMITED, Learning, study_for
 
 if TYPE_CHECKING:
     from lrsa_coupled.guess.learned import LearnedGuess
@@ -81,6 +81,7 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
         learn: Folder in which the solves are collected and operators trained as long as that pays, or a ``Learning``;
             None reads the option ``-<prefix>lrsa_learn FOLDER``. Without an operator and this, nothing is done.
         quantities: Numbers that ``learn`` keeps with each sample, by name: forms of the unknown without test functions.
+            Then every solve is kept, whatever ``overhead`` says.
 
     Returns:
         What is attached, None without an operator and a folder to learn in.
@@ -103,6 +104,8 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
     learning = learning_of(learn, options)
     if quantities and learning is None:
         raise ValueError("quantities are kept with the samples that learn collects, got no learn: give a folder, too")
+    if quantities and learning is not None:
+        learning = dataclasses.replace(learning, overhead=UNLIMITED)
     described: _Described = {"inputs": named("inputs", inputs), "scalars": named("scalars", scalars)}
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)

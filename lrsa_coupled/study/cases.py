@@ -33,14 +33,12 @@ from lrsa_coupled.interfaces import Case, InitialGuess, Problem, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import StopSignals, share
 from lrsa_coupled.study.learn import Learner
-from lrsa_coupled.study.study import NAMES, Learning, Study
+from lrsa_coupled.study.study import NAMES, UNLIMITED, Learning, Study
 
 logger = logging.getLogger(__name__)
 
 TRIAL = 6
 """Solves after which a study says what is to be expected."""
-UNLIMITED = 1e9
-"""Share of the time of the solves for collecting: every sample was asked for."""
 
 
 @final

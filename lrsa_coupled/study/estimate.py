@@ -3,10 +3,11 @@
 A pilot is solved on the mesh that counts and on coarser ones. From its costs and correlations follows what each method
 will cost; one is chosen, and solves are added until the interval of the first quantity's mean is short enough.
 
-Files: ``estimate.json`` (what was asked; another request is refused in the same folder), ``solves/`` (see
-``solves.py``), ``plan.json`` (the method chosen), ``result.json``. A run that was killed goes on, and its numbers are
-those of a run that was not: they follow from the solves and their recorded costs. Where these matter and it was killed
-within the pilot, the rest of the pilot has costs of its own; with a time to stay within all depends on the machine.
+Files: ``estimate.json`` (what was asked), ``solves/`` (see ``solves.py``), ``plan.json`` (the method chosen),
+``result.json``. Another goal goes on with the solves that are there; a request that differs otherwise is refused in the
+same folder. A run that was killed goes on, and its numbers are those of a run that was not: they follow from the solves
+and their recorded costs. Where these matter and it was killed within the pilot, the rest of the pilot has costs of its
+own; with a time to stay within all depends on the machine.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ ROUNDS = 12
 
 TAKE_MODEL = ("auto", "operator")
 """Methods that take a model."""
+
+GOALS = ("error", "budget", "above", "quantiles", "sobol")
+"""What may be asked anew of the same solves."""
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
 
 
 def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
-    """Note what is asked, or compare it with what the folder is of."""
+    """Note what is asked, or compare it with what the folder is of; another goal has the method chosen again."""
     problem = {"case": case.name, "options": dataclasses.asdict(case.options), "rtol": case.rtol}
     place = {"seed": config.problem.test_seed, "resolution": config.problem.resolution or case.resolution}
     asked = json.loads(json.dumps(problem | place | dataclasses.asdict(request)))
@@ -240,12 +244,16 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
     check_kind(folder, "result.json")
     if path.is_file():
         known = read_json(path)
-        for key, value in asked.items():
-            if known.get(key) != value:
+        changed = [key for key, value in asked.items() if known.get(key) != value]
+        for key in changed:
+            if key not in GOALS:
                 raise ValueError(
-                    f"{folder} holds an estimate with {key} = {known.get(key)}, not {value}: take another folder"
+                    f"{folder} holds an estimate with {key} = {known.get(key)}, not {asked[key]}: take another folder"
                 )
-        return
+        if not changed:
+            return
+        for name in ("plan.json", "result.json"):
+            (folder / name).unlink(missing_ok=True)
     configuration.save(config, folder)
     write_text_atomically(path, json.dumps(asked, indent=1) + "\n")
 

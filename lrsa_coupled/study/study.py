@@ -38,10 +38,12 @@ logger = logging.getLogger(__name__)
 
 LEARNED = "learned"
 NAMES = (*RULES, INTERPOLATED, LEARNED)
-SETUP = 4e-6
+SETUP = 1.5e-6
 """Time to set up for a mesh, about, for each unknown [s]."""
 RECENT = 8
 """Solves whose errors in hindsight are averaged."""
+UNLIMITED = 1e9
+"""Share of the time of the solves for collecting where every sample is wanted."""
 PATIENCE, RELUCTANT = 40, 0.25
 """Solves after which, as long as nothing has been saved, collecting may take this part of its share."""
 
@@ -58,7 +60,8 @@ class Learning(Section):
         when: Whether models are trained beside the solves, when they have ended, or not at all.
         overhead: Share of the time of the solves that collecting may take, beside half of what is saved, and half of
             what setting up may take; solves that are shorter are not all kept, nor the first ones. A quarter of it
-            after 40 solves that have saved nothing.
+            after 40 solves that have saved nothing. ``UNLIMITED`` where quantities are kept, as those of some solves
+            would have other means.
     """
 
     folder: str = setting("", "data set and models")

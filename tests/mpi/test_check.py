@@ -28,9 +28,10 @@ COMM = MPI.COMM_WORLD
 
 @dataclass(frozen=True)
 class Strength:
-    """Of the source."""
+    """Of the source, and the value at the boundary."""
 
     value: float = field(metadata={"unit": "1"})
+    boundary: float = field(default=0.1, metadata={"unit": "1"})
 
 
 class Reaction(Case):
@@ -47,8 +48,8 @@ class Reaction(Case):
     def mesh(self, comm: MPI.Comm, parameters: Strength, resolution: int) -> dmesh.Mesh:
         return dmesh.create_unit_square(comm, resolution, resolution)
 
-    def potential(self, u: Any, parameters: Strength, x: Any) -> Any:
-        return 0.5 * ufl.inner(ufl.grad(u), ufl.grad(u)) + 0.25 * u**4 - parameters.value * x[0] * u
+    def potential(self, u: Any, strength: Any, x: Any) -> Any:
+        return 0.5 * ufl.inner(ufl.grad(u), ufl.grad(u)) + 0.25 * u**4 - strength * x[0] * u
 
     def jacobian(self, residual: Any, u: Any) -> Any:
         return ufl.derivative(residual, u)
@@ -56,14 +57,18 @@ class Reaction(Case):
     def energy(self, potential: Any) -> Any:
         return potential
 
+    def strength(self, mesh: dmesh.Mesh, parameters: Strength) -> Any:
+        return fem.Constant(mesh, parameters.value)
+
     def problem(self, mesh: dmesh.Mesh, parameters: Strength) -> Problem:
         space = fem.functionspace(mesh, ("P", 1))
         u, x = fem.Function(space), ufl.SpatialCoordinate(mesh)
-        potential = self.potential(u, parameters, x) * ufl.dx
+        potential = self.potential(u, self.strength(mesh, parameters), x) * ufl.dx
         residual = ufl.derivative(potential, u)
         return Problem(mesh=mesh, parameters=parameters, solution=u, node_space=space, residual=fem.form(residual),
                        jacobian=fem.form(self.jacobian(residual, u)), energy=fem.form(self.energy(potential)),
-                       bcs=[fem.dirichletbc(0.1, boundary_dofs(space), space)], is_linear=self.is_linear)  # fmt: skip
+                       bcs=[fem.dirichletbc(parameters.boundary, boundary_dofs(space), space)],
+                       is_linear=self.is_linear)  # fmt: skip
 
     def features(self, problem: Problem) -> Features:
         owned = problem.node_space.dofmap.index_map.size_local
@@ -102,8 +107,8 @@ class NotAffine(Reaction):
 
 
 class SaidNonlinear(Reaction):
-    def potential(self, u: Any, parameters: Strength, x: Any) -> Any:
-        return 0.5 * ufl.inner(ufl.grad(u), ufl.grad(u)) - parameters.value * x[0] * u
+    def potential(self, u: Any, strength: Any, x: Any) -> Any:
+        return 0.5 * ufl.inner(ufl.grad(u), ufl.grad(u)) - strength * x[0] * u
 
 
 class ConstantInput(Reaction):
@@ -131,13 +136,32 @@ class WrongDimension(Reaction):
     schema = dataclasses.replace(Reaction.schema, dim=3)
 
 
+class NumberInForm(Reaction):
+    def strength(self, mesh: dmesh.Mesh, parameters: Strength) -> Any:
+        return parameters.value
+
+
+class UnseenBoundary(Reaction):
+    def sample(self, rng: np.random.Generator) -> Strength:
+        return Strength(float(rng.uniform(1.0, 9.0)), float(rng.uniform(0.1, 0.5)))
+
+
+class SeenBoundary(UnseenBoundary):
+    schema = dataclasses.replace(Reaction.schema, scalars=("strength", "boundary"))
+
+    def features(self, problem: Problem) -> Features:
+        nodal = super().features(problem).nodal
+        return Features(nodal, np.array([problem.parameters.value, problem.parameters.boundary]))
+
+
 class WrongTarget(Reaction):
     """The path scales the source and ends at twice the problem's own."""
 
     def problem(self, mesh: dmesh.Mesh, parameters: Strength) -> Problem:
         problem, factor = super().problem(mesh, parameters), fem.Constant(mesh, 1.0)
         space, u = problem.node_space, problem.solution
-        residual = ufl.derivative(self.potential(u, parameters, factor * ufl.SpatialCoordinate(mesh)) * ufl.dx, u)
+        strength = self.strength(mesh, parameters)
+        residual = ufl.derivative(self.potential(u, strength, factor * ufl.SpatialCoordinate(mesh)) * ufl.dx, u)
 
         def set_factor(value: float) -> None:
             factor.value = value
@@ -152,12 +176,12 @@ def _space(u: fem.Function) -> fem.FunctionSpace:
 
 
 def findings(case: Case) -> list[Finding]:
-    return [*check_case(case, Config(), COMM, samples=2)]
+    return [*check_case(case, Config(), COMM, samples=3)]
 
 
 def test_a_sound_case_has_nothing_to_mend() -> None:
     found = findings(Reaction())
-    assert {finding.level for finding in found} == {"ok"}
+    assert {finding.level for finding in [*found, *findings(SeenBoundary())]} == {"ok"}
     texts = {finding.subject: finding.text for finding in found}
     assert texts["Jacobian"] == "Taylor remainder of order 2.0"
     assert texts["Dirichlet data"] == "24 degrees of freedom are fixed, 24 not to zero"
@@ -175,7 +199,7 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
 
 
 @pytest.mark.parametrize(("case", "level", "subject", "text"), [
-    (RandomSample(), "error", "2 samples", "draw from .* alone"),
+    (RandomSample(), "error", "3 samples", "draw from .* alone"),
     (WrongJacobian(), "error", "Jacobian", "is not the derivative of the residual"),
     (WrongEnergy(), "error", "energy", "its derivative is not the residual"),
     (NotAffine(), "error", "Jacobian", "is_linear=True, but the residual is not affine"),
@@ -184,6 +208,8 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (WrongShape(), "error", "features", r"shape of nodal: expected \(\d+, 1\).* got \(\d+,\)"),
     (WrongDimension(), "error", "features", "has dim 3, the points of the mesh have 2"),
     (WrongTarget(), "error", "sample 0, continuation", "at its target, 2, the problem is not the one"),
+    (NumberInForm(), "advice", "forms", "3 compiled residuals of 3 samples"),
+    (UnseenBoundary(), "advice", "Dirichlet data", "they differ from sample to sample and are no input"),
     (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
     (Forgets(), "error", "sample 0, solver", "must begin with the values"),
     (Diverges(), "error", "sample 0, newton", "failed"),

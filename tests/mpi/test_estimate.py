@@ -84,8 +84,17 @@ def test_a_run_that_was_interrupted_ends_with_the_same_numbers(
                 run(shared_path / "parts", **asked)
         COMM.Barrier()
     assert run(shared_path / "parts", **asked).quantities == whole.quantities
-    with pytest.raises(ValueError, match=r"holds an estimate with error = 0\.004, not 0\.1"):
-        run(shared_path / "parts", **asked | {"error": 0.1})
+    with pytest.raises(ValueError, match=r"holds an estimate with pilot = 32, not 20"):
+        run(shared_path / "parts", **asked | {"pilot": 20})
+
+
+@pytest.mark.two_ranks
+def test_another_goal_goes_on_with_the_solves_that_are_there(shared_path: Path) -> None:
+    asked = {"method": "gp", "quantities": ("integral",)}
+    first = run(shared_path / "one", error=8e-3, **asked)
+    further = run(shared_path / "one", error=3e-3, above=(0.15,), **asked)
+    assert further.reached and not first.quantities["integral"].above
+    assert further.quantities == run(shared_path / "other", error=3e-3, above=(0.15,), **asked).quantities
 
 
 @pytest.mark.two_ranks
