@@ -10,7 +10,7 @@ INFERENCE := .venv-inference
 
 # One thread a process: ranks share the cores, and the problems of the tests are too small for more.
 export OMP_NUM_THREADS ?= 1
-MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi
+MPITEST := $(BIN)/python -m pytest -q -p no:cacheprovider tests/mpi tests/cases/test_templates.py tests/cases/test_tutorial.py
 # Suites of tests/mpi that hold whatever PETSc's scalars are.
 COMPLEX_TEST := $(COMPLEX)/bin/python -m pytest -q -p no:cacheprovider tests/complex tests/mpi/test_gcrodr.py tests/mpi/test_coarse_space.py \
   tests/mpi/test_background.py tests/mpi/test_errors.py tests/mpi/test_inputs.py tests/mpi/test_support_table.py

@@ -254,10 +254,13 @@ def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
 
     Raises:
         BlockingIOError: If another process writes the output; names it.
-        OSError: If the folder cannot be written.
+        OSError: If the folder cannot be written, or is a file.
     """
     path = output.with_name(f".{output.name}.lock") if is_file else output / ".lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{path.parent} cannot be a folder, there is a file; write elsewhere") from error
     while (held := _take(path, output)) is None:
         pass
     try:

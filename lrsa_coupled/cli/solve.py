@@ -127,8 +127,6 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     with mpi.collective_errors(comm):
         check_kind(request.folder, "result.json")
         guess = None if request.model is None else LearnedGuess.load(request.model, settings.guess)
-        if comm.rank == 0:
-            configuration.save(settings, request.folder)
     problem = problem_of(case, comm, request.parameters, settings.problem.resolution or case.resolution)
     result: SolveResult | Certified
     if guess is not None and request.accept is not None:
@@ -137,6 +135,7 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     else:
         result = _guarded(request, guess, problem)
         text, success = describe(result), result.converged
+    mpi.share(comm, lambda: configuration.save(settings, request.folder))
     write_fields(case, problem, request.folder)
     if success:
         write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
@@ -188,10 +187,13 @@ def read_parameters[T](sample: T, path: Path, *, index: int | None = None) -> T:
     """Replace fields of the parameters ``sample`` by those of a JSON file; a list replaces a tuple of the same length.
 
     Raises:
-        ValueError: If the file is not a JSON object, a name is unknown, or a value is of another type or shape; if it
-            is a result.json, which has all parameters, and an index is given as well.
+        ValueError: If there is no such file, it is not a JSON object, a name is unknown, or a value is of another type
+            or shape; if it is a result.json, which has all parameters, and an index is given as well.
     """
-    values = read_json(path)
+    try:
+        values = read_json(path)
+    except FileNotFoundError:
+        raise ValueError(f"--parameters expects a JSON file such as result.json, there is none: {path}") from None
     asked = values.get("request")
     if isinstance(asked, dict) and isinstance(asked.get("parameters"), dict):
         values = asked["parameters"]

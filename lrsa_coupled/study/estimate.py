@@ -25,6 +25,7 @@ from mpi4py import MPI
 
 from lrsa_coupled import config as configuration
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.failures import is_numerical
 from lrsa_coupled.coupling.quantities import choose
 from lrsa_coupled.files import check_kind, write_text_atomically
 from lrsa_coupled.interfaces import Case
@@ -51,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 HALVINGS = 3
 """Coarser meshes in the pilot at most, each half as fine as the one before."""
+
+COARSEST = 2
+"""Their resolution at least."""
 
 LEAST_PILOT = 10
 """Samples of a pilot at least."""
@@ -226,9 +230,13 @@ def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
     found, parameters = [finest], SampleDraw(case, 0)(0, 0)
     for halving in range(1, HALVINGS + 1):
         coarse = finest // 2**halving
+        if coarse < COARSEST:
+            break
         try:
             case.mesh(MPI.COMM_SELF, parameters, coarse)
-        except ValueError as error:
+        except Exception as error:
+            if not isinstance(error, ValueError) and not is_numerical(error):
+                raise
             logger.info("no mesh of resolution %d: %s", coarse, error)
             break
         found.append(coarse)

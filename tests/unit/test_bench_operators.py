@@ -7,7 +7,7 @@ import pytest
 
 from lrsa_coupled import cli
 from lrsa_coupled.bench.cost import Cost, Work, measure
-from lrsa_coupled.bench.experiments import ablations, operators, precision
+from lrsa_coupled.bench.experiments import ablations, operators, precision, speed
 from lrsa_coupled.bench.rows import Row, Seconds, read_rows
 from lrsa_coupled.config import LrsaConfig, of_kind
 from lrsa_coupled.training.checkpoint import parameter_count
@@ -112,7 +112,10 @@ def test_what_does_not_fit_is_an_error_of_the_row():
     assert measure(work).error == "out of memory"
 
 
-def test_speed_is_compared_with_lrsa(tmp_path, capsys):
+def test_speed_is_compared_with_lrsa(tmp_path, capsys, monkeypatch):
+    """What is measured is that of the tests above, made up here."""
+    made_up = {"lrsa": Cost(1.0, 1000, 10), "flare": Cost(2.0, 3000, 10)}
+    monkeypatch.setattr(speed, "measure", lambda work: made_up[work.operator.kind])
     path = tmp_path / "speed.jsonl"
     command = ["experiment", "speed", "--device", "cpu", "--points", "300", "--chunk", "200", "--precision", "fp32"]
     sizes = {"width": 16, "num_blocks": 1, "num_heads": 2, "num_latents": 8}
@@ -123,7 +126,7 @@ def test_speed_is_compared_with_lrsa(tmp_path, capsys):
         ("lrsa", False, 200), ("flare", False, None), ("lrsa", True, 200), ("flare", True, None),
     ]  # fmt: skip
     assert all(row.solved and row.number("flops") > 0.0 for row in rows)
-    assert text.count("lrsa, chunks of 200") == 2 and text.count("flare") == 2
+    assert text.count("lrsa, chunks of 200") == 2 and text.count("flare") == 2 and text.count("2.00, 3.00") == 2
     assert cli.main(["report", str(path)]) == 0
     assert capsys.readouterr().out.count("flare") == 2
 

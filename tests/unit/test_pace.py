@@ -58,7 +58,7 @@ def test_a_step_longer_than_the_time_is_the_only_one(monkeypatch):
 
 
 def test_training_by_the_clock_learns_and_a_finished_run_returns_at_once(data, tmp_path, monkeypatch):
-    config = with_training(minutes=0.02, learning_rate=1e-2, optimizer="muon")
+    config = with_training(minutes=0.05, learning_rate=1e-2, optimizer="muon")
     summary = train(data, tmp_path, config)
     lines = metrics(tmp_path)
     assert summary["epochs"] == len(lines) > 1 and "stopped" not in summary
