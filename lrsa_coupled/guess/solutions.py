@@ -10,7 +10,7 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from lrsa_coupled.coupling.residual import set_dirichlet
-from lrsa_coupled.guess.regression import Combinations
+from lrsa_coupled.guess.regression import NEAREST, PREVIOUS, Combinations
 from lrsa_coupled.interfaces import Guess, InitialGuess, Unknown
 from lrsa_coupled.mpi import agree, allreduce, share
 
@@ -21,6 +21,9 @@ MEMORY = 2**28
 
 MOST = 512
 """Most solutions kept."""
+
+SAME = 1e-5
+"""Relative distance of two solutions with which they are taken for the same."""
 
 
 @final
@@ -36,6 +39,7 @@ class Solutions:
 
     Attributes:
         weights: Weights of the solutions for the problem at hand, by rule.
+        repeats: Whether the solution added last is the nearest, or the previous one, again.
 
     Collective: all methods.
     """
@@ -47,6 +51,7 @@ class Solutions:
         most = allreduce(self.comm, max(4, min(MOST, MEMORY // (4 * max(width, 1)))), min)
         self.combinations = Combinations(groups, num_scalars=num_scalars, most=most)
         self.weights: dict[str, Array] = {}
+        self.repeats = False
         self._first: npt.NDArray[Any] | None = None
         self._rows = np.zeros((4, width), dtype=np.float32)
         self._description: Array | None = None
@@ -68,10 +73,12 @@ class Solutions:
             self._first = values
         row = _real(values - self._first).astype(np.float32)
         count = len(self.combinations)
-        sums = np.zeros(count + 3)
-        sums[:count] = np.einsum("nm,m->n", self._rows[:count], row)  # threads of a BLAS wait for each other here
-        sums[count:] = [_square(each) for each in (row.astype(np.float64), _real(values), _real(values - own))]
+        near = [int(np.argmax(self.weights[rule])) for rule in (NEAREST, PREVIOUS) if rule in self.weights]
+        others = [row.astype(np.float64), _real(values), _real(values - own), *(row - self._rows[k] for k in near)]
+        products = np.einsum("nm,m->n", self._rows[:count], row)  # threads of a BLAS wait for each other here
+        sums = np.array([*products, *map(_square, others)], dtype=np.float64)
         sums = allreduce(self.comm, sums, np.add)
+        self.repeats = bool((sums[count + 3 :] <= SAME**2 * sums[count + 1]).any())
         square, norm = sums[count], np.sqrt(max(sums[count + 1], 1e-300))
         errors = self.combinations.errors(self.weights, sums[:count], square)
         self._keep(row)

@@ -28,7 +28,6 @@ from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import kind_of, unknowns_of
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.record import DEFAULT
-from lrsa_coupled.guess.regression import NEAREST, PREVIOUS
 from lrsa_coupled.guess.solutions import Solutions, owned_values
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, collective_errors, share
@@ -40,9 +39,6 @@ if TYPE_CHECKING:
     from lrsa_coupled.guess.learned import LearnedGuess
 
 logger = logging.getLogger(__name__)
-
-SAME = 1e-6
-"""Relative distance of a solution from the nearest or previous one with which it is taken for that one again."""
 
 
 @final
@@ -155,12 +151,10 @@ class Learner:
         if mesh is None or own is None:
             return
         with self._solution(x):
-            errors = mesh.add(own)
-            self._note(errors)
+            self._note(mesh.add(own))
             arrays = mesh.gatherer(self.what)
             numbers = "{}" if self.quantities is None else json.dumps(self.quantities())
-        known = min(errors.get(name, math.inf) for name in (NEAREST, PREVIOUS)) <= SAME
-        if arrays is not None and (record.index >= 0 or not known):
+        if arrays is not None and (record.index >= 0 or not mesh.solutions.repeats):
             assert study.library is not None
             study.library.add(mesh.description, arrays)
             study.keep(dataclasses.replace(record, arrays=arrays, quantities=numbers))
