@@ -23,7 +23,7 @@ help:
 	@echo "make lint   ruff and mypy"
 	@echo "make docs   a site of the pages and docstrings, build/site/index.html"
 	@echo "make notebooks  the tutorial as notebooks, build/notebooks/"
-	@echo "make release  sdist and wheel in dist/, checked"
+	@echo "make release  sdist and wheel in dist/ and the conda recipe, checked"
 	@echo "make inference  Bayesian inference of a flow by tinyDA, a client of lrsa-coupled serve (runs/inference/)"
 	@echo "make test   unit and case tests, then the MPI tests on 2 and 3 ranks"
 	@echo "make faults  faults injected into every verb: errors on one rank and more, a table of each (an hour)"
@@ -62,8 +62,11 @@ $(VENV)/docs $(VENV)/notebooks $(VENV)/release: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable ".[$(notdir $@)]"
 	@touch $@
 
+RECIPE := from pathlib import Path; from rattler_build import Stage0Recipe as Recipe; \
+  print("recipe:", *Recipe.from_yaml(Path(".ci/conda/recipe.yaml").read_text()).render())
 release: $(VENV)/release
 	rm -rf dist
+	$(BIN)/python -c '$(RECIPE)'
 	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m twine check --strict dist/*
 
