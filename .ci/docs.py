@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from mkdocs.structure.files import File, Files
 
 import lrsa_coupled
@@ -14,10 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN = {".md", ".png", ".svg", ".py", ".toml", ".cff", ""}
 PARTS = """bench catalog certify config coupling data generation guess interfaces operators petsc schema solvers study
            training"""
+CSS = """
+.wy-table-responsive table td, .wy-table-responsive table th { white-space: normal; padding: 6px 10px !important; }
+.wy-nav-content { max-width: 1000px; }
+@media (max-width: 768px) {
+  .wy-table-responsive table td, .wy-table-responsive table th { padding: 3px !important; font-size: 70% !important; }
+}
+"""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add what git knows and pages link to, pages of docstrings, and one that lists the public names."""
+    """Add what git knows and pages link to, the tutorial and docstrings as pages, and one of the public names."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in listed.splitlines():
         if (ROOT / name).suffix in SHOWN and not name.startswith((".", "tests/")):
@@ -30,4 +38,9 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(
             File.generated(config, f"api/{name.replace(' ', '_')}.md", content=f"---\ntitle: {name}\n---\n{text}\n")
         )
+    for path in sorted((ROOT / "cases" / "tutorial").glob("*.py")):
+        cells = jupytext.read(path).cells
+        parts = [each.source if each.cell_type == "markdown" else f"```python\n{each.source}\n```" for each in cells]
+        files.append(File.generated(config, f"tutorial/{path.stem}.md", content="\n\n".join(parts)))
+    files.append(File.generated(config, "site.css", content=CSS))
     return files
