@@ -157,6 +157,10 @@ def _solves(case: Case, problem: Any, *, index: int, making: float, nodes: NodeS
     """Solve by each method, from zero; by the default one last, whose solution stays."""
     comm, size = problem.mesh.comm, nodes.space.dofmap.index_map.size_global
     atol = case.rtol * reference_norm(problem)
+    if not 0.0 < atol < math.inf:
+        text = f"the residual at zero has the norm {atol / case.rtol:g}: rtol is relative to it"
+        yield Finding("error", f"sample {index}", f"{text}, expected a positive number")
+        return
     answers: dict[str, tuple[SolveResult, float, npt.NDArray[Any]]] = {}
     for name in sorted(case.methods(), key=lambda each: each == case.default_method):
         problem.solution.x.array[:] = 0.0

@@ -26,7 +26,7 @@ from lrsa_coupled.training.checkpoint import LARGEST_HEADER, read_tensors
 STATE = "state.json"
 LARGEST = 8
 """Bytes of a state at most, relative to those of its weights."""
-REMEDY = "train without resuming"
+REMEDY = "train without resuming (--no-resume)"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
 """Settings that may change between the parts of a run."""
 
@@ -98,7 +98,7 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
             if key not in FREE and before.get(key) != now:
                 raise ValueError(
                     f"{folder.parent} holds a run with {section}.{key} = {before.get(key)!r}, now it is {now!r}: "
-                    "choose another output folder or train without resuming"
+                    f"choose another output folder, where training.initial begins with this model, or {REMEDY}"
                 )
     progress, training = state.progress, identity.get("training", {})
     last = training["epochs"] if training and not training["minutes"] else progress.epoch + 1

@@ -42,7 +42,7 @@ COMMANDS = {
     "train data --out data": "data holds a data set, expected a model or a new folder; choose another --out",
     "train data --minutes 0 --out m": "'training.minutes': expected float > 0",
     "train data --set operator.width=7 --out m": "must divide width = 7",
-    "train data --set operator.width=32 --out model": "choose another output folder or train without resuming",
+    "train data --set operator.width=32 --out model": "begins with this model, or train without resuming (--no-resume)",
     "train data --set training.loss=energyy --out m": "expected one of data, energy, residual",
     "evaluate model other": "the model has name 'conduction' instead of 'darcy'",
     "evaluate model data --pictures file": "file cannot be a folder",

@@ -154,6 +154,13 @@ class SeenBoundary(UnseenBoundary):
         return Features(nodal, np.array([problem.parameters.value, problem.parameters.boundary]))
 
 
+class SolvedByZero(Reaction):
+    """Zero is the solution."""
+
+    def sample(self, rng: np.random.Generator) -> Strength:
+        return Strength(0.0 * rng.uniform(), 0.0)
+
+
 class WrongTarget(Reaction):
     """The path scales the source and ends at twice the problem's own."""
 
@@ -208,6 +215,7 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (WrongShape(), "error", "features", r"shape of nodal: expected \(\d+, 1\).* got \(\d+,\)"),
     (WrongDimension(), "error", "features", "has dim 3, the points of the mesh have 2"),
     (WrongTarget(), "error", "sample 0, continuation", "at its target, 2, the problem is not the one"),
+    (SolvedByZero(), "error", "sample 0", "the residual at zero has the norm 0: rtol is relative to it"),
     (NumberInForm(), "advice", "forms", "3 compiled residuals of 3 samples"),
     (UnseenBoundary(), "advice", "Dirichlet data", "they differ from sample to sample and are no input"),
     (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
