@@ -207,6 +207,7 @@ class TrainingConfig(Section):
     loss: Literal["data", "energy", "residual"] = setting(
         "data", "data: the error; others need no solutions, but all points of a sample: its energy, or its residual"
     )
+    labels: str | None = setting(None, "with such a loss: folder of solved samples, whose errors are added to it")
     gradient_weight: NonNegativeFloat = setting(0.0, "weight of the relative H1 seminorm of the error in the loss")
     fit_constrained: bool = setting(False, "fit outputs that Dirichlet conditions fix, too; errors never count them")
     initial: str | None = setting(None, "folder of a model of the same sizes with whose weights to begin")

@@ -105,17 +105,20 @@ def train_config(
 def _physics(args: Namespace, config: Config, store: DataStore) -> Physics | None:
     """Return the losses that need no labels, on this process; None where they are not asked for."""
     if config.training.loss == "data":
-        if args.case is not None:
-            raise ValueError("--case has no effect with training.loss=data")
+        for name, given in (("--case", args.case), ("training.labels", config.training.labels)):
+            if given is not None:
+                raise ValueError(f"{name} has no effect with training.loss=data")
         return None
     from lrsa_coupled.cli._startup import start_petsc
 
     start_petsc([])
     from lrsa_coupled import catalog
+    from lrsa_coupled.data.store import DataStore
     from lrsa_coupled.generation.unsolved import SamplePhysics
 
     case = catalog.load_case(args.case or store.card.schema.name, store.card.settings.get("options"))
-    return SamplePhysics(case, store.card, by_energy=config.training.loss == "energy")
+    labels = None if config.training.labels is None else DataStore(Path(config.training.labels))
+    return SamplePhysics(case, store.card, by_energy=config.training.loss == "energy", labels=labels)
 
 
 def mpi_group(comm: MPI.Comm) -> ProcessGroup:

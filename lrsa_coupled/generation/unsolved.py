@@ -19,6 +19,7 @@ from lrsa_coupled.coupling.contract import problem_of
 from lrsa_coupled.coupling.physics_loss import PhysicsLoss
 from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.data.card import DataCard
+from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.interfaces import Case, Problem, SolveResult
@@ -61,17 +62,22 @@ class SamplePhysics(Physics):
         case: The case, with the options of the data set.
         card: Of the data set.
         by_energy: Whether the loss is the energy, else the residual in the dual norm.
+        labels: Solutions of some of the samples; the relative L2 error is added to their losses.
 
     Raises:
-        ValueError: If the case has no such losses, or the data set is merged, of time steps, or was collected.
+        ValueError: If the case has no such losses, or the data set is merged, of time steps, or was collected, or the
+            labels are of other samples.
     """
 
-    def __init__(self, case: Case, card: DataCard, *, by_energy: bool) -> None:
+    def __init__(self, case: Case, card: DataCard, *, by_energy: bool, labels: DataStore | None = None) -> None:
         if (found := case.schema.difference(card.schema)) is not None:
             raise ValueError(f"training without labels needs the case of the data set: its card has {found}")
         if card.merged or card.resolution == 0 or case.trajectory is not None:
             raise ValueError("training without labels needs one data set of generate, and no steps of time")
-        self._case, self._card, self._by_energy = case, card, by_energy
+        self._case, self._card, self._by_energy, self._labels = case, card, by_energy, labels
+        if labels is not None and (differs := _other_samples(labels.card, card)):
+            raise ValueError(f"training.labels: {labels.folder} holds samples with another {differs}")
+        self._labelled = frozenset(() if labels is None else labels.solved)
         self._problem: Problem | None = None
         self._made: tuple[PhysicsLoss, Tensor] | None = None
         problem = self._set_up(0)[0].problem
@@ -80,11 +86,20 @@ class SamplePhysics(Physics):
 
     def loss(self, index: int, values_NK: Tensor) -> Tensor:
         loss, rows = self._set_up(index)
-        return (loss.energy if self._by_energy else loss.residual)(values_NK[rows])
+        found = (loss.energy if self._by_energy else loss.residual)(values_NK[rows])
+        return found if index not in self._labelled else found + self._error_of_label(index, values_NK)
 
     def error(self, index: int, values_NK: Tensor) -> float:
         loss, rows = self._set_up(index)
         return float(loss.residual(values_NK.detach()[rows]))
+
+    def _error_of_label(self, index: int, values_NK: Tensor) -> Tensor:
+        assert self._labels is not None
+        arrays = self._labels.arrays(index)
+        exact, free = torch.tensor(arrays.outputs), torch.tensor(1.0 - arrays.constrained)
+        mass = torch.tensor(arrays.mass).unsqueeze(-1)
+        squares = mass * free * (values_NK.to(exact.device, exact.dtype) - exact) ** 2
+        return torch.sqrt(squares.sum() / (mass * exact**2).sum())
 
     def _set_up(self, index: int) -> tuple[PhysicsLoss, Tensor]:
         """Return the losses of a sample, and the row in its arrays of each node of the problem."""
@@ -100,3 +115,15 @@ class SamplePhysics(Physics):
         rows = torch.from_numpy(SampleGatherer(case, problem).rows)
         self._made = PhysicsLoss(problem, case.schema.outputs), rows
         return self._made
+
+
+def _other_samples(labels: DataCard, card: DataCard) -> str:
+    """Return in what the samples differ; nothing where those of an index have the same problem, and solutions."""
+    same = {
+        "name": labels.schema.name == card.schema.name,
+        "seed": labels.seed == card.seed,
+        "resolution": labels.resolution == card.resolution,
+        "options": labels.settings.get("options") == card.settings.get("options"),
+        "kind, none that is solved": not labels.is_unsolved and not labels.merged,
+    }
+    return ", ".join(name for name, is_same in same.items() if not is_same)

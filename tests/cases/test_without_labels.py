@@ -72,6 +72,20 @@ def test_solutions_have_no_residual(name: str, resolution: int, tmp_path: Path) 
         assert float((slope * values.detach()).sum()) > 0.0
 
 
+def test_solutions_of_some_samples_count_too(unsolved: Path, solved: Path, tmp_path: Path) -> None:
+    """The relative error of a prediction that is 1 % too large is 1 %, beside the loss without labels."""
+    case, store, values = load_case("darcy"), DataStore(unsolved), DataStore(solved).arrays(3).outputs
+    plain, both = (SamplePhysics(case, store.card, by_energy=True, labels=each) for each in (None, DataStore(solved)))
+    tensor: Any = torch.from_numpy(1.01 * values)
+    assert float(both.loss(3, tensor) - plain.loss(3, tensor)) == pytest.approx(0.01, rel=1e-6)
+    assert float(both.loss(4, tensor) - plain.loss(4, tensor)) > 0.1
+    settings = ["training.loss=energy", f"training.labels={solved}"]
+    assert train(unsolved, tmp_path / "model", *settings) == 0
+    other = generate(tmp_path / "other", "darcy", 8, "--seed", "4")
+    with pytest.raises(ValueError, match="other holds samples with another seed"):
+        SamplePhysics(case, store.card, by_energy=True, labels=DataStore(other))
+
+
 @pytest.mark.parametrize("loss", ["energy", "residual"])
 def test_training(loss: str, unsolved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It lowers the residual, goes on where it was, and its models are evaluated like others."""
@@ -93,6 +107,7 @@ def test_what_needs_solutions_is_refused(
         (lambda: run("merge", unsolved, solved, "--out", out), "some of the data sets hold samples without solutions"),
         (lambda: run("generate", *data_set, unsolved), "unsolved True instead of"),
         (lambda: run("train", solved, "--out", out, "--case", "darcy"), "--case has no effect with training.loss=data"),
+        (lambda: train(solved, out, f"training.labels={solved}"), "training.labels has no effect with training.loss="),
     )
     for command, text in refused:
         capsys.readouterr()
