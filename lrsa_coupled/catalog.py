@@ -63,6 +63,8 @@ def case_folder(name_or_path: str | Path) -> Path:
         return path
     if path.is_dir():
         raise ValueError(f"the folder {path} has no case.py")
+    if path.suffix == ".py":
+        raise ValueError(f"there is no file {path}")
     known = nearest(name, case_names())
     raise ValueError(f"unknown case '{name}'{known}; a case of your own is given by the path of its case.py")
 

@@ -21,8 +21,13 @@ from typing import IO
 from lrsa_coupled.reading import Damaged, read_text
 
 DAY = 86400.0
-KINDS = {"dataset.json": "a data set", "model.json": "a model", "result.json": "a solution"}
-"""What a folder holds, by the file that says it."""
+KINDS = {
+    "dataset.json": "a data set",
+    "model.json": "a model",
+    "estimate.json": "an estimate",
+    "result.json": "a solution",
+}
+"""What a folder holds, by the file that says it; an estimate has a result, too."""
 
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL})
 """Errors of file systems without locks."""
@@ -240,9 +245,9 @@ def append_line(path: Path, line: str) -> None:
 
 def check_kind(folder: Path, own: str) -> None:
     """Raise ValueError when a folder holds results of another kind than ``own``, a name of ``KINDS``."""
-    for name, kind in KINDS.items():
-        if name != own and (folder / name).exists():
-            raise ValueError(f"{folder} holds {kind}, expected {KINDS[own]} or a new folder; choose another --out")
+    held = next((name for name in KINDS if (folder / name).exists()), own)
+    if held != own:
+        raise ValueError(f"{folder} holds {KINDS[held]}, expected {KINDS[own]} or a new folder; choose another one")
 
 
 @contextmanager
@@ -257,6 +262,7 @@ def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
         OSError: If the folder cannot be written, or is a file.
     """
     path = output.with_name(f".{output.name}.lock") if is_file else output / ".lock"
+    is_new = not path.parent.exists()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -270,6 +276,9 @@ def locked(output: Path, *, is_file: bool = False) -> Iterator[None]:
         for name in (_claim(path), path):  # while it is held: who opens it now finds another file of this name, or none
             name.unlink(missing_ok=True)
         held.close()
+        if is_new:
+            with suppress(OSError):  # something has been written
+                path.parent.rmdir()
 
 
 def _take(path: Path, output: Path) -> IO[bytes] | None:

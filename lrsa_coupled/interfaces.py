@@ -151,7 +151,7 @@ class SolveResult:
         residual: Euclidean norm of the true residual at the end.
         seconds: Wall time by stage [s].
         used_fallback: Whether a guess was given up for the default method.
-        linear_iterations: KSP iterations inside those of Newton, of the last attempt.
+        linear_iterations: KSP iterations inside those of Newton.
     """
 
     converged: bool

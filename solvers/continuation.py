@@ -71,33 +71,36 @@ class ContinuationSolver(Solver):
     def solve(self) -> SolveResult:
         """Walk the path; ``iterations`` counts all Newton iterations, failed steps included. Collective."""
         started = time.perf_counter()
-        iterations = 0
+        iterations = linear = 0
         control: StepControl | None = self.control
         while control is not None:
             result = self._walk(control)
             iterations += result.iterations
+            linear += result.linear_iterations
             control = None if result.converged else control.otherwise
         self.path.set_value(self.path.target)
-        return dataclasses.replace(result, iterations=iterations, seconds={"solve": time.perf_counter() - started})
+        seconds = {"solve": time.perf_counter() - started}
+        return dataclasses.replace(result, iterations=iterations, linear_iterations=linear, seconds=seconds)
 
     def _walk(self, control: StepControl) -> SolveResult:
         solution = self.newton.problem.solution.x.array
         solution[:] = 0.0
         t, step = self._first(control)
         result = self._solve_at(t, control)
-        iterations, reached = result.iterations, _accepted(result, control)
+        iterations, linear, reached = result.iterations, result.linear_iterations, _accepted(result, control)
         previous, current = None, (t, solution.copy())
         while reached and t < 1.0 and step >= control.min_step:
             trial = t + step if t + 1.25 * step < 1.0 else 1.0
             solution[:] = _predicted(previous, current, trial) if control.extrapolate else current[1]
             result = self._solve_at(trial, control)
             iterations += result.iterations
+            linear += result.linear_iterations
             if _accepted(result, control) and (trial < 1.0 or result.converged):
                 t, previous, current = trial, current, (trial, solution.copy())
                 step *= control.growth if result.iterations <= control.few else 1.0
             else:
                 step /= 2.0
-        result = dataclasses.replace(result, iterations=iterations)
+        result = dataclasses.replace(result, iterations=iterations, linear_iterations=linear)
         if not result.converged:
             text = f"walked to {t:.0%} of the path: allow smaller steps or more iterations (StepControl)"
             if not reached:

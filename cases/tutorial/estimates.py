@@ -15,7 +15,8 @@ from mpi4py import MPI
 from lrsa_coupled import load_case
 from lrsa_coupled.catalog import templates
 from lrsa_coupled.config import Config, ProblemConfig
-from lrsa_coupled.study.estimate import Request, estimate, table
+from lrsa_coupled.study.estimate import Request, estimate
+from lrsa_coupled.study.result import table
 
 comm = MPI.COMM_WORLD
 case = load_case(str(templates()["linear"]))

@@ -55,9 +55,11 @@ class PayBack:
 
     @property
     def text(self) -> str:
-        """``solves`` for people: a whole number, ``never``, ``unknown``, or ``-`` without samples."""
+        """``solves`` for people: a number, ``never``, ``unknown``, ``not sure`` within two errors, ``-`` for none."""
         if not self.savings:
             return "-"
+        if 0.0 < self.saved < 2.0 * self.error:
+            return "not sure"
         return "unknown" if self.solves is None else "never" if self.solves == math.inf else f"{self.solves:.0f}"
 
 

@@ -20,7 +20,7 @@ type Table = list[list[str]]
 
 def table(results: Results) -> str:
     """Format results: costs by method, speed-ups of the learned guess, pay-back, failures and fallbacks."""
-    parts = [heading(results), align(cost_rows(results))]
+    parts = [heading(results), f"{align(cost_rows(results))}\nseconds are medians; below, ratios and savings are means"]
     if rows := speedup_rows(results.solved_times):
         parts += [align(rows), f"{align(pay_back_rows(pay_backs(results)))}\n{note(results)}"]
     return "\n\n".join([*parts, *filter(None, ["\n".join(remarks(results))])])

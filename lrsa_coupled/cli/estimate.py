@@ -48,7 +48,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Estimate; the exit code is 1 when solves failed or the error is not reached, 3 when a signal ended the run."""
     case, config, comm = start(args, petsc)
-    from lrsa_coupled.study.estimate import TAKE_MODEL, Request, estimate, table
+    from lrsa_coupled.study.estimate import TAKE_MODEL, Request, estimate
+    from lrsa_coupled.study.result import table
     from lrsa_coupled.study.solves import StoppedError
 
     model = args.model

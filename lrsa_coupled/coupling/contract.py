@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import ufl
 from mpi4py import MPI
 from dolfinx.mesh import Mesh
 
@@ -27,7 +28,13 @@ def problem_of[P: Unknown](case: Case[P], comm: MPI.Comm, parameters: Any, resol
     mesh = expect(case.mesh(comm, parameters, resolution), Mesh, f"mesh() of '{case.name}'")
     rearm_signals()  # a mesher may have replaced them
     agree(comm)
-    return expect(case.problem(mesh, parameters), Unknown, f"problem() of '{case.name}'")
+    problem = expect(case.problem(mesh, parameters), Unknown, f"problem() of '{case.name}'")
+    for name in ("residual", "jacobian", "energy"):
+        if isinstance(getattr(problem, name, None), ufl.Form):
+            raise TypeError(
+                f"{name} of problem() of '{case.name}' must be compiled: give fem.form(...) of the UFL form"
+            )
+    return problem
 
 
 def solver_of(case: Case, method: str, problem: Any, atol: float) -> Solver:

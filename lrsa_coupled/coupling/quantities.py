@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -16,6 +19,8 @@ from dolfinx import fem
 from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.settings import nearest
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,15 @@ class Quantities:
                 found[quantity.name] = number_of(quantity, own)
         return found
 
+    def text(self) -> str:
+        """Return what a sample keeps of them, JSON; a number that is not finite is left out, with a warning."""
+        found = self()
+        finite = {name: number for name, number in found.items() if math.isfinite(number)}
+        if self.comm.rank == 0 and len(finite) < len(found):
+            wrong = ", ".join(f"{name} is {number}" for name, number in found.items() if name not in finite)
+            logger.warning("not kept with this sample: %s", wrong)
+        return json.dumps(finite)
+
 
 def evaluate(quantities: Sequence[Quantity], problem: Unknown) -> dict[str, float]:
     """Return quantities of the solution of a problem by name, the same on all ranks. Collective; as ``Quantities``."""
@@ -142,6 +156,9 @@ def quasi_random(count: int, dim: int) -> npt.NDArray[np.float64]:
 def forms_of(quantity: Quantity, problem: Unknown) -> Sequence[ufl.Form]:
     """Return the functionals of a quantity; ValueError when they are no such forms. Collective."""
     forms = quantity.functionals(problem)
+    if not isinstance(forms, Sequence):
+        wanted = "must make a list of UFL forms without test functions"
+        raise ValueError(f"functionals of quantity '{quantity.name}' {wanted}, got {type(forms).__name__}")
     if any(isinstance(form, fem.Form) for form in forms):
         raise ValueError(
             f"quantity '{quantity.name}' is a compiled form: give the UFL form that fem.form(...) has taken"

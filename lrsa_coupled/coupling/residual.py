@@ -10,7 +10,7 @@ from dolfinx.fem import assemble_scalar
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assemble_residual, assign, conditions_of, create_vector
-from lrsa_coupled.interfaces import Problem, Unknown
+from lrsa_coupled.interfaces import NumericalError, Problem, Unknown
 from lrsa_coupled.mpi import agree
 
 
@@ -48,11 +48,14 @@ def reference_norm(problem: Unknown) -> float:
     """Return the residual norm at zero, the scale of ``Case.rtol``: PETSc's own scale of ``-snes_rtol`` from zero.
 
     Dirichlet rows count with the prescribed values. It is 1 for what has no residual form: modes and corrections.
-    Collective; leaves zeros in the solution.
+    Collective; leaves zeros in the solution. NumericalError when it is not finite.
     """
     for function in problem.functions:
         function.x.array[:] = 0.0
-    return residual_norm(problem) if isinstance(problem, Problem) else 1.0
+    norm = residual_norm(problem) if isinstance(problem, Problem) else 1.0
+    if not math.isfinite(norm):
+        raise NumericalError(f"the residual at zero is not finite, its norm is {norm}")
+    return norm
 
 
 def energy(problem: Problem) -> float:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +18,12 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.contract import features_of, problem_of, solved, solver_of
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
+from lrsa_coupled.coupling.quantities import evaluate
 from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vector, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import sample_parameters
-from lrsa_coupled.interfaces import Case, Continuation, Features, Problem, SolveResult
+from lrsa_coupled.interfaces import Case, Continuation, Features, NumericalError, Problem, SolveResult
 
 STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
 """Lengths of the step in a Taylor test, relative to the solution."""
@@ -29,16 +31,13 @@ STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
 ROUNDING = 1e-11
 """Remainder of a Taylor test, relative to its linear term, that may be rounding."""
 
-MESH = 0.05
-"""Relative difference of Dirichlet values that may be that of the nodes of two meshes."""
-
 SLIGHT = 0.01
 """Relative error of a Jacobian with which Newton's method still converges quickly."""
 
 NUM_SAMPLES = 1000
 """Samples of which time and size are estimated."""
 
-
+type Array = npt.NDArray[Any]
 Level = Literal["ok", "advice", "error"]
 
 
@@ -59,14 +58,14 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
     """
     seed, resolution = config.problem.training_seed, config.problem.resolution or case.resolution
     features: list[Features] = []
-    prescribed: list[Prescribed] = []
     forms: set[str] = set()
     try:
         check_draw(case, seed, comm)
     except ValueError as error:
         yield Finding("error", f"{samples} samples", str(error))
     apart = 1 if case.trajectory is None else case.trajectory.num_steps + 1  # another step of another one
-    for index in range(0, samples * apart, apart):
+    indices = range(0, samples * apart, apart)
+    for index in indices:
         parameters = sample_parameters(case, seed, index)
         started = time.perf_counter()
         problem: Any = problem_of(case, comm, parameters, resolution)
@@ -77,61 +76,80 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield Finding("error", "features", str(error))
             return
         nodes = NodeSet(problem, case.schema.outputs)
-        prescribed.append(_prescribed(nodes, features[-1]))
         if isinstance(problem, Problem):
             forms.add(str(problem.residual.module))
             if problem.continuation is not None:
                 yield from _target(problem, problem.continuation, index=index)
-        yield from _solves(case, problem, index=index, making=making, nodes=nodes)
+        timed = making if index == indices[-1] else None  # the first one compiles
+        yield from _solves(case, problem, index=index, making=timed, nodes=nodes)
+        if index == 0:
+            yield from _quantities(case, problem)
         if index == 0 and isinstance(problem, Problem):
             yield from _dirichlet(case, problem)
             yield _jacobian(problem)
             yield from _energy(problem)
     yield from _constant_inputs(case, features, comm)
-    yield from _unseen(prescribed, features)
+    if isinstance(problem, Problem) and case.trajectory is None and samples > 1:
+        drawn = [sample_parameters(case, seed, index) for index in range(2)]
+        yield from _unseen(case, drawn, comm, resolution=resolution)
     if len(forms) > 1:
         text = f"{len(forms)} compiled residuals of {samples} samples: numbers in a form are code, make them Constants"
         yield Finding("advice", "forms", text)
 
 
-class Prescribed(NamedTuple):
-    """Dirichlet values of a sample: least and greatest, and whether an input has those of greatest magnitude."""
-
-    lowest: float
-    highest: float
-    is_input: bool
-
-
-def _prescribed(nodes: NodeSet, features: Features) -> Prescribed:
-    """Return the Dirichlet values of a problem. Collective."""
-    fixed, values, comm = nodes.constrained, nodes.dirichlet_values(), nodes.space.mesh.comm
-    found, inputs = values[fixed], np.ones(features.nodal.shape[1], dtype=bool)
-    scale = comm.allreduce(float(np.abs(found).max(initial=0.0)), op=MPI.MAX)
-    for column, mask in zip(values.T, fixed.T, strict=True):
-        largest = mask & (np.abs(column) >= 0.999 * scale)
-        apart = np.abs(features.nodal[largest] - column[largest, None]).max(axis=0, initial=0.0)
-        inputs &= comm.allreduce(apart, op=np.maximum) <= 1e-6 * scale
-    lowest = comm.allreduce(float(found.min(initial=np.inf)), op=MPI.MIN)
-    highest = comm.allreduce(float(found.max(initial=-np.inf)), op=MPI.MAX)
-    return Prescribed(lowest, highest, bool(inputs.any()))
+def _quantities(case: Case, problem: Any) -> Iterator[Finding]:
+    """Evaluate the quantities of the solution."""
+    for quantity in case.quantities:
+        subject = f"quantity {quantity.name}"
+        try:
+            number = evaluate([quantity], problem)[quantity.name]
+        except ValueError as error:
+            yield Finding("error", subject, str(error))
+            continue
+        if math.isfinite(number):
+            yield Finding("ok", subject, f"{number:.6g} {quantity.unit} of the solution of sample 0")
+        else:
+            yield Finding("error", subject, f"expected a number, got {number} of the solution of sample 0")
 
 
-def _unseen(prescribed: Sequence[Prescribed], features: Sequence[Features]) -> Iterator[Finding]:
-    """Find Dirichlet values that differ between the samples and that neither an input nor a scalar gives."""
-    ends = np.array([[each.lowest, each.highest] for each in prescribed])
-    if len(ends) < 3 or not np.isfinite(ends).all() or any(each.is_input for each in prescribed):
-        return
-    apart = np.ptp(ends, axis=0)
-    apart[apart <= MESH * np.abs(ends).max()] = 0.0
-    if not apart.any():
-        return
-    scalars = np.array([each.scalars for each in features])
-    for values in ends.T[apart > 0.0]:
-        for scalar in scalars.T[np.ptp(scalars, axis=0) > 0.0]:
-            if abs(np.corrcoef(values, scalar)[0, 1]) > 0.9999:
-                return
-    text = "they differ from sample to sample and are no input: where inputs and scalars do not determine them, an "
-    yield Finding("advice", "Dirichlet data", f"{text}operator cannot know the solution")
+def _unseen(case: Case, drawn: Sequence[Any], comm: MPI.Comm, *, resolution: int) -> Iterator[Finding]:
+    """Find parameters that change the residual of a sample and not what the operator sees of it."""
+    first, other = drawn
+    seen, rows = _seen_and_residual(case, first, comm, resolution=resolution)
+    for field in dataclasses.fields(first):
+        try:
+            parameters = dataclasses.replace(first, **{field.name: getattr(other, field.name)})
+            also_seen, also_rows = _seen_and_residual(case, parameters, comm, resolution=resolution)
+        except (ValueError, NumericalError):  # not all parameters go together
+            continue
+        if not _is_close(comm, seen, also_seen) or _is_close(comm, rows, also_rows):
+            continue
+        text = f"'{field.name}' changes the problem, and neither an input nor a scalar: the operator cannot know it"
+        yield Finding("error", "parameters", text)
+
+
+def _seen_and_residual(case: Case, parameters: Any, comm: MPI.Comm, *, resolution: int) -> tuple[Array, Array]:
+    """Return the features of a problem, and its residual at a random field, of this rank."""
+    problem: Any = problem_of(case, comm, parameters, resolution)
+    features = features_of(case, problem)
+    _random_field(problem)
+    vector = residual_vector(problem)
+    rows = vector.array_r.copy()
+    vector.destroy()
+    return np.concatenate([features.nodal.ravel(), features.scalars]), rows
+
+
+def _is_close(comm: MPI.Comm, one: Array, other: Array) -> bool:
+    close = one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-9, atol=1e-12))
+    return comm.allreduce(close, op=MPI.LAND)
+
+
+def _random_field(problem: Problem) -> None:
+    """Put small random values into the solution."""
+    owned = problem.solution.function_space.dofmap
+    count = owned.index_map.size_local * owned.index_map_bs
+    problem.solution.x.array[:count] = 1e-2 * np.random.default_rng(problem.mesh.comm.rank).standard_normal(count)
+    problem.solution.x.scatter_forward()
 
 
 def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -> Iterator[Finding]:
@@ -153,13 +171,17 @@ def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -
         yield Finding("ok", "features", f"{schema.num_inputs} values a node, {len(schema.scalars)} scalars, all vary")
 
 
-def _solves(case: Case, problem: Any, *, index: int, making: float, nodes: NodeSet) -> Iterator[Finding]:
+def _solves(case: Case, problem: Any, *, index: int, making: float | None, nodes: NodeSet) -> Iterator[Finding]:
     """Solve by each method, from zero; by the default one last, whose solution stays."""
     comm, size = problem.mesh.comm, nodes.space.dofmap.index_map.size_global
-    atol = case.rtol * reference_norm(problem)
-    if not 0.0 < atol < math.inf:
-        text = f"the residual at zero has the norm {atol / case.rtol:g}: rtol is relative to it"
-        yield Finding("error", f"sample {index}", f"{text}, expected a positive number")
+    try:
+        atol = case.rtol * reference_norm(problem)
+    except NumericalError as error:
+        yield Finding("error", f"sample {index}", str(error))
+        return
+    if atol <= 0.0:
+        text = "the residual at zero has the norm 0: rtol is relative to it, expected a positive number"
+        yield Finding("error", f"sample {index}", text)
         return
     answers: dict[str, tuple[SolveResult, float, npt.NDArray[Any]]] = {}
     for name in sorted(case.methods(), key=lambda each: each == case.default_method):
@@ -186,9 +208,11 @@ def _solves(case: Case, problem: Any, *, index: int, making: float, nodes: NodeS
             yield Finding("ok", subject, text)
     if default.converged:
         yield _from_solution(case, problem, atol, index=index)
+        problem.solution.x.array[:] = solution
         gathered = nodes.gather(problem.solution)
         nodes.scatter(gathered, problem.solution)
-        yield _cost(case, nodes, index=index, seconds=comm.allreduce(making, op=MPI.MAX) + seconds)
+        if making is not None:
+            yield _cost(case, nodes, index=index, seconds=comm.allreduce(making, op=MPI.MAX) + seconds)
 
 
 def _from_solution(case: Case, problem: Any, atol: float, *, index: int) -> Finding:
@@ -231,10 +255,7 @@ def _dirichlet(case: Case, problem: Problem) -> Iterator[Finding]:
 
 def _target(problem: Problem, path: Continuation, *, index: int) -> Iterator[Finding]:
     """See whether a path ends in the problem as it was made, by the residual of a field; leaves zeros."""
-    owned = problem.solution.function_space.dofmap
-    count = owned.index_map.size_local * owned.index_map_bs
-    problem.solution.x.array[:count] = 1e-2 * np.random.default_rng(problem.mesh.comm.rank).standard_normal(count)
-    problem.solution.x.scatter_forward()
+    _random_field(problem)
     set_dirichlet(problem)
     made = residual_vector(problem)
     path.set_value(path.target)

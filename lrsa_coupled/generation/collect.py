@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,7 +92,7 @@ class Collector:
         seconds, solver = time.perf_counter() - self._last, self.solver
         reason, iterations = solver.getConvergedReason(), solver.getIterationNumber()
         arrays = self._gatherer(self.what) if reason > 0 else None
-        numbers = json.dumps(self._quantities()) if self._quantities is not None and reason > 0 else "{}"
+        numbers = self._quantities.text() if self._quantities is not None and reason > 0 else "{}"
         with collective_errors(self.comm):
             if self.comm.rank == 0:
                 linear, status = isinstance(solver, PETSc.KSP), "ok" if reason > 0 else "failed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -94,7 +93,7 @@ class SampleSolver:
                 solved = allreduce(self.comm, result.converged, min)  # as all ranks see it
                 arrays = self._gatherer_of(problem)(problem) if solved else None
                 if solved and self.settings.quantities:
-                    self._numbers = json.dumps(self._quantities_of(problem)())
+                    self._numbers = self._quantities_of(problem).text()
                 return dataclasses.replace(result, converged=solved), arrays, ended
         except NumericalError as error:
             return SolveResult(False, str(error), "", 0, float("nan")), None, time.perf_counter()

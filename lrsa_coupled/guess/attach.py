@@ -30,6 +30,7 @@ from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.quantities import of_forms
 from lrsa_coupled.coupling.script import Scalar, Script, named, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.coupling.unnamed import Unnamed
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose
 from lrsa_coupled.guess.pass_by import objection, stopped_by_count
@@ -112,6 +113,8 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
         attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy)
         if attached.learner is not None:
             attached.learner.quantities = of_forms(named("quantities", quantities), what)
+            sources = [*described["inputs"].values(), *described["scalars"].values()]
+            attached.learner.unnamed = Unnamed(problem, what, sources)
     elif guess is not None:
         card = guess.predictor.card
         what = unknown(u, bcs, card.schema.outputs)

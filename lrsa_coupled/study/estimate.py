@@ -17,7 +17,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.failures import is_numerical
 from lrsa_coupled.coupling.quantities import choose
 from lrsa_coupled.files import check_kind, write_text_atomically
+from lrsa_coupled.generation.source import source_digest
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
@@ -35,12 +36,11 @@ from lrsa_coupled.settings import nearest
 from lrsa_coupled.study.methods import METHODS, Method, OperatorMethod
 from lrsa_coupled.study.operator_model import trained
 from lrsa_coupled.study.pilot import SampleDraw, Study
+from lrsa_coupled.study.result import Result, Statistics, read_result
 from lrsa_coupled.study.sensitivity import sensitivities
 from lrsa_coupled.study.solves import Ask, Solves
 from lrsa_coupled.study.statistics import (
-    LEVEL,
     NORMAL,
-    Estimate,
     Sampled,
     deviation,
     mean,
@@ -124,47 +124,6 @@ class Request:
             raise ValueError(f"quantiles are of shares between 0 and 1, got {self.quantiles}")
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Of one quantity; ``above`` by threshold and ``quantiles`` by share, of the first quantity the former."""
-
-    unit: str
-    mean: Estimate
-    deviation: Estimate
-    above: dict[str, Estimate]
-    quantiles: dict[str, Estimate]
-
-
-@dataclass(frozen=True)
-class Result:
-    """What an estimate has found.
-
-    Args:
-        method: The method.
-        expected: Cost by method as the pilot has it, wall time x ranks [s].
-        quantities: Statistics by quantity.
-        solves: Number of solves by resolution.
-        failed: Number of those that failed by reason; they are left out of the statistics.
-        seconds: Wall time x ranks by part [s]: solves by resolution, surrogates.
-        plain: What plain Monte Carlo would take to the interval of the first mean: its solves at the median cost of
-            those of the pilot, wall time x ranks [s].
-        made_before: Data and training of a given model, by part, wall time x ranks [s]; in no other number.
-        reached: Whether the error asked for is reached.
-        sobol: First-order and total index by quantity and field of the parameters.
-    """
-
-    method: str
-    expected: dict[str, float]
-    quantities: dict[str, Statistics]
-    solves: dict[str, int]
-    failed: dict[str, int]
-    seconds: dict[str, float]
-    plain: float
-    made_before: dict[str, float]
-    reached: bool
-    sobol: dict[str, dict[str, tuple[Estimate, Estimate]]] = field(default_factory=dict)
-
-
 def estimate(case: Case, config: Config, request: Request, folder: Path, comm: MPI.Intracomm) -> Result:
     """Estimate statistics of the quantities of a case.
 
@@ -175,6 +134,10 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
         ValueError: For an unknown quantity or method, or a folder with another request; on all ranks.
         StoppedError: After SIGTERM or SIGUSR1; the same call goes on.
     """
+    choose(case.quantities, request.quantities, of=case.name)
+    share(comm, lambda: _create(case, config, request, folder))
+    if (known := share(comm, lambda: read_result(folder))) is not None:
+        return known
     study = make_study(case, config, request, folder, comm)
     method, expected, target = _choose(study, request, folder)
     sampled = reach(method, request.error, target)
@@ -246,24 +209,36 @@ def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
 def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
     """Note what is asked, or compare it with what the folder is of; another goal has the method chosen again."""
     problem = {"case": case.name, "options": dataclasses.asdict(case.options), "rtol": case.rtol}
+    problem["source"] = source_digest(case)
     place = {"seed": config.problem.test_seed, "resolution": config.problem.resolution or case.resolution}
     asked = json.loads(json.dumps(problem | place | dataclasses.asdict(request)))
     path = folder / "estimate.json"
-    check_kind(folder, "result.json")
+    check_kind(folder, "estimate.json")
     if path.is_file():
         known = read_json(path)
         changed = [key for key, value in asked.items() if known.get(key) != value]
+        if "source" in changed:
+            raise ValueError(
+                f"{folder} holds an estimate of the case as it was before its source changed: take another"
+            )
         for key in changed:
             if key not in GOALS:
                 raise ValueError(
                     f"{folder} holds an estimate with {key} = {known.get(key)}, not {asked[key]}: take another folder"
                 )
-        if not changed:
+        if not changed or (changed == ["error"] and _is_reached(folder, request)):
             return
         for name in ("plan.json", "result.json"):
             (folder / name).unlink(missing_ok=True)
     configuration.save(config, folder)
     write_text_atomically(path, json.dumps(asked, indent=1) + "\n")
+
+
+def _is_reached(folder: Path, request: Request) -> bool:
+    """Return whether the result that is there has the error asked for."""
+    result = read_result(folder)
+    first = None if result is None else next(iter(result.quantities.values())).mean
+    return first is not None and request.error is not None and first.half_width <= request.error
 
 
 def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[str, float], float]:
@@ -322,7 +297,7 @@ def _result(
     method: Method, request: Request, *, expected: Mapping[str, float], sampled: Mapping[str, Sampled]
 ) -> Result:
     study = method.study
-    answers = [study.solves.answers[ask] for ask in study.solves.asked]
+    answers = study.solves.answers.values()  # those that another goal has taken were paid, too
     solves: dict[str, int] = {}
     failed: dict[str, int] = {}
     seconds: dict[str, float] = {}
@@ -332,7 +307,8 @@ def _result(
         part = f"solves at resolution {resolution}"
         seconds[part] = seconds.get(part, 0.0) + answer.seconds
         if answer.values is None and answer.ask.resolution in study.resolutions:
-            failed[answer.reason] = failed.get(answer.reason, 0) + 1
+            why = f"{answer.reason} at resolution {resolution}"
+            failed[why] = failed.get(why, 0) + 1
     units = {quantity.name: quantity.unit for quantity in study.solves.quantities}
     found = {}
     for place, (name, each) in enumerate(sampled.items()):
@@ -347,36 +323,3 @@ def _result(
         method.name, dict(expected), found, solves, failed, seconds | study.seconds, first.worth * study.costs[0],
         method.made_before(), request.error is None or first.half_width <= request.error,
     )  # fmt: skip
-
-
-def table(result: Result) -> str:
-    """Return a result as text."""
-    lines = [f"method {result.method}, intervals of {LEVEL:.0%}"]
-    for name, found in result.quantities.items():
-        rows = [("mean", found.mean), ("standard deviation", found.deviation)]
-        rows += [(f"quantile {part}", each) for part, each in found.quantiles.items()]
-        for label, each in rows:
-            lines.append(f"  {name}, {label}: {_number(each)} {found.unit}, worth {each.worth:.0f} plain solves")
-        for threshold, each in found.above.items():
-            lines.append(f"  {name}, probability above {threshold}: {_number(each)}, worth {each.worth:.0f}")
-        for part, (first, total) in result.sobol.get(name, {}).items():
-            lines.append(f"  {name}, Sobol indices of {part}: first {_number(first)}, total {_number(total)}")
-    counts = ", ".join(f"{count} at resolution {resolution}" for resolution, count in result.solves.items())
-    lines.append(f"solves: {counts}")
-    lines += [f"  {count} failed, left out: {reason}" for reason, count in sorted(result.failed.items())]
-    lines += [f"  {part}: {seconds:.1f} s x ranks" for part, seconds in result.seconds.items()]
-    spent = sum(result.seconds.values())
-    costs = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(result.expected.items(), key=_second))
-    lines.append(f"in all {spent:.1f} s x ranks; expected after the pilot: {costs}")
-    times = f"about {result.plain:.3g} s x ranks, {result.plain / spent:.3g} times as much"
-    if made := sum(result.made_before.values()):
-        times += f" ({result.plain / (spent + made):.3g} times with the {made:.3g} s for the model's data and training)"
-    return "\n".join([*lines, f"plain Monte Carlo to the interval of {next(iter(result.quantities))}: {times}"])
-
-
-def _second(pair: tuple[str, float]) -> float:
-    return pair[1]
-
-
-def _number(found: Estimate) -> str:
-    return f"{found.value:.5g} [{found.low:.5g}, {found.high:.5g}]"

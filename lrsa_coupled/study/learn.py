@@ -7,7 +7,6 @@ the solves: it ends the learning, with a warning.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import time
@@ -23,6 +22,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.quantities import Quantities
+from lrsa_coupled.coupling.unnamed import Unnamed
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import kind_of, unknowns_of
@@ -32,7 +32,7 @@ from lrsa_coupled.guess.solutions import Solutions, owned_values
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, collective_errors, share
 from lrsa_coupled.study.on_mesh import OnMesh, Seen
-from lrsa_coupled.study.study import LEARNED, Study
+from lrsa_coupled.study.study import LEARNED, TIME, Study
 
 if TYPE_CHECKING:
     from lrsa_coupled.config import GuessConfig
@@ -57,6 +57,7 @@ class Learner:
     Attributes:
         broken: The error that has ended the learning, None while there was none.
         quantities: Numbers of the solution that are kept with each sample, None without any.
+        unnamed: What the problem has and the description has not, None where that is not known.
     """
 
     def __init__(self, study: Study, what: Unknown, described: Described, *, policy: Adaptive,
@@ -66,6 +67,8 @@ class Learner:
         self.comm: MPI.Comm = what.mesh.comm
         self.broken: str | None = None
         self.quantities: Quantities | None = None
+        self.unnamed: Unnamed | None = None
+        self._left = ""
         self._mesh: OnMesh | None = None
         self._model: LearnedGuess | None = None
         self._learned: LearnedGuess | None = None
@@ -99,7 +102,7 @@ class Learner:
 
         ``gatherer`` is one of its mesh that is there already.
         """
-        self._own, self._gatherer = None, gatherer
+        self._own, self._gatherer, self._left = None, gatherer, "after learning had ended"
         self.seen.forget()
         if self.broken is None:
             self._safely(lambda: self._before(from_zero))
@@ -115,17 +118,28 @@ class Learner:
         self.study.count(seconds, solved=result.converged)
         rest = result.reason, parameters, result.iterations, result.residual, seconds
         record = SampleRecord(index, "ok" if result.converged else "failed", *rest, arrays=None)
-        if self._own is not None and self.broken is None and result.converged:
+        left = self._left if result.converged else "that failed"
+        if self._own is not None and not left:
             self._safely(lambda: self._after(record, x))
+        else:
+            self.study.left[left] += 1
 
     def _before(self, from_zero: bool) -> None:
         study, costs = self.study, self._costs()
+        self._notice()
         collect, model = share(self.comm, lambda: study.news(costs))
         if model is not None:
             self._load(model)
+        self._left = "" if collect else TIME
         if not collect:
             return
-        self._features = self.seen.look(self.what)
+        try:
+            self._features = self.seen.look(self.what)
+        except ValueError as error:  # on all ranks
+            self._left = "that cannot be described"
+            if self.comm.rank == 0 and not study.left[self._left]:
+                logger.warning("nothing is learned from this solve: %s", error)
+            return
         own = owned_values(self.what)
         if from_zero:
             own[:] = 0.0
@@ -149,18 +163,28 @@ class Learner:
             self._expect()
         mesh = self._mesh
         if mesh is None or own is None:
+            study.left[TIME] += 1
             return
         with self._solution(x):
             self._note(mesh.add(own))
             arrays = mesh.gatherer(self.what)
-            numbers = "{}" if self.quantities is None else json.dumps(self.quantities())
-        if arrays is not None and (record.index >= 0 or not mesh.solutions.repeats):
+            numbers = "{}" if self.quantities is None else self.quantities.text()
+        repeats = record.index < 0 and mesh.solutions.repeats
+        study.left["known already"] += repeats
+        if arrays is not None and not repeats:
             assert study.library is not None
             study.library.add(mesh.description, arrays)
             study.keep(dataclasses.replace(record, arrays=arrays, quantities=numbers))
         study.saved = _saved(self.policy)
         if self.comm.rank == 0:
             study.consider(self._costs(), self.policy.prospects or {})
+
+    def _notice(self) -> None:
+        """Warn of what changes and is not named, once of each."""
+        for name in [] if self.unnamed is None else self.unnamed.changed():
+            if self.comm.rank == 0:
+                text = "%s changes from solve to solve and is named neither in inputs nor in scalars: guesses ignore it"
+                logger.warning(text, name)
 
     @contextmanager
     def _solution(self, x: PETSc.Vec | None) -> Iterator[None]:
@@ -206,6 +230,7 @@ class Learner:
                 step()
         except Exception as error:  # noqa: BLE001 - nothing of the study may reach the user's program
             self.broken, self._own = f"{type(error).__name__}: {error}", None
+            self.study.ended = self.broken
             if self.comm.rank == 0:
                 logger.warning("this study learns no more: %s", self.broken)
         self.study.spent += time.perf_counter() - started

@@ -284,17 +284,17 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
 def quantile(sampled: Sampled, share: float) -> Estimate:
     """Estimate the value that a share of the answers is below; the ends are where the share leaves its interval.
 
+    An end is infinite where it does not.
+
     Source: Woodruff (1952), J. Am. Stat. Assoc. 47.
     """
     if not 0.0 < share < 1.0:
         raise ValueError(f"a quantile is of a share between 0 and 1, got {share}")
     spread = float(np.ptp(sampled.truth)) or 1.0
     ends = float(np.min(sampled.truth)) - spread, float(np.max(sampled.truth)) + spread
-    above = {name: _crossing(sampled, name, 1.0 - share, ends) for name in ("value", "low", "high")}
-    low, high = above["low"], above["high"]
+    value, low, high = (_crossing(sampled, name, 1.0 - share, ends) for name in ("value", "low", "high"))
     error = 0.5 * (high - low) / float(special.ndtri(0.5 + 0.5 * LEVEL))
-    at = probability(sampled, above["value"])
-    return Estimate(above["value"], low, high, error, at.worth)
+    return Estimate(value, low, high, error, probability(sampled, value).worth if math.isfinite(error) else 0.0)
 
 
 def sobol(sampled: Sampled, number: int) -> tuple[Estimate, Estimate]:
@@ -389,7 +389,7 @@ def _floor(values: Array, threshold: float | None) -> float:
 
 
 def _crossing(sampled: Sampled, name: str, share: float, ends: tuple[float, float]) -> float:
-    """Return where an end of the interval of the probability, which falls, crosses a share."""
+    """Return where an end of the interval of the probability, which falls, crosses a share; infinite for nowhere."""
     low, high = ends
     for _ in range(30):
         middle = 0.5 * (low + high)
@@ -397,4 +397,4 @@ def _crossing(sampled: Sampled, name: str, share: float, ends: tuple[float, floa
             low = middle
         else:
             high = middle
-    return 0.5 * (low + high)
+    return -math.inf if low == ends[0] else math.inf if high == ends[1] else 0.5 * (low + high)

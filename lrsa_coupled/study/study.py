@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ LEARNED = "learned"
 NAMES = (*RULES, INTERPOLATED, LEARNED)
 SETUP = 1.5e-6
 """Time to set up for a mesh, about, for each unknown [s]."""
+TIME = "for the time that it takes (a larger overhead keeps more)"
+"""Why a solve is not kept."""
+EAGER = 32
+"""Samples until which collecting may take twice its share: a regression needs some to begin with."""
 RECENT = 8
 """Solves whose errors in hindsight are averaged."""
 UNLIMITED = 1e9
@@ -59,9 +64,9 @@ class Learning(Section):
         solves: How many solves the script will make; by default as many are expected to come as there have been.
         when: Whether models are trained beside the solves, when they have ended, or not at all.
         overhead: Share of the time of the solves that collecting may take, beside half of what is saved, and half of
-            what setting up may take; solves that are shorter are not all kept, nor the first ones. A quarter of it
-            after 40 solves that have saved nothing. ``UNLIMITED`` where quantities are kept, as those of some solves
-            would have other means.
+            what setting up may take; solves that are shorter are not all kept, nor the first ones. Twice of it for the
+            first 32 samples, a quarter of it after 40 solves that have saved nothing. Where quantities are kept it is
+            ``UNLIMITED``: those of some solves would have other means.
     """
 
     folder: str = setting("", "data set and models")
@@ -92,6 +97,8 @@ class Study:
         model: The learned guess, None before there is one.
         model_error: Its relative error on validation samples.
         log: What writes samples; None above rank 0, and after a write that has failed.
+        left: Number of solves that were not kept by reason.
+        ended: The error that has ended the learning of a problem, None while there was none.
         library: Solutions on all meshes, None before the first solve.
         on_mesh: What is known on the mesh that was set up last, see ``learn``; None before.
 
@@ -109,6 +116,8 @@ class Study:
         self.model: LearnedGuess | None = None
         self.model_error = math.nan
         self.log: Samples | None = None
+        self.left: Counter[str] = Counter()
+        self.ended: str | None = None
         self.library: Library | None = None
         self.on_mesh: Any = None
         self._progress = economy.ASSUMPTIONS.doubled
@@ -136,7 +145,8 @@ class Study:
     def affordable(self) -> bool:
         """Whether the time for collecting is within its share."""
         in_vain = self.solves > PATIENCE and self.saved <= 0.0
-        share = self.learning.overhead * (RELUCTANT if in_vain else 1.0)
+        few = self.log is not None and self.log.count < EAGER
+        share = self.learning.overhead * (2.0 if few else RELUCTANT if in_vain else 1.0)
         return self.spent <= share * self.solving + 0.5 * max(self.saved, 0.0)
 
     def can_begin(self, unknowns: int) -> bool:
@@ -215,13 +225,12 @@ class Study:
         lines = [f"study: {self.solves} solves in {self.solving:.4g} s"]
         if self.comm.rank == 0:
             kept = "no longer collected" if self.log is None else f"{len(self.log)} in {self.folder}"
-            if (
-                self.log is not None
-                and self.groups is None
-                and (left := self.solves - self.log.count) > self.solves / 2
-            ):
-                kept += f"; {left} solves were not kept, an overhead above {self.learning.overhead:g} keeps more"
+            left = ", ".join(f"{count} {reason}" for reason, count in self.left.most_common() if count)
+            if self.groups is None and left:
+                kept += f"; not kept: {left}"
             lines += [f"samples: {kept}", f"models: {'; '.join(self._trained) or 'none trained'}"]
+        if self.ended is not None:
+            lines += [f"learning has ended early: {self.ended}"]
         took = self.spent + self.setup
         gain = self.saved - took
         text = f"saved {self.saved:.3g} s against the own guess, learning took {took:.3g} s"

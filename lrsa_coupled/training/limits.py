@@ -23,10 +23,12 @@ class Thresholds:
         gap: Ratio of the errors on validation and on training samples from which samples are too few.
         falling: Ratio of the loss in the third fifth of a run to that in the second, before the learning rate comes
             down, below which steps are too few.
+        epochs: Passes through the samples below which steps are too few whatever the loss does.
     """
 
     gap: float = 1.5
     falling: float = 0.9
+    epochs: int = 30
 
 
 THRESHOLDS = Thresholds()
@@ -58,6 +60,8 @@ def sentence(valid_error: float, train_error: float, losses: Sequence[float], *,
     if valid_error > THRESHOLDS.gap * train_error:
         return f"too few samples ({both}): more of them help most"
     fifth = len(losses) // 5
-    if fifth == 0 or sum(losses[2 * fifth : 3 * fifth]) < THRESHOLDS.falling * sum(losses[fifth : 2 * fifth]):
+    if len(losses) < THRESHOLDS.epochs:
+        return f"too few steps ({both}, {len(losses)} epochs): a longer training helps most"
+    if sum(losses[2 * fifth : 3 * fifth]) < THRESHOLDS.falling * sum(losses[fifth : 2 * fifth]):
         return f"too few steps ({both}, the loss was still falling): a longer training helps most"
     return f"too small ({both}, the loss no longer fell): a larger operator.width or a longer training helps most"

@@ -17,6 +17,7 @@ from dolfinx import fem, mesh as dmesh
 
 from lrsa_coupled import Case, Continuation, Features, Field, Problem, Schema, catalog
 from lrsa_coupled.config import Config
+from lrsa_coupled.coupling.quantities import Quantity
 from lrsa_coupled.generation.check import Finding, check_case
 from lrsa_coupled.solvers.interpolation import boundary_dofs
 from lrsa_coupled.solvers.newton import NewtonSolver
@@ -154,6 +155,10 @@ class SeenBoundary(UnseenBoundary):
         return Features(nodal, np.array([problem.parameters.value, problem.parameters.boundary]))
 
 
+class NoNumber(Reaction):
+    quantities = (Quantity("odd", "1", lambda problem: 3.0),)
+
+
 class SolvedByZero(Reaction):
     """Zero is the solution."""
 
@@ -217,7 +222,8 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (WrongTarget(), "error", "sample 0, continuation", "at its target, 2, the problem is not the one"),
     (SolvedByZero(), "error", "sample 0", "the residual at zero has the norm 0: rtol is relative to it"),
     (NumberInForm(), "advice", "forms", "3 compiled residuals of 3 samples"),
-    (UnseenBoundary(), "advice", "Dirichlet data", "they differ from sample to sample and are no input"),
+    (UnseenBoundary(), "error", "parameters", "'boundary' changes the problem, and neither an input nor a scalar"),
+    (NoNumber(), "error", "quantity odd", "must make a list of UFL forms without test functions, got float"),
     (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
     (Forgets(), "error", "sample 0, solver", "must begin with the values"),
     (Diverges(), "error", "sample 0, newton", "failed"),

@@ -18,8 +18,9 @@ from lrsa_coupled.config import BenchConfig, Config, load
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import NumericalError
 from lrsa_coupled.study import solves
-from lrsa_coupled.study.estimate import Request, Result, estimate, table
+from lrsa_coupled.study.estimate import Request, estimate
 from lrsa_coupled.study.pilot import Study
+from lrsa_coupled.study.result import Result, table
 from tests import rods
 from tests.rods import RodCase, exact_indices, exact_mean
 
@@ -89,11 +90,21 @@ def test_a_run_that_was_interrupted_ends_with_the_same_numbers(
 
 
 @pytest.mark.two_ranks
+def test_solves_of_a_case_that_has_changed_are_refused(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(shared_path, error=0.1, method="mc", quantities=("integral",))
+    monkeypatch.setattr("lrsa_coupled.study.estimate.source_digest", lambda case: "another")
+    with pytest.raises(ValueError, match="of the case as it was before its source changed"):
+        run(shared_path, error=0.1, method="mc", quantities=("integral",))
+
+
+@pytest.mark.two_ranks
 def test_another_goal_goes_on_with_the_solves_that_are_there(shared_path: Path) -> None:
     asked = {"method": "gp", "quantities": ("integral",)}
     first = run(shared_path / "one", error=8e-3, **asked)
     further = run(shared_path / "one", error=3e-3, above=(0.15,), **asked)
     assert further.reached and not first.quantities["integral"].above
+    assert run(shared_path / "one", error=3e-3, above=(0.15,), **asked) == further  # as it was, no solve and no fit
+    assert run(shared_path / "one", error=5e-3, above=(0.15,), **asked) == further
     assert further.quantities == run(shared_path / "other", error=3e-3, above=(0.15,), **asked).quantities
 
 
@@ -147,7 +158,7 @@ def test_failed_solves_are_left_out_and_reported(shared_path: Path) -> None:
             return super()._update(problem, parameters)
 
     result = run(shared_path, case=Failing(), method="mfmc", error=1e-2)
-    assert set(result.failed) == {"NumericalError: too much"}
+    assert "NumericalError: too much at resolution 16" in result.failed
     assert result.quantities["integral"].mean.value < exact_mean(16) + 1e-2
 
 

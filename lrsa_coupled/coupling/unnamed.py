@@ -1,0 +1,84 @@
+"""What changes from solve to solve in a script's problem, and is named neither as an input nor as a scalar."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, final
+
+import numpy as np
+from ufl.algorithms import extract_coefficients
+from ufl.algorithms.analysis import extract_constants
+from ufl.core.expr import Expr
+from dolfinx.fem import Constant, Form, Function
+from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
+
+from lrsa_coupled.interfaces import Unknown
+
+
+@final
+class Unnamed:
+    """Coefficients and Constants of the compiled forms of a problem, and its Dirichlet values, that nobody has named.
+
+    Where a source is a function of the script, what it reads is not known: then nothing is looked at. Collective: no;
+    each rank sees its own values.
+
+    Args:
+        problem: The problem; a bare solver has no forms.
+        what: Its unknown.
+        sources: Where inputs and scalars are found.
+    """
+
+    def __init__(self, problem: Any, what: Unknown, sources: Iterable[Any]) -> None:
+        sources = list(sources)
+        known = {id(_compiled(each)) for each in [*what.functions, *_objects(sources)]}
+        found = [] if any(callable(each) and not isinstance(each, Expr) for each in sources) else _in_forms(problem)
+        self._objects = {id(each): each for each in [*found, *(bc.g for bc in what.bcs)] if id(each) not in known}
+        self._digests: dict[int, int] = {}
+
+    def changed(self) -> list[str]:
+        """Return names of what has changed since the last call; each once."""
+        names = []
+        for key, each in list(self._objects.items()):
+            digest = zlib.crc32(np.ascontiguousarray(_values(each)).view(np.uint8))
+            if self._digests.setdefault(key, digest) != digest:
+                names.append(_name(each))
+                del self._objects[key]
+        return names
+
+
+def _objects(sources: Sequence[Any]) -> Iterator[Function | Constant]:
+    """Yield the functions and constants of which sources are made."""
+    for each in sources:
+        source = getattr(each, "ufl_expression", each)  # of an Expression of DOLFINx
+        if isinstance(source, Expr):
+            yield from extract_coefficients(source)
+            yield from extract_constants(source)
+
+
+def _in_forms(problem: Any) -> list[Any]:
+    """Return the coefficients and constants of the forms of a problem, as the C++ objects that they are."""
+    names = {NonlinearProblem: ("F",), LinearProblem: ("a", "L")}
+    found = [getattr(problem, name) for kind in names if isinstance(problem, kind) for name in names[kind]]
+    forms = [_compiled(form) for form in _flat(found)]
+    return [each for form in forms for each in (*form.coefficients, *form.constants)]
+
+
+def _compiled(each: Any) -> Any:
+    return getattr(each, "_cpp_object", None)  # forms and conditions hold objects of that kind
+
+
+def _flat(forms: Any) -> Iterator[Form]:
+    if isinstance(forms, Form):
+        yield forms
+    elif forms is not None:
+        for each in forms:
+            yield from _flat(each)
+
+
+def _values(each: Any) -> Any:
+    return each.x.array if hasattr(each, "x") else each.value
+
+
+def _name(each: Any) -> str:
+    return f"the function '{each.name}'" if hasattr(each, "x") else f"a Constant, now {np.asarray(each.value)},"
