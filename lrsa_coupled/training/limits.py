@@ -33,6 +33,8 @@ class Thresholds:
 
 THRESHOLDS = Thresholds()
 
+LONGER = "a longer training helps most, training.initial=MODEL begins with this one"
+
 
 @torch.no_grad()
 def what_limits(run: Run, valid_error: float) -> str:
@@ -61,7 +63,7 @@ def sentence(valid_error: float, train_error: float, losses: Sequence[float], *,
         return f"too few samples ({both}): more of them help most"
     fifth = len(losses) // 5
     if len(losses) < THRESHOLDS.epochs:
-        return f"too few steps ({both}, {len(losses)} epochs): a longer training helps most"
+        return f"too few steps ({both}, {len(losses)} epochs): {LONGER}"
     if sum(losses[2 * fifth : 3 * fifth]) < THRESHOLDS.falling * sum(losses[fifth : 2 * fifth]):
-        return f"too few steps ({both}, the loss was still falling): a longer training helps most"
+        return f"too few steps ({both}, the loss was still falling): {LONGER}"
     return f"too small ({both}, the loss no longer fell): a larger operator.width or a longer training helps most"
