@@ -183,7 +183,7 @@ class Learner:
         """Warn of what changes and is not named, once of each."""
         for name in [] if self.unnamed is None else self.unnamed.changed():
             if self.comm.rank == 0:
-                text = "%s changes from solve to solve and is named neither in inputs nor in scalars: guesses ignore it"
+                text = "%s changes from solve to solve and is no input and no scalar: guesses know of it what these say"
                 logger.warning(text, name)
 
     @contextmanager

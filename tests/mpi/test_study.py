@@ -325,7 +325,7 @@ def test_what_changes_and_is_not_named_is_said_once(folder: str, caplog: pytest.
             for number in range(4):
                 script.solve(number)
         if COMM.rank == 0:
-            said = [each.message for each in caplog.records if "is named neither" in each.message]
+            said = [each.message for each in caplog.records if "is no input and no scalar" in each.message]
             assert len(said) == len(forgotten) and all(map(str.startswith, sorted(said)[::-1], forgotten)), said
         caplog.clear()
         end_studies()
