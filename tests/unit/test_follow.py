@@ -79,7 +79,7 @@ def test_what_does_not_end_leaves_no_model(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(loop, "take_step", asks)
     assert list(follow(data, configured([]), stop=lambda: "".join(asked), first=8)) == []
-    assert newest_model(data) is None and list((data / "models").iterdir()) == []
+    assert newest_model(data) is None and not (data / "models").exists()
 
     def diverges(run, batches, *, number):
         return step(run, batches, number=number) * float("nan")
