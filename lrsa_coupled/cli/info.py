@@ -53,6 +53,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         for field in [*field_statistics(store), *quantities]:
             error = f"standard error {field.standard_error:.2g}"
             print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
+        if failed := len(store.entries) - len(store.solved):
+            print(f"of the samples that are solved: {failed} failed ones are in no mean")
         if card.resolution == 0 and not quantities:
             print(
                 "of the samples that are kept: a script that learns keeps more of its first solves than of later ones"

@@ -47,11 +47,12 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
 
 
 def quantity_statistics(store: DataStore) -> list[FieldStatistics]:
-    """Return the statistics of the quantities that all solved samples have. Reads everything."""
+    """Return the statistics of the quantities of the solved samples; how many have one, where not all. Reads all."""
     kept = [json.loads(store.read(index).quantities) for index in store.solved]
     found = []
-    for name in [name for name in (kept or [{}])[0] if all(name in each for each in kept)]:
-        values = np.array([each[name] for each in kept], dtype=np.float64)
+    for name in dict.fromkeys(name for each in kept for name in each):
+        values = np.array([each[name] for each in kept if name in each], dtype=np.float64)
+        label = name if len(values) == len(kept) else f"{name} (of {len(values)} of {len(kept)} samples)"
         error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
-        found.append(FieldStatistics(name, float(values.mean()), error, float(values.var())))
+        found.append(FieldStatistics(label, float(values.mean()), error, float(values.var())))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from lrsa_coupled.coupling.quantities import evaluate
 from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vector, set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.failures import check_draw
+from lrsa_coupled.generation.hidden import hidden_parameters, random_field
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Continuation, Features, NumericalError, Problem, SolveResult
 
@@ -90,8 +90,9 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield from _energy(problem)
     yield from _constant_inputs(case, features, comm)
     if isinstance(problem, Problem) and case.trajectory is None and samples > 1:
-        drawn = [sample_parameters(case, seed, index) for index in range(2)]
-        yield from _unseen(case, drawn, comm, resolution=resolution)
+        first, other = (sample_parameters(case, seed, index) for index in range(2))
+        for level, text in hidden_parameters(case, first, other, comm=comm, resolution=resolution):
+            yield Finding(level, "parameters", text)
     if len(forms) > 1:
         text = f"{len(forms)} compiled residuals of {samples} samples: numbers in a form are code, make them Constants"
         yield Finding("advice", "forms", text)
@@ -110,46 +111,6 @@ def _quantities(case: Case, problem: Any) -> Iterator[Finding]:
             yield Finding("ok", subject, f"{number:.6g} {quantity.unit} of the solution of sample 0")
         else:
             yield Finding("error", subject, f"expected a number, got {number} of the solution of sample 0")
-
-
-def _unseen(case: Case, drawn: Sequence[Any], comm: MPI.Comm, *, resolution: int) -> Iterator[Finding]:
-    """Find parameters that change the residual of a sample and not what the operator sees of it."""
-    first, other = drawn
-    seen, rows = _seen_and_residual(case, first, comm, resolution=resolution)
-    for field in dataclasses.fields(first):
-        try:
-            parameters = dataclasses.replace(first, **{field.name: getattr(other, field.name)})
-            also_seen, also_rows = _seen_and_residual(case, parameters, comm, resolution=resolution)
-        except (ValueError, NumericalError):  # not all parameters go together
-            continue
-        if not _is_close(comm, seen, also_seen) or _is_close(comm, rows, also_rows):
-            continue
-        text = f"'{field.name}' changes the problem, and neither an input nor a scalar: the operator cannot know it"
-        yield Finding("error", "parameters", text)
-
-
-def _seen_and_residual(case: Case, parameters: Any, comm: MPI.Comm, *, resolution: int) -> tuple[Array, Array]:
-    """Return the features of a problem, and its residual at a random field, of this rank."""
-    problem: Any = problem_of(case, comm, parameters, resolution)
-    features = features_of(case, problem)
-    _random_field(problem)
-    vector = residual_vector(problem)
-    rows = vector.array_r.copy()
-    vector.destroy()
-    return np.concatenate([features.nodal.ravel(), features.scalars]), rows
-
-
-def _is_close(comm: MPI.Comm, one: Array, other: Array) -> bool:
-    close = one.shape == other.shape and bool(np.allclose(one, other, rtol=1e-9, atol=1e-12))
-    return comm.allreduce(close, op=MPI.LAND)
-
-
-def _random_field(problem: Problem) -> None:
-    """Put small random values into the solution."""
-    owned = problem.solution.function_space.dofmap
-    count = owned.index_map.size_local * owned.index_map_bs
-    problem.solution.x.array[:count] = 1e-2 * np.random.default_rng(problem.mesh.comm.rank).standard_normal(count)
-    problem.solution.x.scatter_forward()
 
 
 def _constant_inputs(case: Case, features: Sequence[Features], comm: MPI.Comm) -> Iterator[Finding]:
@@ -255,7 +216,7 @@ def _dirichlet(case: Case, problem: Problem) -> Iterator[Finding]:
 
 def _target(problem: Problem, path: Continuation, *, index: int) -> Iterator[Finding]:
     """See whether a path ends in the problem as it was made, by the residual of a field; leaves zeros."""
-    _random_field(problem)
+    random_field(problem)
     set_dirichlet(problem)
     made = residual_vector(problem)
     path.set_value(path.target)

@@ -207,7 +207,7 @@ def _resolutions(case: Case, config: Config) -> tuple[int, ...]:
 
 
 def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
-    """Note what is asked, or compare it with what the folder is of; another goal has the method chosen again."""
+    """Note what is asked, or compare it with what the folder is of; a smaller error has the method chosen again."""
     problem = {"case": case.name, "options": dataclasses.asdict(case.options), "rtol": case.rtol}
     problem["source"] = source_digest(case)
     place = {"seed": config.problem.test_seed, "resolution": config.problem.resolution or case.resolution}
@@ -228,8 +228,9 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
                 )
         if not changed or (changed == ["error"] and _is_reached(folder, request)):
             return
-        for name in ("plan.json", "result.json"):
-            (folder / name).unlink(missing_ok=True)
+        if {"error", "budget"} & {*changed} and not _is_reached(folder, request):
+            (folder / "plan.json").unlink(missing_ok=True)
+        (folder / "result.json").unlink(missing_ok=True)
     configuration.save(config, folder)
     write_text_atomically(path, json.dumps(asked, indent=1) + "\n")
 

@@ -123,6 +123,8 @@ class Learner:
             self._safely(lambda: self._after(record, x))
         else:
             self.study.left[left] += 1
+            if self.quantities is not None and not result.converged and self.comm.rank == 0:
+                self.study.keep(record)  # without it nobody would know that means are of a choice
 
     def _before(self, from_zero: bool) -> None:
         study, costs = self.study, self._costs()

@@ -265,19 +265,21 @@ class SurrogateMethod(Method):
         """What fits to the pilot and to half of it show. Collective at first."""
         study, shares, rest = self.study, [], 0.0
         for count in (study.pilot // 2, study.pilot):
+            if len(self.solved(count)[0]) < 2 * FOLDS:  # others of the first half have failed
+                continue
             found = self._fitted(count, FURTHER)[study.names[0]]
             left, *others = found.parts(lambda values: values)
             shares.append(min(left.variance * len(left.values) / np.var(found.truth, ddof=1), 1.0))
             rest = sum(part.variance for part in others)
-        rate = min(max(math.log2(shares[0] / shares[1]), 0.0), 1.0)
-        return _Pilot(shares[1], rate, min(rest * FURTHER * FOLDS / self._spread, 1.0), self._prediction)
+        rate = min(max(math.log2(shares[0] / shares[-1]), 0.0), 1.0)
+        return _Pilot(shares[-1], rate, min(rest * FURTHER * FOLDS / self._spread, 1.0), self._prediction)
 
     def _fitted(self, count: int, further: int) -> dict[str, Sampled]:
         """Fit to the first samples; each fold has as many further points, in independent blocks. Collective."""
         study = self.study
         study.values(study.resolutions[:1], range(count))
         indices, truth = self.solved(count)
-        points, folds = [study.draw(index) for index in indices], np.array(indices) % FOLDS
+        points, folds = [study.draw(index) for index in indices], np.arange(len(indices)) % FOLDS
         started = time.perf_counter()
 
         def predicted(fold: int) -> _Fold:

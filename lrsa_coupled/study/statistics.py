@@ -236,7 +236,7 @@ class Controlled(Sampled):
 def mean(sampled: Sampled, of: Function | None = None) -> Estimate:
     """Estimate the mean of the answer, or of a function of it."""
     of = of or (lambda values: values)
-    return _estimate(sampled.parts(of), plain=float(np.var(of(sampled.truth), ddof=1)), count=len(sampled.truth))
+    return _estimate(sampled.parts(of), plain=float(np.var(of(sampled.truth), ddof=1)))
 
 
 def variance(sampled: Sampled) -> Estimate:
@@ -266,13 +266,12 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
     Source: Clopper & Pearson (1934), Biometrika 26.
     """
     count = len(sampled.truth)
-    parts = sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold)
-    found = _estimate(parts, plain=0.0, count=count)
+    found = _estimate(sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold), plain=0.0)
     value = min(max(found.value, 0.0), 1.0)
-    worth = _worth(value * (1.0 - value), found.half_width, count) if found.error > 0.0 else float(count)
+    worth = _worth(value * (1.0 - value), found.half_width) if found.error > 0.0 else float(count)
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     if isinstance(sampled, Controlled) and sampled.cheap.shape[1]:
-        unseen = 3.0 / sum(map(len, [*sampled.further, *sampled.beyond]))  # the rule of three
+        unseen = 3.0 / count  # the rule of three: where no solve is, predictions alone say nothing
         low, high = min(low, 1.0 - unseen), max(high, unseen)
     if isinstance(sampled, Plain):
         hits, tail = round(value * count), 0.5 * (1.0 - LEVEL)
@@ -282,9 +281,7 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
 
 
 def quantile(sampled: Sampled, share: float) -> Estimate:
-    """Estimate the value that a share of the answers is below; the ends are where the share leaves its interval.
-
-    An end is infinite where it does not.
+    """Estimate the value that a share of answers is below; ends are where it leaves its interval, or infinite.
 
     Source: Woodruff (1952), J. Am. Stat. Assoc. 47.
     """
@@ -324,8 +321,8 @@ def _ratio(sampled: Sampled, of: Function) -> Estimate:
     return Estimate(first + left.value, first + left.low, first + left.high, left.error, left.worth)
 
 
-def _estimate(parts: Sequence[Part], *, plain: float, count: int) -> Estimate:
-    """Sum the means of parts; ``plain`` is the variance of a single answer, of which there are ``count``."""
+def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:
+    """Sum the means of parts; ``plain`` is the variance of a single answer."""
     value = float(sum(part.values.mean() for part in parts))
     variances = [part.variance for part in parts]
     total = sum(variances)
@@ -336,12 +333,15 @@ def _estimate(parts: Sequence[Part], *, plain: float, count: int) -> Estimate:
     freedom = total**2 / sum(each**2 / part.freedom for each, part in zip(variances, parts, strict=True))
     error = math.sqrt(total)
     width = float(special.stdtrit(freedom, 0.5 + 0.5 * LEVEL)) * error
-    return Estimate(value, value - width, value + width, error, _worth(plain, width, count))
+    return Estimate(value, value - width, value + width, error, _worth(plain, width))
 
 
-def _worth(plain: float, half_width: float, count: int) -> float:
-    """Return the plain solves of this variance whose interval, with the quantile of ``count``, has a half-width."""
-    return plain * float(special.stdtrit(max(count - 1.0, 1.0), 0.5 + 0.5 * LEVEL) / half_width) ** 2
+def _worth(plain: float, half_width: float) -> float:
+    """Return the plain solves of this variance whose interval, with Student's quantile, has a half-width."""
+    count = math.inf
+    for _ in range(20):
+        count = plain * float(special.stdtrit(max(count - 1.0, 4.0), 0.5 + 0.5 * LEVEL) / half_width) ** 2
+    return count
 
 
 def _coefficients(cheap_NL: Array, truth_N: Array) -> Array:

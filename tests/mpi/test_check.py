@@ -222,7 +222,7 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (WrongTarget(), "error", "sample 0, continuation", "at its target, 2, the problem is not the one"),
     (SolvedByZero(), "error", "sample 0", "the residual at zero has the norm 0: rtol is relative to it"),
     (NumberInForm(), "advice", "forms", "3 compiled residuals of 3 samples"),
-    (UnseenBoundary(), "error", "parameters", "'boundary' changes the problem, and neither an input nor a scalar"),
+    (UnseenBoundary(), "error", "parameters", "'boundary' changes the problem, and no input and no scalar"),
     (NoNumber(), "error", "quantity odd", "must make a list of UFL forms without test functions, got float"),
     (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
     (Forgets(), "error", "sample 0, solver", "must begin with the values"),

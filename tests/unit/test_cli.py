@@ -57,7 +57,10 @@ BAD = [
 BAD_WITH_DOLFINX = [
     (("solve", "cavity", "--index", "-1", *OUT), "--index counts from 0"),
     (("solve", "cavity", "--method", "zeroo", "--resolution", "4", *OUT), "unknown method 'zeroo'"),
-    (("solve", "cavity", "--parameters", "{tmp}/none.json", *OUT), "expects a JSON file such as result.json, there is none"),
+    (
+        ("solve", "cavity", "--parameters", "{tmp}/none.json", *OUT),
+        "expects a JSON file such as result.json",
+    ),
     (("solve", "cavity", "--method", "zero", "--model", "{tmp}", *OUT), "give one of them"),
     (("solve", "cavity", "--method", "zero", "--mode", "surrogate", *OUT), "give one of them"),
     (("solve", "cavity", "--mode", "surrogate", "--accept", "2", *OUT), "between 1e-12 and 1, got 2"),
