@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import inspect
@@ -172,6 +173,12 @@ def _roots() -> list[Path]:
 
 
 def _import_file(path: Path) -> ModuleType:
+    try:
+        is_case = any(isinstance(node, ast.ClassDef) for node in ast.walk(ast.parse(path.read_bytes())))
+    except SyntaxError:
+        is_case = True  # importing it says where
+    if not is_case:  # a script, which is not to run
+        raise ValueError(f"{path} must hold exactly one class derived from lrsa_coupled.Case, found: none")
     name = f"{OWN_CASE}{abs(hash(path.resolve()))}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

@@ -38,10 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--train", type=int, metavar="N", help=text)
     parser.add_argument("--pilot", type=int, default=32, metavar="N", help="samples of the pilot; 32 by default")
     add_settings(parser, "problem.seed", "problem.resolution", "generate.ranks_per_sample")
-    add_out(
-        parser,
-        "folder of solves and results; what is there is used, for another error, too",
-    )
+    add_out(parser, "folder of solves and results; what is there is used, for another error, too")
     add_preset(parser)
 
 

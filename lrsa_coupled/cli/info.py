@@ -33,7 +33,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     entries, card = [*store.entries.values()], store.card
     size = sum(map(_size, store.headers))
     nodes = [entry.num_nodes for entry in entries if entry.solved]
-    print(f"{args.data}: case {card.schema.name}, seed {card.seed}, resolution {card.resolution}")
+    made = f"seed {card.seed}, resolution {card.resolution}" if card.resolution else "collected by a script"
+    print(f"{args.data}: case {card.schema.name}, {made}")
     for part in card.merged:
         print(f"merged: {part['samples']} samples of seed {part['seed']}, resolution {part['resolution']}")
     solved = "without solutions" if card.is_unsolved else f"{len(nodes)} solved"
@@ -43,7 +44,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     for what, fields in (("inputs", card.schema.inputs), ("outputs", card.schema.outputs)):
         print(f"{what}: " + ", ".join(f"{field.name}[{field.components}] ({field.unit})" for field in fields))
     print(f"scalars: {', '.join(card.schema.scalars) or 'none'}")
-    print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in card.parameters.items()))
+    if card.parameters:
+        print("parameters: " + ", ".join(f"{name} ({unit})" for name, unit in card.parameters.items()))
     for reason, indices in sorted(store.failures().items()):
         print(f"{len(indices)} failed: {reason} (sample {listed(indices)})")
     if args.statistics:

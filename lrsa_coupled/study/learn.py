@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENDED = "after learning had ended"
+"""Why a solve is not kept."""
+
 
 @final
 class Learner:
@@ -102,7 +105,7 @@ class Learner:
 
         ``gatherer`` is one of its mesh that is there already.
         """
-        self._own, self._gatherer, self._left = None, gatherer, "after learning had ended"
+        self._own, self._gatherer, self._left = None, gatherer, ENDED
         self.seen.forget()
         if self.broken is None:
             self._safely(lambda: self._before(from_zero))
@@ -231,7 +234,7 @@ class Learner:
             with collective_errors(self.comm):
                 step()
         except Exception as error:  # noqa: BLE001 - nothing of the study may reach the user's program
-            self.broken, self._own = f"{type(error).__name__}: {error}", None
+            self.broken, self._own, self._left = f"{type(error).__name__}: {error}", None, ENDED
             self.study.ended = self.broken
             if self.comm.rank == 0:
                 logger.warning("this study learns no more: %s", self.broken)

@@ -132,6 +132,8 @@ class Study:
         self._waiting_model: Path | None = None
         with collective_errors(comm):
             if comm.rank == 0:
+                if self.folder.is_file():
+                    raise ValueError(f"learn: expected a folder for data and models, {learning.folder} is a file")
                 if groups is None:
                     self.log = SampleLog(self.folder, card, learning.overhead / 4)
                 else:

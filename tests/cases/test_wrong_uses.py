@@ -87,7 +87,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (made / "file").write_text("x")
     (made / "hott.json").write_text('{"hott": 1.0}')
     (made / "no").mkdir()
-    (made / "no" / "case.py").write_text("x = 1\n")
+    (made / "no" / "case.py").write_text("raise RuntimeError('a script ran')\n")
     return made
 
 
@@ -126,6 +126,7 @@ def load(folder: str) -> Any:
 
 SCRIPTS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a flag for a folder": (lambda n: learn(n, learn=True), r"expected a folder or Learning\(folder, ...\), got True"),
+    "a file": (lambda n: learn(n, learn="file"), "expected a folder for data and models, file is a file"),
     "the folder of a model": (lambda n: learn(n, learn="model"), "model holds a model, expected a data set or a new"),
     "data of another problem": (lambda n: learn(n, learn="data"), "holds a data set with name 'conduction' instead of"),
     "a list of inputs": (lambda n: learn(n, learn="d", inputs=[n["f"]]), "inputs must be a dict such as"),
