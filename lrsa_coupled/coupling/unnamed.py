@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import ModuleType
 from typing import Any, final
 
 import numpy as np
+import ufl
 from ufl.algorithms import extract_coefficients
 from ufl.algorithms.analysis import extract_constants
 from ufl.core.expr import Expr
 from dolfinx.fem import Constant, Form, Function
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 
+from lrsa_coupled.data.format import digest
 from lrsa_coupled.interfaces import Unknown
 
 
@@ -47,6 +50,19 @@ class Unnamed:
         return names
 
 
+def source_of(problem: Any, quantities: Mapping[str, ufl.Form]) -> str:
+    """Return what is the same for the same equations and quantities: a digest of their signatures. Collective: no.
+
+    Of a bare solver only the quantities count.
+    """
+    parts = [f"{name} {form.signature()}" for name, form in sorted(quantities.items()) if isinstance(form, ufl.Form)]
+    for form in _forms(problem):
+        module, compiled = form.module, form.ufcx_form  # several on cells of several kinds, which have no signature
+        if isinstance(module, ModuleType) and compiled is not None:
+            parts.append(module.ffi.string(compiled.signature).decode())
+    return digest(part.encode() for part in parts)
+
+
 def _objects(sources: Sequence[Any]) -> Iterator[Function | Constant]:
     """Yield the functions and constants of which sources are made."""
     for each in sources:
@@ -58,10 +74,14 @@ def _objects(sources: Sequence[Any]) -> Iterator[Function | Constant]:
 
 def _in_forms(problem: Any) -> list[Any]:
     """Return the coefficients and constants of the forms of a problem, as the C++ objects that they are."""
-    names = {NonlinearProblem: ("F",), LinearProblem: ("a", "L")}
-    found = [getattr(problem, name) for kind in names if isinstance(problem, kind) for name in names[kind]]
-    forms = [_compiled(form) for form in _flat(found)]
+    forms = map(_compiled, _forms(problem))
     return [each for form in forms for each in (*form.coefficients, *form.constants)]
+
+
+def _forms(problem: Any) -> list[Form]:
+    """Return the compiled forms of a problem; none of a bare solver."""
+    names = {NonlinearProblem: ("F",), LinearProblem: ("a", "L")}
+    return [*_flat([getattr(problem, name) for kind in names if isinstance(problem, kind) for name in names[kind]])]
 
 
 def _compiled(each: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from lrsa_coupled.data.store import DataStore
 class FieldStatistics:
     """Of one component of a field over all samples and their domains; ``name`` has its number when there are several.
 
-    ``standard_error`` is that of the mean, from the spread of the samples' means; 0 for a single sample.
+    ``standard_error`` is that of the mean, from the spread of the samples' means; NaN for a single sample.
     """
 
     name: str
@@ -39,20 +40,33 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
         squares.append(weights @ values**2)
     mean = np.mean(means, axis=0)
     variance = np.mean(squares, axis=0) - mean**2
-    error = np.std(means, axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.zeros_like(mean)
+    error = np.std(means, axis=0, ddof=1) / np.sqrt(len(means)) if len(means) > 1 else np.full_like(mean, math.nan)
     fields = [*store.card.schema.inputs, *store.card.schema.outputs]
     names = [f"{f.name}[{c}]" if f.components > 1 else f.name for f in fields for c in range(f.components)]
     numbers = zip(mean.tolist(), error.tolist(), variance.tolist(), strict=True)
     return [FieldStatistics(name, *each) for name, each in zip(names, numbers, strict=True)]
 
 
+def _kept(store: DataStore) -> list[dict[str, float]]:
+    """Return the quantities of the solved samples; one of a script that has been made again counts once."""
+    found: dict[object, dict[str, float]] = {}
+    for index in store.solved:
+        record = store.read(index)
+        numbers, arrays = json.loads(record.quantities), record.arrays
+        assert arrays is not None
+        same = tuple(f"{name} {number:.6g}" for name, number in numbers.items())
+        own = index if store.card.resolution else (arrays.inputs.tobytes(), arrays.scalars.tobytes(), same)
+        found[own] = numbers
+    return [*found.values()]
+
+
 def quantity_statistics(store: DataStore) -> list[FieldStatistics]:
     """Return the statistics of the quantities of the solved samples; how many have one, where not all. Reads all."""
-    kept = [json.loads(store.read(index).quantities) for index in store.solved]
+    kept = _kept(store)
     found = []
     for name in dict.fromkeys(name for each in kept for name in each):
         values = np.array([each[name] for each in kept if name in each], dtype=np.float64)
         label = name if len(values) == len(kept) else f"{name} (of {len(values)} of {len(kept)} samples)"
-        error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
         found.append(FieldStatistics(label, float(values.mean()), error, float(values.var())))
     return found

@@ -30,7 +30,7 @@ from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.quantities import of_forms
 from lrsa_coupled.coupling.script import Scalar, Script, named, script_for, unknown, unknown_of
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.coupling.unnamed import Unnamed
+from lrsa_coupled.coupling.unnamed import Unnamed, source_of
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.interpose import interpose
 from lrsa_coupled.guess.pass_by import objection, stopped_by_count
@@ -110,9 +110,11 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
     described: _Described = {"inputs": named("inputs", inputs), "scalars": named("scalars", scalars)}
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)
-        attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy)
+        forms = named("quantities", quantities)
+        source = source_of(problem, forms) if forms else None
+        attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy, source=source)
         if attached.learner is not None:
-            attached.learner.quantities = of_forms(named("quantities", quantities), what)
+            attached.learner.quantities = of_forms(forms, what)
             sources = [*described["inputs"].values(), *described["scalars"].values()]
             attached.learner.unnamed = Unnamed(problem, what, sources)
     elif guess is not None:
@@ -144,12 +146,12 @@ def _loaded(solver: Solver, what: Unknown, guess: LearnedGuess, *, script: Scrip
 
 
 def _learning(solver: Solver, what: Unknown, guess: LearnedGuess | None, *, script: Script, learning: Learning,
-              policy: Policy | None) -> AttachedGuess:  # fmt: skip
+              policy: Policy | None, source: str | None) -> AttachedGuess:  # fmt: skip
     """Return a study at work in a solver; it begins with an operator where one is given."""
     given, comm = _given(solver), what.mesh.comm
     known = GuessConfig() if guess is None else guess.predictor.settings
     settings = update(known, given, where="PETSc options", prefix="lrsa_guess_")
-    study = study_for(learning, script.schema, comm)
+    study = study_for(learning, script.schema, comm, source=source)
     if policy is None:
         prefix, folder = solver.getOptionsPrefix() or "", Path(learning.folder).resolve()
         policy = policy_for(comm, prefix, settings, names=NAMES, operator=f"learn {folder}")
@@ -216,6 +218,10 @@ class AttachedGuess:
         guarded = GuardedSolver(self.guesses, make(self.solver, self.what, b, x), self.policy)
         try:
             guarded.solve()
+        except Exception as error:
+            if self.learner is not None:
+                self.learner.raised(error)
+            raise
         finally:
             guarded.destroy()
         self._counts = stopped_by_count(self.solver)

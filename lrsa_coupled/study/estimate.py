@@ -140,7 +140,7 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
         return known
     study = make_study(case, config, request, folder, comm)
     method, expected, target = _choose(study, request, folder)
-    sampled = reach(method, request.error, target)
+    sampled = reach(method, share(comm, lambda: _least_error(folder, request)), target)
     indices = {} if request.sobol is None else sensitivities(method, request.sobol)
     result = _result(method, request, expected=expected, sampled=sampled)
     result = dataclasses.replace(result, sobol=indices)
@@ -235,6 +235,12 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
     write_text_atomically(path, json.dumps(asked, indent=1) + "\n")
 
 
+def _least_error(folder: Path, request: Request) -> float | None:
+    """Return the error to reach, that of a plan that stays where it is smaller; None for a budget."""
+    planned = read_json(folder / "plan.json", infinite=True).get("error")
+    return request.error if request.error is None or planned is None else min(request.error, planned)
+
+
 def _is_reached(folder: Path, request: Request) -> bool:
     """Return whether the result that is there has the error asked for."""
     result = read_result(folder)
@@ -261,7 +267,7 @@ def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[
         logger.info("%s: +- %.3g for about %.3g s x ranks (%s)", name, width, expected[name], text)
     least = (lambda name: expected[name]) if request.budget is None else (lambda name: targets[name])
     name = min(names, key=least)
-    plan = {"method": name, "expected": expected, "target": targets[name]}
+    plan = {"method": name, "expected": expected, "target": targets[name], "error": request.error}
     share(study.comm, lambda: write_text_atomically(path, json.dumps(plan, indent=1) + "\n"))
     return methods[name], expected, targets[name]
 

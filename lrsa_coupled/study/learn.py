@@ -129,6 +129,13 @@ class Learner:
             if self.quantities is not None and not result.converged and self.comm.rank == 0:
                 self.study.keep(record)  # without it nobody would know that means are of a choice
 
+    def raised(self, error: BaseException) -> None:
+        """Count a solve that has ended in an error of the user's. Collective: no."""
+        self.study.left["that raised an error"] += 1
+        if self.quantities is not None and self.comm.rank == 0:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            self.study.keep(SampleRecord(-1, "failed", reason, "{}", 0, math.nan, 0.0, arrays=None))
+
     def _before(self, from_zero: bool) -> None:
         study, costs = self.study, self._costs()
         self._notice()
@@ -174,7 +181,7 @@ class Learner:
             self._note(mesh.add(own))
             arrays = mesh.gatherer(self.what)
             numbers = "{}" if self.quantities is None else self.quantities.text()
-        repeats = record.index < 0 and mesh.solutions.repeats
+        repeats = record.index < 0 and self.quantities is None and mesh.solutions.repeats
         study.left["known already"] += repeats
         if arrays is not None and not repeats:
             assert study.library is not None

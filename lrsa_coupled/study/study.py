@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from msgspec import Meta
 from mpi4py import MPI
 
-from lrsa_coupled.data.card import DataCard
+from lrsa_coupled.data.card import NAME, DataCard, read_card
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.guess.interpolated import INTERPOLATED
 from lrsa_coupled.guess.regression import RULES
@@ -83,7 +83,7 @@ class Study:
 
     Args:
         learning: Its folder and how it learns.
-        card: Of the data set.
+        card: Of the data set; its source, if any, is that of the quantities that are kept.
         comm: Ranks of the problems.
         groups: Groups of ranks at work on the data set, of which this is one, where somebody else writes the samples;
             None where this study writes them.
@@ -124,7 +124,7 @@ class Study:
         self._errors: dict[str, list[float]] = {}
         self.cores = free_cores(comm) if cores is None else cores
         self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)
-        self.schema = card.schema
+        self.schema, self.source = card.schema, card.source
         self.closed = False
         self._next = economy.FIRST
         self._trained: list[str] = []
@@ -134,6 +134,7 @@ class Study:
             if comm.rank == 0:
                 if self.folder.is_file():
                     raise ValueError(f"learn: expected a folder for data and models, {learning.folder} is a file")
+                _check_source(self.folder, card)
                 if groups is None:
                     self.log = SampleLog(self.folder, card, learning.overhead / 4)
                 else:
@@ -294,14 +295,26 @@ class Study:
 _studies: dict[tuple[object, ...], Study] = {}
 
 
-def study_for(learning: Learning, schema: Schema, comm: MPI.Comm) -> Study:
-    """Return the study of a folder in this process, made at the first call; errors as ``Study``. Collective."""
+def _check_source(folder: Path, card: DataCard) -> None:
+    """Raise ValueError where a script keeps quantities in a folder of other ones. Collective: no."""
+    is_script = card.source is not None and card.resolution == 0
+    if is_script and (folder / NAME).is_file() and read_card(folder).source not in (None, card.source):
+        raise ValueError(f"{folder} holds quantities that are others, or of other equations; choose another folder")
+
+
+def study_for(learning: Learning, schema: Schema, comm: MPI.Comm, *, source: str | None = None) -> Study:
+    """Return the study of a folder in this process, made at the first call; errors as ``Study``. Collective.
+
+    ``source`` says what the quantities are of that it keeps, None without any.
+    """
     key = str(Path(learning.folder).resolve()), comm.size, comm.rank
     study = _studies.get(key)
     if study is None or allreduce(comm, study.closed, lambda one, two: one or two):
-        study = _studies[key] = Study(learning, DataCard(schema, seed=0, resolution=0), comm)
+        study = _studies[key] = Study(learning, DataCard(schema, seed=0, resolution=0, source=source), comm)
     elif (difference := study.schema.difference(schema)) is not None:
         raise ValueError(f"{learning.folder} is the folder of a study with other problems, these have {difference}")
+    elif source is not None and source != study.source:
+        raise ValueError(f"{learning.folder} is the folder of a study without these quantities; choose another folder")
     study.learning = learning
     return study
 

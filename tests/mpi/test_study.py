@@ -25,6 +25,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled import Learning, attach
 from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
+from lrsa_coupled.data.statistics import quantity_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.mpi import share
@@ -353,3 +354,36 @@ def test_a_solve_that_cannot_be_described_is_left_out(folder: str, caplog: pytes
     COMM.Barrier()
     kept = stored(folder)
     assert kept.solved == [0, 1, 2, 3] and list(json.loads(kept.read(1).quantities)) == ["mean"]
+
+
+@pytest.mark.two_ranks
+def test_quantities_are_of_one_kind_and_count_once(folder: str) -> None:
+    """Of other quantities or equations a folder takes none; a study that is repeated is not counted twice."""
+
+    def study(script: Script, factor: float, **given: object) -> None:
+        quantities = {"mean": factor * script.u * ufl.dx} if factor else None
+        attached = attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn=folder,
+                          quantities=quantities, **given)  # fmt: skip
+        for number in range(4):
+            script.solve(number)
+        attached.learner.study.close()
+        end_studies()
+
+    for factor in (0.0, 1.0, 1.0):  # first without
+        study(Script(), factor)
+    COMM.Barrier()
+    (found,) = quantity_statistics(stored(folder))
+    exact = [float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(4)]
+    assert found.mean == pytest.approx(np.mean(exact), rel=1e-6)
+    assert found.standard_error == pytest.approx(np.std(exact, ddof=1) / 2.0, rel=1e-5)
+    assert found.name == "mean" or found.name.startswith("mean (of 4 of ")
+    with pytest.raises(ValueError, match="holds quantities that are others, or of other equations"):
+        study(Script(), 2.0)
+
+
+def means(count: int) -> Iterator[fem.Form]:
+    """Yield the mean of each solve of a plain script, to be assembled before the next."""
+    script = Script()
+    for number in range(count):
+        script.solve(number)
+        yield fem.form(script.u * ufl.dx)
