@@ -37,14 +37,14 @@ class Unnamed:
         known = {id(_compiled(each)) for each in [*what.functions, *_objects(sources)]}
         found = [] if any(callable(each) and not isinstance(each, Expr) for each in sources) else _in_forms(problem)
         self._objects = {id(each): each for each in [*found, *(bc.g for bc in what.bcs)] if id(each) not in known}
-        self._digests: dict[int, int] = {}
+        self._checksums: dict[int, int] = {}
 
     def changed(self) -> list[str]:
         """Return names of what has changed since the last call; each once."""
         names = []
         for key, each in list(self._objects.items()):
-            digest = zlib.crc32(np.ascontiguousarray(_values(each)).view(np.uint8))
-            if self._digests.setdefault(key, digest) != digest:
+            checksum = zlib.crc32(np.ascontiguousarray(_values(each)).view(np.uint8))
+            if self._checksums.setdefault(key, checksum) != checksum:
                 names.append(_name(each))
                 del self._objects[key]
         return names

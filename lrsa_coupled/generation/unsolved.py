@@ -19,6 +19,7 @@ from lrsa_coupled.coupling.contract import problem_of
 from lrsa_coupled.coupling.physics_loss import PhysicsLoss
 from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.data.card import DataCard
+from lrsa_coupled.data.format import SampleArrays
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
@@ -78,6 +79,7 @@ class SamplePhysics(Physics):
         if labels is not None and (differs := _other_samples(labels.card, card)):
             raise ValueError(f"training.labels: {labels.folder} holds samples with another {differs}")
         self._labelled = frozenset(() if labels is None else labels.solved)
+        self._known: dict[int, SampleArrays] = {}
         self._problem: Problem | None = None
         self._made: tuple[PhysicsLoss, Tensor] | None = None
         problem = self._set_up(0)[0].problem
@@ -95,7 +97,8 @@ class SamplePhysics(Physics):
 
     def _error_of_label(self, index: int, values_NK: Tensor) -> Tensor:
         assert self._labels is not None
-        arrays = self._labels.arrays(index)
+        arrays = self._known.get(index) or self._labels.arrays(index)
+        self._known[index] = arrays  # a training comes back to it in each epoch
         exact, free = torch.tensor(arrays.outputs), torch.tensor(1.0 - arrays.constrained)
         mass = torch.tensor(arrays.mass).unsqueeze(-1)
         squares = mass * free * (values_NK.to(exact.device, exact.dtype) - exact) ** 2

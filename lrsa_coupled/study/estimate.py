@@ -134,8 +134,7 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
         ValueError: For an unknown quantity or method, or a folder with another request; on all ranks.
         StoppedError: After SIGTERM or SIGUSR1; the same call goes on.
     """
-    choose(case.quantities, request.quantities, of=case.name)
-    share(comm, lambda: _create(case, config, request, folder))
+    create(case, config, request, folder, comm=comm)
     if (known := share(comm, lambda: read_result(folder))) is not None:
         return known
     study = make_study(case, config, request, folder, comm)
@@ -150,11 +149,16 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     return result
 
 
+def create(case: Case, config: Config, request: Request, folder: Path, *, comm: MPI.Intracomm) -> None:
+    """Note what is asked in a folder, which comes before its study. Collective; errors as ``estimate``."""
+    choose(case.quantities, request.quantities, of=case.name)
+    share(comm, lambda: _create(case, config, request, folder))
+
+
 def make_study(case: Case, config: Config, request: Request, folder: Path, comm: MPI.Intracomm) -> Study:
     """Solve the pilot of a request, and train an operator where it asks for one. Collective; errors as ``estimate``."""
     quantities = choose(case.quantities, request.quantities, of=case.name)
     resolutions = share(comm, lambda: _resolutions(case, config))
-    share(comm, lambda: _create(case, config, request, folder))
     if request.method == "operator" and case.points is None:
         raise ValueError(f"the operator of '{case.name}' needs a mesh for each evaluation: Case.points is None")
     seed = config.problem.test_seed

@@ -193,10 +193,11 @@ class Learner:
 
     def _notice(self) -> None:
         """Warn of what changes and is not named, once of each."""
-        for name in [] if self.unnamed is None else self.unnamed.changed():
-            if self.comm.rank == 0:
-                text = "%s changes from solve to solve and is no input and no scalar: guesses know of it what these say"
-                logger.warning(text, name)
+        if self.unnamed is None or self.comm.rank != 0:
+            return
+        for name in self.unnamed.changed():
+            text = "%s changes from solve to solve and is no input and no scalar: guesses know of it what these say"
+            logger.warning(text, name)
 
     @contextmanager
     def _solution(self, x: PETSc.Vec | None) -> Iterator[None]:

@@ -146,10 +146,11 @@ def draw(axis: Axes, results: Results) -> None:
 
 
 def _rows(samples: Samples, request: Request, folder: Path, errors: Sequence[float], names: Sequence[str]) -> list[Row]:
-    from lrsa_coupled.study.estimate import make_study, reach
+    from lrsa_coupled.study.estimate import create, make_study, reach
     from lrsa_coupled.study.methods import METHODS
     from lrsa_coupled.study.statistics import NORMAL, mean
 
+    create(samples.case, samples.config, request, folder, comm=samples.comm)
     study = make_study(samples.case, samples.config, request, folder, samples.comm)
     spread = float(np.var(study.pilots[:, 0, 0], ddof=1))
     rows, pilot, extra = [], {*study.solves.asked}, dict(study.seconds)
