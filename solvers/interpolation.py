@@ -20,6 +20,7 @@ from lrsa_coupled.solvers.petsc import index_set
 
 SNAP = 1e-12  # basis values this near to 0 or 1 are 0 or 1: rounding of the pull-back at shared nodes
 OUTSIDE = 1e-8  # how far a point may lie outside its cell, in barycentric coordinates; relative padding of the search
+NEARLY = 1e-6  # as OUTSIDE, where DOLFINx has chosen the cell: beside a face it takes the cell on either side
 Array = npt.NDArray[np.float64]
 Dofs = npt.NDArray[np.int32]
 Located = tuple[npt.NDArray[np.int64], Dofs, Array]
@@ -149,13 +150,16 @@ def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
     if not mesh.comm.allreduce(len(away)):
         return here + first, cells[here], reference_nd[here]
     found = determine_point_ownership(mesh, points[away], padding=padding + reach)
-    others_nd = _pull_back(mesh, found.dest_cells, np.reshape(found.dest_points, (-1, 3)))
+    asked = np.reshape(found.dest_points, (-1, 3))
+    own_cells, _, held = _search_here(mesh, asked, padding)
+    found_cells = np.where(held, own_cells, found.dest_cells)
+    others_nd = _pull_back(mesh, found_cells, asked)
     least_n = np.minimum(others_nd.min(axis=1, initial=np.inf), 1.0 - others_nd.sum(axis=1))
-    beyond = np.count_nonzero(least_n < -OUTSIDE) if reach <= 0.0 else 0
+    beyond = np.count_nonzero(least_n < -NEARLY) if reach <= 0.0 else 0
     if total := mesh.comm.allreduce(np.count_nonzero(found.src_owner < 0) + beyond):
         raise ValueError(f"the target must lie inside the source mesh, got {total} points outside")
     rows = np.concatenate([here + first, _rows_of_found(mesh.comm, found, away + first)])
-    return rows, np.concatenate([cells[here], found.dest_cells]), np.concatenate([reference_nd[here], others_nd])
+    return rows, np.concatenate([cells[here], found_cells]), np.concatenate([reference_nd[here], others_nd])
 
 
 def _search_here(mesh: Mesh, points: Array, padding: float) -> tuple[Dofs, Array, npt.NDArray[np.bool_]]:

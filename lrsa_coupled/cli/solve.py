@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -107,7 +108,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     """Solve one problem distributed over ``comm``, write its fields and ``result.json``. Collective.
 
-    ``sample.vtkhdf`` has inputs, solution, prediction, difference at the nodes of the operator, index and parameters.
+    ``sample.vtkhdf`` has inputs, solution, prediction, difference at the nodes of the operator, index and parameters;
+    ``result.json`` the quantities, null where one is not finite.
 
     Returns:
         What came of it, in words, and whether the fields are solved for or certified.
@@ -119,6 +121,7 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     from lrsa_coupled.certify.surrogate import Surrogate
     from lrsa_coupled.cli._fields import write_fields, write_sample
     from lrsa_coupled.coupling.contract import problem_of
+    from lrsa_coupled.coupling.quantities import evaluate
     from lrsa_coupled.guess.learned import LearnedGuess
 
     case, settings = request.case, request.config
@@ -137,12 +140,15 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         text, success = describe(result), result.converged
     mpi.share(comm, lambda: configuration.save(settings, request.folder))
     write_fields(case, problem, request.folder)
+    numbers: dict[str, float] = {}
     if success:
         write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
+        numbers = evaluate(case.quantities, problem)
     if comm.rank == 0:
-        content = {"request": described(request, comm.size), **dataclasses.asdict(result)}
+        finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        content = {"request": described(request, comm.size), **dataclasses.asdict(result), "quantities": finite}
         write_text_atomically(request.folder / "result.json", json.dumps(content, indent=1) + "\n")
-    return text, success
+    return "\n".join([text, *_quantities(case, numbers)]), success
 
 
 def described(request: Request, ranks: int) -> dict[str, Any]:
@@ -248,6 +254,11 @@ def _model(args: Namespace, case: Case) -> Path | None:
     if model is None and args.mode == "surrogate":
         raise ValueError(f"--mode surrogate needs a model, '{args.case}' ships none; name one with --model")
     return model
+
+
+def _quantities(case: Case, numbers: Mapping[str, float]) -> list[str]:
+    units = {quantity.name: "" if quantity.unit == "1" else f" {quantity.unit}" for quantity in case.quantities}
+    return [", ".join(f"{name} {number:.6g}{units[name]}" for name, number in numbers.items())] if numbers else []
 
 
 def _seconds(seconds: Mapping[str, float]) -> str:

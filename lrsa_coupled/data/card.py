@@ -118,7 +118,7 @@ def create(
     known = dataclasses.replace(present, source=None) if accept_changed_case else present
     if (difference := known.difference(card, defaults or {})) is not None:
         remedy = ", or keep them and go on with 'generate --accept-changed-case'" if difference == SOURCE else ""
-        raise ValueError(f"{folder} holds a data set with {difference}; choose another --out{remedy}")
+        raise ValueError(f"{folder} holds a data set with {difference}; choose another folder{remedy}")
     symmetries, source = card.schema.symmetries or present.schema.symmetries, card.source or present.source
     schema = dataclasses.replace(card.schema, symmetries=symmetries)
     card = dataclasses.replace(present, schema=schema, source=source)

@@ -130,13 +130,16 @@ class GuardedSolver(SequenceSolver):
         check, norms = None, None if choice.expected is None else target.norms()
         if choice.expected is not None and norms is not None:
             check = Monitor(comm, Limits(*norms, choice.budget, choice.expected, choice.iterations), started=started)
-        result = target.from_guess(check, None if guess.trusted else choice.max_iterations)
+        limit = None if guess.trusted else choice.max_iterations
+        result = target.from_guess(check, limit)
         attempt.result = result
         if result.converged:
             attempt.outcome = f"rejected: {result.reason}" if result.used_fallback else "converged"
         else:
             reason = check.reason if check else None
-            attempt.outcome = f"abandoned: {reason}" if reason else f"failed: {result.reason}"
+            limited = limit is not None and result.iterations >= limit
+            failed = f"failed: {result.reason}{f', guess.max_iterations is {limit}' * limited}"
+            attempt.outcome = f"abandoned: {reason}" if reason else failed
 
     def _or_default(self, attempt: _Attempt, name: str) -> SolveResult:
         """Return the result of an attempt, or of the default solve where it did not converge."""

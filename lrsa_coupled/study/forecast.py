@@ -69,7 +69,10 @@ def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, tr
         folder = comm.bcast(temporary)
         learning = Learning(folder, solves=trial, when="never")
         study = CaseStudy(case, config, learning, comm)
-        study.run()
+        try:
+            study.run()
+        finally:
+            study.study.close()  # while the folder is there
         costs, errors = study.learner.measured()
         cores, apart = study.study.cores, float(np.median(study.setups or [0.0]))
         comm.Barrier()

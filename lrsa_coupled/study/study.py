@@ -227,7 +227,9 @@ class Study:
         """Return lines about data, models, costs and gain; what is on disk is known on rank 0 only."""
         lines = [f"study: {self.solves} solves in {self.solving:.4g} s"]
         if self.comm.rank == 0:
-            kept = "no longer collected" if self.log is None else f"{len(self.log)} in {self.folder}"
+            kept = f"in {self.folder}" if self.log is not None else "no longer collected"
+            if self.log is not None and self.groups is None:  # what other groups have made is a guess
+                kept = f"{len(self.log)} {kept}"
             left = ", ".join(f"{count} {reason}" for reason, count in self.left.most_common() if count)
             if self.groups is None and left:
                 kept += f"; not kept: {left}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -14,8 +16,8 @@ from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.coarse_mesh import CoarseMeshGuess, interpolate
 from lrsa_coupled.guess.guarded import GuardedSolver
 from lrsa_coupled.guess.policy import Always
-from lrsa_coupled.guess.target import CaseTarget
-from lrsa_coupled.interfaces import Case, Problem
+from lrsa_coupled.guess.target import CaseTarget, solve_from_zero
+from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
 pytestmark = pytest.mark.two_ranks
 
@@ -97,6 +99,18 @@ def test_a_solution_goes_to_a_coarser_mesh_and_back_with_its_boundary_values() -
     assert 0.0 < error < 0.05 * size
 
 
+def test_every_node_is_found_in_tetrahedra_on_whichever_rank() -> None:
+    """DOLFINx takes the cell on either side of a face that a node is near to; on two ranks one is on the wrong side."""
+    case = load_case("hyperelastic")
+    parameters = sample_parameters(case, 0, 2)
+    coarse, fine = (case.problem(case.mesh(COMM, parameters, n), parameters) for n in (3, 8))
+    coarse.solution.interpolate(lambda x: np.stack([x[1], x[2], x[0]]))
+    interpolate(case, coarse, fine)
+    expected = fine.node_space.tabulate_dof_coordinates()[:, [1, 2, 0]]
+    inner = expected[:, 2] > 1e-9  # the rest is clamped
+    np.testing.assert_allclose(fine.solution.x.array.reshape(-1, 3)[inner], expected[inner], atol=1e-12)
+
+
 def test_where_the_guess_fails_the_default_solve_takes_over() -> None:
     case = load_case("cavity")
     problem, atol, default = solved(case)
@@ -104,6 +118,27 @@ def test_where_the_guess_fails_the_default_solve_takes_over() -> None:
     assert result.converged and result.used_fallback
     assert result.iterations == default + 1
     assert residual_norm(problem) <= atol * (1.0 + 1e-6)
+
+
+@pytest.mark.parametrize("unsolved", [(), (6,), (8,), (6, 8)])
+def test_a_mesh_that_is_not_solved_from_the_one_before_is_solved_by_default_or_left_out(
+    unsolved: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = load_case("cavity")
+    problem, _, _ = solved(case)
+    guess = CoarseMeshGuess(case, [6, 8], max_iterations=1)  # too few on the second mesh
+    sizes = [each.mesh.topology.index_map(2).size_global for each in guess.coarser(problem)]
+    failing = {size for size, resolution in zip(sizes, (6, 8), strict=True) if resolution in unsolved}
+
+    def by_default(case: Case, coarse: Problem, atol: float) -> SolveResult:
+        result = solve_from_zero(case, coarse, atol)
+        failed = coarse.mesh.topology.index_map(2).size_global in failing
+        return dataclasses.replace(result, converged=False, reason="told so") if failed else result
+
+    monkeypatch.setattr("lrsa_coupled.guess.coarse_mesh.solve_from_zero", by_default)
+    put = guess.put(problem)
+    assert put.accepted == (8 not in unsolved)
+    assert put.accepted or (put.reason == "a coarser mesh is not solved: told so" and put.iterations > 2)
 
 
 def test_a_coarser_mesh_and_an_interpolation_are_needed() -> None:

@@ -88,7 +88,7 @@ def test_an_edited_case_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture
     assert generate(path, data, samples=4) == 2
     text = capsys.readouterr().err
     assert text.count("\n") == 1 and "before its source changed" in text
-    assert "choose another --out" in text and "--accept-changed-case" in text
+    assert "choose another folder" in text and "--accept-changed-case" in text
     before = DataStore(data).read(0)
     assert generate(path, data, "--accept-changed-case", samples=4) == 0
     assert DataStore(data).read(0).parameters == before.parameters

@@ -91,12 +91,12 @@ def test_a_card_knows_the_source_of_its_case(tmp_path: Path) -> None:
     for card in (CARD, known, CARD, known):  # of an older version, or of a case without a file
         create(tmp_path, card)
     assert read_card(tmp_path) == known
-    with pytest.raises(ValueError, match="before its source changed; choose another --out, or .*--accept-changed-case"):
+    with pytest.raises(ValueError, match="before its source changed; choose another folder, or .*--accept-changed"):
         create(tmp_path, other)
     create(tmp_path, other, accept_changed_case=True)
     create(tmp_path, other)
     assert read_card(tmp_path) == other
-    with pytest.raises(ValueError, match="seed 0 instead of 1; choose another --out$"):
+    with pytest.raises(ValueError, match="seed 0 instead of 1; choose another folder$"):
         create(tmp_path, dataclasses.replace(known, seed=1), accept_changed_case=True)
     merged = merged_card([known, other], [3, 4])
     assert merged.source is None and len(merged.merged) == 2

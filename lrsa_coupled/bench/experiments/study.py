@@ -78,7 +78,8 @@ def run(args: Namespace, samples: Samples) -> Results:
     )
     problem = dataclasses.replace(given.problem, seed=samples.seed)
     config = dataclasses.replace(given, generate=generate, problem=problem)
-    methods = chosen(contenders(samples, config), args.only, what="method")
+    usual = contenders(samples, config)
+    methods = chosen([*usual, *classical(samples)], args.only, what="method") if args.only else usual
     few = dataclasses.replace(config, generate=dataclasses.replace(generate, samples=samples.comm.size))
     _measured(samples, few, contenders(samples, few)[0])  # compiles the forms
     rows = [row for method in methods for row in _measured(samples, config, method)]
@@ -108,6 +109,17 @@ def contenders(samples: Samples, config: Config) -> list[Contender]:
     if samples.model is not None:
         found.append(Contender(FINISHED, partial(learning, when="never", model=samples.model)))
     return found
+
+
+def classical(samples: Samples) -> list[Contender]:
+    """Return the other methods of the case, which are measured where they are asked for."""
+
+    def begin(_: Path, *, method: str) -> Way:
+        return _Guarded(samples, [], method=method)
+
+    case = samples.case
+    others = [name for name in case.methods() if name != case.default_method]
+    return [Contender(name, partial(begin, method=name)) for name in others]
 
 
 def arguments(only: Sequence[str]) -> Namespace:
@@ -171,13 +183,14 @@ def _crossing(times: Sequence[float], others: Sequence[float]) -> str:
 
 
 class _Guarded:
-    """Solves from the same guesses each time."""
+    """Solves from the same guesses each time, from zero by a method, that of the settings or the default by default."""
 
-    def __init__(self, samples: Samples, guesses: Sequence[InitialGuess]) -> None:
+    def __init__(self, samples: Samples, guesses: Sequence[InitialGuess], *, method: str | None = None) -> None:
         from lrsa_coupled.generation.targets import Targets
 
         self.guesses, self.limit = guesses, 2 * samples.config.guess.max_iterations
-        self._targets = Targets(samples.case, samples.config.generate)
+        settings = samples.config.generate
+        self._targets = Targets(samples.case, dataclasses.replace(settings, method=method or settings.method))
 
     def __call__(self, group: MPI.Comm) -> SolveBy:
         from lrsa_coupled.guess.guarded import GuardedSolver
