@@ -93,7 +93,7 @@ class Seminorm(Norm):
     def __init__(self, problem: Problem, outputs: Sequence[Field]) -> None:
         self._field = solution_vector(problem)
         self._function = Function(problem.solution.function_space)
-        parts = [_part(self._function, field.subspace) for field in outputs]
+        parts = [component(self._function, field.subspace) for field in outputs]
         square = sum(ufl.inner(ufl.grad(part), ufl.grad(part)) for part in parts)
         if isinstance(square, ufl.constantvalue.Zero):
             raise ValueError("the H1 seminorm of piecewise constant fields is zero: give the problem an energy")
@@ -158,7 +158,8 @@ def _is_zero_on_the_boundary(problem: Problem) -> bool:
     return not problem.mesh.comm.allreduce(bool(values.any()), op=MPI.LOR)
 
 
-def _part(function: Function, path: Sequence[int]) -> ufl.core.expr.Expr:
+def component(function: Function | ufl.Argument, path: Sequence[int]) -> ufl.core.expr.Expr:
+    """Return the part of a function, or of an argument, of a mixed space that a path leads to. Collective: no."""
     part = function
     for index in path:
         part = ufl.split(part)[index]

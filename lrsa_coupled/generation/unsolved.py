@@ -28,6 +28,8 @@ from lrsa_coupled.training.physics import Physics
 
 REASON = "unsolved"
 """Instead of a reason of PETSc, in the record of a sample."""
+KEPT = 128
+"""Samples whose problems stay in memory: of a flow of 10 000 unknowns some 10 MB each."""
 
 
 @final
@@ -57,7 +59,8 @@ class RoughSolutions:
 class SamplePhysics(Physics):
     """Losses on the samples that ``generate`` has made of a case, each on this process alone.
 
-    A case on one mesh has one problem for all samples; of others mesh, forms and V-cycle are made at each call.
+    A case on one mesh has one problem for all samples; of others mesh, forms and V-cycle of the last ``KEPT`` samples
+    are kept.
 
     Args:
         case: The case, with the options of the data set.
@@ -80,8 +83,7 @@ class SamplePhysics(Physics):
             raise ValueError(f"training.labels: {labels.folder} holds samples with another {differs}")
         self._labelled = frozenset(() if labels is None else labels.solved)
         self._known: dict[int, SampleArrays] = {}
-        self._problem: Problem | None = None
-        self._made: tuple[PhysicsLoss, Tensor] | None = None
+        self._made: dict[int, tuple[PhysicsLoss, Tensor]] = {}
         problem = self._set_up(0)[0].problem
         if by_energy and problem.energy is None:
             raise ValueError(f"'{case.name}' has no energy: use training.loss=residual")
@@ -106,18 +108,21 @@ class SamplePhysics(Physics):
 
     def _set_up(self, index: int) -> tuple[PhysicsLoss, Tensor]:
         """Return the losses of a sample, and the row in its arrays of each node of the problem."""
-        case, card = self._case, self._card
+        case, card, fixed = self._case, self._card, self._case.fixed_mesh
         parameters = sample_parameters(case, card.seed, index)
-        if case.fixed_mesh is not None and self._problem is not None and self._made is not None:
-            case.fixed_mesh.update(self._problem, parameters)
-            self._made[0].begin()
-            return self._made
-        if self._made is not None:
-            self._made[0].destroy()
-        self._problem = problem = problem_of(case, MPI.COMM_SELF, parameters, card.resolution)
+        key = index if fixed is None else 0
+        if key in self._made:
+            found = self._made[key] = self._made.pop(key)  # the last one used
+            if fixed is not None:
+                fixed.update(found[0].problem, parameters)
+                found[0].begin()
+            return found
+        if len(self._made) == KEPT:
+            self._made.pop(next(iter(self._made)))[0].destroy()
+        problem = problem_of(case, MPI.COMM_SELF, parameters, card.resolution)
         rows = torch.from_numpy(SampleGatherer(case, problem).rows)
-        self._made = PhysicsLoss(problem, case.schema.outputs), rows
-        return self._made
+        self._made[key] = PhysicsLoss(problem, case.schema.outputs), rows
+        return self._made[key]
 
 
 def _other_samples(labels: DataCard, card: DataCard) -> str:

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import ufl
 from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="the losses are finite element ones")
+
+from dolfinx import fem
 
 from lrsa_coupled.cases.cavity.case import CavityCase
 from lrsa_coupled.cases.darcy.case import DarcyCase
@@ -19,6 +22,7 @@ from lrsa_coupled.coupling.physics_loss import PhysicsLoss
 from lrsa_coupled.coupling.residual import reference_norm
 from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.generation.plan import sample_parameters
+from lrsa_coupled.schema import Field
 
 pytestmark = pytest.mark.two_ranks
 
@@ -92,11 +96,37 @@ def test_the_energy_is_least_at_the_solution() -> None:
     loss.destroy()
 
 
-def test_what_has_no_such_losses_is_refused() -> None:
+def test_of_a_mixed_space_the_residual_is_the_error_of_what_is_predicted() -> None:
+    """In H1, whatever the others are; along the error it falls at that rate."""
     case = CavityCase()
-    with pytest.raises(ValueError, match="need an unknown that is one continuous Lagrange field, all of it predicted"):
-        PhysicsLoss(problem_of(case, 6), case.schema.outputs)
+    problem = problem_of(case, 8)
+    assert case.default_solver(problem, 1e-13 * reference_norm(problem)).solve_once().converged
+    nodes, outputs = NodeSet(problem, case.schema.outputs), case.schema.outputs
+    solution, loss = torch.from_numpy(nodes.gather(problem.solution)), PhysicsLoss(problem, outputs)
+    assert float(loss.residual(solution)) < 1e-9
+    (x, y), size = nodes.points.T, float(np.sqrt(2.0))
+    error = 1e-3 * np.column_stack([np.sin(3 * x) * y, np.cos(5 * y) * x])
+    error[nodes.constrained[:, :2]] = 0.0
+    problem.solution.x.array[:] = 0.0
+    nodes.scatter(error, problem.solution)
+    velocity = ufl.split(problem.solution)[0]
+    square = (ufl.inner(ufl.grad(velocity), ufl.grad(velocity)) + ufl.inner(velocity, velocity) / size**2) * ufl.dx
+    norm = np.sqrt(COMM.allreduce(fem.assemble_scalar(fem.form(square))))
+    values = (solution + torch.from_numpy(error)).requires_grad_()
+    number = loss.residual(values)
+    slope = loss._functions.total((torch.autograd.grad(number, values)[0] * torch.from_numpy(error)).sum())
+    assert float(number.detach()) * loss._size == pytest.approx(norm, rel=0.02)
+    assert float(slope) == pytest.approx(float(number.detach()), rel=0.02)
+    assert 0.1 < float(loss.residual(loss.sketch())) < 0.9
+    with pytest.raises(ValueError, match="needs all fields of the unknown to be predicted"):
+        loss.energy(solution)
+    loss.destroy()
+
+
+def test_what_has_no_such_losses_is_refused() -> None:
     case = HyperelasticCase()
+    with pytest.raises(ValueError, match="the whole unknown or some of a mixed space; got"):
+        PhysicsLoss(problem_of(case, 2), [Field("across", 1, subspace=(1,))])
     loss = PhysicsLoss(problem_of(case, 2), case.schema.outputs)
     with pytest.raises(ValueError, match="expected values of shape"):
         loss.residual(torch.zeros(3, 1))
