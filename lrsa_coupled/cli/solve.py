@@ -91,7 +91,11 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     if args.mode == "surrogate":
         accept = ACCEPT if args.accept is None else args.accept
         check_accept(accept)
-    index = args.index or 0
+    asked = {} if args.parameters is None else mpi.share(comm, lambda: _request(args.parameters))
+    problem = config.problem
+    seed, resolution = asked.get("seed", problem.seed), problem.resolution or asked.get("resolution")
+    config = dataclasses.replace(config, problem=dataclasses.replace(problem, seed=seed, resolution=resolution))
+    index = args.index or asked.get("index", 0)
     parameters: Any = sample_parameters(case, config.problem.test_seed, index)
     if args.parameters is not None:
         parameters = mpi.share(comm, lambda: read_parameters(parameters, args.parameters, index=args.index))
@@ -187,6 +191,15 @@ def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> 
     solver.destroy()
     logger.info("residual %.2e, tolerance %.2e", result.residual, atol)
     return result
+
+
+def _request(path: Path) -> dict[str, Any]:
+    """Return seed, index and resolution in a result.json; nothing of another file, or without a file."""
+    if not path.is_file():
+        return {}
+    asked = read_json(path).get("request")
+    asked = asked if isinstance(asked, dict) else {}
+    return {name: asked[name] for name in ("seed", "index", "resolution") if isinstance(asked.get(name), int)}
 
 
 def read_parameters[T](sample: T, path: Path, *, index: int | None = None) -> T:

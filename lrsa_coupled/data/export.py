@@ -22,6 +22,7 @@ from lrsa_coupled.files import write_atomically
 from lrsa_coupled.schema import Field, Schema
 
 PREDICTED, DIFFERENCE = "initial guess", "difference"
+INPUT, PARAMETER = "input", "parameter"  # added where the name alone is another's
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,15 @@ def write_vtkhdf(path: Path, sample: Exported) -> int:
         root["Points"], root["Connectivity"] = points, connectivity.ravel().astype(np.int64)
         root["Offsets"] = width * np.arange(num_cells + 1, dtype=np.int64)
         root["Types"] = np.full(num_cells, kind, dtype=np.uint8)
-        for name, values in _columns(sample).items():
-            root[f"PointData/{_plain(name)}"] = _padded(values[nodes])
-        for name, value in sample.about.items():
+        columns = {_plain(name): values for name, values in _columns(sample).items()}
+        for name, values in columns.items():
+            root[f"PointData/{name}"] = _padded(values[nodes])
+        for given, value in sample.about.items():
+            name = _plain(given)
+            name = f"{name}, {PARAMETER}" if name in columns else name  # VTK looks for both by the name
             text = h5py.string_dtype("ascii") if isinstance(value, str) else None  # VTK reads no other strings
             values = np.atleast_1d(value.encode("ascii", "replace") if isinstance(value, str) else value)
-            root.create_dataset(f"FieldData/{_plain(name)}", data=values, dtype=text)
+            root.create_dataset(f"FieldData/{name}", data=values, dtype=text)
     write_atomically({path: content.getvalue()})
     return len(arrays.points) - len(nodes)
 
@@ -75,7 +79,9 @@ def write_vtkhdf(path: Path, sample: Exported) -> int:
 def _columns(sample: Exported) -> dict[str, npt.NDArray[np.floating]]:
     """Return the values of each field by the name and unit under which they are written."""
     schema, arrays = sample.schema, sample.arrays
-    found = _split(schema.inputs, arrays.inputs, "") | _split(schema.outputs, arrays.outputs, "")
+    found = _split(schema.outputs, arrays.outputs, "")
+    given = _split(schema.inputs, arrays.inputs, "")
+    found = {f"{name}, {INPUT}" if name in found else name: values for name, values in given.items()} | found
     if sample.guess is not None:
         found |= _split(schema.outputs, sample.guess, f", {PREDICTED}")
         found |= _split(schema.outputs, sample.guess - arrays.outputs, f", {DIFFERENCE}")

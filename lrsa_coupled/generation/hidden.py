@@ -1,4 +1,4 @@
-"""Parameters that change a problem and not what an operator sees of it: it cannot know the solution."""
+"""Parameters that change a problem and not what an operator sees of it, or the other way round."""
 
 from __future__ import annotations
 
@@ -27,27 +27,35 @@ def hidden_parameters(
 ) -> Iterator[tuple[Literal["advice", "error"], str]]:
     """Vary the parameters of a sample by those of another, and yield what is hidden. Collective.
 
-    A field that is hidden as a whole is an error, many numbers of a tuple that are an advice.
+    A field that is hidden as a whole is an error, many numbers of a tuple that are an advice, and so is a field that
+    changes what the operator sees and not the problem.
     """
     own = _seen_and_residual(case, first, comm, resolution=resolution)
 
-    def hidden(name: str, value: Any) -> bool:
+    def changes(name: str, value: Any) -> tuple[bool, bool]:
+        """Return whether what the operator sees and whether the problem changes."""
         try:
             parameters = dataclasses.replace(first, **{name: value})
-            seen, rows = _seen_and_residual(case, parameters, comm, resolution=resolution)
+            found = _seen_and_residual(case, parameters, comm, resolution=resolution)
         except (ValueError, NumericalError):  # not all parameters go together
-            return False
-        return _is_close(comm, own[0], seen) and not _is_close(comm, own[1], rows)
+            return True, True
+        return not _is_close(comm, own[0], found[0]), not _is_close(comm, own[1], found[1])
 
     for field in dataclasses.fields(first):
         name, mine, others = field.name, getattr(first, field.name), getattr(other, field.name)
         if mine == others:
             continue
-        if hidden(name, others):
+        seen, problem = changes(name, others)
+        if problem and not seen:
             yield "error", f"'{name}' changes the problem, and no input and no scalar: the operator cannot know it"
+        elif seen and not problem:
+            yield (
+                "advice",
+                f"'{name}' changes inputs or scalars only: is it in the forms and Dirichlet data?",
+            )
         elif isinstance(mine, tuple) and isinstance(others, tuple) and len(mine) == len(others):
             places = range(min(len(mine), MOST))
-            found = [k for k in places if hidden(name, (*mine[:k], others[k], *mine[k + 1 :]))]
+            found = [k for k in places if changes(name, (*mine[:k], others[k], *mine[k + 1 :])) == (False, True)]
             if len(found) > FEW * len(places):
                 numbers = ", ".join(f"{name}[{place}]" for place in found)
                 yield "advice", f"no input and no scalar changes with {numbers}, but the problem does"

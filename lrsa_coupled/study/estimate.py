@@ -160,7 +160,10 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
     quantities = choose(case.quantities, request.quantities, of=case.name)
     resolutions = share(comm, lambda: _resolutions(case, config))
     if request.method == "operator" and case.points is None:
-        raise ValueError(f"the operator of '{case.name}' needs a mesh for each evaluation: Case.points is None")
+        raise ValueError(
+            f"the operator of '{case.name}' needs features without a mesh: give the case points, a "
+            "PointSampling of lrsa_coupled.coupling.quantities"
+        )
     seed = config.problem.test_seed
     draw = SampleDraw(case, seed)
     names = tuple(quantity.name for quantity in quantities)
@@ -223,7 +226,8 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
         changed = [key for key, value in asked.items() if known.get(key) != value]
         if "source" in changed:
             raise ValueError(
-                f"{folder} holds an estimate of the case as it was before its source changed: take another"
+                f"{folder} holds an estimate of the case as it was before its source changed, "
+                "quantities included: take another folder"
             )
         for key in changed:
             if key not in GOALS:

@@ -280,9 +280,9 @@ class Learner:
 
 
 def _saved(policy: Adaptive) -> float:
-    """Return what the solves from guesses have saved against the mean of the solves from the user's own [s]."""
+    """Return what the solves from guesses have saved against the median of the solves from the user's own [s]."""
     own = [each.seconds for each in policy.decisions if each.choice == DEFAULT and each.number > 1]
     if not own:
         return 0.0
-    mean = float(np.mean(own))
-    return sum(mean - each.seconds for each in policy.decisions if each.choice != DEFAULT)
+    usual = float(np.median(own))
+    return sum(usual - each.seconds for each in policy.decisions if each.choice != DEFAULT)

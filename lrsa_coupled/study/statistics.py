@@ -53,14 +53,14 @@ class Estimate:
         value: The estimate.
         low: Lower end of the interval.
         high: Upper end.
-        error: Standard error.
+        standard_error: Of the estimate.
         worth: Plain solves whose mean has an interval of this length.
     """
 
     value: float
     low: float
     high: float
-    error: float
+    standard_error: float
     worth: float
 
     @property
@@ -243,18 +243,18 @@ def variance(sampled: Sampled) -> Estimate:
     """Estimate the variance; the interval is symmetric for its logarithm."""
     centre = mean(sampled)
     found = mean(sampled, lambda values: (values - centre.value) ** 2)
-    value = found.value + centre.error**2
+    value = found.value + centre.standard_error**2
     if not value > 0.0:
-        return Estimate(max(value, 0.0), 0.0, max(found.high, 0.0), found.error, found.worth)
+        return Estimate(max(value, 0.0), 0.0, max(found.high, 0.0), found.standard_error, found.worth)
     factor = math.exp(min(found.half_width / value, 700.0))
-    return Estimate(value, value / factor, value * factor, found.error, found.worth)
+    return Estimate(value, value / factor, value * factor, found.standard_error, found.worth)
 
 
 def deviation(sampled: Sampled) -> Estimate:
     """Estimate the standard deviation."""
     found = variance(sampled)
     value, low, high = (math.sqrt(each) for each in (found.value, found.low, found.high))
-    error = found.error / (2.0 * value) if value > 0.0 else math.inf
+    error = found.standard_error / (2.0 * value) if value > 0.0 else math.inf
     return Estimate(value, low, high, error, found.worth)
 
 
@@ -268,7 +268,7 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
     count = len(sampled.truth)
     found = _estimate(sampled.parts(lambda values: (values > threshold).astype(np.float64), threshold), plain=0.0)
     value = min(max(found.value, 0.0), 1.0)
-    worth = _worth(value * (1.0 - value), found.half_width) if found.error > 0.0 else float(count)
+    worth = _worth(value * (1.0 - value), found.half_width) if found.standard_error > 0.0 else float(count)
     low, high = max(found.low, 0.0), min(found.high, 1.0)
     if isinstance(sampled, Controlled) and sampled.cheap.shape[1]:
         unseen = 3.0 / count  # the rule of three: where no solve is, predictions alone say nothing
@@ -277,7 +277,7 @@ def probability(sampled: Sampled, threshold: float) -> Estimate:
         hits, tail = round(value * count), 0.5 * (1.0 - LEVEL)
         low = float(special.betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
         high = float(special.betaincinv(hits + 1, count - hits, 1.0 - tail)) if hits < count else 1.0
-    return Estimate(value, low, high, found.error, worth)
+    return Estimate(value, low, high, found.standard_error, worth)
 
 
 def quantile(sampled: Sampled, share: float) -> Estimate:
@@ -318,7 +318,7 @@ def _ratio(sampled: Sampled, of: Function) -> Estimate:
         return Estimate(math.nan, -math.inf, math.inf, math.inf, 0.0)
     first = mean(sampled, of).value / total
     left = mean(sampled, lambda q: (of(q) - first * spread(q)) / total)
-    return Estimate(first + left.value, first + left.low, first + left.high, left.error, left.worth)
+    return Estimate(first + left.value, first + left.low, first + left.high, left.standard_error, left.worth)
 
 
 def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:

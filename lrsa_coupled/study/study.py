@@ -93,7 +93,7 @@ class Study:
         solving: Time of the solves so far [s].
         spent: Time spent on describing and collecting solves [s].
         setup: Time spent on setting up for each problem, and on loading models [s].
-        saved: Time saved against the user's own guess, as measured by the mean of its solves [s].
+        saved: Time saved against the user's own guess, as measured by the median of its solves [s].
         model: The learned guess, None before there is one.
         model_error: Its relative error on validation samples.
         log: What writes samples; None above rank 0, and after a write that has failed.

@@ -29,6 +29,8 @@ LARGEST = 8
 REMEDY = "train without resuming (--no-resume)"
 FREE = ("device", "compile", "save_every", "tensorboard", "micro_batch_size")
 """Settings that may change between the parts of a run."""
+BY_CLOCK = ("epochs", "validate_every")
+"""Those without effect on a run by the clock."""
 
 
 @dataclass
@@ -92,10 +94,11 @@ def read_progress(folder: Path, identity: Mapping[str, Any]) -> Progress | None:
         state = _read(folder)
     except FileNotFoundError:
         return None
+    by_clock = BY_CLOCK if identity.get("training", {}).get("minutes") else ()
     for section, expected in json.loads(json.dumps(identity)).items():
         before = state.identity.get(section, {})
         for key, now in expected.items():
-            if key not in FREE and before.get(key) != now:
+            if key not in (*FREE, *by_clock) and before.get(key) != now:
                 raise ValueError(
                     f"{folder.parent} holds a run with {section}.{key} = {before.get(key)!r}, now it is {now!r}: "
                     f"choose another output folder, where training.initial begins with this model, or {REMEDY}"

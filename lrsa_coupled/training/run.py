@@ -221,9 +221,7 @@ def card(run: Run, errors: dict[str, float], *, seconds: float) -> ModelCard:
 
 def identity(config: Config, about: DataCard, *, solved: list[int]) -> dict[str, Any]:
     """Return what must not change between the parts of a run; ``data`` lists what the samples are a function of."""
-    return {
-        "operator": dataclasses.asdict(config.operator),
-        "training": dataclasses.asdict(config.training),
+    return {  # what differs first is named: settings of the recipe follow from the samples
         "data": {
             "case": about.schema.name,
             "seed": about.seed,
@@ -231,4 +229,6 @@ def identity(config: Config, about: DataCard, *, solved: list[int]) -> dict[str,
             "samples": len(solved),
             "indices": hashlib.sha256(json.dumps(solved).encode()).hexdigest(),
         },
+        "operator": dataclasses.asdict(config.operator),
+        "training": dataclasses.asdict(config.training),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def test_all_nodes_are_written(name: str, degree: int, continuous: bool, tmp_pat
         assert probed["u [m per s]"] == pytest.approx(field(inside.T), abs=2e-3)
 
 
+def test_what_has_the_name_of_another_is_told_apart(tmp_path: Path) -> None:
+    field = Polynomial(MESHES["triangle"](), "P", 1)
+    arrays = SampleGatherer(field, field.problem)(field.problem)
+    schema = dataclasses.replace(field.schema, inputs=field.schema.outputs)
+    arrays = dataclasses.replace(arrays, inputs=2.0 * arrays.outputs)
+    write_vtkhdf(tmp_path / "a.vtkhdf", Exported(arrays, schema, None, {"u [m per s]": 3.0}))
+    grid = pyvista.read(tmp_path / "a.vtkhdf")
+    assert grid["u [m per s], input"] == pytest.approx(2.0 * grid["u [m per s]"])
+    assert grid.field_data["u [m per s], parameter"][0] == 3.0
+
+
 def test_solve_can_be_repeated_and_its_sample_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     case, data, model = str(catalog.templates()["nonlinear"]), str(tmp_path / "data"), str(tmp_path / "model")
     small = ["--resolution", "6", "--quiet"]
@@ -79,11 +91,13 @@ def test_solve_can_be_repeated_and_its_sample_is_read(tmp_path: Path, capsys: py
     assert cli.main(["solve", case, "--index", "2", "--model", model, "--out", str(one), *small]) == 0
     first = json.loads((one / "result.json").read_text())
     assert first["request"]["seed"] == 3 and first["request"]["index"] == 2 and first["request"]["model"] == model
-    again = ["--parameters", str(one / "result.json"), "--model", model, "--out", str(two), *small]
+    again = ["--parameters", str(one / "result.json"), "--model", model, "--out", str(two), "--quiet"]
     assert cli.main(["solve", case, *again]) == 0
     second = json.loads((two / "result.json").read_text())
     assert (first["residual"], first["iterations"]) == (second["residual"], second["iterations"])
-    assert first["request"]["parameters"] == second["request"]["parameters"]
+    for name in ("parameters", "seed", "index", "resolution"):
+        assert first["request"][name] == second["request"][name]
+    assert first["quantities"] == second["quantities"] and all(first["quantities"].values())
 
     grid = pyvista.read(one / "sample.vtkhdf")
     guess, solution = grid["temperature, initial guess [T]"], grid["temperature [T]"]

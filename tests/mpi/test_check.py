@@ -155,6 +155,12 @@ class SeenBoundary(UnseenBoundary):
         return Features(nodal, np.array([problem.parameters.value, problem.parameters.boundary]))
 
 
+class ForgottenBoundary(SeenBoundary):
+    def problem(self, mesh: dmesh.Mesh, parameters: Strength) -> Problem:
+        problem = super().problem(mesh, dataclasses.replace(parameters, boundary=0.3))
+        return dataclasses.replace(problem, parameters=parameters)
+
+
 class NoNumber(Reaction):
     quantities = (Quantity("odd", "1", lambda problem: 3.0),)
 
@@ -223,6 +229,7 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (SolvedByZero(), "error", "sample 0", "the residual at zero has the norm 0: rtol is relative to it"),
     (NumberInForm(), "advice", "forms", "3 compiled residuals of 3 samples"),
     (UnseenBoundary(), "error", "parameters", "'boundary' changes the problem, and no input and no scalar"),
+    (ForgottenBoundary(), "advice", "parameters", "'boundary' changes inputs or scalars only"),
     (NoNumber(), "error", "quantity odd", "must make a list of UFL forms without test functions, got float"),
     (Slight(), "advice", "Jacobian", "by quadrature of another degree"),
     (Forgets(), "error", "sample 0, solver", "must begin with the values"),

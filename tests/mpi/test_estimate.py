@@ -41,7 +41,7 @@ def test_methods(method: str, shared_path: Path, monkeypatch: pytest.MonkeyPatch
     found = result.quantities["integral"]
     assert result.reached and not result.failed and result.method == method
     assert found.mean.half_width <= 6e-3
-    assert found.mean.value == pytest.approx(exact_mean(16), abs=4.0 * found.mean.error)
+    assert found.mean.value == pytest.approx(exact_mean(16), abs=4.0 * found.mean.standard_error)
     assert found.deviation.low > 0.0
     if method != "mc":
         assert found.mean.worth > result.solves["16"]
@@ -117,7 +117,7 @@ def test_an_operator_trained_by_the_way(shared_path: Path) -> None:
     result = estimate(RodCase(), load(Config(), assignments=tiny), request, shared_path, COMM)
     found = result.quantities["integral"].mean
     assert result.reached and found.worth > 2.0 * result.solves["16"]
-    assert found.value == pytest.approx(exact_mean(16), abs=4.0 * found.error)
+    assert found.value == pytest.approx(exact_mean(16), abs=4.0 * found.standard_error)
     assert result.seconds["training"] > 0.0 and result.seconds["solves to train on"] > 0.0 and not result.made_before
     model = str(shared_path / "model")
     given = estimate(RodCase(), Config(), Request(error=0.02, method="operator", model=model), shared_path / "g", COMM)
@@ -137,8 +137,8 @@ def test_sobol_indices(method: str, shared_path: Path) -> None:
     assert [*found] == ["x", "y"]
     for pair, exact in zip(found.values(), exact_indices(), strict=True):
         for index, value in zip(pair, exact, strict=True):
-            assert index.value == pytest.approx(value, abs=4.0 * index.error)
-            assert index.error < (0.5 if method == "mc" else 0.1)
+            assert index.value == pytest.approx(value, abs=4.0 * index.standard_error)
+            assert index.standard_error < (0.5 if method == "mc" else 0.1)
     assert "integral, Sobol indices of x: first" in table(result)
 
 

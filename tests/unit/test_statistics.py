@@ -75,7 +75,7 @@ def repeated(make: Callable[[np.random.Generator], Sampled], estimate: Callable[
 
 def check(found: list[Estimate], exact: float) -> None:
     """The intervals cover in 92 to 98 of 100 cases, errors are what they say, and there is no bias."""
-    values, errors = (np.array([getattr(each, name) for each in found]) for name in ("value", "error"))
+    values, errors = (np.array([getattr(each, name) for each in found]) for name in ("value", "standard_error"))
     share = np.mean([each.low <= exact <= each.high for each in found])
     assert COVERED[0] <= share <= COVERED[1]
     assert np.std(values) == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.2)
@@ -177,7 +177,7 @@ def test_errors_that_predictions_expect_and_few_answers_do_not_show() -> None:
         mean(Controlled(y, cheap, list(rest[:, :, None]), np.arange(50) % FOLDS, expected=expected))
         for expected in (None, (own, 0.0), (own, 0.1), (own / 3.0, 0.1), (own, 1e9))
     ]
-    errors = [each.error for each in found]
+    errors = [each.standard_error for each in found]
     assert errors[0] == errors[1] < errors[2] < errors[3] < errors[4] < 1.5 / math.sqrt(50)
     assert found[1].half_width > found[0].half_width and found[1].worth < found[0].worth
 

@@ -231,6 +231,8 @@ def test_a_finished_run_returns_at_once_and_another_one_is_refused(data, tmp_pat
     other = write(tmp_path / "other", seed=5)
     with pytest.raises(ValueError, match=r"data.seed = 0, now it is 5"):
         train(other, tmp_path, CONFIG)
+    with pytest.raises(ValueError, match=r"data.seed = 0, now it is 5"):  # what follows from the data is not named
+        train(other, tmp_path, with_training(epochs=9))
     monkeypatch.undo()
     assert train(data, tmp_path, with_training(epochs=1), resume=False)["epochs"] == 1
     assert len(metrics(tmp_path)) == 1
