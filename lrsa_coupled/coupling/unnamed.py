@@ -37,6 +37,7 @@ class Unnamed:
         known = {id(_compiled(each)) for each in [*what.functions, *_objects(sources)]}
         found = [] if any(callable(each) and not isinstance(each, Expr) for each in sources) else _in_forms(problem)
         self._objects = {id(each): each for each in [*found, *(bc.g for bc in what.bcs)] if id(each) not in known}
+        self._prescribed = {id(bc.g) for bc in what.bcs}
         self._checksums: dict[int, int] = {}
 
     def changed(self) -> list[str]:
@@ -45,7 +46,7 @@ class Unnamed:
         for key, each in list(self._objects.items()):
             checksum = zlib.crc32(np.ascontiguousarray(_values(each)).view(np.uint8))
             if self._checksums.setdefault(key, checksum) != checksum:
-                names.append(_name(each))
+                names.append(_name(each, is_prescribed=key in self._prescribed))
                 del self._objects[key]
         return names
 
@@ -100,5 +101,8 @@ def _values(each: Any) -> Any:
     return each.x.array if hasattr(each, "x") else each.value
 
 
-def _name(each: Any) -> str:
-    return f"the function '{each.name}'" if hasattr(each, "x") else f"a Constant, now {np.asarray(each.value)},"
+def _name(each: Any, *, is_prescribed: bool) -> str:
+    if hasattr(each, "x"):
+        return f"the function '{each.name}'"
+    value = np.array2string(np.asarray(each.value), precision=4, threshold=4)
+    return f"{'a Dirichlet value' if is_prescribed else 'a Constant'}, now {value},"

@@ -137,6 +137,8 @@ def read_card(folder: Path) -> DataCard:
         content = read_sealed(path)
     except (FileNotFoundError, NotADirectoryError):
         text = f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'"
+        if (folder / "estimate.json").is_file():
+            text = f"{folder} is not a data set but an estimate: its numbers are in result.json"
         raise ValueError(text) from None
     return DataCard.from_json(content, where=str(path))
 

@@ -26,6 +26,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.config import GuessConfig
 from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.coupling.failures import cause
 from lrsa_coupled.coupling.inputs import Input
 from lrsa_coupled.coupling.quantities import of_forms
 from lrsa_coupled.coupling.script import Scalar, Script, named, script_for, unknown, unknown_of
@@ -111,10 +112,10 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)
         forms = named("quantities", quantities)
-        source = source_of(problem, forms) if forms else None
+        source, kept = source_of(problem, forms) if forms else None, of_forms(forms, what)  # before the folder is made
         attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy, source=source)
         if attached.learner is not None:
-            attached.learner.quantities = of_forms(forms, what)
+            attached.learner.quantities = kept
             sources = [*described["inputs"].values(), *described["scalars"].values()]
             attached.learner.unnamed = Unnamed(problem, what, sources)
     elif guess is not None:
@@ -123,6 +124,11 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
         script = script_for(card, card.schema.inputs, **described, node_space=what.node_space)
         attached = _loaded(solver, what, guess, script=script, policy=policy)
     else:
+        if solver.comm.rank == 0:
+            prefix = solver.getOptionsPrefix() or ""
+            logger.warning(
+                "attach does nothing: give guess=, learn=, -%slrsa_checkpoint or -%slrsa_learn", prefix, prefix
+            )
         return None
     if not isinstance(problem, (PETSc.SNES, PETSc.KSP)):
         attached.take_over(problem)
@@ -219,7 +225,7 @@ class AttachedGuess:
         try:
             guarded.solve()
         except Exception as error:
-            if self.learner is not None:
+            if self.learner is not None and isinstance(cause(error), Exception):  # no Ctrl-C in a callback of PETSc
                 self.learner.raised(error)
             raise
         finally:

@@ -196,7 +196,7 @@ class Learner:
         if self.unnamed is None or self.comm.rank != 0:
             return
         for name in self.unnamed.changed():
-            text = "%s changes from solve to solve and is no input and no scalar: guesses know of it what these say"
+            text = "%s changes from solve to solve: name it in inputs= or scalars=, or guesses do not know of it"
             logger.warning(text, name)
 
     @contextmanager

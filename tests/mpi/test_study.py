@@ -326,7 +326,7 @@ def test_what_changes_and_is_not_named_is_said_once(folder: str, caplog: pytest.
             for number in range(4):
                 script.solve(number)
         if COMM.rank == 0:
-            said = [each.message for each in caplog.records if "is no input and no scalar" in each.message]
+            said = [each.message for each in caplog.records if "changes from solve to solve" in each.message]
             assert len(said) == len(forgotten) and all(map(str.startswith, sorted(said)[::-1], forgotten)), said
         caplog.clear()
         end_studies()
@@ -354,6 +354,27 @@ def test_a_solve_that_cannot_be_described_is_left_out(folder: str, caplog: pytes
     COMM.Barrier()
     kept = stored(folder)
     assert kept.solved == [0, 1, 2, 3] and list(json.loads(kept.read(1).quantities)) == ["mean"]
+
+
+@pytest.mark.two_ranks
+def test_what_ends_a_solve_or_is_refused_leaves_nothing(folder: str) -> None:
+    """Ctrl-C in a callback of PETSc is no failed sample; a folder is not begun with quantities that are none."""
+    script = Script()
+    given = {"inputs": script.inputs, "scalars": script.scalars, "learn": folder}
+    with pytest.raises(ValueError, match="compiled form"):
+        attach(script.problem, **given, quantities={"mean": fem.form(script.u * ufl.dx)})
+    attached = attach(script.problem, **given, quantities={"mean": script.u * ufl.dx})
+    script.solve(0)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    script.problem.solver.setMonitor(interrupt)
+    with pytest.raises((KeyboardInterrupt, PETSc.Error)):
+        script.solve(1)
+    attached.learner.study.close()
+    COMM.Barrier()
+    assert stored(folder).solved == [0] and not stored(folder).failures()
 
 
 @pytest.mark.two_ranks
