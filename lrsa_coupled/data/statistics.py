@@ -27,12 +27,12 @@ class FieldStatistics:
 def field_statistics(store: DataStore) -> list[FieldStatistics]:
     """Return the statistics of inputs and outputs; integrals over a domain use the lumped masses. Reads everything.
 
-    ValueError when no sample is solved.
+    What a script has solved again counts once. ValueError when no sample is solved.
     """
     if not store.solved:
         raise ValueError(f"{store.folder} has no solved sample")
     means, squares = [], []
-    for index in store.solved:
+    for index in _distinct(store):
         arrays = store.arrays(index)
         weights = arrays.mass / arrays.mass.sum()
         values = np.concatenate([arrays.inputs, arrays.outputs], axis=1, dtype=np.float64)
@@ -47,22 +47,24 @@ def field_statistics(store: DataStore) -> list[FieldStatistics]:
     return [FieldStatistics(name, *each) for name, each in zip(names, numbers, strict=True)]
 
 
-def _kept(store: DataStore) -> list[dict[str, float]]:
-    """Return the quantities of the solved samples; one of a script that has been made again counts once."""
-    found: dict[object, dict[str, float]] = {}
+def _distinct(store: DataStore) -> list[int]:
+    """Return the indices of the solved samples; one of a script that has been made again counts once."""
+    if store.card.resolution:
+        return store.solved
+    found = dict[object, int]()
     for index in store.solved:
         record = store.read(index)
-        numbers, arrays = json.loads(record.quantities), record.arrays
+        arrays = record.arrays
         assert arrays is not None
-        same = tuple(f"{name} {number:.6g}" for name, number in numbers.items())
-        own = index if store.card.resolution else (arrays.inputs.tobytes(), arrays.scalars.tobytes(), same)
-        found[own] = numbers
+        same = arrays.inputs.tobytes(), arrays.scalars.tobytes(), f"{np.linalg.norm(arrays.outputs):.6g}"
+        if same not in found or json.loads(record.quantities):
+            found[same] = index
     return [*found.values()]
 
 
 def quantity_statistics(store: DataStore) -> list[FieldStatistics]:
     """Return the statistics of the quantities of the solved samples; how many have one, where not all. Reads all."""
-    kept = _kept(store)
+    kept = [json.loads(store.read(index).quantities) for index in _distinct(store)]
     found = []
     for name in dict.fromkeys(name for each in kept for name in each):
         values = np.array([each[name] for each in kept if name in each], dtype=np.float64)

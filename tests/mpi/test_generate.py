@@ -244,7 +244,7 @@ def test_nearest_guesses_depend_on_the_index_alone(shared_path: Path, monkeypatc
         generate(CavityCase(), cold, shared_path / "cold", MPI.COMM_SELF)
         one, two = DataStore(shared_path / "all"), DataStore(shared_path / "cold")
         for index in range(6):
-            assert np.abs(one.read(index).arrays.outputs - two.read(index).arrays.outputs).max() < 1e-6
+            assert np.abs(one.read(index).arrays.outputs - two.read(index).arrays.outputs).max() < 5e-6  # of the solves
         warm = [one.read(i).arrays.outputs.tobytes() != two.read(i).arrays.outputs.tobytes() for i in range(6)]
         assert not any(warm[:2]) and any(warm[2:])
 

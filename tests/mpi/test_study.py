@@ -25,7 +25,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled import Learning, attach
 from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
-from lrsa_coupled.data.statistics import quantity_statistics
+from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.guess.policy import Always
 from lrsa_coupled.mpi import share
@@ -394,6 +394,8 @@ def test_quantities_are_of_one_kind_and_count_once(folder: str) -> None:
         study(Script(), factor)
     COMM.Barrier()
     (found,) = quantity_statistics(stored(folder))
+    of_field = field_statistics(stored(folder))[-1]
+    assert (of_field.mean, of_field.standard_error) == pytest.approx((found.mean, found.standard_error), rel=1e-4)
     exact = [float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(4)]
     assert found.mean == pytest.approx(np.mean(exact), rel=1e-6)
     assert found.standard_error == pytest.approx(np.std(exact, ddof=1) / 2.0, rel=1e-5)
