@@ -11,11 +11,14 @@ scalable for LLM training, arXiv 2502.16982, for the size of the update, that of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+from lrsa_coupled.operators.precision import cpu_has_bf16
 
 MOMENTUM = 0.95
 RMS = 0.2
@@ -59,15 +62,21 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices ``(count, rows, columns)`` of the same singular vectors, singular values near one, in bfloat16.
+    """Return matrices ``(count, rows, columns)`` of the same singular vectors, singular values near one.
 
-    Five steps of the polynomial that takes singular values in (0, 1] towards one, fastest near zero.
+    Five steps of the polynomial that takes singular values in (0, 1] towards one, fastest near zero; in bfloat16, or on
+    a CPU without it in float32, which takes a quarter of the time there.
     """
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    wide = (matrices.mT if is_tall else matrices).to(torch.bfloat16)
+    wide = (matrices.mT if is_tall else matrices).to(_format(matrices.device.type))
     wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
     for _ in range(5):
         square = torch.bmm(wide, wide.mT)
         polynomial = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
         wide = torch.baddbmm(wide, polynomial, wide, beta=3.4445)
     return wide.mT if is_tall else wide
+
+
+@cache
+def _format(device: str) -> torch.dtype:
+    return torch.float32 if device == "cpu" and not cpu_has_bf16() else torch.bfloat16

@@ -166,11 +166,8 @@ def compiled(model: Operator, device: torch.device) -> Forward:
 def _warn(dataset: PointDataset, config: Config, device: torch.device) -> None:
     """Warn of settings that make the training slow or inaccurate here."""
     training = config.training
-    if device.type == "cpu" and not cpu_has_bf16():
-        if training.precision == "bf16":
-            LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
-        if training.optimizer == "muon":
-            LOGGER.warning("this CPU has no bfloat16 instructions, which Muon needs: its steps take three times longer")
+    if device.type == "cpu" and training.precision == "bf16" and not cpu_has_bf16():
+        LOGGER.warning("this CPU has no bfloat16 instructions: training.precision=fp32 is faster here")
     if training.precision == "bf16" and any(item.span for item in dataset.schema.outputs):
         LOGGER.warning(
             "a basis is predicted: rounding to bfloat16 hides the small differences between its columns; train it with "

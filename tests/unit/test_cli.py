@@ -158,7 +158,7 @@ def test_settings_prints_what_the_case_sets(capsys: pytest.CaptureFixture[str]) 
     lines = capsys.readouterr().out.splitlines()
     for line in (
         "problem.resolution = 40  (int >= 1 and <= 1000000 or none)",
-        "training.num_points = none  (int >= 1 or none)",
+        "training.epochs = 10  (int >= 1)",
         "operator.tied = true  (bool)",
         "options.model_cells = 20  (int)",
         "guess.record = none  (str or none)",
