@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 from dolfinx.fem import FunctionSpace, locate_dofs_topological
-from dolfinx.geometry import PointOwnershipData, bb_tree, compute_collisions_points, determine_point_ownership
+from dolfinx.geometry import (
+    BoundingBoxTree,
+    PointOwnershipData,
+    bb_tree,
+    compute_collisions_points,
+    determine_point_ownership,
+)
 from dolfinx.mesh import CellType, Mesh, exterior_facet_indices
 from petsc4py import PETSc
 
@@ -145,13 +151,14 @@ def _check(source: FunctionSpace, target: FunctionSpace) -> None:
 def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
     """Find a cell for each point, on any rank; ``first`` is the global row of this rank's first point. Collective."""
     padding = OUTSIDE * float(np.abs(mesh.geometry.x).max(initial=0.0))
-    cells, reference_nd, inside = _search_here(mesh, points, padding)
+    tree = bb_tree(mesh, mesh.topology.dim, padding=padding)
+    cells, reference_nd, inside = _search_here(mesh, tree, points)
     here, away = np.flatnonzero(inside), np.flatnonzero(~inside)
     if not mesh.comm.allreduce(len(away)):
         return here + first, cells[here], reference_nd[here]
     found = determine_point_ownership(mesh, points[away], padding=padding + reach)
     asked = np.reshape(found.dest_points, (-1, 3))
-    own_cells, _, held = _search_here(mesh, asked, padding)
+    own_cells, _, held = _search_here(mesh, tree, asked)
     found_cells = np.where(held, own_cells, found.dest_cells)
     others_nd = _pull_back(mesh, found_cells, asked)
     least_n = np.minimum(others_nd.min(axis=1, initial=np.inf), 1.0 - others_nd.sum(axis=1))
@@ -162,12 +169,12 @@ def _located(mesh: Mesh, points: Array, *, first: int, reach: float) -> Located:
     return rows, np.concatenate([cells[here], found_cells]), np.concatenate([reference_nd[here], others_nd])
 
 
-def _search_here(mesh: Mesh, points: Array, padding: float) -> tuple[Dofs, Array, npt.NDArray[np.bool_]]:
+def _search_here(mesh: Mesh, tree: BoundingBoxTree, points: Array) -> tuple[Dofs, Array, npt.NDArray[np.bool_]]:
     """Find cell and reference coordinates of each point, and whether a cell of this rank holds it. Collective: no."""
     dim, count = mesh.topology.dim, len(points)
     cells, reference_nd = np.zeros(count, dtype=np.int32), np.zeros((count, dim))
     inside = np.zeros(count, dtype=np.bool_)
-    found = compute_collisions_points(bb_tree(mesh, dim, padding=padding), points)
+    found = compute_collisions_points(tree, points)
     turn, end = found.offsets[:-1].copy(), found.offsets[1:]
     searching = np.flatnonzero(turn < end)
     while len(searching):  # the next candidate of every point that none so far holds

@@ -67,9 +67,8 @@ class PhysicsLoss:
         predicted, sources = _sources(problem, self.nodes)
         self._predicted, self._sources = torch.from_numpy(predicted), torch.from_numpy(sources)
         self._is_free = torch.from_numpy(_is_free(problem))
-        self._is_mixed = problem.solution.function_space.ufl_element().is_mixed
-        self._dual: _VCycle | _NewtonStep
-        self._dual = _NewtonStep(problem, outputs) if self._is_mixed else _VCycle(problem)
+        is_mixed = problem.solution.function_space.ufl_element().is_mixed
+        self._dual: _VCycle | _NewtonStep = _NewtonStep(problem, outputs) if is_mixed else _VCycle(problem)
         self._zero = torch.zeros(num_owned(problem.solution), dtype=torch.float64)
         self._size, self._energy = 1.0, 0.0
         self.begin()
@@ -186,6 +185,7 @@ class _NewtonStep:
             self._ksp.setUp()
         self._in.array_w[:] = rows.numpy()
         self._ksp.solve(self._in, self._out)
+        self._ksp.reset()  # the factors are the largest part of what is kept of a problem
         matrix.destroy()
         return torch.from_numpy(self._out.array_r.copy())
 

@@ -29,7 +29,7 @@ from lrsa_coupled.training.physics import Physics
 REASON = "unsolved"
 """Instead of a reason of PETSc, in the record of a sample."""
 KEPT = 128
-"""Samples whose problems stay in memory: of a flow of 10 000 unknowns some 10 MB each."""
+"""Samples whose problems stay in memory: of a flow of 18 000 unknowns 12 MiB each."""
 
 
 @final
