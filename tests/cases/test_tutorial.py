@@ -77,6 +77,13 @@ def test_gradients(read: Read) -> None:
     assert 0.5 < misfit < 1.0 and error < 20.0
 
 
+def test_identification(read: Read) -> None:
+    """The operator saves solves, and the answer stays that of finite elements: the prior's deviation is 1."""
+    pattern = r"saved: (\d+) of (\d+), (\d+) to learn; .* differ by (\S+)"
+    saved, alone, samples, apart = re.findall(pattern, read("identification"))[0]
+    assert int(saved) > 0.2 * int(alone) and samples == "96" and float(apart) < 0.05
+
+
 def test_preconditioners(read: Read) -> None:
     text = read("preconditioners")
     plain, coarse = ([*map(int, re.findall(r"\d+", line))] for line in text.splitlines() if "iterations" in line)
