@@ -14,14 +14,15 @@ import numpy.typing as npt
 from mpi4py import MPI
 
 from lrsa_coupled.bench.compare import ADAPTIVE, LEARNED, POD, STAGES, chosen
-from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, learned_method, methods_of_data
+from lrsa_coupled.bench.methods import Method, adaptive_method, baselines, guarded, learned_method, methods_of_data
 from lrsa_coupled.bench.payback import cost_of
 from lrsa_coupled.bench.pictures import Example
 from lrsa_coupled.bench.rows import Cost, Results, Row, Seconds
 from lrsa_coupled.bench.samples import Samples, load_guess
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.transfer import NodeSet
-from lrsa_coupled.interfaces import Case, Problem, SolveResult
+from lrsa_coupled.guess.policy import Always
+from lrsa_coupled.interfaces import Case, InitialGuess, Problem, SolveResult
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field
@@ -50,6 +51,7 @@ class _Sample:
 def compare_methods(
     case: Case, config: Config, comm: MPI.Intracomm, *,
     model: Path | None = None, data: Path | None = None, only: Sequence[str] = (),
+    guesses: Sequence[InitialGuess] = (),
 ) -> Comparison:  # fmt: skip
     """Measure the methods of a case on samples never trained on. Collective.
 
@@ -60,6 +62,7 @@ def compare_methods(
         model: Folder of a trained model, to add its learned guess.
         data: Training data, to add the nearest training sample and modes of the samples as baselines.
         only: Names of the baselines without data, all when empty.
+        guesses: Further guesses, each with the default method behind it.
 
     Raises:
         ValueError: If a name in ``only`` is unknown, or model or data belong to another case or have seen the samples;
@@ -79,7 +82,9 @@ def compare_methods(
             methods += [adaptive_method(case, config, guess), learned]
             warming += [adaptive_method(case, config, guess, record=False), learned]
             costs |= dict.fromkeys((LEARNED, ADAPTIVE), cost_of(guess.predictor.card))
-    samples, settings = Samples(case, config, comm), config.bench
+    further = [guarded(case, each.name, each, Always(config.guess.max_iterations)) for each in guesses]
+    methods, warming = methods + further, warming + further
+    samples, settings = Samples(case, config, comm, model), config.bench
     # One sample more, not counted: compiles the forms, wakes MUMPS and torch.
     _measure_sample(samples, warming, settings.samples, repeats=1)
     rows: list[Row] = []

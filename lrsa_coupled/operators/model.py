@@ -8,7 +8,7 @@ Shapes: B batch, N points on this rank, C width, d dimension of space, F nodal i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
@@ -131,9 +131,42 @@ class Operator(nn.Module):
         """Predict as ``forward`` does, and return the tokens of all blocks for ``decode``, if it is supported."""
         self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
         if not self.config.takes_parts:
-            if reducer is not None or chunk_size is not None:
-                raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
-            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN), []
+            self._needs_one_piece(reducer, chunk_size)
+            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN, self._outputs), []
+        features_BNC, tokens = self._through_blocks(
+            points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=chunk_size
+        )
+        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), tokens
+
+    def last_features(
+        self,
+        points_BNd: Tensor,
+        inputs_BNF: Tensor,
+        scalars_BG: Tensor,
+        mass_BN: Tensor | None = None,
+        *,
+        reducer: Reducer | None = None,
+    ) -> Tensor:
+        """Return what the head maps to normalised outputs ``(B, N, C)``. Collective and errors as ``forward``."""
+        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
+        if not self.config.takes_parts:
+            self._needs_one_piece(reducer, None)
+            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN, self._last)
+        features_BNC, _ = self._through_blocks(
+            points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=None
+        )
+        return self._last(features_BNC, inputs_BNF)
+
+    def _through_blocks(
+        self,
+        points_BNd: Tensor,
+        inputs_BNF: Tensor,
+        scalars_BG: Tensor,
+        mass_BN: Tensor | None,
+        *,
+        reducer: Reducer | None,
+        chunk_size: int | None,
+    ) -> tuple[Tensor, list[Tokens]]:
         if reducer is None and points_BNd.shape[1] == 0:
             raise ValueError("the operator needs at least one point")
         features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
@@ -142,7 +175,7 @@ class Operator(nn.Module):
         for block in self.blocks:
             features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
             all_tokens.append(tokens)
-        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), all_tokens
+        return features_BNC, all_tokens
 
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         """Predict, as ``forward`` does, at further points of the problems whose ``tokens`` come from ``encode``.
@@ -165,8 +198,13 @@ class Operator(nn.Module):
     def _name(self) -> str:
         return f"{self.config.kind} on a grid" if self.config.needs_grid else self.config.kind
 
-    def _whole(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None) -> Tensor:
-        """Predict with blocks that need all points at once, in the order of the grid when they need one."""
+    def _needs_one_piece(self, reducer: Reducer | None, chunk_size: int | None) -> None:
+        if reducer is not None or chunk_size is not None:
+            raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
+
+    def _whole(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None,
+               head: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # fmt: skip
+        """Apply blocks that need all points at once, in the order of the grid when they need one, and a head."""
         grid = find_grid(points_BNd) if self.config.needs_grid else None
         if grid is not None:  # arguments and outputs, not features: these have many columns, and gradients
             points_BNd, inputs_BNF = grid.into(points_BNd), grid.into(inputs_BNF)
@@ -175,12 +213,16 @@ class Operator(nn.Module):
         features_BNC = self._lifted(points_BNd, inputs_BNF, scalars_BG)
         for block in self.blocks:
             features_BNC = block(features_BNC, bias_BN, shape)
-        outputs_BNK = self._outputs(features_BNC, inputs_BNF)
+        outputs_BNK = head(features_BNC, inputs_BNF)
         return outputs_BNK if grid is None else grid.back(outputs_BNK)
 
     def _lifted(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor) -> Tensor:
         with in_full_precision(points_BNd.device):
             return self.lift(*self.normaliser.normalised(points_BNd, inputs_BNF, scalars_BG))
+
+    def _last(self, features_BNC: Tensor, inputs_BNF: Tensor) -> Tensor:
+        with in_full_precision(features_BNC.device):
+            return self.head_norm(features_BNC.to(self.head.weight.dtype))
 
     def _outputs(self, features_BNC: Tensor, inputs_BNF: Tensor) -> Tensor:
         base_BNK = self.base(inputs_BNF)

@@ -66,7 +66,7 @@ def train(
         physics: Losses of ``training.loss`` other than ``data``.
 
     Returns:
-        Summary: ``case``, ``epochs``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
+        Summary: ``case``, ``epochs``, ``steps``, ``train_samples``, ``valid_samples``, ``parameters``, ``best_epoch``,
         ``best_error``, ``errors`` (relative L2 on the validation samples by output, of the best epoch; without labels
         the residual, that of the zero field being 1), ``seconds``,
         ``limit`` (what limits the model, in words).
@@ -102,6 +102,7 @@ def _train(
         clear(out / "last")
     progress = read_progress(out / "last", identified) if resume else None
     if progress is not None and progress.ended:
+        LOGGER.info("the training into %s has ended before: nothing is left to do", out)
         return progress, False
     dataset = PointDataset(store, memory_gib=config.data.memory_gib, labels=physics is None)
     run = prepare(dataset, config, out, group=group, physics=physics)
@@ -123,8 +124,7 @@ def _pace(run: Run, progress: Progress, begun: float, stop: Callable[[], str] | 
     if training.minutes is not None:
         seconds, begun = 60.0 * training.minutes, begun - progress.seconds
         return ClockPace(seconds, begun=begun, group=group, device=run.device, stop=stop)
-    steps, every = run.steps_per_epoch, training.validate_every
-    done = progress.epoch * steps + len(progress.losses)
+    steps, every, done = run.steps_per_epoch, training.validate_every, progress.steps + len(progress.losses)
     return StepPace(
         training.epochs, steps_per_epoch=steps, every=every, done=done, group=group, device=run.device, stop=stop
     )
@@ -137,7 +137,7 @@ class _Loop:
         self.run, self.training = run, run.config.training
         self.identified, self.progress, self.pace = identified, progress, pace
         self.writes = run.group.rank == 0
-        self.done = progress.epoch * run.steps_per_epoch + len(progress.losses)
+        self.done = progress.steps + len(progress.losses)
         self.schedules = make_schedules(run.optimisers, self.training, num_steps=pace.num_ticks, done=pace.tick)
         self.saved = time.perf_counter()
         self.started = self.saved - progress.seconds
@@ -196,7 +196,8 @@ class _Loop:
             if self.pace.stopped:
                 return {}
         values = self._finite(losses)
-        progress.epoch, progress.losses, progress.seconds = progress.epoch + 1, (), time.perf_counter() - self.started
+        progress.epoch, progress.steps, progress.losses = progress.epoch + 1, self.done, ()
+        progress.seconds = time.perf_counter() - self.started
         progress.ended = self.pace.ends(progress.epoch)
         return {"epoch": progress.epoch, "loss": sum(values) / len(values), "learning_rate": rate}
 
@@ -256,6 +257,7 @@ def _summary(config: Config, schema: Schema, *, progress: Progress, num_samples:
     return {
         "case": schema.name,
         "epochs": progress.epoch,
+        "steps": progress.steps,
         "train_samples": len(train_samples),
         "valid_samples": len(valid_samples),
         "parameters": checkpoint.parameter_count(config.operator, schema),

@@ -37,10 +37,12 @@ BY_CLOCK = ("epochs", "validate_every")
 class Progress:
     """How far a run is: finished epochs, losses of the steps of the next one, best validation so far, wall time [s].
 
-    ``ended``: no epoch follows; ``without``: validations since the best one; ``limit``: what limits the model.
+    ``steps``: those of the finished epochs, of which the clock ends some early; ``ended``: no epoch follows;
+    ``without``: validations since the best one; ``limit``: what limits the model.
     """
 
     epoch: int = 0
+    steps: int = 0
     losses: tuple[float, ...] = ()
     ended: bool = False
     best_epoch: int = 0
