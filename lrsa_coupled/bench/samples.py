@@ -22,6 +22,7 @@ from lrsa_coupled.coupling.residual import reference_norm, residual_norm
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.interfaces import Case, Problem, Solver, SolveResult
+from lrsa_coupled.training.checkpoint import load_card
 
 SLACK = 1e-6
 """Share by which rounding may lift the reassembled residual above the tolerance."""
@@ -91,8 +92,13 @@ class Samples:
     def results(
         self, study: str, rows: Iterable[Row], costs: Mapping[str, Cost] | None = None, *, rtol: float | None
     ) -> Results:
-        """Put a header over rows."""
-        header = header_of(study, self.case.name, dataclasses.asdict(self.config), ranks=self.comm.size)
+        """Put a header over rows; its settings of operator and training are those of the model, if there is one."""
+        settings: dict[str, object] = dataclasses.asdict(self.config)
+        if self.model is not None:
+            card = load_card(self.model)
+            settings |= {each: dataclasses.asdict(vars(card)[each]) for each in ("operator", "training")}
+            settings["model"] = str(self.model)
+        header = header_of(study, self.case.name, settings, ranks=self.comm.size)
         place = {"seed": self.seed, "resolution": self.resolution, "rtol": rtol, "costs": dict(costs or {})}
         return Results.of(msgspec.structs.replace(header, **place), rows)
 

@@ -57,7 +57,9 @@ def case_config(args: Namespace, case: str | None = None, *, base: Config | None
         preset = "smoke"
     if preset is not None:
         if preset not in presets:
-            raise ValueError(f"{where}: no preset '{preset}'{nearest(preset, [*presets] or ['none'])}")
+            if not presets:
+                raise ValueError(f"'{name}' has no presets: they are tables [presets.NAME] of {where}")
+            raise ValueError(f"{where}: no preset '{preset}'{nearest(preset, [*presets])}")
         config = update(config, presets[preset], where=f"{where}, preset '{preset}'")
     return resolve(args, config)
 

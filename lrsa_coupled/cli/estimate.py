@@ -36,7 +36,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help=text)
     text = "solves, on a mesh half as fine, on which --method operator trains an operator, instead of a model"
     parser.add_argument("--train", type=int, metavar="N", help=text)
-    parser.add_argument("--pilot", type=int, default=32, metavar="N", help="samples of the pilot; 32 by default")
+    text = "samples of the pilot, at least 10; 32 by default"
+    parser.add_argument("--pilot", type=int, default=32, metavar="N", help=text)
     add_settings(parser, "problem.seed", "problem.resolution", "generate.ranks_per_sample")
     add_out(parser, "folder of solves and results; what is there is used, for another error, too")
     add_preset(parser)

@@ -142,12 +142,11 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     else:
         result = _guarded(request, guess, problem)
         text, success = describe(result), result.converged
+    numbers = evaluate(case.quantities, problem) if success else {}
     mpi.share(comm, lambda: configuration.save(settings, request.folder))
     write_fields(case, problem, request.folder)
-    numbers: dict[str, float] = {}
     if success:
         write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
-        numbers = evaluate(case.quantities, problem)
     if comm.rank == 0:
         finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
         content = {"request": described(request, comm.size), **dataclasses.asdict(result), "quantities": finite}

@@ -109,6 +109,7 @@ def generate(case: Case, config: Config, folder: Path, comm: MPI.Intracomm, *, r
         damages = [damage for part in comm.allgather(damages) for damage in part]
         settings, seed = config.generate, config.problem.training_seed
         missing = share(comm, lambda: _put_in_order(folder, damages, settings, retry_failed))
+        share(comm, lambda: _check_quantities(folder, settings))
         generations = share(comm, lambda: plan(case, settings, missing, seed=seed))
         worker = _Worker(case, config, folder, comm=comm, learn=learn)
         longest, stopped = 0.0, ""
@@ -257,6 +258,8 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
         raise ValueError(f"{text}: got '{case.name}' with {case.rtol} and problem.rtol = {config.problem.rtol}")
     if config.guess.policy == "adaptive":
         raise ValueError("arrays must not depend on timings: generate takes guess.policy=always or none, got adaptive")
+    if settings.quantities and not case.quantities:
+        raise ValueError(f"generate.quantities needs quantities of the case, '{case.name}' has none")
     if (guess == "learned") != (settings.model is not None):
         raise ValueError(f"generate.guess=learned and generate.model belong together, got {guess} and {settings.model}")
     if num_ranks % settings.ranks_per_sample:
@@ -302,6 +305,17 @@ def _put_in_order(folder: Path, damages: list[store.Damage], settings: GenerateC
         drop_failed(folder)
     tidy(folder, settings.samples_per_shard)
     return sorted(set(range(settings.samples)) - set(store.DataStore(folder).entries))
+
+
+def _check_quantities(folder: Path, settings: GenerateConfig) -> None:
+    """Refuse samples with quantities beside some without."""
+    data = store.DataStore(folder)
+    has = bool(data.solved) and data.read(data.solved[0]).quantities != "{}"
+    if data.solved and has != settings.quantities:
+        what = f"samples {'with' if has else 'without'} quantities"
+        raise ValueError(
+            f"{folder} holds {what}: go on with generate.quantities={str(has).lower()}, or choose another folder"
+        )
 
 
 def _finish(folder: Path, samples_per_shard: int) -> tuple[int, int, dict[str, list[int]]]:

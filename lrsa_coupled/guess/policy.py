@@ -150,7 +150,7 @@ class Policy(ABC):
     def _line(self, name: str) -> str:
         chosen = [d for d in self.decisions if d.choice == name]
         if not chosen:
-            return f"{name}: never chosen"
+            return f"{name}: not used"
         outcomes = Counter(d.outcome.split(":")[0] for d in chosen)
         counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
         times = f"median {np.median([d.seconds for d in chosen]):.3g} s, {sum(d.wasted for d in chosen):.3g} s lost"
@@ -262,7 +262,8 @@ class Adaptive(Policy):
         if record.streaks[name] >= self.settings.patience and not record.pays_so_far(name):
             record.rests[name] = record.number + self.settings.rest
             record.streaks[name] = self.settings.patience - 1  # the next failure after the rest is enough
-            logger.warning("the %s guess rests for %d solves: %s", name, self.settings.rest, decision.outcome)
+            text = "the %s guess has failed too often and is left out for %d solves; the last time: %s"
+            logger.warning(text, name, self.settings.rest, decision.outcome)
 
     def configure(self, settings: Mapping[str, Any]) -> None:
         super().configure({name: value for name, value in settings.items() if name not in READ})
@@ -296,13 +297,13 @@ class Adaptive(Policy):
         best = min(choices, key=record.cost)
         for name in choices:
             if name in record.rests and record.affordable(name, best, trials):
-                return name, "its rest is over"
+                return name, "tried again after it was left out"
             unlucky = 0 < record.streaks[name] <= len(record.logs[name]) < self.settings.patience
             cheaper = (unlucky or record.lowest(name) < record.cost(best)) and self._may_be_better(name, best)
             if name != best and cheaper and record.affordable(name, best, trials):
                 return name, f"may be faster than {best}: {record.describe(name, best)}"
         rests = {name: record.rests[name] - record.number for name in names if name not in awake}
-        asleep = [f"{name} rests for {count} solves" for name, count in rests.items()]
+        asleep = [f"{name} is left out for {count} more solves" for name, count in rests.items()]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
         return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *asleep, *dear])
 

@@ -117,6 +117,7 @@ def test_end_to_end(name: str, tmp_path: Path) -> None:
     solver.destroy()
     write_rows(found.results, tmp_path / "rows.jsonl")
     assert read_rows(tmp_path / "rows.jsonl") == found.results
+    assert found.results.header.settings["model"] == str(model)
     assert LEARNED in table(found.results) and LEARNED in page([found.results])
     assert {item.text for item in pay_backs(found.results)}.isdisjoint({"unknown", "-"})
     assert all(path.is_file() for path in comparison_pictures(found.results, found.example, tmp_path))

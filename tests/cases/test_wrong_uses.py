@@ -38,6 +38,8 @@ COMMANDS = {
     "generate CASE --resolution 8 --out data": "holds a data set with resolution 6 instead of 8; choose another folder",
     "generate CASE --seed 3 --out data": "holds a data set with seed 0 instead of 3; choose another folder",
     "generate CASE --ranks-per-sample 4 --out d": "ranks_per_sample must divide the number of ranks, got 4 and 1",
+    "generate CASE --samples 8 --out data --set generate.quantities=true": "go on with generate.quantities=false, or",
+    "generate CASE --preset smoke --out d": "has no presets: they are tables [presets.NAME] of own/config.toml",
     "train nowhere --out m": "make one with 'lrsa-coupled generate'",
     "train data --out data": "data holds a data set, expected a model or a new folder; choose another one",
     "train data --minutes 0 --out m": "'training.minutes': expected float > 0",
