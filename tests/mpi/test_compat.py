@@ -24,6 +24,8 @@ from petsc4py import PETSc
 from lrsa_coupled import cli
 from lrsa_coupled.coupling import compat
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -33,6 +33,8 @@ from lrsa_coupled.coupling.transfer import NodeSet
 from lrsa_coupled.interfaces import Unknown
 from lrsa_coupled.schema import Field
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 element, mixed = basix.ufl.element, basix.ufl.mixed_element
 LEGENDRE, EQUAL = basix.LagrangeVariant.legendre, basix.LagrangeVariant.equispaced

@@ -62,7 +62,6 @@ def test_the_cheapest_method_on_any_number_of_ranks(shared_path: Path, monkeypat
     assert result.quantities["integral"].above["0.15"].low > 0.0
 
 
-@pytest.mark.two_ranks
 def test_a_run_that_was_interrupted_ends_with_the_same_numbers(
     shared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,7 +88,6 @@ def test_a_run_that_was_interrupted_ends_with_the_same_numbers(
         run(shared_path / "parts", **asked | {"pilot": 20})
 
 
-@pytest.mark.two_ranks
 def test_solves_of_a_case_that_has_changed_are_refused(shared_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(shared_path, error=0.1, method="mc", quantities=("integral",))
     monkeypatch.setattr("lrsa_coupled.study.estimate.source_digest", lambda case: "another")
@@ -97,7 +95,6 @@ def test_solves_of_a_case_that_has_changed_are_refused(shared_path: Path, monkey
         run(shared_path, error=0.1, method="mc", quantities=("integral",))
 
 
-@pytest.mark.two_ranks
 def test_another_goal_goes_on_with_the_solves_that_are_there(shared_path: Path) -> None:
     asked = {"method": "gp", "quantities": ("integral",)}
     first = run(shared_path / "one", error=8e-3, **asked)
@@ -108,7 +105,6 @@ def test_another_goal_goes_on_with_the_solves_that_are_there(shared_path: Path) 
     assert further.quantities == run(shared_path / "other", error=3e-3, above=(0.15,), **asked).quantities
 
 
-@pytest.mark.two_ranks
 def test_an_operator_trained_by_the_way(shared_path: Path) -> None:
     """It sees the load, so that a line through what it predicts is worth something, however little it has learnt."""
     tiny = ["operator.width=8", "operator.num_blocks=1", "operator.num_latents=4", "operator.num_heads=2"]
@@ -129,7 +125,6 @@ def test_an_operator_trained_by_the_way(shared_path: Path) -> None:
         estimate(RodCase(), settings, Request(error=0.02, method="operator", model=model), shared_path / "seen", COMM)
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize("method", ["mc", "gp"])
 def test_sobol_indices(method: str, shared_path: Path) -> None:
     result = run(shared_path, method=method, error=2e-2, quantities=("integral",), sobol=60)
@@ -142,14 +137,12 @@ def test_sobol_indices(method: str, shared_path: Path) -> None:
     assert "integral, Sobol indices of x: first" in table(result)
 
 
-@pytest.mark.two_ranks
 def test_a_budget_is_kept(shared_path: Path) -> None:
     result = run(shared_path, method="mc", budget=0.5)
     assert result.reached and result.solves["16"] >= 32
     assert sum(result.seconds.values()) < 3.0 * COMM.size
 
 
-@pytest.mark.two_ranks
 def test_failed_solves_are_left_out_and_reported(shared_path: Path) -> None:
     class Failing(RodCase):
         def _update(self, problem: rods.RodProblem, parameters: rods.RodParameters) -> rods.RodProblem:
@@ -197,7 +190,6 @@ def test_what_makes_no_sense_is_refused(shared_path: Path, capsys: pytest.Captur
     assert not (shared_path / "none").exists()
 
 
-@pytest.mark.two_ranks
 def test_experiment(shared_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--quantity", "integral", "--error", "0.02", "0.01", "--pilot", "12", "--pictures", str(shared_path)]
     assert cli.main(["experiment", "estimates", ROD, *asked, "--json", str(shared_path / "rows.jsonl")]) == 0

@@ -78,7 +78,6 @@ class Refused(InitialGuess):
         return Guess(False, "too far", {"transfer": 0.0, "inference": 0.0})
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_the_answer_is_right_whatever_the_guess(name: str, change: str) -> None:

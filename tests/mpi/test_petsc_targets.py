@@ -20,6 +20,8 @@ from petsc4py import PETSc
 from lrsa_coupled.guess.petsc_targets import KSPTarget, SNESTarget
 from lrsa_coupled.interfaces import Unknown
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 DIRECT = {"ksp_type": "preonly", "pc_type": "lu", "pc_factor_mat_solver_type": "mumps"}
 

@@ -29,6 +29,8 @@ from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Problem
 from tests.rods import RodCase
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -83,6 +83,7 @@ def stored(folder: str) -> DataStore:
     return share(COMM, lambda: DataStore(Path(folder)))
 
 
+@pytest.mark.two_ranks
 def test_every_solve_is_a_sample_and_the_answers_are_the_script_s(folder: str) -> None:
     plain, script = Script(), Script()
     attached = learn(script, folder)
@@ -295,6 +296,7 @@ def test_without_a_model_there_is_no_torch_and_the_end_is_silent(tmp_path: Path)
     assert DataStore(tmp_path / "data").solved  # at exit the data set is put in order
 
 
+@pytest.mark.two_ranks
 def test_an_attempt_leaves_the_symbolic_factorisation_of_the_user_s_solver(folder: str) -> None:
     script = Script()
     attached = learn(script, folder)
@@ -309,6 +311,7 @@ def test_an_attempt_leaves_the_symbolic_factorisation_of_the_user_s_solver(folde
     assert PETSc.Log.Event("MatLUFactorSym").getPerfInfo()["count"] == before
 
 
+@pytest.mark.two_ranks
 def test_what_changes_and_is_not_named_is_said_once(folder: str, caplog: pytest.LogCaptureFixture) -> None:
     """Functions, Constants and Dirichlet values; not what a named expression is made of."""
     for inputs, scalars, forgotten in (

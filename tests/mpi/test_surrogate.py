@@ -118,7 +118,6 @@ def test_gauss_quadrature_is_a_lower_bound_and_the_natural_norm_tells_of_the_las
     tangent.destroy()
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize("size", [0.05, 1e-3])
 @pytest.mark.parametrize("shape", list(WAVES))
 @pytest.mark.parametrize("name", ["darcy", "hyperelastic", "cavity"])
@@ -268,7 +267,6 @@ def test_the_worst_prediction_of_a_linear_problem_is_corrected(accept: float) ->
     assert set(result.seconds) == {"transfer", "inference", "estimate", "correct"}
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize(
     ("name", "bias"), [("darcy", float("nan")), ("hyperelastic", float("nan")), ("hyperelastic", -1e4), ("cavity", 1e5)]
 )

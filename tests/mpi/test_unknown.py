@@ -19,6 +19,8 @@ from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.script import unknown_of
 from lrsa_coupled.interfaces import Unknown
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 
 

@@ -28,6 +28,8 @@ from lrsa_coupled.guess.monitor import Monitor
 from lrsa_coupled.guess.policy import Choice, Policy
 from tests.mpi.test_attach import guess_of
 
+pytestmark = pytest.mark.two_ranks
+
 COMM = MPI.COMM_WORLD
 NUMBERS = itertools.count()
 
@@ -159,7 +161,7 @@ def plain() -> dict[str, str]:
     return {kind: Program(kind).run() for kind in ("linear", "nonlinear")}
 
 
-@pytest.mark.parametrize("ranks", [pytest.param("all", marks=pytest.mark.two_ranks), "one"])
+@pytest.mark.parametrize("ranks", ["all", "one"])
 @pytest.mark.parametrize("place", PLACES)
 def test_an_exception_in_an_attempt(plain: dict[str, str], place: str, ranks: str, monkeypatch: Any) -> None:
     owner, name = PLACES[place]
@@ -178,7 +180,6 @@ def test_an_exception_in_an_attempt(plain: dict[str, str], place: str, ranks: st
     assert used
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize("kind", ["linear", "nonlinear"])
 @pytest.mark.parametrize("values", [np.nan, np.inf, -1e30, 1e300])
 def test_a_useless_prediction(plain: dict[str, str], kind: str, values: float) -> None:
@@ -203,7 +204,6 @@ def test_a_good_guess_is_used_and_the_hooks_see_one_solve(plain: dict[str, str],
     assert np.abs(program.u.x.array - reference.u.x.array).max(initial=0.0) < 1e-8
 
 
-@pytest.mark.two_ranks
 @pytest.mark.parametrize(
     ("kind", "options", "reason"),
     [
