@@ -36,11 +36,16 @@ from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.schema import Field
 
 PREFIX = "dual_"
+HALVINGS = 20
+"""Of a prediction whose loss is not finite, at most."""
 
 
 @final
 class PhysicsLoss:
     """Losses of predictions for a problem, and for those that ``FixedMesh.update`` makes of it, in float64.
+
+    Where a loss is not finite, as the energy of an elastic body that is turned inside out, it is that of the prediction
+    halved until it is: then its derivatives lead back to where it is defined.
 
     Both are shared numbers in the sense of ``differentiable.py``. A loss and its derivatives are computed at once: the
     problem may get other parameters before the backward pass. The solution of the problem is overwritten.
@@ -91,21 +96,22 @@ class PhysicsLoss:
             raise ValueError("the energy needs all fields of the unknown to be predicted")
         return self._loss(lambda u: 2.0 * (self._functions.energy(u) - self._energy) / self._size**2, values_NK)
 
-    def sketch(self) -> Tensor:
+    def sketch(self, start_NK: Tensor | None = None) -> Tensor:
         """Return a rough solution at the owned nodes ``(N, K)``: the best multiple of the V-cycle of the residual.
 
-        Of a mixed space it is the first Newton iterate from zero. Its size is that of the solution, which a normaliser
-        needs.
+        Of a mixed space it is the first Newton iterate. It begins at zero, or at ``start_NK``. Its size is that of the
+        solution, which a normaliser needs.
         """
+        start = self._zero if start_NK is None else self._field(start_NK)
         if isinstance(self._dual, _NewtonStep):
-            field = -self._dual.step(self._rows(self._zero))
+            field = start - self._dual.step(self._rows(start))
         else:
-            zero = self._zero.clone().requires_grad_()
-            rows = self._rows(zero)
+            start = start.clone().requires_grad_()
+            rows = self._rows(start)
             step = -self._dual.apply(rows.detach())
-            along = torch.autograd.grad((rows * step).sum(), zero)[0]
+            along = torch.autograd.grad((rows * step).sum(), start)[0]
             decrease, curvature = (float(self._total(step * each)) for each in (-rows.detach(), along))
-            field = step * (decrease / curvature if curvature > 0.0 else 1.0)
+            field = start.detach() + step * (decrease / curvature if curvature > 0.0 else 1.0)
         values = torch.zeros(self._shape, dtype=torch.float64).flatten()
         return values.index_put((self._sources,), field[self._predicted]).view(self._shape)
 
@@ -118,8 +124,11 @@ class PhysicsLoss:
         with collective_errors(self._functions.comm):
             if tuple(values_NK.shape) != self._shape:
                 raise ValueError(f"expected values of shape {self._shape}, got {tuple(values_NK.shape)}")
+        return _AtOnce.apply(_where_defined(function), self._field(values_NK))
+
+    def _field(self, values_NK: Tensor) -> Tensor:
         values = values_NK.to("cpu", torch.float64).flatten()[self._sources]
-        return _AtOnce.apply(function, self._zero.index_put((self._predicted,), values))
+        return self._zero.index_put((self._predicted,), values)
 
     def _rows(self, field: Tensor) -> Tensor:
         """Return the residual, zero where Dirichlet conditions hold."""
@@ -248,6 +257,21 @@ class _AtOnce(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         return None, gradient * ctx.gradient
+
+
+def _where_defined(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the function of a field halved until it is finite there, as it is at zero; a shared number."""
+
+    def value(field: Tensor) -> Tensor:
+        found = function(field)
+        for _ in range(HALVINGS):
+            if torch.isfinite(found):
+                break
+            field = 0.5 * field
+            found = function(field)
+        return found
+
+    return value
 
 
 def _is_free(problem: Problem) -> npt.NDArray[np.bool_]:

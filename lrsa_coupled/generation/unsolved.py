@@ -1,7 +1,8 @@
 """Samples without solutions, and the losses by which an operator is trained on them.
 
 Such a sample holds what any other one does, but as outputs a rough solution: the best multiple of one V-cycle of the
-residual of the zero field. Only its size is of use, to the normaliser of the operator.
+residual of the zero field, or of the input that the operator corrects. Only its size is of use, to the normaliser of
+the operator.
 
 Shapes: N nodes of a sample, K outputs.
 """
@@ -11,11 +12,12 @@ from __future__ import annotations
 import time
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from mpi4py import MPI
 
-from lrsa_coupled.coupling.contract import problem_of
+from lrsa_coupled.coupling.contract import features_of, problem_of
 from lrsa_coupled.coupling.physics_loss import PhysicsLoss
 from lrsa_coupled.coupling.residual import residual_norm, set_dirichlet
 from lrsa_coupled.data.card import DataCard
@@ -48,11 +50,19 @@ class RoughSolutions:
             if self._loss is not None:
                 self._loss.destroy()
             self._loss, self._solution = PhysicsLoss(problem, self._case.schema.outputs), problem.solution
-        sketch = self._loss.sketch()
+        sketch = self._loss.sketch(self._corrected(problem))
         self._loss.nodes.scatter(sketch.numpy(), problem.solution)
         set_dirichlet(problem)
         seconds = {"solve": time.perf_counter() - started}
         return SolveResult(True, REASON, "", 0, residual_norm(problem), seconds)
+
+    def _corrected(self, problem: Problem) -> Tensor | None:
+        """Return the input that the outputs correct, zero where there is none; None when none does."""
+        columns = self._case.schema.corrected_columns()
+        if not columns:
+            return None
+        nodal = features_of(self._case, problem).nodal
+        return torch.from_numpy(np.pad(nodal, [(0, 0), (0, 1)])[:, columns])
 
 
 @final

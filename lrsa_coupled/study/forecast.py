@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import tempfile
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ class Forecast:
         price: What they cost the study [s].
         apart: Time of a sample besides its solve, for mesh and set-up [s].
         saved: What is expected to be saved against the default method in all [s].
+        regression: Whether regression over all solves will be among the choices, which so few do not show.
     """
 
     solves: int
@@ -45,6 +47,7 @@ class Forecast:
     price: float
     apart: float
     saved: float
+    regression: bool = False
 
     def __str__(self) -> str:
         total = (self.default + self.apart) * self.solves
@@ -60,7 +63,10 @@ class Forecast:
             price = f"{self.training:.0f} s of training on a free core cost about {self.price:.3g} s"
             lines += [f"with a model: about {self.learned:.3g} s each; {price}, paid back after {even} solves"]
         faster = total / max(total - self.saved, 1e-12)
-        return "\n".join([*lines, f"expected gain: {self.saved:.3g} s, {faster:.2f} times faster"])
+        lines += [f"expected gain: {self.saved:.3g} s, {faster:.2f} times faster"]
+        if self.regression:
+            lines += ["not counted: regression over all solves, which gains more with each, most with few parameters"]
+        return "\n".join(lines)
 
 
 def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, trial: int = TRIAL) -> Forecast:
@@ -76,7 +82,8 @@ def forecast(case: Case, config: Config, solves: int, *, comm: MPI.Intracomm, tr
         costs, errors = study.learner.measured()
         cores, apart = study.study.cores, float(np.median(study.setups or [0.0]))
         comm.Barrier()
-    return share(comm, lambda: expected(costs, errors, solves, cores=cores, apart=apart))
+    found = share(comm, lambda: expected(costs, errors, solves, cores=cores, apart=apart))
+    return dataclasses.replace(found, regression=case.fixed_mesh is not None and solves >= economy.FIRST)
 
 
 def expected(costs: dict[str, float], errors: dict[str, float], solves: int, *, cores: int,

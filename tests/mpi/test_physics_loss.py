@@ -96,6 +96,23 @@ def test_the_energy_is_least_at_the_solution() -> None:
     loss.destroy()
 
 
+def test_a_body_turned_inside_out_has_losses() -> None:
+    """Those of the prediction halved until the energy is defined; their derivatives are right."""
+    case = HyperelasticCase()
+    problem = problem_of(case, 3)
+    loss = PhysicsLoss(problem, case.schema.outputs)
+    rough = np.random.default_rng(COMM.rank).standard_normal((loss.nodes.num_owned, 3))
+    for function in (loss.energy, loss.residual):
+        values = torch.from_numpy(rough).requires_grad_()
+        found = function(values)
+        (slopes,) = torch.autograd.grad(found, values)
+        square = float(loss._functions.total(slopes.square().sum()))
+        step = 1e-7 * float(found.detach()) / square
+        change = float(found.detach()) - float(function(values.detach() - step * slopes))
+        assert np.isfinite(change) and change == pytest.approx(step * square, rel=1e-3)
+    loss.destroy()
+
+
 def test_of_a_mixed_space_the_residual_is_the_error_of_what_is_predicted() -> None:
     """In H1, whatever the others are; along the error it falls at that rate."""
     case = CavityCase()

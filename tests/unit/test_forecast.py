@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 pytest.importorskip("mpi4py", reason="the study needs MPI")
@@ -26,5 +28,7 @@ def test_a_long_study_has_a_model_and_a_short_one_does_not() -> None:
 def test_where_no_guess_helps_nothing_is_gained() -> None:
     found = expected({DEFAULT: 2.0, "nearest": 2.5}, ERRORS, 1000, cores=1)
     assert found.saved == 0.0 and "the default method is enough" in str(found)
+    assert "regression" not in str(found)
+    assert "not counted: regression" in str(dataclasses.replace(found, regression=True))
     with pytest.raises(ValueError, match="no sample was solved often enough"):
         expected({}, {}, 10, cores=1)
