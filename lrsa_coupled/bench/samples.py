@@ -55,8 +55,15 @@ class Samples:
 
     def problem(self, index: int) -> Problem:
         """Set up a sample. Collective."""
+        return self._problem(self.seed, index)
+
+    def training_problem(self, index: int) -> Problem:
+        """Set up a sample of the seed of training data. Collective."""
+        return self._problem(self.config.problem.training_seed, index)
+
+    def _problem(self, seed: int, index: int) -> Problem:
         gc.collect()  # meshes of earlier samples, whose communicators MPI counts
-        parameters = sample_parameters(self.case, self.seed, index)
+        parameters = sample_parameters(self.case, seed, index)
         return problem_of(self.case, self.comm, parameters, self.resolution)
 
     def atol(self, problem: Problem) -> float:

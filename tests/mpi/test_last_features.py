@@ -9,7 +9,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="problems need DOLFINx")
 
 from lrsa_coupled import catalog, cli
-from lrsa_coupled.bench.experiments.last_features import PROJECTED, FeatureGuess
+from lrsa_coupled.bench.experiments.last_features import FITTED, PROJECTED, FeatureGuess
 from lrsa_coupled.config import GuessConfig, LrsaConfig, TrainingConfig
 from lrsa_coupled.coupling.contract import problem_of
 from lrsa_coupled.coupling.predictor import Predictor
@@ -31,18 +31,19 @@ def test_the_energy_is_lower() -> None:
     card = checkpoint.ModelCard(case.schema, 32, config, TrainingConfig(), checkpoint.DataInfo(10, 0), {})
     predictor = Predictor(checkpoint.make_model(config, case.schema).eval(), card, GuessConfig(max_ratio=1e9))
     problem = problem_of(case, COMM, sample_parameters(case, 9, 0), 32)
-    found = []
-    for guess in (LearnedGuess(predictor, case), FeatureGuess(predictor, case)):
+    found, fitted = [], FeatureGuess(predictor, case)
+    fitted.fit(problem_of(case, COMM, sample_parameters(case, 8, index), 32) for index in range(3))
+    for guess in (LearnedGuess(predictor, case), FeatureGuess(predictor, case), fitted):
         assert guess.put(problem).accepted
         found.append(energy(problem))
     assert case.default_solver(problem, 1e-10).solve_once().converged
     least = energy(problem)
-    assert least < found[1] < 0.2 * least < found[0]
+    assert least < found[1] < found[2] < 0.1 * least < found[0]
 
 
 def test_experiment(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "experiment last-features hyperelastic --resolution 3 --samples 2 --quiet"
+    words = "experiment last-features hyperelastic --resolution 3 --samples 2 --fit 2 --quiet"
     assert cli.main(words.split()) == 0
     text = capsys.readouterr().out
     assert (COMM.rank > 0) == (text == "")
-    assert COMM.rank > 0 or (PROJECTED in text and text.count("2/2") == 3)
+    assert COMM.rank > 0 or (PROJECTED in text and FITTED in text and text.count("2/2") == 4)
