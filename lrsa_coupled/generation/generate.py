@@ -258,6 +258,9 @@ def _check(case: Case, config: Config, num_ranks: int) -> None:
         raise ValueError(f"{text}: got '{case.name}' with {case.rtol} and problem.rtol = {config.problem.rtol}")
     if config.guess.policy == "adaptive":
         raise ValueError("arrays must not depend on timings: generate takes guess.policy=always or none, got adaptive")
+    if settings.unsolved and case.trajectory is not None:
+        text = "samples without solutions are of problems that do not depend on each other"
+        raise ValueError(f"{text}, those of '{case.name}' are steps of time")
     if settings.quantities and not case.quantities:
         raise ValueError(f"generate.quantities needs quantities of the case, '{case.name}' has none")
     if (guess == "learned") != (settings.model is not None):
