@@ -76,7 +76,8 @@ class SamplePhysics(Physics):
         case: The case, with the options of the data set.
         card: Of the data set.
         by_energy: Whether the loss is the energy, else the residual in the dual norm.
-        labels: Solutions of some of the samples; the relative L2 error is added to their losses.
+        labels: Solutions of some of the samples; their relative L2 error is added to the loss, its square to an energy,
+            which is of second order in the error, too.
 
     Raises:
         ValueError: If the case has no such losses, or the data set is merged, of time steps, or was collected, or the
@@ -114,7 +115,8 @@ class SamplePhysics(Physics):
         exact, free = torch.tensor(arrays.outputs), torch.tensor(1.0 - arrays.constrained)
         mass = torch.tensor(arrays.mass).unsqueeze(-1)
         squares = mass * free * (values_NK.to(exact.device, exact.dtype) - exact) ** 2
-        return torch.sqrt(squares.sum() / (mass * exact**2).sum())
+        share = squares.sum() / (mass * exact**2).sum()
+        return share if self._by_energy else torch.sqrt(share)
 
     def _set_up(self, index: int) -> tuple[PhysicsLoss, Tensor]:
         """Return the losses of a sample, and the row in its arrays of each node of the problem."""

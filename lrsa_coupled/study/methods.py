@@ -23,12 +23,11 @@ from lrsa_coupled.study.pilot import AFTER, Study, shared
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
 from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
-from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, predicted_by
+from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, predicted_by, spread_of
 
 Array = npt.NDArray[np.float64]
 Predict = Callable[[Sequence[Any]], Array]
-Spread = Callable[[Sequence[Any]], Array | None]
-Fitted = tuple[Predict, Predict | None, Spread]
+Fitted = tuple[Predict, Predict | None, Predict]
 
 FOLDS = 5
 """Of a surrogate that is fitted to the solves that it corrects."""
@@ -184,15 +183,15 @@ class _Pilot:
 class _Fold:
     """Of a fold, predictions ``(N, L, Q)`` of its own and at further points, and the time of one.
 
-    ``spread`` and ``expected``: expected variances of the errors ``(N, Q)`` there; None: the surrogate expects nothing.
+    ``spread`` and ``expected``: variances ``(N, L, Q)`` that the surrogates expect of their errors there.
     ``quick`` and ``beyond``: what quick models say there and at many more points; None: the surrogates are quick.
     """
 
     own: Array
     rest: Array
     seconds: float
-    spread: Array | None
-    expected: Array | None
+    spread: Array
+    expected: Array
     quick: Array | None
     beyond: Array | None
 
@@ -307,7 +306,7 @@ class SurrogateMethod(Method):
         return {name: _controlled(found, truth, folds, q) for q, name in enumerate(study.names)}
 
     def fitted(self, points: Sequence[Any], values_NQ: Array) -> Fitted:
-        """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and the first's spread.
+        """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and their spreads.
 
         None instead of the second where the surrogates are quick.
         """
@@ -316,7 +315,11 @@ class SurrogateMethod(Method):
             surrogate.fit(points, values_NQ)
         quick = [each.quick() for each in surrogates]
         differ = any(one is not other for one, other in zip(quick, surrogates, strict=True))
-        return partial(predicted_by, surrogates), partial(predicted_by, quick) if differ else None, surrogates[0].spread
+        return (
+            partial(predicted_by, surrogates),
+            partial(predicted_by, quick) if differ else None,
+            partial(spread_of, surrogates),
+        )
 
 
 @final
@@ -375,15 +378,12 @@ def further_points(study: Study, fold: int, count: int) -> list[Any]:
 
 def _controlled(found: Sequence[_Fold], truth: Array, folds: npt.NDArray[np.intp], q: int) -> Sampled:
     """Put the folds of a quantity together."""
-    cheap, spread = np.empty((len(truth), found[0].own.shape[1])), np.zeros(len(truth))
+    cheap, spread = (np.empty((len(truth), found[0].own.shape[1])) for _ in range(2))
     for fold, each in enumerate(found):
-        cheap[folds == fold] = each.own[..., q]
-        if each.spread is not None:
-            spread[folds == fold] = each.spread[:, q]
-    averages = [float(np.mean(each.expected[:, q])) for each in found if each.expected is not None]
+        cheap[folds == fold], spread[folds == fold] = each.own[..., q], each.spread[..., q]
     return Controlled(
         truth[:, q], cheap, [each.rest[..., q] for each in found], folds, replicates=BLOCKS,
-        expected=(spread, float(np.mean(averages))) if averages else None,
+        expected=(spread, np.mean([each.expected[..., q].mean(axis=0) for each in found], axis=0)),
         quick=[each.quick[..., q] for each in found if each.quick is not None],
         beyond=[each.beyond[..., q] for each in found if each.beyond is not None],
     )  # fmt: skip

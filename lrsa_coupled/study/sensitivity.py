@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from lrsa_coupled.study.methods import FOLDS, Method, Predict, SurrogateMethod
 from lrsa_coupled.study.pilot import AFTER, Study, shared
+from lrsa_coupled.study.sobol import sobol
 from lrsa_coupled.study.solves import Ask
-from lrsa_coupled.study.statistics import Controlled, Estimate, Plain, Sampled, sobol
+from lrsa_coupled.study.statistics import Controlled, Estimate, Plain, Sampled
 
 Array = npt.NDArray[np.float64]
 Indices = dict[str, dict[str, tuple[Estimate, Estimate]]]

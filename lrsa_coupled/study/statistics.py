@@ -41,7 +41,7 @@ LEVEL = 0.95
 NORMAL = 1.959964
 """Half-width of such an interval in standard errors, of many samples."""
 
-RARE = 10.0
+RARE = 14.0
 """Answers for a degree of freedom where predictions interpolate: so they cover, ``tests/faults/test_coverage.py``."""
 
 
@@ -174,55 +174,65 @@ class Controlled(Sampled):
         folds: Number of the fold of each answer ``(N,)``.
         replicates: Blocks of each fold's further points that are independent, where the points themselves are not:
             randomised quasi-Monte Carlo. None where all are.
-        expected: Variance that the first predictions expect of their errors at the answers ``(N,)`` and on average, of
-            those that interpolate. Few answers show their errors, which are rare and large: the average, times what
-            the answers show over what is expected there where that is more, is left at least, and there is one degree
-            of freedom for ``RARE`` answers.
+        expected: Variance that predictions expect of their errors at the answers ``(N, L)`` and on average ``(L,)``, of
+            those that interpolate, 0 of others. Few answers show such errors, which are rare and large: the average,
+            times what the answers show over what is expected there where that is more, is left at least of their part
+            in the control variate, and by that part there is one degree of freedom for up to ``RARE`` answers.
         quick: What quick models of these models say at the further points.
         beyond: What they say at many more points ``(M'_k, L, ...)``: the mean of a prediction is that of its difference
             to the quick one, plus the mean of this one there. Both empty without them.
     """
 
     def __init__(self, truth: Array, cheap: Array, further: Sequence[Array], folds: npt.NDArray[np.intp], *,
-                 replicates: int | None = None, expected: tuple[Array, float] | None = None,
+                 replicates: int | None = None, expected: tuple[Array, Array] | None = None,
                  quick: Sequence[Array] = (), beyond: Sequence[Array] = ()) -> None:  # fmt: skip
         finite = np.isfinite(cheap).all(axis=tuple(i for i in range(cheap.ndim) if i != 1))
         for each in (*further, *quick, *beyond):
             finite &= np.isfinite(each).all(axis=tuple(i for i in range(each.ndim) if i != 1))
-        self.truth, self.folds, self.replicates, self.expected = truth, folds, replicates, expected
+        self.truth, self.folds, self.replicates = truth, folds, replicates
         self.cheap, self.further = cheap[:, finite], [each[:, finite] for each in further]
         self.quick, self.beyond = ([each[:, finite] for each in part] for part in (quick, beyond))
+        self.expected = None if expected is None else (expected[0][:, finite], expected[1][finite])
 
     def parts(self, of: Function, threshold: float | None = None) -> list[Part]:
         if not self.cheap.shape[1]:
             return [Part(of(self.truth))]
-        left, rest, chances = of(self.truth).astype(np.float64), [], []
+        left, rest, chances, used = of(self.truth).astype(np.float64), [], [], np.zeros(self.cheap.shape[1])
         for fold, further in enumerate(self.further):
             mine = self.folds == fold
             predict = of if threshold is None else self._chance(~mine, threshold)
             own, others = predict(self.cheap[mine]), predict(further)
-            coefficients = np.ones(1)  # of a chance: answers above a threshold may be too few to fit one
-            if threshold is None:
-                coefficients = coefficients_for(of(self.cheap[~mine]), of(self.truth[~mine]))
+            function = of if threshold is None else lambda values: values
+            coefficients = coefficients_for(function(self.cheap[~mine]), function(self.truth[~mine]))
+            used += mine.mean() * coefficients**2
+            if threshold is not None:  # a chance as it is: answers above a threshold may be too few to fit one
+                coefficients = np.ones(1)
             sums = [others - predict(self.quick[fold]), predict(self.beyond[fold])] if self.quick else [others]
             left[mine] -= (own - sum(each.mean(axis=0) for each in sums)) @ coefficients
             for each in sums:
                 values = mine.mean() * ((each - each.mean(axis=0)) @ coefficients)
                 rest.append(Part(values.reshape(self.replicates or len(values), -1).mean(axis=1)))
             chances.append(float(np.mean(others * (1.0 - others))) if threshold is not None else 0.0)
-        floor = max(float(np.mean(chances)), self._share * float(np.var(of(self.truth), ddof=1)))
-        rare = 1.0 if self.expected is None else RARE
+        share, rare = self._expected(used)
+        floor = max(float(np.mean(chances)), share * float(np.var(of(self.truth), ddof=1)))
         return [Part(left, lost=self.cheap.shape[1], floor=floor, rare=rare), *rest]
 
-    @property
-    def _share(self) -> float:
-        """Share of the variance of the truth that the predictions expect of their errors."""
-        if self.expected is None or self.truth.ndim > 1:
-            return 0.0
+    def _expected(self, used: Array) -> tuple[float, float]:
+        """Return the share of the truth's variance that is expected to be left, and answers for a degree of freedom.
+
+        ``used``: squares of the coefficients of the predictions.
+        """
+        if self.expected is None:
+            return 0.0, 1.0
         own, average = self.expected
-        seen = float(np.var(self.truth - self.cheap[:, 0]))
-        times = max(seen / max(float(np.mean(own)), 1e-300), 1.0)
-        return min(times * average / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0)
+        expects = average > 0.0
+        rare = 1.0 + (RARE - 1.0) * min(float(used[expects].sum()), 1.0)
+        if self.truth.ndim > 1:
+            return 0.0, rare
+        seen = np.var(self.truth[:, None] - self.cheap[:, expects], axis=0)
+        times = np.maximum(seen / np.maximum(own[:, expects].mean(axis=0), 1e-300), 1.0)
+        left = float(used[expects] @ (times * average[expects]))
+        return min(left / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0), rare
 
     def _chance(self, known: npt.NDArray[np.bool_], threshold: float) -> Function:
         """Return what takes predictions to the chance ``(n, 1)`` of an answer above a threshold."""
@@ -294,33 +304,6 @@ def quantile(sampled: Sampled, share: float) -> Estimate:
     return Estimate(value, low, high, error, probability(sampled, value).worth if math.isfinite(error) else 0.0)
 
 
-def sobol(sampled: Sampled, number: int) -> tuple[Estimate, Estimate]:
-    """Estimate the first-order and the total index of a parameter.
-
-    The answers of a sample are those at independent points A and B, then at A with parameter 0, 1, ... taken from B.
-
-    Sources: Saltelli et al. (2010), Comput. Phys. Commun. 181; Jansen (1999), ibid. 117.
-    """
-    middle = float(np.mean(sampled.truth[..., :2]))
-    alone = _ratio(sampled, lambda q: (q[..., 1] - middle) * (q[..., 2 + number] - q[..., 0]))
-    together = _ratio(sampled, lambda q: 0.5 * (q[..., 0] - q[..., 2 + number]) ** 2)
-    return alone, together
-
-
-def _ratio(sampled: Sampled, of: Function) -> Estimate:
-    """Estimate the mean of a function over the variance."""
-
-    def spread(q: Array) -> Array:
-        return 0.5 * (q[..., 0] - q[..., 1]) ** 2
-
-    total = mean(sampled, spread).value
-    if not total > 0.0:
-        return Estimate(math.nan, -math.inf, math.inf, math.inf, 0.0)
-    first = mean(sampled, of).value / total
-    left = mean(sampled, lambda q: (of(q) - first * spread(q)) / total)
-    return Estimate(first + left.value, first + left.low, first + left.high, left.standard_error, left.worth)
-
-
 def _estimate(parts: Sequence[Part], *, plain: float) -> Estimate:
     """Sum the means of parts; ``plain`` is the variance of a single answer."""
     value = float(sum(part.values.mean() for part in parts))
@@ -352,14 +335,19 @@ def _coefficients(cheap_NL: Array, truth_N: Array) -> Array:
 def coefficients_for(cheap_NL: Array, truth_N: Array) -> Array:
     """Return such coefficients as far as the answers show that the best prediction as it is, 1 and 0, is no better.
 
+    The last prediction is taken alone, as it is, unless another leaves half of what it leaves at most: between equals
+    the errors of that are expected, see ``Controlled``.
     Errors that are rare and large would else move the coefficients more than they are worth. The distance is measured
     by a covariance that holds whatever the distribution of the errors is, and two a coefficient are taken off it.
 
     Source: MacKinnon & White (1985), J. Econometrics 29, HC3.
     """
     fitted, centred, scale = _fitted(cheap_NL, truth_N)
-    as_it_is = np.zeros(cheap_NL.shape[1])
-    as_it_is[int(np.argmin(np.var(truth_N[:, None] - cheap_NL, axis=0)))] = 1.0
+    as_it_is, alone = np.zeros(cheap_NL.shape[1]), np.var(truth_N[:, None] - cheap_NL, axis=0)
+    if len(alone) > 1 and alone[:-1].min() > 0.5 * alone[-1]:
+        as_it_is[-1] = 1.0
+        return as_it_is
+    as_it_is[int(np.argmin(alone))] = 1.0
     used = scale > 0.0
     scaled, away = centred[:, used] / scale[used], ((fitted - as_it_is) * scale)[used]
     inverse = np.linalg.pinv(scaled.T @ scaled, rcond=1e-8)

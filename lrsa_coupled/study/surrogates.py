@@ -167,6 +167,13 @@ def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> 
     return np.stack([each.predict(parameters) for each in surrogates], axis=1)
 
 
+def spread_of(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:
+    """Return the variances ``(N, L, Q)`` that surrogates expect of their errors, 0 where they expect nothing."""
+    found = [each.spread(parameters) for each in surrogates]
+    zero = 0.0 * next((each for each in found if each is not None), np.zeros((len(parameters), 1)))
+    return np.stack([zero if each is None else each for each in found], axis=1)
+
+
 def numbers(parameters: Sequence[Any]) -> Array:
     """Return the real numbers of parameters ``(N, d)``; integers, seeds and counts, are none of them."""
     names = [f.name for f in dataclasses.fields(parameters[0])]

@@ -12,6 +12,7 @@ from scipy import stats
 
 from lrsa_coupled.study import allocation
 from lrsa_coupled.study.quasi import quasi_samples
+from lrsa_coupled.study.sobol import sobol
 from lrsa_coupled.study.statistics import (
     Controlled,
     Estimate,
@@ -23,7 +24,6 @@ from lrsa_coupled.study.statistics import (
     mean,
     probability,
     quantile,
-    sobol,
     variance,
 )
 
@@ -172,10 +172,10 @@ def test_errors_that_predictions_expect_and_few_answers_do_not_show() -> None:
     """As much is left at least, more where the answers show more than is expected there; no more than the variance."""
     rng = np.random.default_rng(0)
     y, rest = rng.standard_normal(50), rng.standard_normal((FOLDS, 20_000))
-    cheap, own = (y + 1e-2 * rng.standard_normal(50))[:, None], np.full(50, 1e-4)
+    cheap, own = (y + 1e-2 * rng.standard_normal(50))[:, None], np.full((50, 1), 1e-4)
     found = [
         mean(Controlled(y, cheap, list(rest[:, :, None]), np.arange(50) % FOLDS, expected=expected))
-        for expected in (None, (own, 0.0), (own, 0.1), (own / 3.0, 0.1), (own, 1e9))
+        for expected in (None, *((own / less, np.array([a])) for less, a in ((1, 1e-9), (1, 0.1), (3, 0.1), (1, 1e9))))
     ]
     errors = [each.standard_error for each in found]
     assert errors[0] == errors[1] < errors[2] < errors[3] < errors[4] < 1.5 / math.sqrt(50)
