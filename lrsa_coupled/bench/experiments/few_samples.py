@@ -57,8 +57,8 @@ def run(args: Namespace, samples: Samples) -> Results:
 
     case, comm, sizes = samples.case, samples.comm, sorted({*args.sizes})
     store = DataStore(args.data)
-    least = [size for size in sizes if size > 0 or args.unsolved is None]
-    if comm.size > 1 or least[:1] < [3] or len(store.solved) < sizes[-1]:
+    too_few = [size for size in sizes if size < 3 and (size or args.unsolved is None)]
+    if comm.size > 1 or too_few or len(store.solved) < sizes[-1]:
         given = f"{counted(comm.size, 'rank')}, sizes {sizes[0]} to {sizes[-1]}, {len(store.solved)} solved samples"
         text = "few-samples needs one rank and sizes from 3 (or 0, with --unsolved) to the number of samples"
         raise ValueError(f"{text}, got {given}")
