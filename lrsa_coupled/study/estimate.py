@@ -16,6 +16,7 @@ import dataclasses
 import json
 import logging
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import nearest
-from lrsa_coupled.study.methods import METHODS, Method, OperatorMethod
+from lrsa_coupled.study.methods import FOLDS, FURTHER, LEARNT, METHODS, Method, OperatorMethod
 from lrsa_coupled.study.operator_model import trained
 from lrsa_coupled.study.pilot import SampleDraw, Study
 from lrsa_coupled.study.result import Result, Statistics, read_result
@@ -58,6 +59,9 @@ COARSEST = 2
 
 LEAST_PILOT = 10
 """Samples of a pilot at least."""
+
+TRIAL = 0.1
+"""What trying an operator may take, relative to what the best other method is expected to."""
 
 ROUNDS = 12
 """Times that solves are added at most."""
@@ -267,14 +271,20 @@ def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[
         has_operator = study.model is not None and study.case.points is not None
         names = [name for name in METHODS if name != OperatorMethod.name or has_operator]
     methods = {name: METHODS[name](study) for name in names}
-    targets = {name: _target(study, method, request) for name, method in methods.items()}
-    expected = {name: method.expected(targets[name]) for name, method in methods.items()}
+    targets: dict[str, float] = {}
+    expected: dict[str, float] = {}
     for name, method in methods.items():
-        width = NORMAL * math.sqrt(targets[name])
-        text = method.describe(targets[name])
+        if isinstance(method, OperatorMethod) and expected:
+            cost = _cost_of_trying(method, study)
+            if cost > TRIAL * (min(expected.values()) if request.budget is None else _room(study, request)):
+                logger.info("%s: left out, to try it would take %.3g s x ranks", name, cost)
+                continue
+        targets[name] = _target(study, method, request)
+        expected[name] = method.expected(targets[name])
+        width, text = NORMAL * math.sqrt(targets[name]), method.describe(targets[name])
         logger.info("%s: +- %.3g for about %.3g s x ranks (%s)", name, width, expected[name], text)
-    least = (lambda name: expected[name]) if request.budget is None else (lambda name: targets[name])
-    name = min(names, key=least)
+    least = expected if request.budget is None else targets
+    name = min(least, key=least.__getitem__)
     plan = {"method": name, "expected": expected, "target": targets[name], "error": request.error}
     share(study.comm, lambda: write_text_atomically(path, json.dumps(plan, indent=1) + "\n"))
     return methods[name], expected, targets[name]
@@ -284,14 +294,32 @@ def _target(study: Study, method: Method, request: Request) -> float:
     """Return the variance to reach: for the error, or what the budget allows."""
     if request.error is not None:
         return (request.error / NORMAL) ** 2
-    assert request.budget is not None
-    room = request.budget * study.comm.size
+    room = _room(study, request)
     spread = float(np.var(study.pilots[:, 0, 0], ddof=1)) or 1e-300
     low, high = 1e-12 * spread, spread / study.pilot
     for _ in range(60):
         middle = math.sqrt(low * high)
         low, high = (middle, high) if method.expected(middle) > room else (low, middle)
     return high
+
+
+def _cost_of_trying(method: OperatorMethod, study: Study) -> float:
+    """Return what it takes to see what an operator is worth, by four evaluations, wall time x ranks [s]. Collective."""
+
+    def each() -> float:
+        readout, points = method.make()[0], [study.draw(index) for index in range(4)]
+        readout.moments(points[:2])  # the first evaluation is slower
+        begun = time.perf_counter()
+        readout.moments(points[2:])
+        return (time.perf_counter() - begun) / 2.0
+
+    return share(study.comm, each) * (study.pilot + FOLDS * FURTHER + LEARNT)
+
+
+def _room(study: Study, request: Request) -> float:
+    """Return the budget, wall time x ranks [s]."""
+    assert request.budget is not None
+    return request.budget * study.comm.size
 
 
 def reach(method: Method, error: float | None, target: float) -> dict[str, Sampled]:

@@ -359,8 +359,8 @@ class OperatorMethod(SurrogateMethod):
             return {}
         return {"data": card.data.seconds, "training": card.seconds * card.ranks}
 
-    def make(self) -> Sequence[Surrogate]:
-        return [OperatorReadout(self.study.case, self._predictor, self._known, self._random), GaussianProcess()]
+    def make(self) -> tuple[OperatorReadout, Surrogate]:
+        return (OperatorReadout(self.study.case, self._predictor, self._known, self._random), GaussianProcess())
 
     @cached_property
     def _random(self) -> list[Any]:

@@ -117,10 +117,10 @@ class OperatorReadout(Surrogate):
         self._lines = []
         for column in values_NQ.T:
             line = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-8.0, 3.0, 23)))
-            self._lines.append(line.fit(self._moments(parameters), column))
+            self._lines.append(line.fit(self.moments(parameters), column))
 
     def predict(self, parameters: Sequence[Any]) -> Array:
-        moments = self._moments(parameters)
+        moments = self.moments(parameters)
         return np.stack([line.predict(moments) for line in self._lines], axis=1)
 
     def quick(self) -> Surrogate:
@@ -128,7 +128,8 @@ class OperatorReadout(Surrogate):
         process.fit(self._random, self.predict(self._random))
         return process
 
-    def _moments(self, parameters: Sequence[Any]) -> Array:
+    def moments(self, parameters: Sequence[Any]) -> Array:
+        """Return the moments ``(N, M)``."""
         missing = [each for each in dict.fromkeys(parameters) if each not in self._known]
         self._known |= zip(missing, self._evaluated(missing), strict=True)
         rows, points = np.array([self._known[each] for each in parameters]), numbers(parameters)

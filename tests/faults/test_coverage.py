@@ -19,6 +19,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="estimates need DOLFINx")
 
 from lrsa_coupled.config import Config, LrsaConfig, TrainingConfig, load
+from lrsa_coupled.study import methods
 from lrsa_coupled.study.estimate import Request, estimate
 from lrsa_coupled.study.methods import FOLDS
 from lrsa_coupled.study.quasi import quasi_samples
@@ -28,7 +29,7 @@ from lrsa_coupled.training import checkpoint
 from tests.rods import RodCase, exact_mean
 
 REPEATS, BLOCKS, FURTHER = 100, 4, 64
-WHOLE, RESOLUTION = 10, 16
+WHOLE, RESOLUTION = 100, 16
 OPERATORS = ("random", "constant", "biased", "not a number")
 
 
@@ -106,8 +107,9 @@ def operator(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("method", ["mc", "mlmc", "mfmc", "gp", *OPERATORS])
-def test_whole_estimates(method: str, tmp_path: Path) -> None:
-    """Of 95 %: 91 to 98.5 %, which is within the scatter of so many repeats. A useless operator costs some solves."""
+def test_whole_estimates(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 95 %: 88 % at least, within three deviations of so many repeats. A useless operator costs some solves."""
+    monkeypatch.setattr(methods, "LEARNT", 64)  # a quick model of an operator that says nothing
     asked = {"error": 0.004, "pilot": 32, "quantities": ("integral",), "method": method}
     if method in OPERATORS:
         asked |= {"method": "operator", "model": str(operator(tmp_path / "model", method))}
@@ -119,5 +121,5 @@ def test_whole_estimates(method: str, tmp_path: Path) -> None:
         covered += found.low <= exact <= found.high
         worth.append(found.worth / result.solves[str(RESOLUTION)])
     print(f"{method}: {covered / WHOLE:.3f}, worth {np.mean(worth):.2f} times its solves")
-    assert 0.91 <= covered / WHOLE <= 0.985
+    assert covered / WHOLE >= 0.88
     assert method not in OPERATORS or np.mean(worth) > 0.9

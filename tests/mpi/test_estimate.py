@@ -120,6 +120,8 @@ def test_an_operator_trained_by_the_way(shared_path: Path) -> None:
     made = given.made_before
     assert made["data"] == pytest.approx(result.seconds["solves to train on"], abs=1e-3) and made["training"] > 0.0
     assert "times with the" in table(given) and "for the model's data and training" in table(given)
+    auto = estimate(RodCase(), Config(), Request(("integral",), error=0.02, model=model), shared_path / "auto", COMM)
+    assert "mc" in auto.expected and "operator" not in auto.expected  # to try it takes more than these solves
     with pytest.raises(ValueError, match="samples of an estimate must be unseen: the seed 4 is that of the data"):
         settings = load(Config(), assignments=["problem.seed=4"])
         estimate(RodCase(), settings, Request(error=0.02, method="operator", model=model), shared_path / "seen", COMM)
