@@ -19,7 +19,7 @@ from mpi4py import MPI
 pytest.importorskip("dolfinx", reason="estimates need DOLFINx")
 
 from lrsa_coupled.config import Config, LrsaConfig, TrainingConfig, load
-from lrsa_coupled.study import methods
+from lrsa_coupled.study import methods, surrogates
 from lrsa_coupled.study.estimate import Request, estimate
 from lrsa_coupled.study.methods import FOLDS
 from lrsa_coupled.study.quasi import quasi_samples
@@ -109,7 +109,8 @@ def operator(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize("method", ["mc", "mlmc", "mfmc", "gp", *OPERATORS])
 def test_whole_estimates(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 95 %: 85 % at least, within four deviations of so many repeats. A useless operator costs some solves."""
-    monkeypatch.setattr(methods, "LEARNT", 64)  # a quick model of an operator that says nothing
+    for module, name, value in ((methods, "LEARNT", 64), (surrogates, "POINTS", 16)):
+        monkeypatch.setattr(module, name, value)  # an operator that says nothing takes less time so
     asked = {"error": 0.008, "pilot": 32, "quantities": ("integral",), "method": method}
     if method in OPERATORS:
         asked |= {"method": "operator", "model": str(operator(tmp_path / "model", method))}
