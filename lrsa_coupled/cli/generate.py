@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lrsa_coupled import mpi
+from lrsa_coupled import catalog, mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings, listed
 from lrsa_coupled.cli._startup import check_petsc, prepare, start
 
@@ -46,7 +46,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
             retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
         )  # fmt: skip
     if code == 0:
-        loss = " --set training.loss=residual" if config.generate.unsolved else ""
+        own = "" if catalog.is_shipped(args.case) else f" --case {args.case}"
+        loss = f" --set training.loss=residual{own}" if config.generate.unsolved else ""
         mpi.print_once(f"next: lrsa-coupled train {args.out} --out MODEL --minutes 4{loss}")
     return code
 

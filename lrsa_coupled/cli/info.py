@@ -5,9 +5,13 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lrsa_coupled.cli._arguments import add_data, listed
 from lrsa_coupled.cli._startup import one_process
+
+if TYPE_CHECKING:
+    from lrsa_coupled.data.store import DataStore
 
 HELP = "describe a data set"
 EXAMPLE = "lrsa-coupled info my/data"
@@ -49,19 +53,23 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     for reason, indices in sorted(store.failures().items()):
         print(f"{len(indices)} failed: {reason} (sample {listed(indices)})")
     if args.statistics:
-        from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
-
-        quantities = quantity_statistics(store)
-        for field in [*field_statistics(store), *quantities]:
-            error = f"standard error {field.standard_error:.2g}"
-            print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
-        if failed := len(store.entries) - len(store.solved):
-            print(f"of the samples that are solved: {failed} failed ones are in no mean")
-        if card.resolution == 0 and not quantities:
-            print(
-                "of the samples that are kept: a script that learns keeps more of its first solves than of later ones"
-            )
+        _print_statistics(store, nodes)
     return 0
+
+
+def _print_statistics(store: DataStore, nodes: Sequence[int]) -> None:
+    from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
+
+    quantities = quantity_statistics(store)
+    for field in [*field_statistics(store), *quantities]:
+        error = f"standard error {field.standard_error:.2g}"
+        print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
+    if store.card.resolution == 0 and max(nodes) > 2 * min(nodes):
+        print("of all meshes together: solves on fine and on coarse ones count alike, a folder for each has its own")
+    if failed := len(store.entries) - len(store.solved):
+        print(f"of the samples that are solved: {failed} failed ones are in no mean")
+    if store.card.resolution == 0 and not quantities:
+        print("of the samples that are kept: a script that learns keeps more of its first solves than of later ones")
 
 
 def _size(path: Path) -> int:

@@ -30,6 +30,10 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     from lrsa_coupled.study.cases import CaseStudy
     from lrsa_coupled.study.study import Learning
 
+    if config.generate.quantities:
+        raise ValueError(
+            "study keeps no quantities: generate --set generate.quantities=true --set generate.guess=learning does"
+        )
     prepare(comm, args.out)
     learning = Learning(str(args.out), solves=config.generate.samples, when=args.when)
     study = CaseStudy(case, config, learning, comm)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from lrsa_coupled.data.store import DataStore
     from lrsa_coupled.training.group import ProcessGroup
     from lrsa_coupled.training.physics import Physics
+
+RESIDUALS = {"best_error": "best_residual", "errors": "residuals"}
+"""What the numbers are of a training without solutions."""
+logger = logging.getLogger(__name__)
 
 STOPPED = 3
 """Exit code: a signal ended the run early; the same command goes on."""
@@ -61,13 +66,15 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     group = torchrun_group() or (mpi_group(mpi.world()) if mpi.size() > 1 else ProcessGroup())
     config = train_config(args, store := DataStore(args.data))
     physics = _physics(args, config, store)
+    if config.training.minutes is None:
+        logger.info("%d epochs; --minutes M ends by the clock instead", config.training.epochs)
     with mpi.StopSignals() as signals:
         resume = not args.no_resume
         summary = train(
             args.data, args.out, config, resume=resume, group=group, stop=lambda: signals.name, physics=physics
         )
     if group.rank == 0:
-        print_summary(summary)
+        print_summary({RESIDUALS.get(name, name) if physics else name: value for name, value in summary.items()})
         print(_next(args, DataStore(args.data).card) if "stopped" not in summary else "next: the same command goes on")
     return STOPPED if "stopped" in summary else 0
 
@@ -116,7 +123,10 @@ def _physics(args: Namespace, config: Config, store: DataStore) -> Physics | Non
     from lrsa_coupled.data.store import DataStore
     from lrsa_coupled.generation.unsolved import SamplePhysics
 
-    case = catalog.load_case(args.case or store.card.schema.name, store.card.settings.get("options"))
+    name = store.card.schema.name
+    if args.case is None and not catalog.is_shipped(name):
+        raise ValueError(f"training.loss={config.training.loss} needs the case of the data, '{name}': --case PATH")
+    case = catalog.load_case(args.case or name, store.card.settings.get("options"))
     labels = None if config.training.labels is None else DataStore(Path(config.training.labels))
     return SamplePhysics(case, store.card, by_energy=config.training.loss == "energy", labels=labels)
 

@@ -75,6 +75,7 @@ class Differentiable:
             self._energy = Energy(problem)
         self._system = System(self._equation, self.coefficients, residual)
         self._quantities: dict[Any, list[UflFunctional]] = {}
+        self._differentiated: set[str] = set()  # coefficients that a call had with derivatives
         _check(self._equation, self.coefficients, [form for form in (residual, energy) if form is not None])
 
     def values(self, name: str | None = None) -> Tensor:
@@ -100,10 +101,17 @@ class Differentiable:
     def quantity(self, quantity: Quantity | ufl.Form, u: Tensor, /, **coefficients: Tensor) -> Tensor:
         """Return a number of ``u``, a shared one: a UFL form without arguments, or a ``Quantity`` of a ``Problem``.
 
-        ``Quantity.of`` is differentiated by differences of fourth order.
+        ``Quantity.of`` is differentiated by differences of fourth order. ValueError where ``u`` was solved for with
+        derivatives by a coefficient of the form that is not given here: ``quantity(k * u * dx, solve(k=k), k=k)``.
         """
+        forms = self._forms(quantity)
+        with collective_errors(self.comm):
+            for name in sorted(self._differentiated - {*coefficients}) if u.grad_fn is not None else ():
+                if any(_depends_on(form, self.coefficients[name]) for form in forms):
+                    text = f"the quantity depends on '{name}', too, whose derivatives would be incomplete"
+                    raise ValueError(f"{text}: quantity(form, u, {name}=...)")
         if quantity not in self._quantities:
-            self._quantities[quantity] = [UflFunctional(form, self.comm) for form in self._forms(quantity)]
+            self._quantities[quantity] = [UflFunctional(form, self.comm) for form in forms]
         functionals = self._quantities[quantity]
         numbers = [self._call(NumberPullback(self._system, each), u, coefficients) for each in functionals]
         if not isinstance(quantity, Quantity) or quantity.of is None:
@@ -152,10 +160,16 @@ class Differentiable:
                 if name not in self.coefficients:
                     raise ValueError(f"expected a coefficient, got '{name}'{nearest(name, [*self.coefficients])}")
                 given[f"'{name}'"] = self.coefficients[name], values
+                if isinstance(values, Tensor) and values.requires_grad:
+                    self._differentiated.add(name)
             tensors = [_tensor(name, *item) for name, item in given.items()]
         call.variables = [variable for variable, _ in given.values()]
         result: Tensor = _Node.apply(call, *tensors)
         return result
+
+
+def _depends_on(form: ufl.Form, variable: Variable) -> bool:
+    return any(each is variable for each in (*form.coefficients(), *form.constants()))
 
 
 class _Node(torch.autograd.Function):

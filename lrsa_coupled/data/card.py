@@ -84,6 +84,8 @@ class DataCard:
         mine, others = self._compared(defaults), other._compared(defaults)
         for key in [*mine, *others]:
             if mine.get(key) != others.get(key):
+                if key == "unsolved":
+                    return "solved samples" if others.get(key) else "samples without solutions"
                 return f"{key} {mine.get(key)} instead of {others.get(key)}"
         return SOURCE if None not in (self.source, other.source) and self.source != other.source else None
 

@@ -138,6 +138,8 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
         ValueError: For an unknown quantity or method, or a folder with another request; on all ranks.
         StoppedError: After SIGTERM or SIGUSR1; the same call goes on.
     """
+    if not request.quantities:
+        request = dataclasses.replace(request, quantities=tuple(quantity.name for quantity in case.quantities))
     create(case, config, request, folder, comm=comm)
     if (known := share(comm, lambda: read_result(folder))) is not None:
         return known
@@ -147,10 +149,16 @@ def estimate(case: Case, config: Config, request: Request, folder: Path, comm: M
     indices = {} if request.sobol is None else sensitivities(method, request.sobol)
     result = _result(method, request, expected=expected, sampled=sampled)
     result = dataclasses.replace(result, sobol=indices)
-    text = json.dumps(dataclasses.asdict(result), indent=1) + "\n"
-    share(comm, lambda: write_text_atomically(folder / "result.json", text))
+    share(comm, lambda: _write(folder, result, samples=method.least))
     study.solves.free()
     return result
+
+
+def _write(folder: Path, result: Result, *, samples: int) -> None:
+    """Write a result; the plan keeps of how many samples it is: what is asked beside is made of these, too."""
+    plan = read_json(folder / "plan.json", infinite=True) | {"samples": samples}
+    write_text_atomically(folder / "plan.json", json.dumps(plan, indent=1) + "\n")
+    write_text_atomically(folder / "result.json", json.dumps(dataclasses.asdict(result), indent=1) + "\n")
 
 
 def create(case: Case, config: Config, request: Request, folder: Path, *, comm: MPI.Intracomm) -> None:
@@ -239,6 +247,8 @@ def _create(case: Case, config: Config, request: Request, folder: Path) -> None:
                     f"{folder} holds an estimate with {key} = {known.get(key)}, not {asked[key]}: take another folder"
                 )
         if not changed or (changed == ["error"] and _is_reached(folder, request)):
+            if changed:
+                logger.info("%s holds the estimate with a smaller error already, which stays", folder)
             return
         if {"error", "budget"} & {*changed} and not _is_reached(folder, request):
             (folder / "plan.json").unlink(missing_ok=True)
@@ -265,7 +275,9 @@ def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[
     path = folder / "plan.json"
     known = share(study.comm, lambda: read_json(path, infinite=True) if path.is_file() else {})
     if known:
-        return METHODS[known["method"]](study), known["expected"], known["target"]
+        method = METHODS[known["method"]](study)
+        method.least = known.get("samples", 0)
+        return method, known["expected"], known["target"]
     names = [request.method]
     if request.method == "auto":
         has_operator = study.model is not None and study.case.points is not None

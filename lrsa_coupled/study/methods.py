@@ -46,6 +46,8 @@ class Method(ABC):
     """A method, for a study whose pilot is solved. ``target`` is the variance of the first quantity's estimate."""
 
     name: str
+    least = 0
+    """Samples at least, those that the last result was made of."""
 
     def __init__(self, study: Study) -> None:
         self.study = study
@@ -94,7 +96,8 @@ class MonteCarlo(Method):
 
     def sampled(self, target: float) -> dict[str, Sampled]:
         study = self.study
-        table = study.values(study.resolutions[:1], range(max(self._plan(target).counts[0], study.pilot)))[:, 0]
+        self.least = max(self._plan(target).counts[0], study.pilot, self.least)
+        table = study.values(study.resolutions[:1], range(self.least))[:, 0]
         return {name: Plain(column) for name, column in zip(study.names, table.T, strict=True)}
 
     def describe(self, target: float) -> str:
@@ -231,7 +234,8 @@ class SurrogateMethod(Method):
 
     def _made(self, solves: int, target: float) -> dict[str, Sampled]:
         """Solve, fit, and double the further points until they leave their share of the variance at most."""
-        name, further, solves = self.study.names[0], FURTHER, max(solves, self.study.pilot)
+        name, further, solves = self.study.names[0], FURTHER, max(solves, self.study.pilot, self.least)
+        self.least = solves
         while True:
             found = self._fitted(solves, further)
             rest = sum(part.variance for part in found[name].parts(lambda values: values)[1:])
@@ -306,10 +310,7 @@ class SurrogateMethod(Method):
         return {name: _controlled(found, truth, folds, q) for q, name in enumerate(study.names)}
 
     def fitted(self, points: Sequence[Any], values_NQ: Array) -> Fitted:
-        """Fit surrogates; return what predicts ``(M, L, Q)`` by each, by quick models of them, and their spreads.
-
-        None instead of the second where the surrogates are quick.
-        """
+        """Fit surrogates; return what predicts ``(M, L, Q)``, what does quickly (None if that does), their spreads."""
         surrogates = self.make()
         for surrogate in surrogates:
             surrogate.fit(points, values_NQ)

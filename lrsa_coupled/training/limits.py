@@ -43,8 +43,8 @@ def what_limits(run: Run, valid_error: float) -> str:
     errors_SP = validate(run, samples, precision=run.config.training.precision)
     # An energy is no measure of what is left: it ends at another number for each sample.
     what, key = ("error", "loss") if run.physics is None else ("residual", "valid_error")
-    losses = read_losses(run.out, key) if run.group.rank == 0 else []
-    return sentence(valid_error, float(weighted_mean(errors_SP, run.fields)), losses, what=what)
+    losses, epochs = (read_losses(run.out, name) if run.group.rank == 0 else [] for name in (key, "loss"))
+    return sentence(valid_error, float(weighted_mean(errors_SP, run.fields)), losses, what=what, epochs=len(epochs))
 
 
 def read_losses(out: Path, key: str = "loss") -> list[float]:
@@ -56,14 +56,15 @@ def read_losses(out: Path, key: str = "loss") -> list[float]:
     return [loss for loss in losses if isinstance(loss, float)]
 
 
-def sentence(valid_error: float, train_error: float, losses: Sequence[float], *, what: str = "error") -> str:
+def sentence(valid_error: float, train_error: float, losses: Sequence[float], *, what: str = "error",
+             epochs: int | None = None) -> str:  # fmt: skip
     """Say what limits a model of these errors and this loss of each epoch."""
     both = f"{what} {valid_error:.2%} on validation samples, {train_error:.2%} on training samples"
     if valid_error > THRESHOLDS.gap * train_error:
         return f"too few samples ({both}): more of them help most"
-    fifth = len(losses) // 5
-    if len(losses) < THRESHOLDS.epochs:
-        return f"too few steps ({both}, {len(losses)} epochs): {LONGER}"
+    fifth, epochs = len(losses) // 5, len(losses) if epochs is None else epochs
+    if epochs < THRESHOLDS.epochs or not fifth:
+        return f"too few steps ({both}, {epochs} epochs): {LONGER}"
     if sum(losses[2 * fifth : 3 * fifth]) < THRESHOLDS.falling * sum(losses[fifth : 2 * fifth]):
         return f"too few steps ({both}, the loss was still falling): {LONGER}"
     return f"too small ({both}, the loss no longer fell): a larger operator.width or a longer training helps most"

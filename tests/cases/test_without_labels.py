@@ -110,7 +110,7 @@ def test_what_needs_solutions_is_refused(
     refused: tuple[tuple[Callable[[], int], str], ...] = (
         (lambda: train(unsolved, out), "holds samples without solutions: they are for training.loss=energy or resid"),
         (lambda: run("merge", unsolved, solved, "--out", out), "some of the data sets hold samples without solutions"),
-        (lambda: run("generate", *data_set, unsolved), "unsolved True instead of"),
+        (lambda: run("generate", *data_set, unsolved), "holds a data set with samples without solutions; choose"),
         (lambda: run("generate", "convection", "--unsolved", "--out", out), "those of 'convection' are steps of time"),
         (lambda: run("train", solved, "--out", out, "--case", "darcy"), "--case has no effect with training.loss=data"),
         (lambda: train(solved, out, f"training.labels={solved}"), "training.labels has no effect with training.loss="),

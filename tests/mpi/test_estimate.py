@@ -98,6 +98,8 @@ def test_solves_of_a_case_that_has_changed_are_refused(shared_path: Path, monkey
 def test_another_goal_goes_on_with_the_solves_that_are_there(shared_path: Path) -> None:
     asked = {"method": "gp", "quantities": ("integral",)}
     first = run(shared_path / "one", error=8e-3, **asked)
+    beside = run(shared_path / "one", error=8e-3, above=(0.15,), **asked)
+    assert beside.quantities["integral"].mean == first.quantities["integral"].mean and beside.solves == first.solves
     further = run(shared_path / "one", error=3e-3, above=(0.15,), **asked)
     assert further.reached and not first.quantities["integral"].above
     assert run(shared_path / "one", error=3e-3, above=(0.15,), **asked) == further  # as it was, no solve and no fit

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mpi4py import MPI
 
 pytest.importorskip("dolfinx", reason="quantities are assembled by DOLFINx")
@@ -27,6 +28,7 @@ from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Problem
+from tests.mpi.test_differentiable import linear
 from tests.rods import RodCase
 
 pytestmark = pytest.mark.two_ranks
@@ -158,3 +160,20 @@ def test_what_is_no_quantity_is_refused() -> None:
         choose([], [], of="own")
     assert choose(case.quantities, [], of="darcy") == case.quantities
     assert [q.name for q in choose(case.quantities, ["outflow_right"] * 2, of="darcy")] == ["outflow_right"]
+
+
+def test_a_quantity_of_a_coefficient_that_was_solved_with_needs_it() -> None:
+    """Its derivative would lack that part; given, it has it, against a difference."""
+    kind = linear(COMM)
+    functions, source = kind.functions, kind.functions.values("source").requires_grad_()
+    goal = kind.coefficients["source"] * kind.problem.u * ufl.dx
+    u = functions.solve(source=source)
+    with pytest.raises(ValueError, match=r"depends on 'source', too, .*: quantity\(form, u, source=...\)"):
+        functions.quantity(goal, u)
+    (slope,) = torch.autograd.grad(functions.quantity(goal, u, source=source), source)
+    ends = []
+    for factor in (1.001, 0.999):
+        moved = factor * source.detach()
+        ends.append(float(functions.quantity(goal, functions.solve(source=moved), source=moved)))
+    along = float(functions.total((slope * source.detach()).sum()))
+    assert along == pytest.approx((ends[0] - ends[1]) / 0.002, rel=1e-5)
