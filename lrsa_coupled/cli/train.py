@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 
 RESIDUALS = {"best_error": "best_residual", "errors": "residuals"}
 """What the numbers are of a training without solutions."""
-logger = logging.getLogger(__name__)
-
 STOPPED = 3
 """Exit code: a signal ended the run early; the same command goes on."""
 LEAST_MINUTES = 0.25
@@ -66,8 +63,6 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     group = torchrun_group() or (mpi_group(mpi.world()) if mpi.size() > 1 else ProcessGroup())
     config = train_config(args, store := DataStore(args.data))
     physics = _physics(args, config, store)
-    if config.training.minutes is None:
-        logger.info("%d epochs; --minutes M ends by the clock instead", config.training.epochs)
     with mpi.StopSignals() as signals:
         resume = not args.no_resume
         summary = train(

@@ -110,6 +110,9 @@ def _train(
         run = dataclasses.replace(run, data_seconds=store.seconds())
     if progress is None:
         progress = Progress()
+        if config.training.minutes is None:
+            epochs, steps = config.training.epochs, run.steps_per_epoch
+            LOGGER.info("%d epochs of %d steps; --minutes M ends by the clock instead", epochs, steps)
     else:
         load_state(out / "last", run.models, optimisers=run.optimisers)
         if len(progress.losses) >= run.steps_per_epoch:

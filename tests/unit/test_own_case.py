@@ -142,12 +142,13 @@ def test_what_a_callback_returns_is_checked(
 
 
 def test_methods_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for wrong, message in {
+    wrongs = {
         '{"direct": dict}': "methods()['direct'] of 'plate' must be a Solver or a function that returns one",
         '{"direct": None}': "or a function that returns one, got None",
         '["direct"]': "methods() of 'plate' must return solvers by name, got list",
-    }.items():
-        path = write_case(tmp_path / "case")
+    }
+    for number, (wrong, message) in enumerate(wrongs.items()):
+        path = write_case(tmp_path / f"case{number}")  # bytecode of a file as long and as old would be taken
         path.write_text(CASE.replace('{"direct": self.make}', wrong))
         assert cli.main(["solve", str(path), "--out", str(tmp_path / "out"), "--quiet"]) == 2
         text = capsys.readouterr().err
