@@ -23,6 +23,9 @@ from lrsa_coupled.operators.normalise import Normaliser
 from lrsa_coupled.operators.precision import in_full_precision
 from lrsa_coupled.operators.reducer import Reducer
 
+type Head = Callable[[Tensor, Tensor], Tensor]
+"""Takes the last features and the nodal inputs of points to what is wanted there."""
+
 
 @final
 class Operator(nn.Module):
@@ -129,53 +132,14 @@ class Operator(nn.Module):
         chunk_size: int | None = None,
     ) -> tuple[Tensor, list[Tokens]]:
         """Predict as ``forward`` does, and return the tokens of all blocks for ``decode``, if it is supported."""
-        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
-        if not self.config.takes_parts:
-            self._needs_one_piece(reducer, chunk_size)
-            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN, self._outputs), []
-        features_BNC, tokens = self._through_blocks(
-            points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=chunk_size
-        )
-        return over_chunks(self._outputs, [features_BNC, inputs_BNF], size=chunk_size), tokens
+        fields = (points_BNd, inputs_BNF, scalars_BG, mass_BN)
+        return self._encoded(self._outputs, *fields, reducer=reducer, chunk_size=chunk_size)
 
-    def last_features(
-        self,
-        points_BNd: Tensor,
-        inputs_BNF: Tensor,
-        scalars_BG: Tensor,
-        mass_BN: Tensor | None = None,
-        *,
-        reducer: Reducer | None = None,
-    ) -> Tensor:
+    def last_features(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None = None,
+                      *, reducer: Reducer | None = None) -> Tensor:  # fmt: skip
         """Return what the head maps to normalised outputs ``(B, N, C)``. Collective and errors as ``forward``."""
-        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
-        if not self.config.takes_parts:
-            self._needs_one_piece(reducer, None)
-            return self._whole(points_BNd, inputs_BNF, scalars_BG, mass_BN, self._last)
-        features_BNC, _ = self._through_blocks(
-            points_BNd, inputs_BNF, scalars_BG, mass_BN, reducer=reducer, chunk_size=None
-        )
-        return self._last(features_BNC, inputs_BNF)
-
-    def _through_blocks(
-        self,
-        points_BNd: Tensor,
-        inputs_BNF: Tensor,
-        scalars_BG: Tensor,
-        mass_BN: Tensor | None,
-        *,
-        reducer: Reducer | None,
-        chunk_size: int | None,
-    ) -> tuple[Tensor, list[Tokens]]:
-        if reducer is None and points_BNd.shape[1] == 0:
-            raise ValueError("the operator needs at least one point")
-        features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
-        bias_BN = self._log_mass(mass_BN, reducer)
-        all_tokens = []
-        for block in self.blocks:
-            features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
-            all_tokens.append(tokens)
-        return features_BNC, all_tokens
+        fields = (points_BNd, inputs_BNF, scalars_BG, mass_BN)
+        return self._encoded(self._last, *fields, reducer=reducer, chunk_size=None)[0]
 
     def decode(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         """Predict, as ``forward`` does, at further points of the problems whose ``tokens`` come from ``encode``.
@@ -198,12 +162,26 @@ class Operator(nn.Module):
     def _name(self) -> str:
         return f"{self.config.kind} on a grid" if self.config.needs_grid else self.config.kind
 
-    def _needs_one_piece(self, reducer: Reducer | None, chunk_size: int | None) -> None:
-        if reducer is not None or chunk_size is not None:
-            raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
+    def _encoded(self, head: Head, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None,
+                 *, reducer: Reducer | None, chunk_size: int | None) -> tuple[Tensor, list[Tokens]]:  # fmt: skip
+        """Apply all blocks and a head; return the tokens, too."""
+        self._check_arguments(points_BNd, inputs_BNF, scalars=scalars_BG, mass=mass_BN)
+        if not self.config.takes_parts:
+            if reducer is not None or chunk_size is not None:
+                raise ValueError(f"operator: {self._name} needs all points on one rank, in one piece; lrsa does not")
+            return self._whole(head, points_BNd, inputs_BNF, scalars_BG, mass_BN), []
+        if reducer is None and points_BNd.shape[1] == 0:
+            raise ValueError("the operator needs at least one point")
+        features_BNC = over_chunks(self._lifted, [points_BNd, inputs_BNF], size=chunk_size, shared=[scalars_BG])
+        bias_BN = self._log_mass(mass_BN, reducer)
+        all_tokens = []
+        for block in self.blocks:
+            features_BNC, tokens = block.encode(features_BNC, bias_BN, reducer=reducer, chunk_size=chunk_size)
+            all_tokens.append(tokens)
+        return over_chunks(head, [features_BNC, inputs_BNF], size=chunk_size), all_tokens
 
-    def _whole(self, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor, mass_BN: Tensor | None,
-               head: Callable[[Tensor, Tensor], Tensor]) -> Tensor:  # fmt: skip
+    def _whole(self, head: Head, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor,
+               mass_BN: Tensor | None) -> Tensor:  # fmt: skip
         """Apply blocks that need all points at once, in the order of the grid when they need one, and a head."""
         grid = find_grid(points_BNd) if self.config.needs_grid else None
         if grid is not None:  # arguments and outputs, not features: these have many columns, and gradients

@@ -59,7 +59,7 @@ def run(args: Namespace, samples: Samples) -> Results:
     case, only = samples.case, [samples.case.default_method]
     predictor = samples.guess().predictor
     layer = FeatureGuess(predictor, case)
-    layer.fit([samples.training_problem(index) for index in range(args.fit)])
+    layer.fit(samples.training_problem(index) for index in range(args.fit))  # one at a time in memory
     further = [FeatureGuess(predictor, case), layer]
     found = compare_methods(case, samples.config, samples.comm, model=samples.model, only=only, guesses=further).results
     rows = [row for name in (*only, LEARNED, *(each.name for each in further)) for row in found.methods[name]]
