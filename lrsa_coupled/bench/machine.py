@@ -10,22 +10,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
-import torch
-
 from lrsa_coupled.bench.rows import Header, flat
 
 
 def header_of(study: str, case: str, settings: Mapping[str, object], *, ranks: int = 1) -> Header:
     """Return a header with settings by nested name, and the versions of what is loaded."""
-    loaded = [name for name in ("dolfinx", "petsc4py", "torch") if name in sys.modules]
-    versions = {"python": platform.python_version()}
-    versions |= {name: str(vars(sys.modules[name])["__version__"]) for name in loaded}
+    import torch
+
     machine: dict[str, str | int] = {
         "processor": _processor(),
         "cores": os.cpu_count() or 1,
         "threads_per_rank": torch.get_num_threads(),
     }
-    return Header(study=study, case=case, ranks=ranks, versions=versions, machine=machine, settings=flat(settings))
+    return Header(study=study, case=case, ranks=ranks, versions=versions(), machine=machine, settings=flat(settings))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is loaded of Python, DOLFINx, PETSc and torch."""
+    loaded = [name for name in ("dolfinx", "petsc4py", "torch") if name in sys.modules]
+    return {"python": platform.python_version()} | {
+        name: str(vars(sys.modules[name])["__version__"]) for name in loaded
+    }
 
 
 def memory(entry: str) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
     from lrsa_coupled.certify.certify import Certified
-    from lrsa_coupled.config import Config
+    from lrsa_coupled.config import Config, GuessConfig
     from lrsa_coupled.guess.learned import LearnedGuess
     from lrsa_coupled.interfaces import Case, Problem, SolveResult
 
@@ -122,21 +122,21 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         ValueError: For an unknown method, or a model that is damaged or of another case; on all ranks.
         OSError: If the folder cannot be written; on all ranks.
     """
-    from lrsa_coupled.certify.surrogate import Surrogate
     from lrsa_coupled.cli._fields import write_fields, write_sample
     from lrsa_coupled.coupling.contract import problem_of
     from lrsa_coupled.coupling.quantities import evaluate
-    from lrsa_coupled.guess.learned import LearnedGuess
 
     case, settings = request.case, request.config
     if request.method is not None and request.method not in case.methods():
         raise ValueError(f"unknown method '{request.method}'{nearest(request.method, [*case.methods()])}")
     with mpi.collective_errors(comm):
         check_kind(request.folder, "result.json")
-        guess = None if request.model is None else LearnedGuess.load(request.model, settings.guess)
+        guess = None if request.model is None else _learned(request.model, settings.guess)
     problem = problem_of(case, comm, request.parameters, settings.problem.resolution or case.resolution)
     result: SolveResult | Certified
     if guess is not None and request.accept is not None:
+        from lrsa_coupled.certify.surrogate import Surrogate  # torch comes with it
+
         result = Surrogate(case, guess, problem, accept=request.accept).solve()
         text, success = describe_certified(result), result.delivered
     else:
@@ -154,9 +154,15 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
     return "\n".join([text, *_quantities(case, numbers)]), success
 
 
+def _learned(model: Path, settings: GuessConfig) -> LearnedGuess:
+    from lrsa_coupled.guess.learned import LearnedGuess  # torch comes with it
+
+    return LearnedGuess.load(model, settings)
+
+
 def described(request: Request, ranks: int) -> dict[str, Any]:
     """Return all that the same solve needs again. Collective: no."""
-    from lrsa_coupled.bench.machine import header_of
+    from lrsa_coupled.bench.machine import versions
 
     case = request.case
     return request.sample | {
@@ -169,15 +175,15 @@ def described(request: Request, ranks: int) -> dict[str, Any]:
         "accept": request.accept,
         "petsc": [*request.petsc],
         "ranks": ranks,
-        "versions": dict(header_of("solve", case.name, {}).versions),
+        "versions": versions(),
     }
 
 
 def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> SolveResult:
     from lrsa_coupled.coupling.residual import reference_norm
     from lrsa_coupled.guess.guarded import GuardedSolver
-    from lrsa_coupled.guess.learned import LEARNED
     from lrsa_coupled.guess.policy import make_policy
+    from lrsa_coupled.guess.record import LEARNED
     from lrsa_coupled.guess.target import CaseTarget
 
     case, settings = request.case, request.config

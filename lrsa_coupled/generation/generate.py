@@ -26,14 +26,10 @@ from lrsa_coupled.generation.failures import check_draw
 from lrsa_coupled.generation.plan import Chain, Generation, is_chained, plan, sample_parameters
 from lrsa_coupled.generation.sample_solver import SampleSolver, SolveBy
 from lrsa_coupled.generation.source import source_digest
-from lrsa_coupled.generation.unsolved import RoughSolutions
-from lrsa_coupled.guess.learned import LearnedGuess
-from lrsa_coupled.guess.nearest import NearestGuess, NearestSample
 from lrsa_coupled.interfaces import Case, InitialGuess
 from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import StopSignals, allreduce, collective_errors, share
 from lrsa_coupled.settings import nearest
-from lrsa_coupled.training.checkpoint import CARD
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +140,8 @@ class _Worker:
         self.writer = ShardWriter(folder, settings.samples_per_shard)
         solve_by = None if learn is None else learn(self.group)
         if settings.unsolved:
+            from lrsa_coupled.generation.unsolved import RoughSolutions  # torch comes with it
+
             solve_by = RoughSolutions(case)
         self.solver = SampleSolver(case, config, self.group, solve_by=solve_by)
         self.shares = Shares(folder)
@@ -211,8 +209,12 @@ class _Worker:
         """Return the guesses of a generation whose samples may use those below ``first``."""
         case, settings = self.case, self.config.generate
         if settings.guess == "learned" and settings.model:
+            from lrsa_coupled.guess.learned import LearnedGuess  # torch comes with it
+
             return [LearnedGuess.load(settings.model, self.config.guess).bind(case)]
         if settings.guess == "nearest" and first:
+            from lrsa_coupled.guess.nearest import NearestGuess, NearestSample  # half a second of SciPy
+
             data = store.DataStore(self.folder)
             below = [index for index in data.solved if index < first]
             return [NearestGuess(case, NearestSample(data, below))] if below else []
@@ -347,6 +349,8 @@ def _settings(case: Case, config: Config) -> dict[str, Any]:
     settings = config.generate
     guess: str = settings.guess
     if settings.model is not None:
+        from lrsa_coupled.training.checkpoint import CARD  # torch comes with it
+
         guess += f" {digest([(Path(settings.model) / CARD).read_bytes()])}"
     entries: dict[str, Any] = {
         "rtol": case.rtol,

@@ -12,9 +12,8 @@ from lrsa_coupled.coupling.contract import features_of
 from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.coupling.residual import set_dirichlet
 from lrsa_coupled.coupling.transfer import NodeSet
+from lrsa_coupled.guess.record import LEARNED
 from lrsa_coupled.interfaces import Described, Features, Guess, InitialGuess, Unknown
-
-LEARNED = "learned"
 
 
 @final

@@ -11,8 +11,8 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-DEFAULT = "default"
-"""Name of the default solve among the choices."""
+DEFAULT, LEARNED = "default", "learned"
+"""Names of the default solve and of the solve from a prediction among the choices."""
 
 LARGEST = 100.0
 

@@ -30,7 +30,6 @@ class Grid:
         return values_BNC[:, torch.argsort(self.order_N)]
 
 
-@torch.compiler.disable
 def find_grid(points_BNd: Tensor) -> Grid:
     """Find the grid that the points of all samples form. Synchronises with a GPU.
 

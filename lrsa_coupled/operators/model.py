@@ -74,6 +74,7 @@ class Operator(nn.Module):
         self.blocks: Any = nn.ModuleList(block(config) for _ in range(config.num_blocks))
         self.head_norm = nn.RMSNorm(config.width)
         self.head = nn.Linear(config.width, num_outputs)
+        self.find_grid = find_grid
         self.initialise()
 
     @torch.no_grad()
@@ -183,7 +184,7 @@ class Operator(nn.Module):
     def _whole(self, head: Head, points_BNd: Tensor, inputs_BNF: Tensor, scalars_BG: Tensor,
                mass_BN: Tensor | None) -> Tensor:  # fmt: skip
         """Apply blocks that need all points at once, in the order of the grid when they need one, and a head."""
-        grid = find_grid(points_BNd) if self.config.needs_grid else None
+        grid = self.find_grid(points_BNd) if self.config.needs_grid else None
         if grid is not None:  # arguments and outputs, not features: these have many columns, and gradients
             points_BNd, inputs_BNF = grid.into(points_BNd), grid.into(inputs_BNF)
             mass_BN = None if mass_BN is None else grid.into(mass_BN)

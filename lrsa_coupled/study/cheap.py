@@ -12,13 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from lrsa_coupled.config import GuessConfig
-from lrsa_coupled.coupling.predictor import Predictor
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.study.pilot import SampleDraw
 from lrsa_coupled.study.solves import FOLDER, read_answers
 from lrsa_coupled.study.statistics import coefficients_for
-from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, numbers, predicted_by
+from lrsa_coupled.study.surrogates import (
+    GaussianProcess,
+    OperatorReadout,
+    Surrogate,
+    numbers,
+    predicted_by,
+    read_operator,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -102,9 +108,7 @@ def fitted_to(
             if missing := [name for name in names if name not in answer.values]:
                 raise ValueError(f"the solves in {folder} have no '{missing[0]}', but {', '.join(answer.values)}")
             rows.append((draw(ask.index, ask.member), [answer.values[name] for name in names]))
-    predictor, known = None if model is None else Predictor.load(model, settings), dict[Any, Array]()
-    if predictor is not None:
-        predictor.check(case)
+    predictor, known = None if model is None else read_operator(model, settings, case), dict[Any, Array]()
 
     def make() -> Sequence[Surrogate]:
         process = GaussianProcess()

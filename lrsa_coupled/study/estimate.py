@@ -35,7 +35,6 @@ from lrsa_coupled.mpi import share
 from lrsa_coupled.reading import read_json
 from lrsa_coupled.settings import nearest
 from lrsa_coupled.study.methods import FOLDS, FURTHER, LEARNT, METHODS, Method, OperatorMethod
-from lrsa_coupled.study.operator_model import trained
 from lrsa_coupled.study.pilot import SampleDraw, Study
 from lrsa_coupled.study.result import Result, Statistics, read_result
 from lrsa_coupled.study.sensitivity import sensitivities
@@ -181,6 +180,8 @@ def make_study(case: Case, config: Config, request: Request, folder: Path, comm:
     names = tuple(quantity.name for quantity in quantities)
     model, seconds = None if request.model is None else Path(request.model), dict[str, float]()
     if request.train is not None:
+        from lrsa_coupled.study.operator_model import trained  # torch comes with it
+
         model, seconds = trained(case, config, folder, comm=comm, samples=request.train, resolution=resolutions[:2][-1])
     solves = Solves(case, config, folder, comm=comm, quantities=quantities, draw=draw, model=model)
     coarser = request.method in ("auto", "mlmc", "mfmc") or request.coarser

@@ -12,12 +12,12 @@ import numpy as np
 from mpi4py import MPI
 
 from lrsa_coupled.config import Config
-from lrsa_coupled.guess.record import DEFAULT
+from lrsa_coupled.guess.record import DEFAULT, LEARNED
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.mpi import share
 from lrsa_coupled.study import economy
 from lrsa_coupled.study.cases import TRIAL, CaseStudy
-from lrsa_coupled.study.study import LEARNED, Learning
+from lrsa_coupled.study.study import Learning
 
 
 @final

@@ -27,12 +27,12 @@ from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
 from lrsa_coupled.guess.guarded import kind_of, unknowns_of
 from lrsa_coupled.guess.policy import Adaptive
-from lrsa_coupled.guess.record import DEFAULT
+from lrsa_coupled.guess.record import DEFAULT, LEARNED
 from lrsa_coupled.guess.solutions import Solutions, owned_values
 from lrsa_coupled.interfaces import Described, Features, InitialGuess, SolveResult, Unknown
 from lrsa_coupled.mpi import agree, collective_errors, share
 from lrsa_coupled.study.on_mesh import OnMesh, Seen
-from lrsa_coupled.study.study import LEARNED, TIME, Study
+from lrsa_coupled.study.study import TIME, Study
 
 if TYPE_CHECKING:
     from lrsa_coupled.config import GuessConfig

@@ -10,20 +10,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
 from mpi4py import MPI
 
-from lrsa_coupled.coupling.predictor import Predictor
-from lrsa_coupled.study import allocation
+from lrsa_coupled.study import allocation, surrogates
 from lrsa_coupled.study.allocation import Allocation
 from lrsa_coupled.study.pilot import AFTER, Study, shared
 from lrsa_coupled.study.quasi import quasi_samples
 from lrsa_coupled.study.solves import Answer, Ask
 from lrsa_coupled.study.statistics import NORMAL, Controlled, Multifidelity, Multilevel, Plain, Sampled, mean
-from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, predicted_by, spread_of
+from lrsa_coupled.study.surrogates import GaussianProcess, OperatorReadout, Surrogate, predicted_by
+
+if TYPE_CHECKING:
+    from lrsa_coupled.coupling.predictor import Predictor
 
 Array = npt.NDArray[np.float64]
 Predict = Callable[[Sequence[Any]], Array]
@@ -311,15 +313,15 @@ class SurrogateMethod(Method):
 
     def fitted(self, points: Sequence[Any], values_NQ: Array) -> Fitted:
         """Fit surrogates; return what predicts ``(M, L, Q)``, what does quickly (None if that does), their spreads."""
-        surrogates = self.make()
-        for surrogate in surrogates:
+        made = self.make()
+        for surrogate in made:
             surrogate.fit(points, values_NQ)
-        quick = [each.quick() for each in surrogates]
-        differ = any(one is not other for one, other in zip(quick, surrogates, strict=True))
+        quick = [each.quick() for each in made]
+        differ = any(one is not other for one, other in zip(quick, made, strict=True))
         return (
-            partial(predicted_by, surrogates),
+            partial(predicted_by, made),
             partial(predicted_by, quick) if differ else None,
-            partial(spread_of, surrogates),
+            partial(surrogates.spread_of, made),
         )
 
 
@@ -346,8 +348,7 @@ class OperatorMethod(SurrogateMethod):
     @cached_property
     def _predictor(self) -> Predictor:
         assert self.study.model is not None
-        found = Predictor.load(self.study.model, self.study.settings)
-        found.check(self.study.case)
+        found = surrogates.read_operator(self.study.model, self.study.settings, self.study.case)
         seen = found.card.data
         if self.study.seed in {seen.seed, *seen.seeds}:
             text = f"the seed {self.study.seed} is that of the data behind the model {self.study.model}"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 import numpy as np
@@ -27,7 +27,6 @@ from lrsa_coupled.files import append_line, flush, process_name
 from lrsa_coupled.generation.counter import SharedCounter
 from lrsa_coupled.generation.failures import numerical_failures
 from lrsa_coupled.guess.guarded import GuardedSolver
-from lrsa_coupled.guess.learned import LearnedGuess
 from lrsa_coupled.guess.policy import Adaptive
 from lrsa_coupled.guess.target import CaseTarget
 from lrsa_coupled.interfaces import Case, InitialGuess, NumericalError
@@ -35,6 +34,9 @@ from lrsa_coupled.logs import progress
 from lrsa_coupled.mpi import StopSignals, collective_errors, share
 from lrsa_coupled.reading import Damaged, open_regular
 from lrsa_coupled.study.cases import coarse_of
+
+if TYPE_CHECKING:
+    from lrsa_coupled.guess.learned import LearnedGuess
 
 FOLDER = "solves"
 
@@ -95,6 +97,8 @@ class Solves:
         self.asked: set[Ask] = set()
         self._learned: LearnedGuess | None = None
         if model is not None:
+            from lrsa_coupled.guess.learned import LearnedGuess  # torch comes with it
+
             with collective_errors(comm):
                 self._learned = LearnedGuess.load(model, config.guess).bind(case)
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)

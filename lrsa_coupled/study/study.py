@@ -23,6 +23,7 @@ from mpi4py import MPI
 from lrsa_coupled.data.card import NAME, DataCard, read_card
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.guess.interpolated import INTERPOLATED
+from lrsa_coupled.guess.record import LEARNED
 from lrsa_coupled.guess.regression import RULES
 from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.schema import Schema
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LEARNED = "learned"
 NAMES = (*RULES, INTERPOLATED, LEARNED)
 SETUP = 1.5e-6
 """Time to set up for a mesh, about, for each unknown [s]."""

@@ -6,12 +6,14 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from lrsa_coupled.config import GuessConfig
     from lrsa_coupled.coupling.predictor import Predictor
     from lrsa_coupled.interfaces import Case
 
@@ -161,6 +163,15 @@ def _moments_of(points_Nd: Array, fields_NK: Array, shares_N: Array) -> Array:
     first, second = np.triu_indices(points_Nd.shape[1])
     weights = np.column_stack([np.ones(len(points_Nd)), points_Nd, points_Nd[:, first] * points_Nd[:, second]])
     return (weights.T @ (shares_N[:, None] * functions)).ravel()
+
+
+def read_operator(model: Path, settings: GuessConfig, case: Case) -> Predictor:
+    """Read an operator; raises as ``Predictor.load`` and ``check`` do, on all ranks. Collective."""
+    from lrsa_coupled.coupling.predictor import Predictor  # torch comes with it
+
+    found = Predictor.load(model, settings)
+    found.check(case)
+    return found
 
 
 def predicted_by(surrogates: Sequence[Surrogate], parameters: Sequence[Any]) -> Array:

@@ -19,6 +19,7 @@ from lrsa_coupled.data.batches import BatchPlan, split_samples
 from lrsa_coupled.data.card import DataCard
 from lrsa_coupled.data.dataset import PointDataset
 from lrsa_coupled.data.symmetries import SymmetryGroup
+from lrsa_coupled.operators.grid import find_grid
 from lrsa_coupled.operators.model import Operator
 from lrsa_coupled.operators.precision import choose_device, cpu_has_bf16
 from lrsa_coupled.schema import Schema
@@ -160,6 +161,7 @@ def compiled(model: Operator, device: torch.device) -> Forward:
         reason = str(error).partition("\n")[0]
         remedy = "install a C++ compiler such as g++, or use training.compile=false"
         raise ValueError(f"training.compile=true: torch cannot compile here ({reason}); {remedy}") from error
+    model.find_grid = torch.compiler.disable(find_grid)  # not by a decorator: that imports the compiler, 1.3 s
     return torch.compile(model)
 
 

@@ -281,6 +281,22 @@ def test_training_needs_no_mpi() -> None:
 
 
 @needs_dolfinx
+def test_classical_work_does_not_load_torch(tmp_path: Path) -> None:
+    """It takes a second and a half on each rank, its compiler as long again, in which Ctrl-C can be lost."""
+    code = (
+        "import sys\nfrom lrsa_coupled.cli import main\nsmall = ['--resolution', '4', '--out']\n"
+        "codes = main(['generate', 'darcy', '--samples', '1', *small, 'data']), "
+        "main(['solve', 'darcy', '--method', 'mumps', *small, 'solution'])\n"
+        "import lrsa_coupled.study.estimate\nassert codes == (0, 0) and 'torch' not in sys.modules\n"
+        "import lrsa_coupled.guess.learned\nassert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=plain_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@needs_dolfinx
 @pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
 @pytest.mark.parametrize("fails_on", ["rank == 1", "True"])
 def test_error_ends_all_ranks(fails_on: str, tmp_path: Path) -> None:
