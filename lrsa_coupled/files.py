@@ -244,8 +244,10 @@ def append_line(path: Path, line: str) -> None:
 
 
 def check_kind(folder: Path, own: str) -> None:
-    """Raise ValueError when a folder holds results of another kind than ``own``, a name of ``KINDS``."""
+    """Raise ValueError when a folder holds results of another kind than ``own``, a name of ``KINDS``, or sources."""
     held = next((name for name in KINDS if (folder / name).exists()), own)
+    if not (folder / own).exists() and any(folder.glob("*.py")):
+        raise ValueError(f"{folder} holds Python files, expected {KINDS[own]} or a new folder; choose another one")
     if held != own:
         raise ValueError(f"{folder} holds {KINDS[held]}, expected {KINDS[own]} or a new folder; choose another one")
 

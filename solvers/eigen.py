@@ -19,10 +19,11 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 from slepc4py import SLEPc
 
+from lrsa_coupled.coupling.failures import reason_name
 from lrsa_coupled.coupling.options import default_options
 from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.interfaces import Modes, Pencil, Unknown
-from lrsa_coupled.solvers.petsc import index_set, reason_name
+from lrsa_coupled.solvers.petsc import index_set
 
 Array = npt.NDArray[Any]
 """Of PETSc's scalars."""

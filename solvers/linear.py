@@ -11,10 +11,10 @@ from dolfinx.fem.petsc import assemble_matrix
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assemble_residual, assign, create_vector
-from lrsa_coupled.coupling.failures import failure_of
+from lrsa_coupled.coupling.failures import failure_of, reason_name
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
-from lrsa_coupled.solvers.petsc import advice, reason_name
+from lrsa_coupled.solvers.petsc import advice
 
 PREFIX = "linear_"
 

@@ -16,11 +16,11 @@ from dolfinx.fem import Function
 from dolfinx.fem.petsc import NonlinearProblem
 from petsc4py import PETSc
 
-from lrsa_coupled.coupling.failures import failure_of
+from lrsa_coupled.coupling.failures import failure_of, reason_name
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.coupling.residual import energy, set_dirichlet
 from lrsa_coupled.interfaces import Problem, SequenceSolver, SolveResult
-from lrsa_coupled.solvers.petsc import advice, reason_name
+from lrsa_coupled.solvers.petsc import advice
 
 UNDEFINED = 1e100  # energy where there is none; after an infinite one the line search does not shorten its step
 ROUNDING = 1e-11  # share of the energy that may be rounding, by which it may rise near the solution

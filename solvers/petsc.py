@@ -27,12 +27,6 @@ def advice(reason: str) -> str:
     return ADVICE.get(reason, "see the reason in PETSc's manual; -snes_monitor and -ksp_monitor show the residuals")
 
 
-def reason_name(reasons: type, number: int) -> str:
-    """Return the name of a number in ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
-    names = [n for n, value in vars(reasons).items() if value == number and n.startswith(("CONVERGED", "DIVERGED"))]
-    return max(names, key=len) if names else f"reason {number}"
-
-
 def recycling(dimension: int) -> dict[str, str]:
     """Return the options of a KSP that recycles a Krylov subspace of this dimension, see ``solvers/gcrodr.py``."""
     return {"ksp_type": "python", "ksp_python_type": "lrsa_coupled.solvers.gcrodr.GCRODR",

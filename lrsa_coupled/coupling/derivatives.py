@@ -39,13 +39,23 @@ class Functional(ABC):
         """
 
 
+def check_form(what: str, form: Any, *, arguments: int = 0) -> None:
+    """Raise ValueError, by the name ``what``, for what is no UFL form with this number of arguments."""
+    wanted = "one test function and no trial function" if arguments else "no test function"
+    if isinstance(form, fem.Form):
+        raise ValueError(f"{what} is a compiled form: give the UFL form that fem.form(...) has taken")
+    if not isinstance(form, ufl.Form):
+        raise ValueError(f"{what} must be a UFL form of {wanted}, got {type(form).__name__}")
+    if len(form.arguments()) != arguments:
+        raise ValueError(f"{what} must be a UFL form of {wanted}, got one of {len(form.arguments())} arguments")
+
+
 @final
 class UflFunctional(Functional):
-    """A functional that is a UFL form without arguments; ValueError for another one."""
+    """A functional that is a UFL form without arguments; ValueError, by the name ``what``, for another one."""
 
-    def __init__(self, form: ufl.Form, comm: MPI.Comm) -> None:
-        if not isinstance(form, ufl.Form) or form.arguments():
-            raise ValueError(f"expected a UFL form without test functions, got {form!r}")
+    def __init__(self, form: ufl.Form, comm: MPI.Comm, what: str = "a functional") -> None:
+        check_form(what, form)
         self.form, self._comm = form, comm
         self._fixed: ufl.Form | None = None
         self._value: fem.Form | None = None

@@ -23,7 +23,7 @@ from mpi4py import MPI
 from dolfinx import fem
 
 from lrsa_coupled.coupling.compat import is_value_of
-from lrsa_coupled.coupling.derivatives import Energy, Functional, UflFunctional, Variable, num_owned
+from lrsa_coupled.coupling.derivatives import Energy, Functional, UflFunctional, Variable, check_form, num_owned
 from lrsa_coupled.coupling.equations import Equation, equation_of
 from lrsa_coupled.coupling.pullbacks import (
     NumberPullback,
@@ -34,6 +34,7 @@ from lrsa_coupled.coupling.pullbacks import (
     values_of,
 )
 from lrsa_coupled.coupling.quantities import Quantity, forms_of, number_of
+from lrsa_coupled.coupling.script import named
 from lrsa_coupled.interfaces import Problem, Solver
 from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.settings import nearest
@@ -65,12 +66,13 @@ class Differentiable:
                  coefficients: Mapping[str, Variable] | None = None, solver: Solver | None = None) -> None:  # fmt: skip
         self._equation = equation_of(problem, solver)
         self._problem, self.comm, self._unknown = problem, self._equation.comm, self._equation.solution
-        self.coefficients = dict(coefficients or {})
+        self.coefficients = dict(named("coefficients", coefficients))
         if residual is None and energy is not None:
+            check_form("energy", energy)
             residual = ufl.derivative(energy, self._unknown)
         self._energy: Functional | None = None
         if energy is not None:
-            self._energy = UflFunctional(energy, self.comm)
+            self._energy = UflFunctional(energy, self.comm, "energy")
         elif isinstance(problem, Problem) and problem.energy is not None:
             self._energy = Energy(problem)
         self._system = System(self._equation, self.coefficients, residual)
@@ -111,7 +113,7 @@ class Differentiable:
                     text = f"the quantity depends on '{name}', too, whose derivatives would be incomplete"
                     raise ValueError(f"{text}: quantity(form, u, {name}=...)")
         if quantity not in self._quantities:
-            self._quantities[quantity] = [UflFunctional(form, self.comm) for form in forms]
+            self._quantities[quantity] = [UflFunctional(form, self.comm, "a quantity") for form in forms]
         functionals = self._quantities[quantity]
         numbers = [self._call(NumberPullback(self._system, each), u, coefficients) for each in functionals]
         if not isinstance(quantity, Quantity) or quantity.of is None:

@@ -18,7 +18,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assign, create_vector, dirichlet_conditions
 from lrsa_coupled.coupling.derivatives import Array
-from lrsa_coupled.coupling.failures import failure_of
+from lrsa_coupled.coupling.failures import failure_of, reason_name
 from lrsa_coupled.coupling.options import MUMPS, default_options
 from lrsa_coupled.coupling.scalars import IS_COMPLEX
 from lrsa_coupled.interfaces import NumericalError, Problem, Solver
@@ -88,7 +88,7 @@ class Equation(ABC):
         with default_options(self._prefix, self._defaults()):  # the factorisation reads its own at the first use
             failure = failure_of(self.comm, lambda: self._apply(rhs, solution))
         if failure is None and self._adjoint.getConvergedReason() <= 0:
-            failure = f"KSP reason {self._adjoint.getConvergedReason()}"
+            failure = reason_name(PETSc.KSP.ConvergedReason, self._adjoint.getConvergedReason())
         result = solution.array_r.copy()
         rhs.destroy()
         solution.destroy()
@@ -243,5 +243,7 @@ def _solve(comm: MPI.Comm, problem: LinearProblem | NonlinearProblem) -> None:
     failure = failure_of(comm, problem.solve)
     reason = problem.solver.getConvergedReason()
     if failure is not None or reason <= 0:
-        kind = type(problem.solver).__name__
-        raise NumericalError(f"the solve has failed ({failure or f'{kind} reason {reason}'}): see -*_monitor")
+        kind = type(problem.solver)
+        name, prefix = reason_name(kind.ConvergedReason, reason), problem.solver.getOptionsPrefix() or ""
+        text = f"the option -{prefix}{kind.__name__.lower()}_monitor shows its residuals"
+        raise NumericalError(f"the solve has failed: {failure or name}; {text}")

@@ -46,6 +46,12 @@ def cause(error: BaseException) -> BaseException:
     return error
 
 
+def reason_name(reasons: type, number: int) -> str:
+    """Return the name of a number in ``PETSc.SNES.ConvergedReason`` or ``PETSc.KSP.ConvergedReason``."""
+    names = [n for n, value in vars(reasons).items() if value == number and n.startswith(("CONVERGED", "DIVERGED"))]
+    return max(names, key=len) if names else f"reason {number}"
+
+
 def reason_of(error: PETSc.Error) -> str:
     """Return the reason of a solve that an error has ended; raise what is not numerical, as it was in a callback."""
     found = cause(error)

@@ -8,6 +8,7 @@ the parent of the unknown's, is evaluated where the nodes are, and zero at nodes
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from numbers import Number
 from typing import Any
@@ -79,15 +80,27 @@ def _is_expression(source: Input) -> bool:
 
 def _called(name: str, source: Any, points: npt.NDArray[np.float64]) -> Columns:
     """Call a function of points ``(3, num_points)`` for its columns ``(num_points, columns)``."""
-    if not callable(source):
+    if not callable(source) or isinstance(source, ufl.form.BaseForm):
         kinds = "a Function, a UFL expression, a number or a function of points"
         raise ValueError(f"inputs: '{name}' must be {kinds}, got {type(source).__name__}")
-    values = np.asarray(source(points))
+    values = np.asarray(called(f"inputs: '{name}'", source, points))
     num_points = points.shape[1]
     if values.dtype.kind not in "biufc" or values.ndim not in (1, 2) or values.shape[-1] != num_points:
         wanted = f"numbers of shape (components, {num_points}), or ({num_points},) for one component"
         raise ValueError(f"inputs: the function of '{name}' must return {wanted}, got {_described(values)}")
     return to_columns(np.atleast_2d(values).T).astype(np.float64)
+
+
+def called(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a script; ValueError, by the name ``what``, when it takes other arguments."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        wanted = "the points, an array (3, num_points)" if arguments else "no argument"
+        raise ValueError(f"{what} must be a function that takes {wanted}: {error}") from error
+    except ValueError:  # a built-in one that does not say what it takes
+        pass
+    return function(*arguments)
 
 
 def _described(values: npt.NDArray[Any]) -> str:

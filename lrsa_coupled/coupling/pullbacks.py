@@ -19,6 +19,7 @@ from lrsa_coupled.coupling.derivatives import (
     UflFunctional,
     Variable,
     assemble_owned,
+    check_form,
     num_owned,
     put,
 )
@@ -55,8 +56,7 @@ class System:
         self._direction: fem.Function | None = None
         self._along: UflFunctional | None = None
         if residual is not None:
-            if len(residual.arguments()) != 1:
-                raise ValueError("residual: expected a linear form, of one test function and no trial function")
+            check_form("residual", residual, arguments=1)
             self._direction = fem.Function(residual.arguments()[0].ufl_function_space())
             self._along = UflFunctional(ufl.replace(residual, {residual.arguments()[0]: self._direction}), self.comm)
         self._matrix: PETSc.Mat | None = None

@@ -16,6 +16,7 @@ import ufl
 from mpi4py import MPI
 from dolfinx import fem
 
+from lrsa_coupled.coupling.derivatives import check_form
 from lrsa_coupled.interfaces import Features, Unknown
 from lrsa_coupled.mpi import allreduce, collective_errors
 from lrsa_coupled.settings import nearest
@@ -159,12 +160,10 @@ def forms_of(quantity: Quantity, problem: Unknown) -> Sequence[ufl.Form]:
     if not isinstance(forms, Sequence):
         wanted = "must make a list of UFL forms without test functions"
         raise ValueError(f"functionals of quantity '{quantity.name}' {wanted}, got {type(forms).__name__}")
-    if any(isinstance(form, fem.Form) for form in forms):
-        raise ValueError(
-            f"quantity '{quantity.name}' is a compiled form: give the UFL form that fem.form(...) has taken"
-        )
-    if not forms or any(not isinstance(form, ufl.Form) or form.arguments() for form in forms):
-        raise ValueError(f"quantity '{quantity.name}' needs one or more UFL forms without test functions, got {forms}")
+    if not forms:
+        raise ValueError(f"quantity '{quantity.name}' needs one or more UFL forms without test functions, got none")
+    for form in forms:
+        check_form(f"quantity '{quantity.name}'", form)
     if quantity.of is None and len(forms) > 1:
         raise ValueError(f"quantity '{quantity.name}' has {len(forms)} functionals: 'of' must make a number of them")
     return forms

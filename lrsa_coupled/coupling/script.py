@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import numpy.typing as npt
+import ufl
 from mpi4py import MPI
 from dolfinx.fem import Constant, DirichletBC, Function, FunctionSpace
 from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
@@ -14,7 +15,7 @@ from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import dirichlet_conditions
 from lrsa_coupled.coupling.elements import Solution, node_space
-from lrsa_coupled.coupling.inputs import Evaluate, Input, at_nodes, input_columns
+from lrsa_coupled.coupling.inputs import Evaluate, Input, at_nodes, called, input_columns
 from lrsa_coupled.interfaces import Described, Features, Unknown
 from lrsa_coupled.mpi import collective_errors
 from lrsa_coupled.schema import Field, Schema
@@ -119,6 +120,10 @@ def unknown_of(
     if wrong := [type(each).__name__ for each in functions if not isinstance(each, Function)]:
         wanted = "expected an unknown that is one Function or a list of them (u=... for a SNES or KSP)"
         raise ValueError(f"{wanted}, got {', '.join(wrong)}")
+    given = bcs if isinstance(bcs, Sequence) else [bcs]
+    if bcs is not None and (bcs is not given or any(not isinstance(each, DirichletBC) for each in given)):
+        got = ", ".join(type(each).__name__ for each in given)
+        raise ValueError(f"bcs must be a list of DirichletBC, got {'a list of ' if bcs is given else ''}{got}")
     return u if isinstance(u, Function) else tuple(functions), _own_bcs(problem) if bcs is None else bcs
 
 
@@ -175,7 +180,13 @@ def _numbers(name: str, source: Scalar) -> npt.NDArray[Any]:
     """Return the numbers of a scalar, real or complex."""
     if isinstance(source, Function):
         raise ValueError(f"scalars: '{name}' is a Function, which has values at nodes: name it under inputs")
-    value = source.value if isinstance(source, Constant) else source() if callable(source) else source
+    if isinstance(source, ufl.core.expr.Expr) and not isinstance(source, Constant):
+        raise ValueError(f"scalars: '{name}' is a UFL expression: give a function, such as lambda: 2.0 * float(k)")
+    value: Any = source
+    if isinstance(source, Constant):
+        value = source.value
+    elif callable(source):
+        value = called(f"scalars: '{name}'", source)
     try:
         numbers = np.atleast_1d(np.asarray(value)).ravel()
         numbers = numbers.astype(np.complex128 if np.iscomplexobj(numbers) else np.float64)

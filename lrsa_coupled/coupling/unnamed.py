@@ -39,6 +39,7 @@ class Unnamed:
         self._objects = {id(each): each for each in [*found, *(bc.g for bc in what.bcs)] if id(each) not in known}
         self._prescribed = {id(bc.g) for bc in what.bcs}
         self._checksums: dict[int, int] = {}
+        self._first = {key: each.value.copy() for key, each in self._objects.items() if not hasattr(each, "x")}
 
     def changed(self) -> list[str]:
         """Return names of what has changed since the last call; each once."""
@@ -46,7 +47,7 @@ class Unnamed:
         for key, each in list(self._objects.items()):
             checksum = zlib.crc32(np.ascontiguousarray(_values(each)).view(np.uint8))
             if self._checksums.setdefault(key, checksum) != checksum:
-                names.append(_name(each, is_prescribed=key in self._prescribed))
+                names.append(_name(each, self._first.get(key), is_prescribed=key in self._prescribed))
                 del self._objects[key]
         return names
 
@@ -101,8 +102,9 @@ def _values(each: Any) -> Any:
     return each.x.array if hasattr(each, "x") else each.value
 
 
-def _name(each: Any, *, is_prescribed: bool) -> str:
+def _name(each: Any, first: Any, *, is_prescribed: bool) -> str:
+    """Name what has changed; a Constant has no name but its values, at first and now."""
     if hasattr(each, "x"):
         return f"the function '{each.name}'"
-    value = np.array2string(np.asarray(each.value), precision=4, threshold=4)
-    return f"{'a Dirichlet value' if is_prescribed else 'a Constant'}, now {value},"
+    first, now = (np.array2string(np.asarray(value), precision=4, threshold=4) for value in (first, each.value))
+    return f"{'a Dirichlet value' if is_prescribed else 'a Constant'}, {first} at first and now {now},"

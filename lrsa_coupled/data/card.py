@@ -111,7 +111,10 @@ def create(
         OSError: If the folder cannot be written.
     """
     check_kind(folder, NAME)
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"{folder} cannot be a folder, there is a file; write elsewhere") from error
     if not (folder / NAME).exists():
         if create_text(folder / NAME, sealed(card.to_json())):
             return

@@ -16,6 +16,7 @@ from mpi4py import MPI
 from petsc4py import PETSc
 
 from lrsa_coupled.coupling.compat import assign
+from lrsa_coupled.coupling.failures import reason_name
 from lrsa_coupled.guess.acceptance import Acceptance, compare_energies, compare_norms
 from lrsa_coupled.guess.pass_by import stopped_by_count
 from lrsa_coupled.guess.target import Check, Target
@@ -251,8 +252,8 @@ def result_of(solver: PETSc.SNES | PETSc.KSP, seconds: float) -> SolveResult:
     """Return the outcome of the last solve. Collective: no."""
     reason, linear = solver.getConvergedReason(), isinstance(solver, PETSc.KSP)
     norm = solver.getResidualNorm() if linear else solver.getFunctionNorm()
-    text = f"{'KSP' if linear else 'SNES'} reason {reason}"
-    return SolveResult(reason > 0, text, "", solver.getIterationNumber(), norm, {"solve": seconds})
+    name = reason_name((PETSc.KSP if linear else PETSc.SNES).ConvergedReason, reason)
+    return SolveResult(reason > 0, name, "", solver.getIterationNumber(), norm, {"solve": seconds})
 
 
 def _at_a_tolerance(solver: PETSc.SNES | PETSc.KSP, result: SolveResult) -> SolveResult:

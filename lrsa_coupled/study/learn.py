@@ -196,8 +196,8 @@ class Learner:
         if self.unnamed is None or self.comm.rank != 0:
             return
         for name in self.unnamed.changed():
-            text = "%s changes from solve to solve: name it in inputs= or scalars=, or guesses do not know of it"
-            logger.warning(text, name)
+            text = "%s changes from solve to solve: name it in inputs= or scalars=, or guesses do not know of it%s"
+            logger.warning(text, name, " (the Constant itself, not its number)" if "Constant" in name else "")
 
     @contextmanager
     def _solution(self, x: PETSc.Vec | None) -> Iterator[None]:

@@ -283,6 +283,8 @@ def test_what_is_missing_is_named(changes: dict[str, object], message: str) -> N
     script = Script()
     with pytest.raises(ValueError, match=message):
         attach(script.linear(), guess_of(np.zeros(1)), **{"inputs": script.inputs, "scalars": script.scalars} | changes)
+    with pytest.raises(ValueError, match="bcs must be a list of DirichletBC, got Function"):
+        attach(script.linear(), bcs=script.source, learn="none")
     with pytest.raises(ValueError, match="expected a LinearProblem"):
         attach(script, guess_of(np.zeros(1)), inputs=script.inputs, scalars=script.scalars)
 

@@ -245,6 +245,19 @@ def test_complex_scalars_are_two() -> None:
     assert script.features(None).scalars.tolist() == [1.0, 2.0, 3.0, 0.0, 2.0, 0.0, 5.0]
 
 
+def test_what_cannot_be_a_scalar_is_refused_by_name() -> None:
+    space = fem.functionspace(square(COMM), ("P", 1))
+    constant = fem.Constant(space.mesh, 1.0)
+    for wrong, message in (
+        (2.0 * constant, "'k' is a UFL expression: give a function, such as lambda"),
+        (fem.Function(space), "'k' is a Function, which has values at nodes"),
+        (lambda x: x[0], "'k' must be a function that takes no argument: missing"),
+        ("one", "'k' must be a number, a Constant or a function"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Script("s", {}, {"k": wrong}, outputs=(Field("u"),), node_space=space)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -252,6 +265,8 @@ def test_complex_scalars_are_two() -> None:
         (ufl.FacetNormal, "'k' cannot be evaluated in cells"),
         (lambda m: ufl.SpatialCoordinate(m)[ufl.i], "free indices"),
         (lambda m: "two", "must be a Function, a UFL expression, a number or a function of points, got str"),
+        (lambda m: function(m, ("P", 1), material) * ufl.dx, "a number or a function of points, got Form"),
+        (lambda m: lambda: 1.0, r"that takes the points, an array \(3, num_points\): too many"),
         (lambda m: lambda x: 1.0, r"must return numbers of shape \(components, 2\), .* got shape \(\)"),
         (lambda m: lambda x: x.T, r"got shape \(2, 3\)"),
         (lambda m: lambda x: ["a", "b"], "got <U1 of shape"),

@@ -150,7 +150,10 @@ def test_what_is_no_quantity_is_refused() -> None:
     problem = set_up(case, sample_parameters(case, 0, 0), 4)
     test = ufl.TestFunction(problem.solution.function_space)
     for wrong in (lambda p: [], lambda p: [test * ufl.dx], lambda p: [1.0]):
-        with pytest.raises(ValueError, match=r"quantity 'wrong' needs one or more UFL forms without test functions"):
+        with pytest.raises(
+            ValueError,
+            match=r"quantity 'wrong' .* test function",
+        ):
             evaluate([Quantity("wrong", "1", wrong)], problem)
     with pytest.raises(ValueError, match="quantity 'two' has 2 functionals: 'of' must make a number of them"):
         evaluate([Quantity("two", "1", lambda p: [p.solution * ufl.dx] * 2)], problem)

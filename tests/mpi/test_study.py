@@ -315,7 +315,7 @@ def test_an_attempt_leaves_the_symbolic_factorisation_of_the_user_s_solver(folde
 def test_what_changes_and_is_not_named_is_said_once(folder: str, caplog: pytest.LogCaptureFixture) -> None:
     """Functions, Constants and Dirichlet values; not what a named expression is made of."""
     for inputs, scalars, forgotten in (
-        ({}, {}, ["the function 'f'", "a Constant, now"]),
+        ({}, {}, ["the function 'f'", "a Constant, 1. at first and now"]),
         ({"product": True}, {}, []),
         ({}, {"rate": True}, ["the function 'f'"]),
     ):
