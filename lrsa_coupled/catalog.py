@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import importlib
 import importlib.util
 import inspect
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -15,8 +17,11 @@ from typing import Any
 
 from lrsa_coupled.interfaces import Case
 from lrsa_coupled.reading import read_toml
+from lrsa_coupled.schema import Schema, check_tuple
 from lrsa_coupled.settings import nearest, update
 from lrsa_coupled.traces import OWN_CASE
+
+logger = logging.getLogger(__name__)
 
 WRAPPERS = {
     "modes": ("lrsa_coupled.generation.modes", "ModesCase", "basis"),
@@ -93,12 +98,29 @@ def load_case(
         )
     if rtol is not None:
         case.rtol = rtol
+    _check_attributes(case)
     method, methods = getattr(case, "default_method", None), case.methods()
     if not isinstance(methods, Mapping):
         raise TypeError(f"methods() of '{case.name}' must return solvers by name, got {type(methods).__name__}")
     if method not in methods:
         raise ValueError(f"default_method of '{case.name}' must be one of {', '.join(methods)}, got {method!r}")
     return case
+
+
+def _check_attributes(case: Case[Any]) -> None:
+    """ValueError for one of a wrong type; warn of one that nothing reads and whose name is nearly that of another."""
+    for name, kind in (("resolution", int), ("rtol", float), ("schema", Schema)):
+        if not isinstance(value := getattr(case, name), kind):
+            raise ValueError(f"{name} of '{case.name}' must be of type {kind.__name__}, got {value!r}")
+    if not isinstance(case.quantities, tuple | list):
+        check_tuple(f"quantities of '{case.name}'", case.quantities, type(case.quantities))
+    kinds = type(case).__mro__
+    own = {name for kind in kinds[: kinds.index(Case)] for name in vars(kind) if not name.startswith("_")}
+    known = {*dir(Case), *Case.__annotations__, "schema"}
+    for name in sorted(own - known):
+        near = difflib.get_close_matches(name, known - own, n=1, cutoff=0.85)
+        if near and not callable(getattr(type(case), name)):
+            logger.warning("'%s' of '%s' is read by nothing (did you mean '%s'?)", name, case.name, near[0])
 
 
 def wrapped_names(name: str) -> list[str]:

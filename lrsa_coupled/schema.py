@@ -65,6 +65,15 @@ class Field:
         return self.name if self.unit == "1" else f"{self.name} [{self.unit}]"
 
 
+def check_tuple(what: str, value: Any, of: type) -> None:
+    """Raise ValueError for what is no tuple or list of one type; one thing in brackets is none without a comma."""
+    if not isinstance(value, tuple | list):
+        comma = ": a tuple of one needs a comma, (one,)" if isinstance(value, of) else ""
+        raise ValueError(f"{what} must be a tuple of {of.__name__}, got {type(value).__name__}{comma}")
+    if wrong := [type(each).__name__ for each in value if not isinstance(each, of)]:
+        raise ValueError(f"{what} must be a tuple of {of.__name__}, got one with {wrong[0]}")
+
+
 Matrix = tuple[tuple[int, ...], ...]
 
 
@@ -118,6 +127,8 @@ class Schema:
     def __post_init__(self) -> None:
         if self.dim not in (1, 2, 3):
             raise ValueError(f"schema '{self.name}': dim is 1, 2 or 3, got {self.dim}")
+        for kind, of in (("inputs", Field), ("scalars", str), ("outputs", Field), ("quantities", Field)):
+            check_tuple(f"schema '{self.name}': {kind}", getattr(self, kind), of)
         if not self.outputs:
             raise ValueError(f"schema '{self.name}': expected at least one output, got none")
         for kind in ("inputs", "scalars", "outputs", "quantities"):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from mpi4py import MPI
 
 from lrsa_coupled.coupling.failures import is_numerical
@@ -24,10 +25,18 @@ __all__ = ["check_draw", "is_numerical", "numerical_failures", "parameters_text"
 def check_draw(case: Case, seed: int, comm: MPI.Comm) -> None:
     """ValueError on all ranks unless a case draws the same first sample each time and on all of them. Collective."""
     with collective_errors(comm):
-        texts = [parameters_text(sample_parameters(case, seed, 0)) for _ in range(2)]
+        drawn = [sample_parameters(case, seed, 0) for _ in range(2)]
+        texts = [parameters_text(each) for each in drawn]
         if texts[0] != texts[1]:
             found = f"got {texts[0]} and {texts[1]}"
             raise ValueError(f"sample 0 of '{case.name}' must be the same each time it is drawn, {found}: {REMEDY}")
+        try:
+            msgspec.convert(json.loads(texts[0]), type(drawn[0]))  # as 'solve --parameters' reads them
+        except msgspec.ValidationError as error:
+            kind = type(drawn[0]).__name__
+            raise ValueError(f"sample() of '{case.name}' does not draw what {kind} declares: {error}") from error
+        except TypeError:  # an annotation that msgspec does not know
+            pass
         same_on_all_ranks(comm, texts[0], what=f"sample 0 of '{case.name}'")
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,18 @@ def _draw(case: Case, seed: list[int]) -> Any:
     if not dataclasses.is_dataclass(parameters) or isinstance(parameters, type):
         found = f"got {type(parameters).__name__}"
         raise TypeError(f"sample() of '{case.name}' must return an instance of a frozen dataclass, {found}")
+    _check_units(type(parameters))
     return parameters
+
+
+@cache
+def _check_units(kind: type) -> None:
+    for item in dataclasses.fields(kind):
+        for key, value in item.metadata.items():
+            is_unit = str(key).lower().startswith("unit")
+            if is_unit and (key != "unit" or not isinstance(value, str)):
+                wanted = 'metadata={"unit": "..."}'
+                raise ValueError(f"parameter '{item.name}': expected {wanted}, got {{{key!r}: {value!r}}}")
 
 
 def plan(case: Case, settings: GenerateConfig, missing: Iterable[int], *, seed: int) -> list[Generation]:

@@ -141,6 +141,28 @@ def test_what_a_callback_returns_is_checked(
         assert cli.main(["solve", str(path), "--out", str(tmp_path / "out"), "--quiet"]) == 2 or "each time" in message
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ('(Field("source"),)', '(Field("source"))', "inputs must be a tuple of Field, got Field: a tuple of one"),
+        ('("source",), (F', '("source"), (F', "scalars must be a tuple of str, got str: a tuple of one needs a comma"),
+        ('(Field("u"),)', '("u",)', "outputs must be a tuple of Field, got one with str"),
+        ("default_method = 4, 1e-9,", 'default_method = 4, "1e-9",', "rtol of 'plate' must be of type float"),
+        ('"unit": "1"', '"units": "1"', "parameter 'source': expected metadata="),
+        ("source: float", "source: int", "does not draw what Load declares: Expected `int`, got `float`"),
+        ("    fields =", "    quantities = schema.outputs[0]\n    fields =", "quantities of 'plate' must be a tup"),
+        ("    fields =", "    quantites =", "'quantites' of 'plate' is read by nothing (did you mean 'quantities'?)"),
+    ],
+)  # fmt: skip
+def test_slips_are_named(
+    right: str, wrong: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "case.py"
+    path.write_text(CASE.replace(right, wrong))
+    assert generate(path, tmp_path / "data", samples=1) == (0 if "read by nothing" in message else 2)
+    assert message in capsys.readouterr().err
+
+
 def test_methods_are_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wrongs = {
         '{"direct": dict}': "methods()['direct'] of 'plate' must be a Solver or a function that returns one",
