@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         for text in () if others else args or ():
             flag = text.partition("=")[0]
             if flag.startswith("--") and not any(option.startswith(flag) for option in known):
-                self.error(f"unknown option '{flag}'{nearest(flag, known)}")
+                self.error(f"unknown option '{flag}'{_near(flag, known)}")
         return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -45,6 +45,14 @@ class Parser(argparse.ArgumentParser):
     def print_help(self, file: Any = None) -> None:
         if mpi.rank() == 0:
             super().print_help(file)
+
+
+def _near(flag: str, known: Sequence[str]) -> str:
+    """Return the settings of the name of an unknown flag, or the nearest of the known flags, in brackets."""
+    name = flag.removeprefix("--").replace("-", "_")
+    settings = [key for key, *_ in describe(Config()) if "--set" in known and key.rpartition(".")[2] == name]
+    text = " or ".join(f"'--set {key}=...'" for key in settings)
+    return f" (did you mean {text}?)" if text else nearest(flag, known)
 
 
 @final

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,17 +105,26 @@ def one_process(verb: str, petsc: Sequence[str]) -> None:
         raise ValueError(f"'{verb}' runs in one process with OMP_NUM_THREADS threads, got {mpi.size()} ranks")
 
 
-def prepare(comm: MPI.Comm, folder: Path | None) -> None:
-    """Make an output folder and write to it: a read-only one is found before the work. Collective."""
-    if folder is None:
-        return
+@contextmanager
+def prepared(comm: MPI.Comm, folder: Path) -> Iterator[None]:
+    """Have an output folder that can be written, found before the work; a new one goes if it stays empty. Collective.
 
-    def probe() -> None:
+    Several jobs may have it at a time.
+    """
+
+    def probe() -> bool:
+        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
-            pass
+            return is_new
 
-    mpi.share(comm, probe)
+    is_new = mpi.share(comm, probe)
+    try:
+        yield
+    finally:
+        if is_new and comm.rank == 0:
+            with suppress(OSError):  # something has been written
+                folder.rmdir()
 
 
 @contextmanager

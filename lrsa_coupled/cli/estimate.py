@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     goal = parser.add_mutually_exclusive_group(required=True)
     text = "half-width of the 95 %% interval of the mean to reach, in units of the quantity"
     goal.add_argument("--error", type=float, metavar="E", help=text)
-    goal.add_argument("--budget", type=float, metavar="SECONDS", help="wall time to spend instead, the pilot at least")
+    goal.add_argument("--budget", type=float, metavar="SECONDS", help="expected wall time instead, the pilot at least")
     text = "auto (the cheapest by the pilot), mc, mlmc, mfmc (coarser meshes), gp (a Gaussian process), operator"
     parser.add_argument("--method", default="auto", metavar="M", help=text)
     text = "thresholds of the first quantity: the probability to be above"

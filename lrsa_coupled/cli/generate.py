@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lrsa_coupled import catalog, mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings, listed
-from lrsa_coupled.cli._startup import check_petsc, prepare, start
+from lrsa_coupled.cli._startup import check_petsc, prepared, start
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -40,11 +40,11 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
     """Make the samples; the exit code is 1 when some of them are not solved, 3 when a signal ended the run early."""
     with mpi.StopSignals():  # a signal before the first sample ends the run, too
         case, config, comm = start(args, petsc)
-        prepare(comm, args.out)
-        code = generate_and_report(
-            case, config, args.out, comm=comm, petsc=petsc, name=args.case,
-            retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
-        )  # fmt: skip
+        with prepared(comm, args.out):
+            code = generate_and_report(
+                case, config, args.out, comm=comm, petsc=petsc, name=args.case,
+                retry_failed=args.retry_failed, accept_changed_case=args.accept_changed_case,
+            )  # fmt: skip
     if code == 0:
         own = "" if catalog.is_shipped(args.case) else f" --case {args.case}"
         loss = f" --set training.loss=residual{own}" if config.generate.unsolved else ""
@@ -73,7 +73,7 @@ def generate_and_report(
     done = "none of them solved" if config.generate.unsolved else f"{summary.solved} solved"
     mpi.print_once(
         f"{folder}: {summary.samples} samples, {done}; {summary.made} made in {summary.seconds:.1f} s"
-        f", ranks idle {summary.idle:.1%}, farm overhead {summary.overhead:.1%}"
+        f", ranks idle {summary.idle:.1%}, drawing and writing took {summary.overhead:.1%} of the time"
     )
     if text:
         mpi.print_once(text)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from lrsa_coupled import mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
-from lrsa_coupled.cli._startup import check_petsc, prepare, start
+from lrsa_coupled.cli._startup import check_petsc, prepared, start
 
 HELP = "solve samples of a case, each from what the ones before have taught"
 EXAMPLE = "lrsa-coupled study my/case.py --samples 200 --out my/study"
@@ -34,10 +34,10 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(
             "study keeps no quantities: generate --set generate.quantities=true --set generate.guess=learning does"
         )
-    prepare(comm, args.out)
-    learning = Learning(str(args.out), solves=config.generate.samples, when=args.when)
-    study = CaseStudy(case, config, learning, comm)
-    stopped = study.run()
+    with prepared(comm, args.out):
+        learning = Learning(str(args.out), solves=config.generate.samples, when=args.when)
+        study = CaseStudy(case, config, learning, comm)
+        stopped = study.run()
     if study.study.solves:
         check_petsc(comm, petsc)
     mpi.print_once(study.learner.policy.summary())

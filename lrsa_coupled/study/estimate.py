@@ -374,8 +374,9 @@ def _result(
             {f"{threshold:g}": probability(each, threshold) for threshold in thresholds},
             {f"{part:g}": quantile(each, part) for part in request.quantiles},
         )  # fmt: skip
-    first = found[study.names[0]].mean
+    first, finest = found[study.names[0]].mean, str(study.resolutions[0])
+    price = seconds[f"solves at resolution {finest}"] / solves[finest]
     return Result(
-        method.name, dict(expected), found, solves, failed, seconds | study.seconds, first.worth * study.costs[0],
+        method.name, dict(expected), found, solves, failed, seconds | study.seconds, first.worth * price,
         method.made_before(), request.error is None or first.half_width <= request.error,
     )  # fmt: skip

@@ -31,8 +31,8 @@ class Result:
         solves: Number of solves by resolution.
         failed: Number of those that failed by reason; they are left out of the statistics.
         seconds: Wall time x ranks by part [s]: solves by resolution, surrogates.
-        plain: What plain Monte Carlo would take to the interval of the first mean: its solves at the median cost of
-            those of the pilot, wall time x ranks [s].
+        plain: What plain Monte Carlo would take to the interval of the first mean: its solves at the mean cost of those
+            made on the finest mesh, wall time x ranks [s].
         made_before: Data and training of a given model, by part, wall time x ranks [s]; in no other number.
         reached: Whether the error asked for is reached.
         sobol: First-order and total index by quantity and field of the parameters.
@@ -79,7 +79,7 @@ def table(result: Result) -> str:
     lines += [f"  {part}: {seconds:.1f} s x ranks" for part, seconds in result.seconds.items()]
     spent = sum(result.seconds.values())
     costs = ", ".join(f"{name} {seconds:.3g}" for name, seconds in sorted(result.expected.items(), key=_second))
-    lines.append(f"in all {spent:.1f} s x ranks; expected after the pilot: {costs}")
+    lines.append(f"in all {spent:.1f} s x ranks without start-up; expected after the pilot: {costs}")
     times = f"about {result.plain:.3g} s x ranks, {result.plain / spent:.3g} times as much"
     if made := sum(result.made_before.values()):
         times += f" ({result.plain / (spent + made):.3g} times with the {made:.3g} s for the model's data and training)"

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from lrsa_coupled.guess.learned import LearnedGuess
 
 FOLDER = "solves"
+FLUSHED_EVERY = 1.0
+"""Time between two writes to disk [s]."""
 
 
 @dataclass(frozen=True, order=True)
@@ -103,6 +105,7 @@ class Solves:
                 self._learned = LearnedGuess.load(model, config.guess).bind(case)
         self._group = comm.Split(comm.rank // config.generate.ranks_per_sample, comm.rank)
         self._solvers: dict[int, Solver] = {}
+        self._ended = self._flushed = 0.0  # when the last solve of this rank had ended, and its file was on disk
         self._file = self.folder / f"{process_name()}~{secrets.token_hex(4)}.jsonl"
 
     def ask(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -111,6 +114,7 @@ class Solves:
         missing = sorted({each for each in asks if each not in self.answers}, key=_expensive_first)
         if missing:
             made, signal = [], ""
+            self._ended = time.perf_counter()
             with StopSignals() as stop, SharedCounter(self.comm) as counter:
                 with progress(description="solves", unit="solve", total=len(missing), delay=1.0) as bar:
                     place = self._next(counter)
@@ -137,13 +141,21 @@ class Solves:
         if ask.resolution not in self._solvers:
             solver = Solver(self.case, self.config, self._group, ask.resolution, learned=self._learned)
             self._solvers[ask.resolution] = solver
-        started = time.perf_counter()
         values, reason = self._solvers[ask.resolution].solve(self.draw(ask.index, ask.member), self.quantities)
-        seconds = self._group.allreduce(time.perf_counter() - started, op=MPI.MAX) * self._group.size
+        started, self._ended = self._ended, time.perf_counter()  # with what writing the one before has taken
+        seconds = self._group.allreduce(self._ended - started, op=MPI.MAX) * self._group.size
         answer = Answer(ask, values, reason, round(seconds, 6))
         if self._group.rank == 0:
-            _append(self._file, answer)
+            self._write(answer)
         return answer
+
+    def _write(self, answer: Answer) -> None:
+        """Append an answer; a crash of the machine, not of the program, may lose those of the last second."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        append_line(self._file, json.dumps(dataclasses.asdict(answer)))
+        if self._ended - self._flushed >= FLUSHED_EVERY:
+            flush(self._file)
+            self._flushed = self._ended
 
 
 class Solver:
@@ -191,12 +203,6 @@ class Solver:
 
 def _expensive_first(ask: Ask) -> tuple[int, int, int]:
     return -ask.resolution, ask.index, ask.member
-
-
-def _append(path: Path, answer: Answer) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    append_line(path, json.dumps(dataclasses.asdict(answer)))
-    flush(path)
 
 
 def read_answers(folder: Path) -> dict[Ask, Answer]:

@@ -146,6 +146,9 @@ def _read_pair(folder: Path) -> tuple[dict[str, Any], bytes, ModelCard, Operator
         model = _without_weights(card, folder / CARD)
         weights = _read_weights(folder / WEIGHTS, sum(value.nbytes for value in model.state_dict().values()))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if (folder / "dataset.json").exists():
+            text = f"train one with 'lrsa-coupled train {folder} --out MODEL'"
+            raise ValueError(f"{folder} holds a data set, expected a model: {text}") from error
         raise ValueError(f"{error.filename}: cannot be read ({error.strerror}): give the folder of a model") from error
     if _digest(text, weights) != sha256:
         raise Damaged(f"{folder}: checksum differs: {CARD} or {WEIGHTS} is damaged, or of another model: {REMEDY}")

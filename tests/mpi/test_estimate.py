@@ -66,20 +66,20 @@ def test_a_run_that_was_interrupted_ends_with_the_same_numbers(
     shared_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"method": "gp", "error": 4e-3, "quantities": ("integral",)}
-    whole, append = run(shared_path / "whole", **asked), solves._append
+    whole, append = run(shared_path / "whole", **asked), solves.append_line
     for more in (5, 7):
         left = [more]
 
-        def failing(path: Path, answer: solves.Answer, left: list[int] = left) -> None:
+        def failing(path: Path, text: str, left: list[int] = left) -> None:
             left[0] -= 1
-            append(path, answer)
+            append(path, text)
             if left[0] < 0:
                 with open(path, "ab") as stream:
                     stream.write(b'{"ask": {"resolution": 16, "ind')
                 raise OSError(5, "Input/output error", str(path))
 
         with monkeypatch.context() as patch:
-            patch.setattr(solves, "_append", failing)
+            patch.setattr(solves, "append_line", failing)
             with pytest.raises(OSError, match="Input/output error"):
                 run(shared_path / "parts", **asked)
         COMM.Barrier()
