@@ -13,7 +13,7 @@ from dolfinx.fem import Function
 
 from lrsa_coupled import mpi
 from lrsa_coupled.coupling.compat import cell_nodes
-from lrsa_coupled.data.export import Exported, write_vtkhdf
+from lrsa_coupled.data.export import Exported, differences, write_vtkhdf
 from lrsa_coupled.data.parameters import parameter_values
 from lrsa_coupled.files import replace_all, reserve, temporary_folder
 from lrsa_coupled.generation.sample_arrays import SampleGatherer
@@ -47,10 +47,11 @@ def write_fields(case: Case, problem: Problem, folder: Path) -> None:
 
 def write_sample(
     case: Case, problem: Problem, folder: Path, *, about: Mapping[str, Any], guess: InitialGuess | None
-) -> None:
+) -> dict[str, float]:
     """Write ``sample.vtkhdf``: inputs, solution, initial guess and their difference, gathered to rank 0. Collective.
 
-    ``about`` and the parameters of the problem are field data.
+    ``about`` and the parameters of the problem are field data. Returned is the norm of the difference relative to that
+    of the solution, nodal values of a field, by field; nothing without a guess.
     """
     gather = SampleGatherer(case, problem)
     arrays, predicted = gather(problem), None
@@ -63,11 +64,14 @@ def write_sample(
     values = parameter_values(dataclasses.asdict(problem.parameters), units)
     known = {name: value for name, value in about.items() if value is not None}
 
-    def write() -> None:
-        if arrays is not None:
-            write_vtkhdf(folder / "sample.vtkhdf", Exported(arrays, case.schema, predicted, known | values))
+    def write() -> dict[str, float]:
+        if arrays is None:
+            return {}
+        sample = Exported(arrays, case.schema, predicted, known | values)
+        write_vtkhdf(folder / "sample.vtkhdf", sample)
+        return differences(sample)
 
-    mpi.share(problem.mesh.comm, write)
+    return mpi.share(problem.mesh.comm, write)
 
 
 def _part(problem: Problem, field: Field) -> Function:

@@ -134,30 +134,38 @@ def solve(request: Request, comm: MPI.Comm) -> tuple[str, bool]:
         guess = None if request.model is None else _learned(request.model, settings.guess)
     problem = problem_of(case, comm, request.parameters, settings.problem.resolution or case.resolution)
     result: SolveResult | Certified
+    began = None
     if guess is not None and request.accept is not None:
         from lrsa_coupled.certify.surrogate import Surrogate  # torch comes with it
 
         result = Surrogate(case, guess, problem, accept=request.accept).solve()
         text, success = describe_certified(result), result.delivered
     else:
-        result = _guarded(request, guess, problem)
+        result, began = _guarded(request, guess, problem)
         text, success = describe(result), result.converged
     numbers = evaluate(case.quantities, problem) if success else {}
     mpi.share(comm, lambda: configuration.save(settings, request.folder))
     write_fields(case, problem, request.folder)
+    errors: dict[str, float] = {}
     if success:
-        write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
+        errors = write_sample(case, problem, request.folder, about=request.sample, guess=guess and guess.bind(case))
     if comm.rank == 0:
         finite = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        content = {"request": described(request, comm.size), **dataclasses.asdict(result), "quantities": finite}
+        content = {"request": described(request, comm.size), **dataclasses.asdict(result)}
+        content |= {"initial_guess": began, "prediction_error": errors, "quantities": finite}
         write_text_atomically(request.folder / "result.json", json.dumps(content, indent=1) + "\n")
-    return "\n".join([text, *_quantities(case, numbers)]), success
+    return "\n".join([text, *_differences(errors), *_quantities(case, numbers)]), success
 
 
 def _learned(model: Path, settings: GuessConfig) -> LearnedGuess:
     from lrsa_coupled.guess.learned import LearnedGuess  # torch comes with it
 
     return LearnedGuess.load(model, settings)
+
+
+def _differences(errors: Mapping[str, float]) -> list[str]:
+    named = ", ".join(f"{error:.2%} ({name})" for name, error in errors.items())
+    return [f"the prediction differs from the solution by {named}"] if errors else []
 
 
 def described(request: Request, ranks: int) -> dict[str, Any]:
@@ -179,7 +187,8 @@ def described(request: Request, ranks: int) -> dict[str, Any]:
     }
 
 
-def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> SolveResult:
+def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> tuple[SolveResult, str]:
+    """Return how the solve went, and what it began with: a guess, or the default method where that is given up."""
     from lrsa_coupled.coupling.residual import reference_norm
     from lrsa_coupled.guess.guarded import GuardedSolver
     from lrsa_coupled.guess.policy import make_policy
@@ -195,7 +204,8 @@ def _guarded(request: Request, guess: LearnedGuess | None, problem: Problem) -> 
     result = solver.solve()
     solver.destroy()
     logger.info("residual %.2e, tolerance %.2e", result.residual, atol)
-    return result
+    learned = policy.decisions[-1].choice == LEARNED and not result.used_fallback
+    return result, LEARNED if learned else request.method or case.default_method
 
 
 def _request(path: Path) -> dict[str, Any]:

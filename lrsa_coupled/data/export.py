@@ -76,6 +76,17 @@ def write_vtkhdf(path: Path, sample: Exported) -> int:
     return len(arrays.points) - len(nodes)
 
 
+def differences(sample: Exported) -> dict[str, float]:
+    """Return by output how far the guess is from the solution, in the norm of its nodal values, relative to that."""
+    if sample.guess is None:
+        return {}
+    outputs = sample.schema.outputs
+    wrong = _split(outputs, sample.guess - sample.arrays.outputs, "")
+    right = _split(outputs, sample.arrays.outputs, "")
+    norms = [(float(np.linalg.norm(wrong[name])), float(np.linalg.norm(right[name]))) for name in right]
+    return {item.name: one / other for item, (one, other) in zip(outputs, norms, strict=True) if other > 0.0}
+
+
 def _columns(sample: Exported) -> dict[str, npt.NDArray[np.floating]]:
     """Return the values of each field by the name and unit under which they are written."""
     schema, arrays = sample.schema, sample.arrays

@@ -103,6 +103,9 @@ def test_solve_can_be_repeated_and_its_sample_is_read(tmp_path: Path, capsys: py
     guess, solution = grid["temperature, initial guess [T]"], grid["temperature [T]"]
     assert grid.n_points == 13**2 and grid["source [T per L^2]"].max() > 0.0
     assert grid["temperature, difference [T]"] == pytest.approx(guess - solution)
+    error = np.linalg.norm(guess - solution) / np.linalg.norm(solution)
+    assert first["prediction_error"] == {"temperature": pytest.approx(error, rel=1e-5)}
+    assert first["initial_guess"] == ("continuation" if first["used_fallback"] else "learned")
     assert grid.field_data["index"][0] == 2 and grid.field_data["seed"][0] == 3
     assert grid.field_data["hot [T]"][0] == pytest.approx(first["request"]["parameters"]["hot"])
     capsys.readouterr()
