@@ -60,10 +60,16 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 def _print_statistics(store: DataStore, nodes: Sequence[int]) -> None:
     from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
 
-    quantities = quantity_statistics(store)
-    for field in [*field_statistics(store), *quantities]:
-        error = f"standard error {field.standard_error:.2g}"
-        print(f"{field.name}: mean {field.mean:.6g} ({error}), variance {field.variance:.6g}")
+    quantities, fields = quantity_statistics(store), field_statistics(store)
+    repeated = len(store.solved) - fields[0].count
+    print(
+        f"statistics of {fields[0].count} samples"
+        + f", {repeated} that a run has repeated are left out" * bool(repeated)
+    )
+    for kind, each in [*(("field", each) for each in fields), *(("quantity", each) for each in quantities)]:
+        low, high = each.interval
+        error = f"standard error {each.standard_error:.3g}, 95 % interval {low:.6g} to {high:.6g}"
+        print(f"{kind} {each.name}: mean {each.mean:.6g} ({error}), variance {each.variance:.6g}")
     if store.card.resolution == 0 and max(nodes) > 2 * min(nodes):
         print("of all meshes together: solves on fine and on coarse ones count alike, a folder for each has its own")
     if failed := len(store.entries) - len(store.solved):

@@ -93,6 +93,18 @@ class Indices:
                 return block
 
 
+def jobs_of(folder: Path, indices: Iterable[int]) -> dict[int, str]:
+    """Return the job that has made each sample of a data set, of those that are known. Collective: no."""
+    paths = [path for path in matching(folder / "claims", "*.json") if path.stem.isdecimal()]
+    blocks = [_read(path) for path in sorted(paths, reverse=True)]  # a later one may begin with what was given back
+    found = {}
+    for index in indices:
+        job = next((each.job for each in blocks if each.first <= index < each.first + each.count), None)
+        if job is not None:
+            found[index] = job
+    return found
+
+
 def _read(path: Path) -> Block:
     read_created(path)
     return converted(read_json(path), Block, where=str(path))

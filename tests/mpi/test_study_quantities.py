@@ -96,6 +96,22 @@ def test_quantities_are_of_one_kind_and_count_once(folder: str) -> None:
         study(Script(), 2.0)
 
 
+def test_equal_draws_of_one_run_count_each(folder: str) -> None:
+    """A parameter may have two values only; a run that is repeated still counts once."""
+    for numbers in ((0, 0, 1), (0, 0, 1, 0)):
+        script = Script()
+        attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn=folder,
+               quantities={"mean": script.u * ufl.dx})  # fmt: skip
+        for number in numbers:
+            script.solve(number)
+        end_studies()
+    COMM.Barrier()
+    (found,) = quantity_statistics(stored(folder))
+    zero, one = (float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(2))
+    assert (found.count, found.mean) == (4, pytest.approx(0.75 * zero + 0.25 * one, rel=1e-6))
+    assert found.variance == pytest.approx(np.var([zero] * 3 + [one], ddof=1), rel=1e-6)
+
+
 def means(count: int) -> Iterator[fem.Form]:
     """Yield the mean of each solve of a plain script, to be assembled before the next."""
     script = Script()

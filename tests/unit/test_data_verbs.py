@@ -46,7 +46,7 @@ def test_statistics_are_weighted_by_mass(data: Path, capsys: pytest.CaptureFixtu
     assert last.standard_error == pytest.approx(np.std(means, ddof=1) / np.sqrt(5))
     assert cli.main(["info", str(data), "--statistics"]) == 0
     text = capsys.readouterr().out
-    assert f"u: mean {last.mean:.6g} (standard error " in text and "k[1]: mean" in text
+    assert f"field u: mean {last.mean:.6g} (standard error " in text and "k[1]: mean" in text and "of 5 samples" in text
 
 
 def test_verify(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
