@@ -5,6 +5,7 @@ Nothing here imports mpi4py before a communicator is asked for, so training runs
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import os
 import signal
@@ -87,6 +88,7 @@ def own_copy(comm: MPI.Comm) -> MPI.Comm:
         if MPI.Comm.Compare(copy, comm) in (MPI.IDENT, MPI.CONGRUENT):
             return copy
     _copies.append(comm.Dup())
+    _copies[-1].allreduce(0, op=lambda one, two: one)  # the first one duplicates it again, and keeps Python's lock
     return _copies[-1]
 
 
@@ -129,7 +131,8 @@ class collective_errors:  # noqa: N801 - used as a function, in with statements
         BaseException: That of the lowest rank that has one: on the others of the same built-in type and text,
             RuntimeError where the type is not built in; its notes, and its traceback in a user's case, are notes there.
             An error that all ranks have passes further blocks as it is.
-        OutOfReach: From an error of which the others have not heard in time.
+        OutOfReach: From an error of which the others have not heard in time; an interrupt goes on as it is, and if it
+            ends the program, that ends the others.
     """
 
     def __init__(self, comm: MPI.Comm) -> None:
@@ -145,6 +148,10 @@ class collective_errors:  # noqa: N801 - used as a function, in with statements
             agree(comm)
         elif comm.size > 1 and not _passes(error, comm):
             first = _announce(comm, error)
+            if first is None and isinstance(error, KeyboardInterrupt):
+                _alone.append(comm)
+                _noted(error, comm, is_echo=False)  # blocks around this one need not wait again
+                return
             if first is None:
                 raise OutOfReach("the other ranks are in a collective call and do not hear of an error") from error
             if first.rank != comm.rank:
@@ -181,7 +188,19 @@ def raise_on_all_ranks(comm: MPI.Comm, error: Exception | None) -> None:
 PATIENCE = 300.0
 """Time that a rank with an error waits for the others to come, in a user's script [s]: they may be at work."""
 
+INTERRUPTED = 3.0
+"""The same after Ctrl-C, which all ranks get, at places of their own [s]."""
+
 _patience = [PATIENCE]
+
+_alone: list[MPI.Comm] = []
+"""Communicators whose other ranks have not heard of an interrupt here."""
+
+
+@atexit.register  # before what studies register, so that it comes after
+def _end_others() -> None:
+    if _alone and isinstance(getattr(sys, "last_exc", None), KeyboardInterrupt):
+        _alone[0].Abort(130)  # they wait for this rank in a collective call, as MPI itself would at the end
 
 
 _blocks = [0]
@@ -239,7 +258,8 @@ def _announce(comm: MPI.Comm, error: BaseException) -> _Left | None:
 
     waiting = Thread(target=reduce, daemon=True)  # the others are in a call that has no version with a limit of time
     waiting.start()
-    waiting.join(_patience[0] * (1.5 if left.is_echo else 1.0))
+    seconds = min(_patience[0], INTERRUPTED) if isinstance(error, KeyboardInterrupt) else _patience[0]
+    waiting.join(seconds * (1.5 if left.is_echo else 1.0))
     return found[0] if found else None
 
 

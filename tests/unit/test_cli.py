@@ -296,6 +296,20 @@ def test_classical_work_does_not_load_torch(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
+def test_an_interrupt_of_one_rank_ends_a_script_on_all(tmp_path: Path) -> None:
+    """Python handles Ctrl-C between its own steps: a rank in a collective call waits for one that has left it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from mpi4py import MPI\nfrom lrsa_coupled import mpi\nmpi.INTERRUPTED = 0.2\nworld = MPI.COMM_WORLD\n"
+        "with mpi.collective_errors(world), mpi.collective_errors(world):\n"
+        "    if world.rank == 1:\n        raise KeyboardInterrupt\n    world.recv(source=1)\n"
+    )
+    command = [str(mpiexec()), "-n", "2", sys.executable, str(script)]
+    done = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr and "OutOfReach" not in done.stderr
+
+
 @needs_dolfinx
 @pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")
 @pytest.mark.parametrize("fails_on", ["rank == 1", "True"])
