@@ -16,6 +16,7 @@ from petsc4py import PETSc
 from lrsa_coupled.config import Config
 from lrsa_coupled.coupling.compat import assign
 from lrsa_coupled.coupling.contract import features_of, problem_of, solved, solver_of
+from lrsa_coupled.coupling.failures import failure_of
 from lrsa_coupled.coupling.norms import jacobian, solution_vector
 from lrsa_coupled.coupling.quantities import evaluate
 from lrsa_coupled.coupling.residual import energy, reference_norm, residual_vector, set_dirichlet
@@ -25,7 +26,7 @@ from lrsa_coupled.generation.hidden import hidden_parameters, random_field
 from lrsa_coupled.generation.plan import sample_parameters
 from lrsa_coupled.interfaces import Case, Continuation, Features, NumericalError, Problem, SolveResult
 
-STEPS = (1e-1, 1e-2, 1e-3, 1e-4)
+STEPS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 """Lengths of the step in a Taylor test, relative to the solution."""
 
 ROUNDING = 1e-11
@@ -309,7 +310,10 @@ def _order(remainder: Callable[[float], float], *, scale: float) -> float | None
 
 
 def _direction(problem: Problem) -> PETSc.Vec:
-    """Return random changes as large as the solution, zero where it is prescribed."""
+    """Return random changes as large as the solution, zero where it is prescribed, smooth for a regular Jacobian.
+
+    Noise at the nodes has such gradients that a term without any, or of the load, would not be seen beside them.
+    """
     direction = solution_vector(problem)
     norm = float(direction.norm()) or 1.0
     values = np.random.default_rng(problem.mesh.comm.rank).standard_normal(direction.getLocalSize())
@@ -317,9 +321,30 @@ def _direction(problem: Problem) -> PETSc.Vec:
     fixed = np.zeros_like(problem.solution.x.array, dtype=bool)
     for bc in problem.bcs:
         fixed[bc.dof_indices()[0]] = True
-    direction.array[fixed[: direction.getLocalSize()]] = 0.0
+    free = ~fixed[: direction.getLocalSize()]
+    direction.array[~free] = 0.0
+    smooth = _smoothed(problem, direction)
+    if smooth is not None:
+        direction.array[free] = smooth[free]
     direction.scale(norm / (float(direction.norm()) or 1.0))
     return direction
+
+
+def _smoothed(problem: Problem, noise: PETSc.Vec) -> Array | None:
+    """Return the owned values of the inverse of the Jacobian applied to noise, None where there is none."""
+    matrix, result = jacobian(problem), noise.duplicate()
+    solver = PETSc.KSP().create(problem.mesh.comm)
+    solver.setOperators(matrix)
+    solver.setType(PETSc.KSP.Type.PREONLY)
+    solver.getPC().setType(PETSc.PC.Type.LU)
+    solver.getPC().setFactorSolverType("mumps")
+    failure = failure_of(problem.mesh.comm, lambda: solver.solve(noise, result))
+    size = float(result.norm())
+    is_solved = failure is None and solver.getConvergedReason() > 0 and math.isfinite(size) and size > 0.0
+    values = result.array_r.copy() if is_solved else None
+    for item in (matrix, result, solver):
+        item.destroy()
+    return values
 
 
 def _finite(problem: Problem) -> None:

@@ -103,6 +103,26 @@ class WrongEnergy(Reaction):
         return 1.1 * potential
 
 
+class PowerLaw(Reaction):
+    """Of noise at the nodes, whose gradients are large, the other terms could not be seen."""
+
+    resolution = 16
+
+    def potential(self, u: Any, strength: Any, x: Any) -> Any:
+        slope = ufl.inner(ufl.grad(u), ufl.grad(u))
+        return super().potential(u, strength, x) + 0.25 * slope**2
+
+
+class WrongLoad(PowerLaw):
+    def energy(self, potential: Any) -> Any:
+        (u,) = potential.coefficients()
+        return potential + u * ufl.dx
+
+
+class WrongMass(PowerLaw, WrongJacobian):
+    pass
+
+
 class NotAffine(Reaction):
     is_linear = True
 
@@ -220,6 +240,8 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (RandomSample(), "error", "3 samples", "draw from .* alone"),
     (WrongJacobian(), "error", "Jacobian", "is not the derivative of the residual"),
     (WrongEnergy(), "error", "energy", "its derivative is not the residual"),
+    (WrongLoad(), "error", "energy", "its derivative is not the residual"),
+    (WrongMass(), "error", "Jacobian", "is not the derivative of the residual"),
     (NotAffine(), "error", "Jacobian", "is_linear=True, but the residual is not affine"),
     (SaidNonlinear(), "advice", "Jacobian", "is_linear=True"),
     (ConstantInput(), "advice", "features", "the same in all samples: source"),
