@@ -120,7 +120,14 @@ def evaluate(quantities: Sequence[Quantity], problem: Unknown) -> dict[str, floa
 
 
 def of_forms(forms: Mapping[str, ufl.Form], problem: Unknown) -> Quantities | None:
-    """Return quantities of a script, forms of its unknown by name; None without any. Collective; as ``Quantities``."""
+    """Return quantities of a script, forms of its unknown by name; None without any. Collective.
+
+    Raises as ``Quantities``, and ValueError for a form without the unknown: of another problem's its value stays.
+    """
+    for name, form in forms.items():
+        known = form.coefficients() if isinstance(form, ufl.Form) else problem.functions
+        if not any(each is function for each in known for function in problem.functions):
+            raise ValueError(f"quantity '{name}' must be a form of the unknown of the problem, got one without it")
     named = [Quantity(name, "1", partial(_given, form)) for name, form in forms.items()]
     return Quantities(named, problem) if named else None
 

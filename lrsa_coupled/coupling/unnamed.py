@@ -18,6 +18,9 @@ from dolfinx.fem.petsc import LinearProblem, NonlinearProblem
 from lrsa_coupled.data.format import digest
 from lrsa_coupled.interfaces import Unknown
 
+NONE = "-"
+"""Instead of a digest."""
+
 
 @final
 class Unnamed:
@@ -53,16 +56,17 @@ class Unnamed:
 
 
 def source_of(problem: Any, quantities: Mapping[str, ufl.Form]) -> str:
-    """Return what is the same for the same equations and quantities: a digest of their signatures. Collective: no.
+    """Return digests of the signatures of the equations and of the quantities, - for none. Collective: no.
 
-    Of a bare solver only the quantities count.
+    A bare solver has no equations.
     """
-    parts = [f"{name} {form.signature()}" for name, form in sorted(quantities.items()) if isinstance(form, ufl.Form)]
+    equations = []
     for form in _forms(problem):
         module, compiled = form.module, form.ufcx_form  # several on cells of several kinds, which have no signature
         if isinstance(module, ModuleType) and compiled is not None:
-            parts.append(module.ffi.string(compiled.signature).decode())
-    return digest(part.encode() for part in parts)
+            equations.append(module.ffi.string(compiled.signature).decode())
+    asked = [f"{name} {form.signature()}" for name, form in sorted(quantities.items()) if isinstance(form, ufl.Form)]
+    return " ".join(digest(each.encode() for each in parts) if parts else NONE for parts in (equations, asked))
 
 
 def _objects(sources: Sequence[Any]) -> Iterator[Function | Constant]:

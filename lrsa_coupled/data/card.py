@@ -87,7 +87,8 @@ class DataCard:
                 if key == "unsolved":
                     return "solved samples" if others.get(key) else "samples without solutions"
                 return f"{key} {mine.get(key)} instead of {others.get(key)}"
-        return SOURCE if None not in (self.source, other.source) and self.source != other.source else None
+        is_case = self.resolution and None not in (self.source, other.source)  # of a script a study compares them
+        return SOURCE if is_case and self.source != other.source else None
 
     def _compared(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
         """Return the entries other than schema and versions, settings beside the others."""

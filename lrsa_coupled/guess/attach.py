@@ -112,7 +112,7 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
     if learning is not None:
         what, script = studied(solver, u, bcs, learning=learning, **described)
         forms = named("quantities", quantities)
-        source, kept = source_of(problem, forms) if forms else None, of_forms(forms, what)  # before the folder is made
+        source, kept = source_of(problem, forms), of_forms(forms, what)  # before the folder is made
         attached = _learning(solver, what, guess, script=script, learning=learning, policy=policy, source=source)
         if attached.learner is not None:
             attached.learner.quantities = kept

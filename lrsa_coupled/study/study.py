@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from msgspec import Meta
 from mpi4py import MPI
 
+from lrsa_coupled.coupling.unnamed import NONE
 from lrsa_coupled.data.card import NAME, DataCard, read_card
 from lrsa_coupled.data.format import SampleRecord
 from lrsa_coupled.guess.interpolated import INTERPOLATED
@@ -125,7 +126,7 @@ class Study:
         self.cores = free_cores(comm) if cores is None else cores
         self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)
         self.schema, self.source = card.schema, card.source
-        self.closed = False
+        self.closed = self._warned = False
         self._next = economy.FIRST
         self._trained: list[str] = []
         self._newest: Path | None = None
@@ -134,7 +135,8 @@ class Study:
             if comm.rank == 0:
                 if self.folder.is_file():
                     raise ValueError(f"learn: expected a folder for data and models, {learning.folder} is a file")
-                _check_source(self.folder, card)
+                held = read_card(self.folder).source if (self.folder / NAME).is_file() else None
+                self.compare(held, card.source)
                 if groups is None:
                     self.log = SampleLog(self.folder, card, learning.overhead / 4)
                 else:
@@ -241,6 +243,17 @@ class Study:
         text = f"saved {self.saved:.3g} s against the own guess, learning took {took:.3g} s"
         return "\n".join([*lines, f"{text}: {'gained' if gain >= 0 else 'lost'} {abs(gain):.3g} s"])
 
+    def compare(self, present: str | None, source: str | None) -> None:
+        """Warn once of other equations than those of the folder; ValueError for other quantities. Collective: no."""
+        if _check_source(self.learning.folder, present, source) or self._warned:
+            return
+        self._warned = True
+        if self.comm.rank == 0:
+            logger.warning(
+                "%s has solves of other equations, such as with another number in a form: guesses do not know of it; "
+                "make what changes a Constant and name it, or give another folder", self.learning.folder
+            )  # fmt: skip
+
     def close(self) -> None:
         """End collecting and the trainer, and log the summary: on rank 0, also at the end of the program."""
         if self.closed:
@@ -297,17 +310,28 @@ class Study:
 _studies: dict[tuple[object, ...], Study] = {}
 
 
-def _check_source(folder: Path, card: DataCard) -> None:
-    """Raise ValueError where a script keeps quantities in a folder of other ones. Collective: no."""
-    is_script = card.source is not None and card.resolution == 0
-    if is_script and (folder / NAME).is_file() and read_card(folder).source not in (None, card.source):
-        raise ValueError(f"{folder} holds quantities that are others, or of other equations; choose another folder")
+def _check_source(folder: Path | str, present: str | None, source: str | None) -> bool:
+    """Return whether a script solves the equations of a folder, so far as that is known; see ``source_of``.
+
+    Collective: no. ValueError where it keeps other quantities, or none where the folder has some, or has them of other
+    equations: means would be of both.
+    """
+    if present is None or source is None or " " not in present:  # a card of an older version
+        return True
+    (equations, quantities), (own, asked) = present.split(), source.split()
+    same = NONE in (equations, own) or equations == own
+    if quantities not in (NONE, asked):
+        given = "none" if asked == NONE else "others"
+        raise ValueError(f"{folder} has quantities with its solves, got {given}: give the same, or another folder")
+    if quantities != NONE and not same:
+        raise ValueError(f"{folder} holds quantities of other equations; choose another folder")
+    return same
 
 
 def study_for(learning: Learning, schema: Schema, comm: MPI.Comm, *, source: str | None = None) -> Study:
     """Return the study of a folder in this process, made at the first call; errors as ``Study``. Collective.
 
-    ``source`` says what the quantities are of that it keeps, None without any.
+    ``source`` says what it solves and what quantities it keeps, see ``source_of``; None where that is not known.
     """
     key = str(Path(learning.folder).resolve()), comm.size, comm.rank
     study = _studies.get(key)
@@ -315,8 +339,10 @@ def study_for(learning: Learning, schema: Schema, comm: MPI.Comm, *, source: str
         study = _studies[key] = Study(learning, DataCard(schema, seed=0, resolution=0, source=source), comm)
     elif (difference := study.schema.difference(schema)) is not None:
         raise ValueError(f"{learning.folder} is the folder of a study with other problems, these have {difference}")
-    elif source is not None and source != study.source:
-        raise ValueError(f"{learning.folder} is the folder of a study without these quantities; choose another folder")
+    elif source is not None and not source.endswith(NONE) and (study.source or NONE).endswith(NONE):
+        raise ValueError(f"{learning.folder} is the folder of a study without quantities; choose another folder")
+    else:
+        study.compare(study.source, source)
     study.learning = learning
     return study
 

@@ -45,12 +45,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 class Script:
     """A user's script: nonlinear conduction with a source that moves, from zeros each time."""
 
-    def __init__(self, cells: int = 8) -> None:
+    def __init__(self, cells: int = 8, power: int = 2) -> None:
         mesh = create_unit_square(COMM, cells, cells)
         self.space = space = fem.functionspace(mesh, ("P", 1))
         self.u, self.f = fem.Function(space, name="temperature"), fem.Function(space)
         self.rate, v = fem.Constant(mesh, 1.0), ufl.TestFunction(space)
-        flux = (1 + self.rate * self.u**2) * ufl.inner(ufl.grad(self.u), ufl.grad(v))
+        flux = (1 + self.rate * self.u**power) * ufl.inner(ufl.grad(self.u), ufl.grad(v))
         mesh.topology.create_connectivity(1, 2)
         dofs = fem.locate_dofs_topological(space, 1, exterior_facet_indices(mesh.topology))
         self.problem = NonlinearProblem(

@@ -92,8 +92,14 @@ def test_quantities_are_of_one_kind_and_count_once(folder: str) -> None:
     assert found.mean == pytest.approx(np.mean(exact), rel=1e-6)
     assert found.standard_error == pytest.approx(np.std(exact, ddof=1) / 2.0, rel=1e-5)
     assert found.name == "mean" or found.name.startswith("mean (of 4 of ")
-    with pytest.raises(ValueError, match="holds quantities that are others, or of other equations"):
+    with pytest.raises(ValueError, match="has quantities with its solves, got others: give the same"):
         study(Script(), 2.0)
+    with pytest.raises(ValueError, match="has quantities with its solves, got none: give the same"):
+        study(Script(), 0.0)
+    with pytest.raises(ValueError, match="quantity 'mean' must be a form of the unknown of the problem"):
+        script = Script()
+        attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn=f"{folder}2",
+               quantities={"mean": script.f * ufl.dx})  # fmt: skip
 
 
 def test_equal_draws_of_one_run_count_each(folder: str) -> None:
@@ -110,6 +116,19 @@ def test_equal_draws_of_one_run_count_each(folder: str) -> None:
     zero, one = (float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(2))
     assert (found.count, found.mean) == (4, pytest.approx(0.75 * zero + 0.25 * one, rel=1e-6))
     assert found.variance == pytest.approx(np.var([zero] * 3 + [one], ddof=1), rel=1e-6)
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["in one program", "in the next"])
+def test_other_equations_in_a_folder_are_said_once(ends: bool, folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A number of Python in a form changes with the loop, say, and is seen by no guess."""
+    with caplog.at_level(logging.WARNING):
+        for power in (2, 2, 4, 6):
+            script = Script(power=power)
+            attach(script.problem, inputs=script.inputs, scalars=script.scalars, learn=folder)
+            script.solve(0)
+            if ends and power == 2:
+                end_studies()
+    assert caplog.text.count("has solves of other equations") == (COMM.rank == 0)
 
 
 def means(count: int) -> Iterator[fem.Form]:
