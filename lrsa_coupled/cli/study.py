@@ -9,7 +9,7 @@ from lrsa_coupled import mpi
 from lrsa_coupled.cli._arguments import add_case, add_out, add_preset, add_settings
 from lrsa_coupled.cli._startup import check_petsc, prepared, start
 
-HELP = "solve samples of a case, each from what the ones before have taught"
+HELP = "solve samples of a case one after another, each from what the ones before have taught"
 EXAMPLE = "lrsa-coupled study my/case.py --samples 200 --out my/study"
 FAILED, STOPPED = 1, 3
 """Exit codes: samples failed; a signal ended the run early."""
@@ -34,6 +34,8 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
         raise ValueError(
             "study keeps no quantities: generate --set generate.quantities=true --set generate.guess=learning does"
         )
+    if comm.size > 1:
+        mpi.print_once(f"each sample on {comm.size} ranks; generate --set generate.guess=learning has one on each")
     with prepared(comm, args.out):
         learning = Learning(str(args.out), solves=config.generate.samples, when=args.when)
         study = CaseStudy(case, config, learning, comm)

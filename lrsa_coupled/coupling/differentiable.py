@@ -237,10 +237,10 @@ def _check(equation: Equation, coefficients: Mapping[str, Variable], forms: Sequ
             raise ValueError("residual and energy must be forms of the unknown of the problem, got others")
     known = [each for form in forms for each in (*form.coefficients(), *form.constants())]
     for name, variable in coefficients.items():
-        if variable is equation.solution or not any(each is variable for each in known):
-            raise ValueError(f"'{name}' must be a Function or Constant in residual or energy, not the unknown")
         if any(is_value_of(bc, variable) for bc in equation.bcs):
             raise ValueError(f"'{name}' is the value of a Dirichlet condition: there are no derivatives by those")
+        if variable is equation.solution or not any(each is variable for each in known):
+            raise ValueError(f"'{name}' must be a Function or Constant in residual or energy, not the unknown")
 
 
 def _tensor(name: str, variable: Variable, values: Any) -> Tensor:

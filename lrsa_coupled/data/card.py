@@ -108,10 +108,13 @@ def create(
     source of the case as it is now, and leaves the samples that are there.
 
     Raises:
-        ValueError: If the folder holds a data set made otherwise, the first mismatch is named, or a model or solution.
+        ValueError: If the folder holds a data set made otherwise, the first mismatch is named, or a model or solution,
+            or files that are not ours.
         OSError: If the folder cannot be written.
     """
     check_kind(folder, NAME)
+    if not (folder / NAME).exists() and (others := _of_others(folder)):
+        raise ValueError(f"{folder} holds {others[0]}, expected a data set or a new folder; choose another one")
     try:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -132,6 +135,14 @@ def create(
         write_text_atomically(folder / NAME, sealed(card.to_json()))
 
 
+def _of_others(folder: Path) -> list[str]:
+    """Return the files of a folder that no data set has, but for logs of jobs."""
+    if not folder.is_dir():
+        return []
+    files = (path.name for path in folder.iterdir() if not path.name.startswith(".") and path.is_file())
+    return sorted(name for name in files if not name.endswith((".json", ".jsonl", ".log", ".out", ".err")))
+
+
 def read_card(folder: Path) -> DataCard:
     """Read the card of a data set. OSError when it cannot be read.
 
@@ -145,6 +156,8 @@ def read_card(folder: Path) -> DataCard:
         text = f"{folder} is not a data set: it has no {NAME}; make one with 'lrsa-coupled generate'"
         if (folder / "estimate.json").is_file():
             text = f"{folder} is not a data set but an estimate: its numbers are in result.json"
+        elif (folder / "model.json").is_file():
+            text = f"{folder} is not a data set but a model: its errors and settings are in model.json"
         raise ValueError(text) from None
     return DataCard.from_json(content, where=str(path))
 

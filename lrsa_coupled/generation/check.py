@@ -109,7 +109,8 @@ def _quantities(case: Case, problem: Any) -> Iterator[Finding]:
             yield Finding("error", subject, str(error))
             continue
         if math.isfinite(number):
-            yield Finding("ok", subject, f"{number:.6g} {quantity.unit} of the solution of sample 0")
+            unit = f" {quantity.unit}" * (quantity.unit != "1")
+            yield Finding("ok", subject, f"{number:.6g}{unit} of the solution of sample 0")
         else:
             yield Finding("error", subject, f"expected a number, got {number} of the solution of sample 0")
 
@@ -188,13 +189,15 @@ def _from_solution(case: Case, problem: Any, atol: float, *, index: int) -> Find
 
 
 def _cost(case: Case, nodes: NodeSet, *, index: int, seconds: float) -> Finding:
+    ranks = nodes.space.mesh.comm.size
     size, schema = nodes.space.dofmap.index_map.size_global, case.schema
     cells = nodes.space.mesh.topology.index_map(nodes.space.mesh.topology.dim).size_global
     geometry = size * (8 * schema.dim + 9 + schema.num_outputs) + 4 * nodes.num_vertices * cells
     whole = NUM_SAMPLES * size * (4 * schema.num_inputs + 8 * schema.num_outputs)
     whole += geometry * (1 if case.fixed_mesh else NUM_SAMPLES)
     hours = NUM_SAMPLES * seconds / 3600.0
-    text = f"{NUM_SAMPLES} samples like this one: about {hours:.2g} h with these ranks, {whole / 1e9:.2g} GB"
+    together = f" one after another on {ranks} ranks, less where each rank has its own" * (ranks > 1)
+    text = f"{NUM_SAMPLES} samples like this one: about {hours:.2g} h{together}, {whole / 1e9:.2g} GB"
     return Finding("ok", f"sample {index}, cost", text)
 
 

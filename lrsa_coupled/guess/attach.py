@@ -102,7 +102,8 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
 
         guess = Learned.load(folder)
     if guess is not None and not isinstance(guess, InitialGuess):
-        raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; LearnedGuess.load(folder) reads a trained model")
+        text = "LearnedGuess.load(folder) reads a trained model, learn=folder begins without one"
+        raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; {text}")
     learning = learning_of(learn, options)
     if quantities and learning is None:
         raise ValueError("quantities are kept with the samples that learn collects, got no learn: give a folder, too")

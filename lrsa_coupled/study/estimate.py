@@ -283,6 +283,8 @@ def _choose(study: Study, request: Request, folder: Path) -> tuple[Method, dict[
     if request.method == "auto":
         has_operator = study.model is not None and study.case.points is not None
         names = [name for name in METHODS if name != OperatorMethod.name or has_operator]
+        if study.model is not None and not has_operator:
+            logger.info("operator: left out, the case has no points to evaluate it at; solves begin from it")
     methods = {name: METHODS[name](study) for name in names}
     targets: dict[str, float] = {}
     expected: dict[str, float] = {}

@@ -126,7 +126,7 @@ class Study:
         self.cores = free_cores(comm) if cores is None else cores
         self.trainer = Trainer(self.folder, niceness=19 if self.cores > 0 else 0)
         self.schema, self.source = card.schema, card.source
-        self.closed = self._warned = False
+        self.closed = self._warned = self._told = False
         self._next = economy.FIRST
         self._trained: list[str] = []
         self._newest: Path | None = None
@@ -227,7 +227,9 @@ class Study:
 
     def summary(self) -> str:
         """Return lines about data, models, costs and gain; what is on disk is known on rank 0 only."""
-        lines = [f"study: {self.solves} solves in {self.solving:.4g} s"]
+        self._told = True
+        whose = "study" if self.groups is None else "study of the first group of ranks"
+        lines = [f"{whose}: {self.solves} solves in {self.solving:.4g} s, without what makes the problems"]
         if self.comm.rank == 0:
             kept = f"in {self.folder}" if self.log is not None else "no longer collected"
             if self.log is not None and self.groups is None:  # what other groups have made is a guess
@@ -273,7 +275,7 @@ class Study:
             while self.trainer.running:
                 self.trainer.poll()
                 time.sleep(0.2)
-        if self.solves:
+        if self.solves and not self._told:
             logger.info("%s", self.summary())
 
     def _end(self) -> None:

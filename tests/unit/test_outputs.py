@@ -41,6 +41,11 @@ KINDS = [
         "holds a model, expected a data set",
         marks=needs_dolfinx,
     ),
+    pytest.param(
+        ("generate", "cavity", "--samples", "1", "--out", "{tmp}/notes"),
+        "holds notes.md, expected a data set or a new folder",
+        marks=needs_dolfinx,
+    ),
     (("train", "{data}", "--out", "{tmp}/case"), "holds Python files, expected a model or a new folder"),
 ]
 
@@ -50,7 +55,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp = tmp_path_factory.mktemp("outputs")
     write(tmp / "data", 8)
     write_rows(results(method("zero", [1.0])), tmp / "rows.jsonl")
-    for name, mark in (("model", "model.json"), ("solution", "result.json"), ("case", "case.py")):
+    for name, mark in (
+        ("model", "model.json"),
+        ("solution", "result.json"),
+        ("case", "case.py"),
+        ("notes", "notes.md"),
+    ):
         (tmp / name).mkdir()
         (tmp / name / mark).write_text("{}")
     return tmp
