@@ -188,10 +188,13 @@ class _Worker:
     def _solve(self, chain: Chain, guesses: list[InitialGuess], stop: StopSignals) -> Iterator[int]:
         """Solve a chain, write the samples that are missing and yield their indices."""
         self.solver.begin()
+        ended = time.perf_counter()
         for index in chain.indices:
             record = self.solver.solve(index, guesses)
+            began, ended = ended, time.perf_counter()
             if record is not None:
                 self.useful += record.seconds
+                record = dataclasses.replace(record, seconds=ended - began)  # arrays, and writing those before, too
             if index in chain.missing:
                 with collective_errors(self.group):
                     if record is not None:
