@@ -61,7 +61,8 @@ class GuardedSolver(SequenceSolver):
         """
         comm, started = self.target.problem.mesh.comm, time.perf_counter()
         kind = kind_of(self.target.problem)
-        choice = comm.bcast(self.policy.choose(kind, list(self.guesses)))  # ranks differ after an error on one of them
+        none = Choice(DEFAULT, "no choice")  # the ranks may differ after an error on one of them: rank 0 decides
+        choice = comm.bcast(self._safely(lambda: self.policy.choose(kind, list(self.guesses)), none))
         attempt, wasted, risk = _Attempt(), 0.0, 0.0
         if choice.name != DEFAULT:
             attempt = self._attempt(choice, started)
@@ -82,6 +83,16 @@ class GuardedSolver(SequenceSolver):
         self._note(kind, decision, outcome, slowest(comm, time.perf_counter() - started))
         spent = time.perf_counter() - started - sum(attempt.seconds.values())
         return dataclasses.replace(result, seconds=attempt.seconds | {"solve": spent})
+
+    def _safely[T](self, function: Callable[[], T], otherwise: T) -> T:
+        """Call what chooses and takes down; where the target stands in a user's program an error is logged instead."""
+        try:
+            return function()
+        except Exception as error:
+            if not self.target.in_script:
+                raise
+            logger.warning("the choice of a guess has failed, the own solve goes on: %s", describe(error))
+            return otherwise
 
     def update(self, problem: Problem, atol: float) -> None:
         self.target.update(problem, atol)
@@ -157,7 +168,8 @@ class GuardedSolver(SequenceSolver):
     def _note(self, kind: str, decision: Decision, outcome: str, seconds: float) -> None:
         """Take down a decision; ``outcome`` is that of the default solve where no guess was tried."""
         number, outcome = len(self.policy.decisions) + 1, decision.outcome or outcome
-        self.policy.note(kind, dataclasses.replace(decision, number=number, outcome=outcome, seconds=seconds))
+        decision = dataclasses.replace(decision, number=number, outcome=outcome, seconds=seconds)
+        self._safely(lambda: self.policy.note(kind, decision), None)
         if self.target.problem.mesh.comm.rank == 0:
             try:
                 self.policy.save()

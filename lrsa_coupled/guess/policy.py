@@ -284,11 +284,12 @@ class Adaptive(Policy):
         return self._records.setdefault(kind, Record())
 
     def _choose(self, record: Record, names: Sequence[str]) -> tuple[str, str]:
+        if self.prospects is not None and DEFAULT in record.logs:
+            record.forget_outdated(self.prospects, OUTDATED)
         awake = [name for name in names if record.rests.get(name, 0) <= record.number]
         covered = [name for name in awake if record.covers(name, self.settings.budget)]
         choices = [*covered, DEFAULT] if self.guess_first else [DEFAULT, *covered]
         if self.prospects is not None and DEFAULT in record.logs:
-            record.forget_outdated(self.prospects, OUTDATED)
             choices = self._promising(record, choices, self.prospects)
         for name in choices:
             if name not in record.logs:

@@ -117,7 +117,7 @@ class Learner:
 
         The sample has an index and parameters where it is one of a case.
         """
-        seconds = self.policy.decisions[-1].seconds
+        seconds = self.policy.decisions[-1].seconds if self.policy.decisions else 0.0
         self.study.count(seconds, solved=result.converged)
         rest = result.reason, parameters, result.iterations, result.residual, seconds
         record = SampleRecord(index, "ok" if result.converged else "failed", *rest, arrays=None)

@@ -43,6 +43,8 @@ NORMAL = 1.959964
 
 RARE = 14.0
 """Answers for a degree of freedom where predictions interpolate: so they cover, ``tests/faults/test_coverage.py``."""
+UNSEEN = 4.0
+"""How much more two predictions may differ elsewhere than at few answers, by chance."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,9 @@ class Controlled(Sampled):
         expected: Variance that predictions expect of their errors at the answers ``(N, L)`` and on average ``(L,)``, of
             those that interpolate, 0 of others. Few answers show such errors, which are rare and large: the average,
             times what the answers show over what is expected there where that is more, is left at least of their part
-            in the control variate, and by that part there is one degree of freedom for up to ``RARE`` answers.
+            in the control variate, and by that part there is one degree of freedom for up to ``RARE`` answers. Where
+            others differ from those far more at further points than at the answers, the answers do not show their
+            errors either: what they differ by more than ``UNSEEN`` times is left of their part.
         quick: What quick models of these models say at the further points.
         beyond: What they say at many more points ``(M'_k, L, ...)``: the mean of a prediction is that of its difference
             to the quick one, plus the mean of this one there. Both empty without them.
@@ -232,7 +236,15 @@ class Controlled(Sampled):
         seen = np.var(self.truth[:, None] - self.cheap[:, expects], axis=0)
         times = np.maximum(seen / np.maximum(own[:, expects].mean(axis=0), 1e-300), 1.0)
         left = float(used[expects] @ (times * average[expects]))
+        if expects.any():
+            left += float(used[~expects] @ self._unseen(expects))
         return min(left / max(float(np.var(self.truth, ddof=1)), 1e-300), 1.0), rare
+
+    def _unseen(self, expects: npt.NDArray[np.bool_]) -> Array:
+        """Return how much more others differ from the first that expects at further points than at the answers."""
+        differ = [each[:, ~expects] - each[:, expects][:, :1] for each in (self.cheap, *self.further)]
+        here, *there = (np.mean(each**2, axis=0) for each in differ)
+        return np.maximum(np.mean(there, axis=0) - UNSEEN * here, 0.0)
 
     def _chance(self, known: npt.NDArray[np.bool_], threshold: float) -> Function:
         """Return what takes predictions to the chance ``(n, 1)`` of an answer above a threshold."""

@@ -233,6 +233,24 @@ def test_nothing_that_goes_wrong_reaches_the_script(
 
 
 @pytest.mark.two_ranks
+@pytest.mark.parametrize("method", ["choose", "note"])
+def test_a_mistake_in_the_choice_of_guesses_on_one_rank_does_not_reach_the_script(
+    method: str, folder: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(*_: object) -> None:
+        raise KeyError("previous")
+
+    plain, script = Script(), Script()
+    attached = learn(script, folder)
+    if COMM.rank == COMM.size - 1:
+        monkeypatch.setattr(attached.policy, method, missing)
+    for number in range(3):
+        assert np.abs(plain.solve(number) - script.solve(number)).max(initial=0.0) < 1e-8
+    if COMM.rank == COMM.size - 1:
+        assert caplog.text.count("the choice of a guess has failed, the own solve goes on: KeyError") == 3
+
+
+@pytest.mark.two_ranks
 def test_solves_shorter_than_what_collecting_takes_are_not_all_kept(folder: str) -> None:
     script = Script()
     attached = learn(script, folder, overhead=1e-9)

@@ -371,3 +371,14 @@ def test_a_guess_whose_error_has_halved_since_it_was_measured_is_measured_again(
     assert _choose(policy)[0] == DEFAULT
     policy.prospects = {"regression": 0.09, DEFAULT: 1.0}
     assert _choose(policy) == ("regression", "not yet measured")
+
+
+def test_a_guess_that_was_left_out_is_measured_again_once_its_error_has_halved() -> None:
+    policy = Adaptive(GuessConfig(), ["previous"])
+    policy.prospects = {"previous": 0.2, DEFAULT: 1.0}
+    for number in range(30):
+        choice, outcome, wasted = (DEFAULT, "converged", 0.0) if number < 20 else ("previous", "abandoned", 0.02)
+        policy.note(KIND, Decision(number + 1, choice, "", outcome, wasted, 1.0 + wasted, wasted, iterations=5))
+    assert "previous is left out for" in _choose(policy)[1]
+    policy.prospects = {"previous": 0.05, DEFAULT: 1.0}
+    assert _choose(policy) == ("previous", "not yet measured")
