@@ -114,6 +114,9 @@ def _check_attributes(case: Case[Any]) -> None:
             raise ValueError(f"{name} of '{case.name}' must be of type {kind.__name__}, got {value!r}")
     if not isinstance(case.quantities, tuple | list):
         check_tuple(f"quantities of '{case.name}'", case.quantities, type(case.quantities))
+    names = [quantity.name for quantity in case.quantities]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"quantities of '{case.name}' need different names, got two of '{repeated[0]}'")
     kinds = type(case).__mro__
     own = {name for kind in kinds[: kinds.index(Case)] for name in vars(kind) if not name.startswith("_")}
     known = {*dir(Case), *Case.__annotations__, "schema"}

@@ -113,6 +113,11 @@ class PowerLaw(Reaction):
         return super().potential(u, strength, x) + 0.25 * slope**2
 
 
+class OtherRule(Reaction):
+    def energy(self, potential: Any) -> Any:
+        return ufl.Form([each.reconstruct(metadata={"quadrature_degree": 1}) for each in potential.integrals()])
+
+
 class WrongLoad(PowerLaw):
     def energy(self, potential: Any) -> Any:
         (u,) = potential.coefficients()
@@ -240,6 +245,7 @@ def test_shipped_cases_have_no_errors(name: str) -> None:
     (RandomSample(), "error", "3 samples", "draw from .* alone"),
     (WrongJacobian(), "error", "Jacobian", "is not the derivative of the residual"),
     (WrongEnergy(), "error", "energy", "its derivative is not the residual"),
+    (OtherRule(), "advice", "energy", "as by quadrature of another degree"),
     (WrongLoad(), "error", "energy", "its derivative is not the residual"),
     (WrongMass(), "error", "Jacobian", "is not the derivative of the residual"),
     (NotAffine(), "error", "Jacobian", "is_linear=True, but the residual is not affine"),

@@ -151,6 +151,7 @@ def test_what_a_callback_returns_is_checked(
         ('"unit": "1"', '"units": "1"', "parameter 'source': expected metadata="),
         ("source: float", "source: int", "does not draw what Load declares: Expected `int`, got `float`"),
         ("    fields =", "    quantities = schema.outputs[0]\n    fields =", "quantities of 'plate' must be a tup"),
+        ("    fields =", "    quantities = schema.outputs * 2\n    fields =", "need different names, got two of 'u'"),
         ("    fields =", "    quantites =", "'quantites' of 'plate' is read by nothing (did you mean 'quantities'?)"),
     ],
 )  # fmt: skip
