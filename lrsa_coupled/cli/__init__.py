@@ -159,13 +159,15 @@ def _remedy(error: BaseException) -> str | None:
 
 def _line(error: BaseException) -> str | None:
     """Describe an error that a user can do something about; None for any other."""
+    from lrsa_coupled.interfaces import NumericalError
+
     if isinstance(error, KeyboardInterrupt):
         return "interrupted by Ctrl-C"
     if remedy := _remedy(error):
         return remedy
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError)):
+    if isinstance(error, (ValueError, TypeError, OSError, FloatingPointError, NumericalError)):
         return _flat(str(error))
     if type(error).__module__.startswith("petsc4py"):
         return f"PETSc: {_flat(str(error.__cause__ or error))}"  # the cause is the message of a preconditioner of ours

@@ -48,13 +48,15 @@ def reference_norm(problem: Unknown) -> float:
     """Return the residual norm at zero, the scale of ``Case.rtol``: PETSc's own scale of ``-snes_rtol`` from zero.
 
     Dirichlet rows count with the prescribed values. It is 1 for what has no residual form: modes and corrections.
-    Collective; leaves zeros in the solution. NumericalError when it is not finite.
+    Collective; leaves zeros in the solution. NumericalError when it is zero or not finite.
     """
     for function in problem.functions:
         function.x.array[:] = 0.0
     norm = residual_norm(problem) if isinstance(problem, Problem) else 1.0
     if not math.isfinite(norm):
         raise NumericalError(f"the residual at zero is not finite, its norm is {norm}")
+    if norm == 0.0:
+        raise NumericalError("the residual at zero has the norm 0: rtol is relative to it, and zero is the solution")
     return norm
 
 

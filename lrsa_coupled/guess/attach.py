@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+NO_GUESS = "LearnedGuess.load(folder) reads a trained model, learn=folder begins without one"
+
 type Solver = PETSc.SNES | PETSc.KSP
 
 
@@ -102,8 +104,7 @@ def attach(  # noqa: PLR0913 - what a script has, each by its name
 
         guess = Learned.load(folder)
     if guess is not None and not isinstance(guess, InitialGuess):
-        text = "LearnedGuess.load(folder) reads a trained model, learn=folder begins without one"
-        raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; {text}")
+        raise TypeError(f"attach takes a LearnedGuess, got {guess!r}; {NO_GUESS}")
     learning = learning_of(learn, options)
     if quantities and learning is None:
         raise ValueError("quantities are kept with the samples that learn collects, got no learn: give a folder, too")

@@ -64,6 +64,17 @@ def test_a_numerical_error_fails_a_sample(tmp_path: Path, capsys: pytest.Capture
     assert DataStore(tmp_path / "data").solved == [0, 1]
 
 
+def test_a_sample_that_zero_solves_fails_by_that_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_case(tmp_path / "case", sample="source = 0.0 if source > 1.5 else source")
+    assert generate(path, tmp_path / "data") == 1
+    assert "the residual at zero has the norm 0: rtol is relative to it" in capsys.readouterr().out
+    ((failed, *_),) = DataStore(tmp_path / "data").failures().values()
+    again = ["--seed", "0", "--index", str(failed), "--out", str(tmp_path / "out"), "--quiet"]
+    assert cli.main(["solve", str(path), *again]) == 2
+    text = capsys.readouterr().err
+    assert "the residual at zero has the norm 0" in text and "Traceback" not in text
+
+
 def test_failed_samples_are_tried_again_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, data = write_case(tmp_path / "case"), tmp_path / "data"
     assert generate(path, tmp_path / "undisturbed") == 0
