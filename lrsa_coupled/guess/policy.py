@@ -284,12 +284,13 @@ class Adaptive(Policy):
         return self._records.setdefault(kind, Record())
 
     def _choose(self, record: Record, names: Sequence[str]) -> tuple[str, str]:
-        if self.prospects is not None and DEFAULT in record.logs:
-            record.forget_outdated(self.prospects, OUTDATED)
-        awake = [name for name in names if record.rests.get(name, 0) <= record.number]
+        left = {name: record.rests.get(name, 0) - record.number for name in names}
+        asleep = {name: count for name, count in left.items() if count > 0}
+        awake = [name for name in names if name not in asleep]
         covered = [name for name in awake if record.covers(name, self.settings.budget)]
         choices = [*covered, DEFAULT] if self.guess_first else [DEFAULT, *covered]
         if self.prospects is not None and DEFAULT in record.logs:
+            record.forget_outdated(self.prospects, OUTDATED)  # for the next solve: errors change from solve to solve
             choices = self._promising(record, choices, self.prospects)
         for name in choices:
             if name not in record.logs:
@@ -303,10 +304,9 @@ class Adaptive(Policy):
             cheaper = (unlucky or record.lowest(name) < record.cost(best)) and self._may_be_better(name, best)
             if name != best and cheaper and record.affordable(name, best, trials):
                 return name, f"may be faster than {best}: {record.describe(name, best)}"
-        rests = {name: record.rests[name] - record.number for name in names if name not in awake}
-        asleep = [f"{name} is left out for {count} more solves" for name, count in rests.items()]
+        rests = [f"{name} is left out for {count} more solves" for name, count in asleep.items()]
         dear = [f"what {name} may lose is not yet within the budget" for name in awake if name not in covered]
-        return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *asleep, *dear])
+        return best, "; ".join([f"fastest by the record: {record.describe(*choices)}", *rests, *dear])
 
     def _may_be_better(self, name: str, best: str) -> bool:
         """Return whether a measured guess is worth a trial; the default is always: others are measured by it."""

@@ -381,4 +381,4 @@ def test_a_guess_that_was_left_out_is_measured_again_once_its_error_has_halved()
         policy.note(KIND, Decision(number + 1, choice, "", outcome, wasted, 1.0 + wasted, wasted, iterations=5))
     assert "previous is left out for" in _choose(policy)[1]
     policy.prospects = {"previous": 0.05, DEFAULT: 1.0}
-    assert _choose(policy) == ("previous", "not yet measured")
+    assert _choose(policy)[0] == DEFAULT and _choose(policy) == ("previous", "not yet measured")
