@@ -58,14 +58,13 @@ def run(args: Namespace, petsc: Sequence[str]) -> int:
 
 
 def _print_statistics(store: DataStore, nodes: Sequence[int]) -> None:
-    from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
+    from lrsa_coupled.data.statistics import counted, field_statistics, quantity_statistics
 
-    quantities, fields = quantity_statistics(store), field_statistics(store)
-    repeated = len(store.solved) - fields[0].count
-    print(
-        f"statistics of {fields[0].count} samples"
-        + f", {repeated} that a run has repeated are left out" * bool(repeated)
-    )
+    indices = counted(store)
+    fields, quantities = field_statistics(store, indices), quantity_statistics(store, indices)
+    repeated = len(store.solved) - len(indices)
+    left_out = f", {repeated} that a run has repeated are left out" * bool(repeated)
+    print(f"statistics of {len(indices)} samples{left_out}")
     for kind, each in [*(("field", each) for each in fields), *(("quantity", each) for each in quantities)]:
         low, high = each.interval
         error = f"standard error {each.standard_error:.3g}, 95 % interval {low:.6g} to {high:.6g}"

@@ -23,7 +23,7 @@ from mpi4py import MPI
 from dolfinx import fem
 
 from lrsa_coupled.coupling.compat import is_value_of
-from lrsa_coupled.coupling.derivatives import Energy, Functional, UflFunctional, Variable, check_form, num_owned
+from lrsa_coupled.coupling.derivatives import Energy, Functional, UflFunctional, Variable, num_owned
 from lrsa_coupled.coupling.equations import Equation, equation_of
 from lrsa_coupled.coupling.pullbacks import (
     NumberPullback,
@@ -67,12 +67,10 @@ class Differentiable:
         self._equation = equation_of(problem, solver)
         self._problem, self.comm, self._unknown = problem, self._equation.comm, self._equation.solution
         self.coefficients = dict(named("coefficients", coefficients))
-        if residual is None and energy is not None:
-            check_form("energy", energy)
-            residual = ufl.derivative(energy, self._unknown)
         self._energy: Functional | None = None
         if energy is not None:
             self._energy = UflFunctional(energy, self.comm, "energy")
+            residual = ufl.derivative(energy, self._unknown) if residual is None else residual
         elif isinstance(problem, Problem) and problem.energy is not None:
             self._energy = Energy(problem)
         self._system = System(self._equation, self.coefficients, residual)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,15 +34,15 @@ class Statistics:
         return self.mean - width, self.mean + width
 
 
-def field_statistics(store: DataStore) -> list[Statistics]:
-    """Return the statistics of inputs and outputs; integrals over a domain use the lumped masses. Reads everything.
+def field_statistics(store: DataStore, indices: Sequence[int]) -> list[Statistics]:
+    """Return the statistics of inputs and outputs; integrals over a domain use the lumped masses. Reads these samples.
 
-    What a script has solved again in another run counts once. ValueError when no sample is solved.
+    ``indices`` are those of ``counted``. ValueError when there are none.
     """
-    if not store.solved:
+    if not indices:
         raise ValueError(f"{store.folder} has no solved sample")
     means, squares = [], []
-    for index in counted(store):
+    for index in indices:
         arrays = store.arrays(index)
         weights = arrays.mass / arrays.mass.sum()
         values = np.concatenate([arrays.inputs, arrays.outputs], axis=1, dtype=np.float64)
@@ -79,9 +80,9 @@ def counted(store: DataStore) -> list[int]:
     return sorted(index for each in most for _, index in each)
 
 
-def quantity_statistics(store: DataStore) -> list[Statistics]:
-    """Return the statistics of the quantities of the solved samples; how many have one, where not all. Reads all."""
-    kept = [json.loads(store.read(index).quantities) for index in counted(store)]
+def quantity_statistics(store: DataStore, indices: Sequence[int]) -> list[Statistics]:
+    """Return the statistics of the quantities of samples, those of ``counted``; how many have one, where not all."""
+    kept = [json.loads(store.read(index).quantities) for index in indices]
     found = []
     for name in dict.fromkeys(name for each in kept for name in each):
         values = np.array([each[name] for each in kept if name in each], dtype=np.float64)

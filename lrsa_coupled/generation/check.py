@@ -87,8 +87,7 @@ def check_case(case: Case, config: Config, comm: MPI.Comm, *, samples: int = 3) 
             yield from _quantities(case, problem, index=index)
         if index == 0 and isinstance(problem, Problem):
             yield from _dirichlet(case, problem)
-            yield _jacobian(problem)
-            yield from _energy(problem)
+            yield from _derivatives(problem)
     yield from _constant_inputs(case, features, comm)
     if isinstance(problem, Problem) and case.trajectory is None and samples > 1:
         first, other = (sample_parameters(case, seed, index) for index in range(2))
@@ -250,10 +249,17 @@ def _target(problem: Problem, path: Continuation, *, index: int) -> Iterator[Fin
         item.destroy()
 
 
-def _jacobian(problem: Problem) -> Finding:
-    """Taylor test of the Jacobian at the solution, or at zero where no method has found one."""
-    _finite(problem)
-    point, direction = solution_vector(problem), _direction(problem)
+def _derivatives(problem: Problem) -> Iterator[Finding]:
+    """Test Jacobian and energy near the solution, or zero where no method has found one."""
+    direction = _direction(problem)
+    yield _jacobian(problem, direction)
+    yield from _energy(problem, direction)
+    direction.destroy()
+
+
+def _jacobian(problem: Problem, direction: PETSc.Vec) -> Finding:
+    """Taylor test of the Jacobian at what is in the solution."""
+    point = solution_vector(problem)
     matrix, linear = jacobian(problem), point.duplicate()
     matrix.mult(direction, linear)
     base = residual_vector(problem)
@@ -268,7 +274,7 @@ def _jacobian(problem: Problem) -> Finding:
     order, slope = _order(remainder, scale=float(linear.norm())), float(linear.norm())
     wrong = remainder(STEPS[-1]) / (STEPS[-1] * slope) if slope > 0.0 else math.inf
     _move(problem, point, direction, 0.0)
-    for item in (point, direction, matrix, linear, base):
+    for item in (point, matrix, linear, base):
         item.destroy()
     subject = "Jacobian"
     if order is None:
@@ -289,12 +295,11 @@ def _differs(what: str, share: float) -> str:
     return f'{text}: give both metadata={{"quadrature_degree": n}}'
 
 
-def _energy(problem: Problem) -> Iterator[Finding]:
+def _energy(problem: Problem, direction: PETSc.Vec) -> Iterator[Finding]:
     """Taylor test of an energy away from the solution, and its value where a solve from zero begins."""
     if problem.energy is None:
         return
-    _finite(problem)
-    solution, direction = solution_vector(problem), _direction(problem)
+    solution = solution_vector(problem)
     _move(problem, solution, direction, 0.05)
     point, base, value = solution_vector(problem), residual_vector(problem), energy(problem)
     slope = direction.dot(base).real
@@ -319,7 +324,7 @@ def _energy(problem: Problem) -> Iterator[Finding]:
     else:
         yield Finding("ok", "energy", "its derivative is the residual")
     _move(problem, solution, direction, 0.0)
-    for item in (solution, direction, point, base):
+    for item in (solution, point, base):
         item.destroy()
 
 
@@ -370,13 +375,6 @@ def _smoothed(problem: Problem, noise: PETSc.Vec) -> Array | None:
     for item in (matrix, result, solver):
         item.destroy()
     return values
-
-
-def _finite(problem: Problem) -> None:
-    """Put zeros, and the Dirichlet values, in the place of a solution that is not finite."""
-    if not math.isfinite(problem.mesh.comm.allreduce(float(np.abs(problem.solution.x.array).sum()))):
-        problem.solution.x.array[:] = 0.0
-        set_dirichlet(problem)
 
 
 def _move(problem: Problem, point: PETSc.Vec, direction: PETSc.Vec, step: float) -> None:

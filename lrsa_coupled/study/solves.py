@@ -123,6 +123,8 @@ class Solves:
                         made.append(self._solve(missing[place]))
                         place = self._next(counter)
                 signal = stop.name
+            if made and self._group.rank == 0:
+                flush(self._file)
             for part in self.comm.allgather(made if self._group.rank == 0 else []):
                 self.answers |= {answer.ask: answer for answer in part}
             if name := max(self.comm.allgather(signal)):

@@ -23,7 +23,7 @@ from lrsa_coupled.cases.hyperelastic.case import LENGTH, MODES, HyperelasticCase
 from lrsa_coupled.config import Config, load
 from lrsa_coupled.coupling.quantities import Quantities, Quantity, choose, evaluate
 from lrsa_coupled.coupling.residual import reference_norm
-from lrsa_coupled.data.statistics import quantity_statistics
+from lrsa_coupled.data.statistics import counted, quantity_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.generation.generate import generate
 from lrsa_coupled.generation.plan import sample_parameters
@@ -140,7 +140,7 @@ def test_quantities_are_kept_with_the_samples_of_a_data_set(shared_path: Path) -
             kept = json.loads(record.quantities)
             assert kept["integral"] == pytest.approx(load_now / 12.0 * (1.0 - 1.0 / 16**2))
             assert set(kept) == {"integral", "square"}
-        integral, _ = quantity_statistics(store)
+        integral, _ = quantity_statistics(store, counted(store))
         values = [json.loads(record.quantities)["integral"] for record in records]
         assert (integral.name, integral.mean) == ("integral", pytest.approx(np.mean(values)))
 

@@ -17,7 +17,7 @@ from dolfinx import fem
 from petsc4py import PETSc
 
 from lrsa_coupled import Learning, attach
-from lrsa_coupled.data.statistics import field_statistics, quantity_statistics
+from lrsa_coupled.data.statistics import counted, field_statistics, quantity_statistics
 from lrsa_coupled.study.study import end_studies
 from tests.mpi.test_study import Script, folder, stored
 
@@ -85,8 +85,8 @@ def test_quantities_are_of_one_kind_and_count_once(folder: str) -> None:
     for factor in (0.0, 1.0, 1.0):  # first without
         study(Script(), factor)
     COMM.Barrier()
-    (found,) = quantity_statistics(stored(folder))
-    of_field = field_statistics(stored(folder))[-1]
+    (found,) = quantity_statistics(stored(folder), counted(stored(folder)))
+    of_field = field_statistics(stored(folder), counted(stored(folder)))[-1]
     assert (of_field.mean, of_field.standard_error) == pytest.approx((found.mean, found.standard_error), rel=1e-4)
     exact = [float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(4)]
     assert found.mean == pytest.approx(np.mean(exact), rel=1e-6)
@@ -112,7 +112,7 @@ def test_equal_draws_of_one_run_count_each(folder: str) -> None:
             script.solve(number)
         end_studies()
     COMM.Barrier()
-    (found,) = quantity_statistics(stored(folder))
+    (found,) = quantity_statistics(stored(folder), counted(stored(folder)))
     zero, one = (float(COMM.allreduce(fem.assemble_scalar(form))) for form in means(2))
     assert (found.count, found.mean) == (4, pytest.approx(0.75 * zero + 0.25 * one, rel=1e-6))
     assert found.variance == pytest.approx(np.var([zero] * 3 + [one], ddof=1), rel=1e-6)

@@ -268,16 +268,21 @@ def test_parameters_from_a_file(tmp_path: Path) -> None:
             read_parameters(Parameters(), path)
 
 
+def run_alone(code: str, folder: Path) -> None:
+    """Run a program in a process of its own, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=plain_environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_training_needs_no_mpi() -> None:
     code = (
         "import sys\nfrom lrsa_coupled import cli\ncode = cli.main(['train', '/none', '--out', '/none'])\n"
         "bad = [m for m in ('mpi4py', 'petsc4py', 'dolfinx') if m in sys.modules]\n"
         "sys.exit(f'{bad}' if bad or code != 2 else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=plain_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_alone(code, ROOT)
 
 
 @needs_dolfinx
@@ -290,10 +295,7 @@ def test_classical_work_does_not_load_torch(tmp_path: Path) -> None:
         "import lrsa_coupled.study.estimate\nassert codes == (0, 0) and 'torch' not in sys.modules\n"
         "import lrsa_coupled.guess.learned\nassert 'torch' in sys.modules and 'torch._dynamo' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=plain_environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_alone(code, tmp_path)
 
 
 @pytest.mark.skipif(mpiexec() is None, reason="no mpiexec beside the interpreter")

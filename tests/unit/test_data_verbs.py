@@ -13,7 +13,7 @@ import pytest
 
 from lrsa_coupled import cli
 from lrsa_coupled.data.export import Exported, write_vtkhdf
-from lrsa_coupled.data.statistics import field_statistics
+from lrsa_coupled.data.statistics import counted, field_statistics
 from lrsa_coupled.data.store import DataStore
 from lrsa_coupled.data.writer import repair, tidy
 from tests.unit.test_store import CARD, make, record
@@ -41,7 +41,7 @@ def test_statistics_are_weighted_by_mass(data: Path, capsys: pytest.CaptureFixtu
     assert np.ptp(arrays[0].mass) > 0
     means = [np.average(a.outputs[:, 0], weights=a.mass) for a in arrays]
     spread = [np.average((a.outputs[:, 0] - np.mean(means)) ** 2, weights=a.mass) for a in arrays]
-    last = field_statistics(store)[-1]
+    last = field_statistics(store, counted(store))[-1]
     assert (last.name, last.mean, last.variance) == ("u", pytest.approx(np.mean(means)), pytest.approx(np.mean(spread)))
     assert last.standard_error == pytest.approx(np.std(means, ddof=1) / np.sqrt(5))
     assert cli.main(["info", str(data), "--statistics"]) == 0
